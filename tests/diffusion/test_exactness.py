@@ -1,0 +1,113 @@
+"""The central test: members have the mean and covariance of the Kalman analysis.
+
+Prior: a Gaussian with a spectral covariance of two correlated channels.  Truth: the
+Kalman filter with dense matrices, in float64.  Statistics are compared within their
+sampling error.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xdiffda.covariance import SpectralCovariance
+from xdiffda.diffusion.guidance import Likelihood, Solver
+from xdiffda.diffusion.sampling import Guidance, sample_posterior
+from xdiffda.spectral import circle_basis, sphere_basis
+
+N_MEMBER = 1500
+SOLVER = Solver(tolerance=1e-6, max_iterations=200)
+
+
+def _domain(name: str):
+    if name == "line":
+        basis = circle_basis(128, 40)
+    else:
+        lat = tuple(np.linspace(-82.5, 82.5, 12))
+        basis = sphere_basis(lat, tuple(np.arange(24) * 15.0))
+    degree = np.arange(basis.mask.shape[0])
+    spectrum = 1 / (1 + (degree / 4.0) ** 3)
+    spectrum /= (spectrum * np.asarray(basis.multiplicity)).sum() / basis.multiplicity.sum()
+    blocks = spectrum[:, None, None] * np.array([[1.0, 0.6], [0.6, 1.5]])
+    return SpectralCovariance.from_blocks(basis, blocks)
+
+
+def _dense(covariance: SpectralCovariance) -> np.ndarray:
+    n = covariance.basis.n_node
+    eye = jnp.eye(2 * n).reshape(n, 2, 2 * n).transpose(0, 2, 1)
+    return np.asarray(covariance(eye), np.float64).transpose(0, 2, 1).reshape(2 * n, 2 * n)
+
+
+def _problem(name: str, error_std: float, n_obs: int = 12):
+    covariance = _domain(name)
+    rng = np.random.default_rng(3)
+    size = covariance.basis.n_node * 2
+    # each observation is a weighted mean of two elements: off the grid, both channels
+    index = rng.choice(size, (n_obs, 2), replace=False)
+    weight = np.tile([0.7, 0.3], (n_obs, 1)) / error_std
+    B = _dense(covariance)
+    truth = rng.multivariate_normal(np.zeros(size), B, method="eigh")
+    H = np.zeros((n_obs, size))
+    np.add.at(H, (np.arange(n_obs)[:, None], index), weight)
+    value = H @ truth + rng.normal(size=n_obs)
+    K = B @ H.T @ np.linalg.inv(H @ B @ H.T + np.eye(n_obs))
+    likelihood = Likelihood(
+        jnp.asarray(value, jnp.float32), jnp.asarray(index), jnp.asarray(weight, jnp.float32)
+    )
+    return covariance, likelihood, K @ value, B - K @ H @ B
+
+
+@pytest.mark.parametrize("domain", ["line", "sphere"])
+@pytest.mark.parametrize("error_std", [0.5, 0.1])
+@pytest.mark.parametrize(("start", "n_steps"), [("cold", 32), ("warm", 8)])
+def test_members_follow_the_kalman_posterior(domain, error_std, start, n_steps):
+    covariance, likelihood, mean, posterior = _problem(domain, error_std)
+    guidance = Guidance(start=start, n_steps=n_steps, solver=SOLVER)
+    keys = jax.random.split(jax.random.key(0), N_MEMBER)
+    z = sample_posterior(
+        covariance.wiener, covariance.posterior, likelihood, keys, climatology=covariance,
+        guidance=guidance,
+    )
+    members = np.asarray(z, np.float64).transpose(1, 0, 2).reshape(N_MEMBER, -1)
+    std = np.sqrt(np.diag(posterior))
+
+    # mean: every deviation in units of its own sampling error
+    deviation = (members.mean(0) - mean) / np.maximum(std / np.sqrt(N_MEMBER), 1e-3)
+    assert np.sqrt(np.mean(deviation**2)) < 1.5
+    # spread: total standard deviation within 3 %
+    ratio = np.sqrt(members.var(0, ddof=1).mean() / np.diag(posterior).mean())
+    assert abs(ratio - 1) < 0.03
+    # covariance: along the leading posterior directions, within 4 sampling errors
+    values, vectors = np.linalg.eigh(posterior)
+    along = (members - mean) @ vectors[:, -12:]
+    bound = 0.03 + 4 * np.sqrt(2 / N_MEMBER)
+    np.testing.assert_allclose(along.var(0) / values[-12:], 1, atol=bound)
+    correlation = np.corrcoef(along.T) - np.eye(12)
+    assert np.abs(correlation).max() < 5 / np.sqrt(N_MEMBER)
+
+
+def test_without_observations_members_follow_the_prior():
+    covariance = _domain("line")
+    empty = Likelihood(jnp.zeros(1), jnp.zeros((1, 1), int), jnp.zeros((1, 1)))
+    keys = jax.random.split(jax.random.key(1), N_MEMBER)
+    z = sample_posterior(
+        covariance.wiener, covariance.posterior, empty, keys, climatology=covariance,
+        guidance=Guidance(start="cold", n_steps=32),
+    )
+    ratio = np.asarray(z).var(1).mean(0) / np.asarray(covariance.variance)
+    np.testing.assert_allclose(ratio, 1, atol=0.06)
+
+
+@pytest.mark.parametrize("covariance_name", ["jacobian", "posterior"])
+def test_both_forms_of_v_agree_for_a_gaussian_prior(covariance_name):
+    # for a Gaussian prior sigma^2 J^T equals (B^-1 + sigma^-2)^-1
+    covariance, likelihood, mean, _ = _problem("line", 0.3)
+    keys = jax.random.split(jax.random.key(2), 3)
+    draw = lambda V: sample_posterior(  # noqa: E731
+        covariance.wiener, V, likelihood, keys, climatology=covariance,
+        guidance=Guidance(start="cold", n_steps=16, solver=SOLVER),
+    )
+    by_name = draw(None if covariance_name == "jacobian" else covariance.posterior)
+    np.testing.assert_allclose(by_name, draw(covariance.posterior), atol=3e-3)

@@ -1,0 +1,81 @@
+"""Diffusion-based data assimilation of the atmosphere, from xarray to xarray.
+
+Importing the package registers the accessor ``.diffda`` on Datasets and DataArrays and
+nothing else: jax, matplotlib and cartopy are loaded by the first call that needs them.
+
+Examples
+--------
+>>> import xdiffda
+>>> xdiffda.__version__.count(".")
+2
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> module that defines it; resolved on first use (PEP 562).
+_EXPORTS = {
+    "Forecaster": "xdiffda.forecast",
+    "GaussianPrior": "xdiffda.diffusion.gaussian",
+    "Grid": "xdiffda.state",
+    "InputError": "xdiffda.errors",
+    "Layout": "xdiffda.state",
+    "ModelError": "xdiffda.errors",
+    "StorageError": "xdiffda.errors",
+    "XdiffdaError": "xdiffda.errors",
+    "assimilate": "xdiffda.analysis",
+    "load_model": "xdiffda.registry",
+    "models": "xdiffda.registry",
+    "open_sample": "xdiffda.samples",
+    "set_options": "xdiffda.options",
+}
+_SUBMODULES = ("diffusion", "graphcast", "observations", "plot", "verify")
+
+__all__ = [
+    "Forecaster",
+    "GaussianPrior",
+    "Grid",
+    "InputError",
+    "Layout",
+    "ModelError",
+    "StorageError",
+    "XdiffdaError",
+    "__version__",
+    "assimilate",
+    "diffusion",
+    "graphcast",
+    "load_model",
+    "models",
+    "observations",
+    "open_sample",
+    "plot",
+    "set_options",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    elif name in _SUBMODULES:
+        value = importlib.import_module(f"xdiffda.{name}")
+    else:
+        raise AttributeError(f"module 'xdiffda' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# Registers ``.diffda``.  (TODO lead: drop the guard once accessor.py exists.)
+try:
+    importlib.import_module("xdiffda.accessor")
+except ModuleNotFoundError as error:
+    if error.name != "xdiffda.accessor":
+        raise

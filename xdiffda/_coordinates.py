@@ -1,0 +1,204 @@
+"""Find latitude, longitude, level, member and the clocks of a dataset, whatever they are called.
+
+Nothing here reads data: names, attributes and the values of one-dimensional coordinates are all
+that is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from .errors import Problem
+
+BATCH_DIMS = ("time", "lead_time", "member")
+
+# Canonical name -> names in use, the preferred first. Dimensions and coordinates alike.
+_NAMES: dict[str, tuple[str, ...]] = {
+    "lat": ("lat", "latitude", "lats", "nav_lat", "rlat", "g0_lat_0"),
+    "lon": ("lon", "longitude", "lons", "nav_lon", "long", "g0_lon_1"),
+    "level": (
+        "level", "isobaricinhpa", "isobaricinpa", "plev", "pressure_level", "lev", "pressure",
+        "isobaric", "plevel", "pfull", "levels", "pres",
+    ),
+    "time": ("time", "valid_time", "init_time", "forecast_reference_time", "reference_time",
+             "initial_time", "forecast_time0"),
+    "lead_time": ("lead_time", "step", "prediction_timedelta", "forecast_period", "lead", "fhour"),
+    "member": ("member", "number", "realization", "realisation", "ensemble", "ens",
+               "ensemble_member", "members", "sample"),
+}  # fmt: skip
+_STANDARD_NAMES = {
+    "latitude": "lat", "longitude": "lon", "air_pressure": "level", "realization": "member",
+    "forecast_period": "lead_time", "time": "time", "forecast_reference_time": "time",
+}  # fmt: skip
+_CF_KEYS = {"latitude": "lat", "longitude": "lon", "vertical": "level"}
+_INIT_NAMES = {"init_time", "forecast_reference_time", "reference_time", "initial_time"}
+_HPA = {"hpa", "millibar", "millibars", "mb", "mbar", "hectopascal", "hectopascals", "hpascal"}
+_PA = {"pa", "pascal", "pascals"}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis in the user's words: dimension (None: scalar) and coordinate (None: absent)."""
+
+    dim: str | None
+    coord: str | None
+
+    @property
+    def name(self) -> str:
+        """The name to use in a call."""
+        return str(self.coord if self.coord is not None else self.dim)
+
+
+def find_axes(ds: xr.Dataset) -> tuple[dict[str, Axis], list[Problem]]:
+    """Find the axes of ``ds``: canonical name -> `Axis`, and what is ambiguous about them."""
+    found: dict[str, list[tuple[int, Axis]]] = {key: [] for key in _NAMES}
+    for name, coord in ds.coords.items():
+        canonical = _canonical(str(name), coord.attrs)
+        if canonical is not None and coord.ndim <= 1:
+            dim = str(coord.dims[0]) if coord.ndim else None
+            if dim is not None and _canonical(dim, {}) not in (None, canonical):
+                continue  # valid_time along the dimension `step`, for example
+            found[canonical].append((_preference(canonical, name, coord), Axis(dim, str(name))))
+    claimed = {axis.dim for axes in found.values() for _, axis in axes}
+    for dim in ds.dims:
+        canonical = _canonical(str(dim), {})
+        if canonical is not None and dim not in claimed:
+            found[canonical].append((0, Axis(str(dim), None)))
+    _ask_cf(ds, found)
+    axes, problems = {}, []
+    for canonical, candidates in found.items():
+        if not candidates:
+            continue
+        candidates.sort(key=lambda pair: pair[0])
+        axes[canonical] = candidates[0][1]
+        dims = sorted({axis.dim for _, axis in candidates if axis.dim is not None})
+        if len(dims) > 1 and all(ds.sizes[dim] > 1 for dim in dims):
+            problems.append(Problem(
+                f"dimensions {', '.join(dims)}, all of which look like {canonical}",
+                f"one {canonical} dimension", f"ds.isel({dims[-1]}=0)",
+            ))
+    return axes, problems
+
+
+def _canonical(name: str, attrs: Mapping) -> str | None:
+    for canonical, names in _NAMES.items():
+        if name.lower() in names:
+            return canonical
+    return _STANDARD_NAMES.get(attrs.get("standard_name", ""))
+
+
+def _preference(canonical: str, name, coord: xr.DataArray) -> int:
+    """Lower is better: dimensions before other coordinates before scalars, then usual names."""
+    rank = 200 if coord.ndim == 0 else 100 * (coord.dims[0] != name)
+    names = _NAMES[canonical]
+    return rank + (names.index(str(name).lower()) if str(name).lower() in names else 50)
+
+
+def _ask_cf(ds: xr.Dataset, found: dict[str, list[tuple[int, Axis]]]) -> None:
+    """Let cf-xarray look at units and axis attributes for what no name has told."""
+    if all(found[key] for key in ("lat", "lon")) and (found["level"] or not _has_axis_z(ds)):
+        return
+    import cf_xarray  # noqa: F401  (registers .cf; imported late because it is slow)
+
+    coordinates = {**{key: ds.cf.coordinates.get(key, []) for key in _CF_KEYS}}
+    for key, canonical in _CF_KEYS.items():
+        for name in coordinates[key]:
+            coord = ds[name]
+            if not found[canonical] and coord.ndim <= 1:
+                dim = str(coord.dims[0]) if coord.ndim else None
+                found[canonical].append((0, Axis(dim, str(name))))
+
+
+def _has_axis_z(ds: xr.Dataset) -> bool:
+    return any(c.attrs.get("axis") == "Z" or c.attrs.get("positive") for c in ds.coords.values())
+
+
+def levels_in_hpa(
+    coord: xr.DataArray, name: str
+) -> tuple[np.ndarray, float, list[Problem]]:
+    """Levels in hPa, the factor from the user's unit to hPa, and what is wrong with them.
+
+    Without units, values above 2000 are taken for Pa.
+    """
+    units = str(coord.attrs.get("units", "")).strip().lower()
+    values = np.atleast_1d(np.asarray(coord.values))
+    standard_name = str(coord.attrs.get("standard_name", ""))
+    if not np.issubdtype(values.dtype, np.number) or "sigma" in standard_name or (
+        "hybrid" in standard_name
+    ):
+        return np.array([]), 1.0, [Problem(
+            f"`{name}` that is not pressure ({standard_name or values.dtype})",
+            "levels of pressure in hPa or Pa",
+            f'ds.rename({name}="model_level").interp(...)  # to pressure, for example with metpy',
+        )]
+    values = values.astype(np.float64)
+    if units in _PA or (units not in _HPA and values.size and values.max() > 2000.0):
+        factor = 0.01
+    elif units in _HPA or units in {"", "1"}:
+        factor = 1.0
+    else:
+        return np.array([]), 1.0, [Problem(
+            f"`{name}` in {units!r}", "levels of pressure in hPa or Pa",
+            f'ds["{name}"].attrs["units"] = "hPa"',
+        )]
+    hpa = values * factor
+    whole = np.round(hpa)
+    bad = [f"{value:g}" for value, near in zip(hpa, whole, strict=True)
+           if abs(value - near) > 1e-3 * max(value, 1.0) or near < 1]
+    if bad:
+        keep = [v for v, p in zip(values.tolist(), hpa, strict=True) if f"{p:g}" not in bad]
+        return whole, factor, [Problem(
+            f"`{name}` at {', '.join(bad)} hPa", "whole positive hPa", f"ds.sel({name}={keep})"
+        )]
+    if len(set(whole.tolist())) < whole.size:
+        return whole, factor, [Problem(
+            f"`{name}` with a repeated level", "each level once", f'ds.drop_duplicates("{name}")'
+        )]
+    return whole, factor, []
+
+
+def valid_times(coords: xr.Dataset, axes: Mapping[str, Axis]) -> xr.DataArray | None:
+    """Valid time of each state, on the user's dimensions; None if the dataset tells no time.
+
+    A coordinate ``valid_time`` is believed first. Else `time` is valid time, unless it is the
+    initial time of a forecast (its name or ``standard_name`` says so, or the lead time stands
+    beside it under a name of GRIB or WeatherBench): then the lead time is added.
+    """
+    for name, coord in coords.coords.items():
+        if str(name).lower() == "valid_time" and np.issubdtype(coord.dtype, np.datetime64):
+            return coord.reset_coords(drop=True)
+    axis = axes.get("time")
+    if axis is None or axis.coord is None:
+        return None
+    time = coords[axis.coord].reset_coords(drop=True)
+    if not np.issubdtype(time.dtype, np.datetime64):
+        return None
+    lead = axes.get("lead_time")
+    if lead is None or lead.coord is None or not _is_init(axis.coord, time, lead.coord):
+        return time
+    step = lead_times(coords[lead.coord])
+    return time if step is None else time + step.reset_coords(drop=True)
+
+
+def _is_init(name: str, time: xr.DataArray, lead_name: str) -> bool:
+    standard_name = time.attrs.get("standard_name", "")
+    if name.lower() in _INIT_NAMES or standard_name == "forecast_reference_time":
+        return True
+    return standard_name != "time" and lead_name.lower() != "lead_time"
+
+
+def lead_times(coord: xr.DataArray) -> xr.DataArray | None:
+    """Lead times as timedelta64; numbers are read in the unit they state; None if it is unknown."""
+    if np.issubdtype(coord.dtype, np.timedelta64):
+        return coord
+    units = str(coord.attrs.get("units", "")).lower().rstrip("s")
+    seconds = {"hour": 3600, "h": 3600, "hr": 3600, "day": 86400, "d": 86400,
+               "minute": 60, "second": 1}.get(units)  # fmt: skip
+    if seconds is None or not np.issubdtype(coord.dtype, np.number):
+        return None
+    nanoseconds = np.round(coord.values.astype(np.float64) * seconds * 1e9).astype("int64")
+    return coord.copy(data=nanoseconds.astype("timedelta64[ns]"))

@@ -1,0 +1,116 @@
+"""The user's dataset in canonical names, units and order, without reading a value of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from xdiffda._coordinates import find_axes, levels_in_hpa, valid_times
+from xdiffda._grid_checks import longitudes_from_zero
+from xdiffda._recognise import NO_UNITS
+from xdiffda._units import conversion
+from xdiffda.errors import Problem, raise_if
+from xdiffda.variables import VARIABLES, match_name, user_default_units
+
+
+def canonical(ds: xr.Dataset, *, what: str = "dataset") -> xr.Dataset:
+    """Return ``ds`` in canonical names, units and order; dask arrays stay lazy.
+
+    For verification and plots, which may look at fields that no model knows: a variable
+    that is not recognised keeps its name and units, and the grid need not be global.
+
+    Parameters
+    ----------
+    ds
+        Fields on one-dimensional latitudes and longitudes, in any convention.
+    what
+        What to call it in errors.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dimensions among ``member``, ``time``, ``lead_time``, ``level`` (hPa), ``lat`` and
+        ``lon`` (both ascending, lon in [0, 360)). ``time`` is valid time; with a dimension
+        ``lead_time`` it is the initial time, and ``valid_time`` stands beside it.
+
+    Raises
+    ------
+    InputError
+        If latitude or longitude is missing, two-dimensional or ambiguous.
+
+    Examples
+    --------
+    >>> t = xr.DataArray([[1.0, 2.0], [3.0, 4.0]], dims=("latitude", "longitude"),
+    ...                  coords={"latitude": [45, -45], "longitude": [-90, 90]},
+    ...                  attrs={"units": "degC"})
+    >>> canonical(t.to_dataset(name="2t"))["2m_temperature"].values - 273.15
+    array([[4., 3.],
+           [2., 1.]])
+    """
+    axes, problems = find_axes(ds)
+    for name in ("lat", "lon"):
+        if name not in axes or axes[name].dim is None or axes[name].coord is None:
+            problems.append(
+                Problem(
+                    f"no one-dimensional {name} among {list(ds.coords)}",
+                    "a regular grid of latitudes and longitudes",
+                    f'ds.set_coords("{name}")',
+                )
+            )
+    raise_if(problems, what=what)
+    dims = {axis.dim: name for name, axis in axes.items() if axis.dim is not None}
+    bare = ds.drop_vars(list(ds.coords))
+    bare = bare.rename_dims({d: n for d, n in dims.items() if d in bare.dims and d != n})
+    coords = _coordinates(ds, axes, dims, what)
+    level_is_scalar = "level" in axes and axes["level"].dim is None
+    fields: dict[str, xr.Variable] = {}
+    for name, field in bare.data_vars.items():
+        on_levels = True if "level" in field.dims else None if level_is_scalar else False
+        match = match_name(
+            str(name), str(field.attrs.get("standard_name", "")), on_levels=on_levels
+        )
+        key = match.name if match else str(name)
+        fields.setdefault(key, _converted(field, key if match else None, str(name)))
+    out = xr.Dataset(fields, coords=coords, attrs=ds.attrs)
+    for name in ("lat", "lon"):
+        order = np.argsort(out[name].values, kind="stable")
+        if np.any(np.diff(order) != 1):
+            out = out.isel({name: order})
+    return out
+
+
+def _coordinates(ds: xr.Dataset, axes, dims: dict[str, str], what: str) -> dict:
+    coords = {}
+    for name, axis in axes.items():
+        if axis.coord is None:
+            continue
+        given = ds[axis.coord]
+        values: np.ndarray = np.asarray(given.values)
+        if name == "lon":
+            values = longitudes_from_zero(values.astype(np.float64))
+        elif name == "level":
+            values, _, problems = levels_in_hpa(given, axis.coord)
+            raise_if(problems, what=what)
+            values = values if given.ndim else values[0]
+        coords[name] = ((name,) if given.ndim else (), values)
+    times = valid_times(ds, axes)
+    if times is not None and all(d in dims for d in times.dims):
+        on = tuple(dims[str(d)] for d in times.dims)
+        # a forecast has one valid time per lead time: `time` stays the initial time then
+        coords["valid_time" if "lead_time" in on else "time"] = (on, times.values)
+    return coords
+
+
+def _converted(field: xr.DataArray, name: str | None, user_name: str) -> xr.Variable:
+    if name is None:
+        return field.variable
+    known = VARIABLES[name]
+    units = str(field.attrs.get("units", ""))
+    if units.lower() in NO_UNITS:
+        units = user_default_units(user_name, name)
+    line = conversion(units, name)
+    attrs = {"units": known.units if line else units, "long_name": known.long_name}
+    variable = field.variable
+    if line is not None and line != (1.0, 0.0):
+        variable = variable * line[0] + line[1]
+    return xr.Variable(variable.dims, variable._data, attrs)

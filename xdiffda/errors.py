@@ -1,0 +1,117 @@
+"""Errors that name every problem at once and the call that repairs each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class XdiffdaError(ValueError):
+    """Base of every error that xdiffda raises on purpose."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with an input.
+
+    Parameters
+    ----------
+    found
+        What the input holds, in its own words.
+    needed
+        What it should hold.
+    repair
+        The call that repairs it, as the user would type it; empty where there is none.
+
+    Examples
+    --------
+    >>> print(Problem("no variable temperature", "temperature in K", "ds.rename(tk='temperature')"))
+    found no variable temperature; needed temperature in K; repair: `ds.rename(tk='temperature')`
+    """
+
+    found: str
+    needed: str
+    repair: str
+
+    def __str__(self) -> str:
+        text = f"found {self.found}; needed {self.needed}"
+        return f"{text}; repair: `{self.repair}`" if self.repair else text
+
+
+def _numbered(problems: Sequence[Problem], what: str) -> str:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    lines = [f"{what}: {count}"]
+    lines += [f"  {i}. {problem}" for i, problem in enumerate(problems, start=1)]
+    return "\n".join(lines)
+
+
+class InputError(XdiffdaError):
+    """Something given by the user cannot be used; lists all problems at once.
+
+    Parameters
+    ----------
+    problems
+        At least one problem, in the order in which the user should read them.
+    what
+        The input that was examined, for example ``"background"``.
+
+    Attributes
+    ----------
+    problems : tuple of Problem
+    what : str
+
+    Examples
+    --------
+    >>> raise InputError([Problem("3 NaN", "none", "ds.fillna(0)")], what="background")
+    Traceback (most recent call last):
+    ...
+    xdiffda.errors.InputError: background: 1 problem
+      1. found 3 NaN; needed none; repair: `ds.fillna(0)`
+    """
+
+    def __init__(self, problems: Sequence[Problem], *, what: str) -> None:
+        self.problems = tuple(problems)
+        self.what = what
+        if not self.problems:
+            raise TypeError("InputError needs at least one Problem")
+        super().__init__(_numbered(self.problems, what))
+
+    def __reduce__(self):
+        # Keyword-only arguments do not survive the default reduction, and errors cross
+        # process borders (pytest-xdist, dask workers).
+        return _rebuild, (type(self), self.problems, self.what)
+
+
+def _rebuild(kind: type[InputError], problems: tuple[Problem, ...], what: str) -> InputError:
+    return kind(problems, what=what)
+
+
+class StorageError(XdiffdaError):
+    """A file cannot be read or written; what existed before is untouched."""
+
+
+class ModelError(XdiffdaError):
+    """A model is unknown, damaged, or does not fit the state it is given."""
+
+
+def raise_if(problems: Sequence[Problem], *, what: str) -> None:
+    """Raise one `InputError` with all ``problems``, or do nothing if there are none.
+
+    Parameters
+    ----------
+    problems
+        Problems gathered by the checks, possibly none.
+    what
+        The input that was examined.
+
+    Raises
+    ------
+    InputError
+        If ``problems`` is not empty.
+
+    Examples
+    --------
+    >>> raise_if([], what="background")
+    """
+    if problems:
+        raise InputError(problems, what=what)

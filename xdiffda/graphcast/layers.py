@@ -1,0 +1,152 @@
+"""Layers of the network, for arrays (node, batch, channel)."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .graph import Edges
+from .tables import Incidence, to_edges, to_nodes
+
+# Batch is 1 where values do not depend on it (static features): they are computed once.
+Values = Float[Array, "node batch channel"]
+Conditioning = Float[Array, "batch cond"]
+
+_EPSILON = 1e-5
+
+
+def dense(x: Values, weight: Float[Array, "in out"]) -> Values:
+    """Matrix product over the channels, as one flat 2-D product (the fastest form on CPUs)."""
+    accumulate = jnp.promote_types(x.dtype, jnp.float32)
+    flat = jnp.matmul(x.reshape(-1, x.shape[-1]), weight, preferred_element_type=accumulate)
+    return flat.astype(x.dtype).reshape(*x.shape[:-1], weight.shape[1])
+
+
+class Linear(eqx.Module):
+    """y = x weight + bias."""
+
+    weight: Float[Array, "in out"]
+    bias: Float[Array, " out"]
+
+    def __init__(self, n_in: int, n_out: int, *, key: PRNGKeyArray) -> None:
+        draw = jax.random.truncated_normal(key, -2.0, 2.0, (n_in, n_out))
+        self.weight = draw / jnp.sqrt(float(n_in))
+        self.bias = jnp.zeros(n_out)
+
+    def __call__(self, x: Values) -> Values:
+        return dense(x, self.weight) + self.bias
+
+
+class LayerNorm(eqx.Module):
+    """Layer normalisation over channels, optionally conditioned.
+
+    y = LN(x) scale (1 + a) + offset + b with (a | b) linear in the conditioning and zero at
+    initialisation (Price et al. 2024), so that an unconditioned network's weights stay valid.
+    """
+
+    scale: Float[Array, " channel"]
+    offset: Float[Array, " channel"]
+    modulation: Linear | None
+
+    def __init__(self, n_channel: int, n_conditioning: int = 0) -> None:
+        self.scale = jnp.ones(n_channel)
+        self.offset = jnp.zeros(n_channel)
+        self.modulation = None
+        if n_conditioning:
+            linear = Linear(n_conditioning, 2 * n_channel, key=jax.random.key(0))
+            self.modulation = jax.tree.map(jnp.zeros_like, linear)
+
+    def __call__(self, x: Values, conditioning: Conditioning | None = None) -> Values:
+        scale, offset = self.scale, self.offset
+        if self.modulation is not None and conditioning is not None:
+            a, b = jnp.split(self.modulation(conditioning), 2, axis=-1)
+            scale, offset = scale * (1 + a), offset + b
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        return (centred * jax.lax.rsqrt(variance + _EPSILON)).astype(x.dtype) * scale + offset
+
+
+class Block(eqx.Module):
+    """Perceptron with swish between its layers, then layer normalisation if asked for."""
+
+    layers: tuple[Linear, ...]
+    norm: LayerNorm | None
+
+    def __init__(
+        self, sizes: tuple[int, ...], *, norm: bool = True, conditioning: int = 0, key: PRNGKeyArray
+    ) -> None:
+        keys = jax.random.split(key, len(sizes) - 1)
+        pairs = zip(sizes[:-1], sizes[1:], keys, strict=True)
+        self.layers = tuple(Linear(i, o, key=k) for i, o, k in pairs)
+        self.norm = LayerNorm(sizes[-1], conditioning) if norm else None
+
+    def split(self, *sizes: int) -> list[Float[Array, "in out"]]:
+        """The first weight matrix, cut into the parts that act on each part of the input."""
+        weight, parts = self.layers[0].weight, []
+        for size in sizes:
+            parts.append(weight[:size])
+            weight = weight[size:]
+        return parts
+
+    def finish(self, first: Values, conditioning: Conditioning | None = None) -> Values:
+        """The rest of the block, after the first layer's product (without its bias)."""
+        x = first + self.layers[0].bias
+        for layer in self.layers[1:]:
+            x = layer(jax.nn.swish(x))
+        return x if self.norm is None else self.norm(x, conditioning)
+
+    def __call__(self, x: Values, conditioning: Conditioning | None = None) -> Values:
+        return self.finish(dense(x, self.layers[0].weight), conditioning)
+
+
+def gather(x: Values, end: Incidence) -> Values:
+    """Values of nodes at the edges that meet them, by whole rows of batch and channel."""
+    return to_edges(x.reshape(x.shape[0], -1), end).reshape(-1, *x.shape[1:])
+
+
+def neighbour_sum(x: Values, end: Incidence) -> Values:
+    """Sums of edges at each node."""
+    return to_nodes(x.reshape(x.shape[0], -1), end).reshape(-1, *x.shape[1:])
+
+
+class Interaction(eqx.Module):
+    """One step of message passing from senders to receivers.
+
+    Messages are a block of [edge, sender, receiver]. The product with the first weight is made
+    on nodes, before their values are brought to the many more edges:
+    W [e, s, r] = W_e e + (W_s s)[senders] + (W_r r)[receivers].
+    """
+
+    edge: Block
+    node: Block
+
+    def __init__(self, width: int, hidden: int, conditioning: int, *, key: PRNGKeyArray) -> None:
+        key_edge, key_node = jax.random.split(key)
+        tail = (width,) * (hidden + 1)
+        self.edge = Block((3 * width, *tail), conditioning=conditioning, key=key_edge)
+        self.node = Block((2 * width, *tail), conditioning=conditioning, key=key_node)
+
+    def __call__(
+        self,
+        edge: Values,
+        sender: Values,
+        receiver: Values,
+        edges: Edges,
+        conditioning: Conditioning | None,
+    ) -> tuple[Values, Values]:
+        """Updates of edges and receivers (to be added to them)."""
+        width = edge.shape[-1]
+        on_edge, on_sender, on_receiver = self.edge.split(width, width, width)
+        first = (
+            dense(edge, on_edge)
+            + gather(dense(sender, on_sender), edges.senders)
+            + gather(dense(receiver, on_receiver), edges.receivers)
+        )
+        messages = self.edge.finish(first, conditioning)
+        total = neighbour_sum(messages, edges.receivers)
+        on_node, on_total = self.node.split(width, width)
+        first = dense(receiver, on_node) + dense(total, on_total)
+        return messages, self.node.finish(first, conditioning)

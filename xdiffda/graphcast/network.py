@@ -1,0 +1,267 @@
+"""The GraphCast network: encode a grid on a multimesh, pass messages there, decode.
+
+Lam et al. (2023), Science 382, 1416. Members of a batch share every index, so arrays are
+(node, batch, channel) throughout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .graph import Graph
+from .layers import Block, Conditioning, Interaction, Values, dense
+
+_N_STRUCTURAL = 3
+_N_EDGE = 4
+_DTYPES = ("float32", "bfloat16", "float64")
+_PRECISIONS = ("default", "high", "highest")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of the network and how it is computed.
+
+    Parameters
+    ----------
+    n_inputs
+        Data channels at each grid node; the network appends its three structural ones itself.
+    n_outputs
+        Output channels at each grid node.
+    latent
+        Width of all latent vectors.
+    processor_steps
+        Message-passing steps on the multimesh.
+    hidden_layers
+        Hidden layers of every perceptron.
+    conditioning_width
+        Length of the vector that conditions the layer normalisations; 0 for none.
+    dtype
+        Precision of the computation: float32, bfloat16 (sums and normalisations stay float32)
+        or float64 (needs jax's 64-bit mode). Weights are kept as they are.
+    precision
+        Of float32 matrix products on accelerators: highest is true float32; default lets
+        the device round the factors (TF32), several times faster.
+    unroll
+        Compile every processor step by itself (fastest); otherwise scan over them.
+    remat
+        Recompute every step in the backward pass instead of storing it.
+
+    Raises
+    ------
+    ValueError
+        If a size or a choice is not one of those above.
+
+    Examples
+    --------
+    >>> NetworkConfig(n_inputs=85, n_outputs=37, latent=128, processor_steps=8).hidden_layers
+    1
+    """
+
+    n_inputs: int
+    n_outputs: int
+    latent: int = 512
+    processor_steps: int = 16
+    hidden_layers: int = 1
+    conditioning_width: int = 0
+    dtype: str = "float32"
+    precision: str = "highest"
+    unroll: bool = True
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"{name} must be {least} or more, got {getattr(self, name)}"
+            for name, least in (
+                ("n_inputs", 1),
+                ("n_outputs", 1),
+                ("latent", 1),
+                ("processor_steps", 1),
+                ("hidden_layers", 0),
+                ("conditioning_width", 0),
+            )
+            if getattr(self, name) < least
+        ]
+        if self.dtype not in _DTYPES:
+            wrong.append(f"dtype must be one of {_DTYPES}, got {self.dtype!r}")
+        if self.precision not in _PRECISIONS:
+            wrong.append(f"precision must be one of {_PRECISIONS}, got {self.precision!r}")
+        if wrong:
+            raise ValueError("NetworkConfig: " + "; ".join(wrong))
+
+
+class Encoder(eqx.Module):
+    """From grid to mesh."""
+
+    grid_embed: Block
+    mesh_embed: Block
+    edge_embed: Block
+    step: Interaction
+    grid_update: Block
+
+
+class Processor(eqx.Module):
+    """On the multimesh."""
+
+    edge_embed: Block
+    steps: tuple[Interaction, ...]
+
+
+class Decoder(eqx.Module):
+    """From mesh to grid."""
+
+    edge_embed: Block
+    step: Interaction
+    output: Block
+
+
+class GraphCast(eqx.Module):
+    """The network, without normalisation and without a graph.
+
+    Parameters
+    ----------
+    config
+        Sizes and computation.
+    key
+        Random key of the initial weights: truncated normal with standard deviation
+        1/sqrt(inputs), biases zero. Conditioning starts as the identity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xdiffda.graphcast.graph import build_graph
+    >>> graph = build_graph(np.linspace(-80, 80, 9), np.arange(0, 360, 20), refinement=1)
+    >>> config = NetworkConfig(n_inputs=5, n_outputs=2, latent=8, processor_steps=2)
+    >>> net = GraphCast(config, key=jax.random.key(0))
+    >>> net(jnp.zeros((graph.n_grid, 4, 5)), graph).shape
+    (162, 4, 2)
+    """
+
+    encoder: Encoder
+    processor: Processor
+    decoder: Decoder
+    config: NetworkConfig = eqx.field(static=True)
+
+    def __init__(self, config: NetworkConfig, *, key: PRNGKeyArray) -> None:
+        self.config = config
+        keys = iter(jax.random.split(key, 9 + config.processor_steps))
+        width, cond = config.latent, config.conditioning_width
+        tail = (width,) * (config.hidden_layers + 1)
+        n_grid = config.n_inputs + _N_STRUCTURAL
+
+        def step() -> Interaction:
+            return Interaction(width, config.hidden_layers, cond, key=next(keys))
+
+        # What sees static features only stays unconditioned: it is the same for all members.
+        self.encoder = Encoder(
+            grid_embed=Block((n_grid, *tail), conditioning=cond, key=next(keys)),
+            mesh_embed=Block((n_grid, *tail), key=next(keys)),
+            edge_embed=Block((_N_EDGE, *tail), key=next(keys)),
+            step=step(),
+            grid_update=Block((width, *tail), conditioning=cond, key=next(keys)),
+        )
+        self.processor = Processor(
+            edge_embed=Block((_N_EDGE, *tail), key=next(keys)),
+            steps=tuple(step() for _ in range(config.processor_steps)),
+        )
+        self.decoder = Decoder(
+            edge_embed=Block((_N_EDGE, *tail), key=next(keys)),
+            step=step(),
+            output=Block((*tail, config.n_outputs), norm=False, key=next(keys)),
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "grid batch in"],
+        graph: Graph,
+        conditioning: Float[Array, "batch cond"] | None = None,
+    ) -> Float[Array, "grid batch out"]:
+        """Apply the network to normalised channels at the nodes of the graph's grid.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit the configuration or the graph.
+        """
+        self._check(x, graph, conditioning)
+        dtype = jnp.dtype(self.config.dtype)
+        net, graph, cond = _cast((self, graph, conditioning), dtype)
+        with jax.default_matmul_precision(self.config.precision):
+            grid, mesh = net.encode(x.astype(dtype), graph, cond)
+            mesh = net.process(mesh, graph, cond)
+            out = net.decode(mesh, grid, graph, cond)
+        return out.astype(jnp.promote_types(dtype, jnp.float32))
+
+    def encode(
+        self, x: Values, graph: Graph, conditioning: Conditioning | None
+    ) -> tuple[Values, Values]:
+        """Latent grid and mesh nodes after the step from grid to mesh."""
+        part = self.encoder
+        on_data, on_structure = part.grid_embed.split(self.config.n_inputs, _N_STRUCTURAL)
+        structure = dense(graph.grid_features[:, None], on_structure)
+        grid = part.grid_embed.finish(dense(x, on_data) + structure, conditioning)
+        # Mesh nodes have zeros in place of data.
+        _, on_structure = part.mesh_embed.split(self.config.n_inputs, _N_STRUCTURAL)
+        mesh = part.mesh_embed.finish(dense(graph.mesh_features[:, None], on_structure))
+        edge = part.edge_embed(graph.grid2mesh.features[:, None])
+        _, update = self._apply(part.step, edge, grid, mesh, graph.grid2mesh, conditioning)
+        return grid + part.grid_update(grid, conditioning), mesh + update
+
+    def process(self, mesh: Values, graph: Graph, conditioning: Conditioning | None) -> Values:
+        """Latent mesh nodes after all processor steps."""
+        edge = self.processor.edge_embed(graph.mesh.features[:, None])
+
+        def apply(step: Interaction, edge: Values, mesh: Values) -> tuple[Values, Values]:
+            edge_update, mesh_update = self._apply(
+                step, edge, mesh, mesh, graph.mesh, conditioning
+            )
+            return edge + edge_update, mesh + mesh_update
+
+        first, *others = self.processor.steps
+        # The first step stands alone: its edges do not depend on the batch yet.
+        edge, mesh = apply(first, edge, mesh)
+        if self.config.unroll or not others:
+            for step in others:
+                edge, mesh = apply(step, edge, mesh)
+            return mesh
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *others)
+        scanned = jax.lax.scan(lambda c, step: (apply(step, *c), None), (edge, mesh), stacked)
+        return scanned[0][1]
+
+    def decode(
+        self, mesh: Values, grid: Values, graph: Graph, conditioning: Conditioning | None
+    ) -> Float[Array, "grid batch out"]:
+        """Output channels at the grid nodes."""
+        part = self.decoder
+        edge = part.edge_embed(graph.mesh2grid.features[:, None])
+        _, update = self._apply(part.step, edge, mesh, grid, graph.mesh2grid, conditioning)
+        return part.output(grid + update)
+
+    def _apply(self, step: Interaction, *args: Any) -> tuple[Values, Values]:
+        function = Interaction.__call__
+        return (jax.checkpoint(function) if self.config.remat else function)(step, *args)
+
+    def _check(self, x: Values, graph: Graph, conditioning: Conditioning | None) -> None:
+        config, wrong = self.config, []
+        if x.ndim != 3 or x.shape[0] != graph.n_grid or x.shape[2] != config.n_inputs:
+            needed = f"({graph.n_grid}, batch, {config.n_inputs})"
+            wrong.append(f"x must be (grid, batch, in) = {needed}, got {x.shape}")
+        expected = (x.shape[1:2] or (1,)) + (config.conditioning_width,)
+        if config.conditioning_width and conditioning is None:
+            wrong.append(f"conditioning of shape {expected} is missing")
+        elif conditioning is not None and not config.conditioning_width:
+            wrong.append("conditioning is given, but the network has conditioning_width 0")
+        elif conditioning is not None and conditioning.shape != expected:
+            wrong.append(f"conditioning must be {expected}, got {conditioning.shape}")
+        if wrong:
+            raise ValueError("GraphCast: " + "; ".join(wrong))
+
+
+def _cast(tree, dtype):
+    """The tree with all its floating-point arrays in `dtype`."""
+    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree)

@@ -1,0 +1,40 @@
+"""Observations: tables, operators, emulation, masks and interpolation.
+
+Everything but the operators is numpy and xarray; jax is loaded by the first use of
+`observation_operator` or `ObsVector`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# Public name -> module of this package that defines it; resolved on first use (PEP 562).
+_EXPORTS = {
+    "ObsVector": "operators",
+    "default_error_std": "defaults",
+    "dilate_mask": "mask",
+    "drop_duplicates": "table",
+    "emulate_obs": "emulate",
+    "interpolate": "interpolation",
+    "krige": "interpolation",
+    "observation_operator": "operators",
+    "select_window": "table",
+    "soft_mask": "mask",
+    "to_columns": "table",
+    "to_tidy": "table",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,179 @@
+"""What may be wrong with observations, each as a `Problem` with the call that repairs it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._units import units_that_fit
+from ..errors import Problem
+from ..variables import VARIABLES
+from ._read import Raw
+
+# An observation with a Gaussian error may lie beyond what nature allows by its error: specific
+# humidity of 1e-6 seen with an error of 1e-3. Six standard deviations are reached once in 10^9.
+N_ERROR_STD = 6.0
+N_EXAMPLES = 3
+
+
+def find_problems(raw: Raw) -> list[Problem]:
+    """All problems of observations that could be read."""
+    fields = raw.fields
+    if not fields or not fields["value"].size:
+        return [Problem(
+            "no observation at all (every value is NaN)" if fields else "no observation at all",
+            "at least one observed value", "truth.diffda.emulate_obs(n_columns=416)",
+        )]  # fmt: skip
+    return [
+        *_places(raw), *_errors(raw), *_levels(raw), *_ranges(raw), *_duplicates(raw)
+    ]  # fmt: skip
+
+
+def _select(raw: Raw, name: str, condition: str) -> str:
+    """The call that keeps observations for which ``condition``, of ``{x}``, holds."""
+    word = raw.word(name)
+    if raw.form == "frame":
+        return "obs[" + condition.format(x=f'obs["{word}"]') + "]"
+    return f"obs.isel({raw.word('dim')}=" + condition.format(x=f'obs["{word}"]') + ")"
+
+
+def _examples(values: np.ndarray) -> str:
+    shown = ", ".join(f"{value:g}" for value in values[:N_EXAMPLES])
+    return shown + (", ..." if values.size > N_EXAMPLES else "")
+
+
+def _places(raw: Raw) -> list[Problem]:
+    problems = []
+    lat, lon = raw.fields["lat"], raw.fields["lon"]
+    bad = ~(np.abs(lat) <= 90.0)
+    if bad.any():
+        problems.append(Problem(
+            f"{bad.sum()} observations with `{raw.word('lat')}` such as {_examples(lat[bad])}",
+            "degrees north in [-90, 90]", _select(raw, "lat", "abs({x}) <= 90"),
+        ))  # fmt: skip
+    bad = ~np.isfinite(lon)
+    if bad.any():
+        problems.append(Problem(
+            f"{bad.sum()} observations with `{raw.word('lon')}` missing", "degrees east",
+            _select(raw, "lon", "{x}.notnull()"),
+        ))  # fmt: skip
+    return problems
+
+
+def _errors(raw: Raw) -> list[Problem]:
+    """Infinite errors are allowed: such an observation says nothing."""
+    error_std = raw.fields["error_std"]
+    bad = ~(error_std > 0)
+    if not bad.any():
+        return []
+    names = sorted(set(raw.fields["variable"][bad].tolist()))
+    if raw.form == "columns":
+        repair = f'obs["{names[0]}_error_std"] = 1.0'
+    else:
+        repair = f'obs["{raw.word("error_std")}"] = 1.0'
+    return [Problem(
+        f"{bad.sum()} observations of {', '.join(names)} with error_std such as "
+        f"{_examples(np.unique(error_std[bad]))}",
+        "positive standard deviations, in the unit of the variable", repair,
+    )]  # fmt: skip
+
+
+def _levels(raw: Raw) -> list[Problem]:
+    problems = []
+    variable, level = raw.fields["variable"], raw.fields["level"]
+    has_level = np.isfinite(level)
+    word = raw.word("level")
+    for name in np.unique(variable[~has_level]):
+        if VARIABLES[name].on_levels:
+            count = np.sum((variable == name) & ~has_level)
+            problems.append(Problem(
+                f"{count} values of {name} without a pressure level", "a level in hPa",
+                f"obs.assign_coords({word}=500)" if raw.form == "columns"
+                else f'obs["{word}"] = 500.0',
+            ))  # fmt: skip
+    for name in np.unique(variable[has_level]):
+        if not VARIABLES[name].on_levels:
+            count = np.sum((variable == name) & has_level)
+            problems.append(Problem(
+                f"{count} values of the surface variable {name} with a pressure level",
+                "no level (NaN) at the surface",
+                f'obs["{name}"].isel({word}=0, drop=True)' if raw.form == "columns"
+                else f'obs["{word}"] = obs.{word}.where(obs.{raw.word("variable")} != "{name}")',
+            ))  # fmt: skip
+    bad = has_level & ~(level > 0)
+    if bad.any():
+        problems.append(Problem(
+            f"{bad.sum()} observations with `{word}` such as {_examples(level[bad])}",
+            "positive pressure in hPa", _select(raw, "level", "{x} > 0"),
+        ))  # fmt: skip
+    return problems
+
+
+def _ranges(raw: Raw) -> list[Problem]:
+    """Values that nature does not have, counted by variable, with the unit they may be in."""
+    problems = []
+    variable, value = raw.fields["variable"], raw.fields["value"]
+    error_std = raw.fields["error_std"]
+    slack = N_ERROR_STD * np.where(np.isfinite(error_std) & (error_std > 0), error_std, 0.0)
+    low, high = np.zeros(value.size), np.zeros(value.size)
+    for name in np.unique(variable):
+        where = variable == name
+        low[where], high[where] = VARIABLES[name].valid_range
+    outside = ~((value >= low - slack) & (value <= high + slack))
+    for name in np.unique(variable[outside]):
+        bad = value[outside & (variable == name)]
+        of_all = value[variable == name]
+        guess = units_that_fit(float(np.nanmin(of_all)), float(np.nanmax(of_all)), name)
+        units = VARIABLES[name].units
+        lowest, highest = VARIABLES[name].valid_range
+        if guess and guess != units:
+            repair = (f'obs["{name}"].attrs["units"] = "{guess}"' if raw.form == "columns"
+                      else f'obs["units"] = "{guess}"')  # fmt: skip
+        elif raw.form == "columns":
+            repair = (f'obs["{name}"] = obs["{name}"].where((obs["{name}"] >= {lowest:g}) & '
+                      f'(obs["{name}"] <= {highest:g}))')  # fmt: skip
+        else:
+            keep = f"({{x}} >= {lowest:g}) & ({{x}} <= {highest:g})"
+            other = f'(obs["{raw.word("variable")}"] != "{name}")'
+            repair = _select(raw, "value", f"{other} | ({keep})")
+        problems.append(Problem(
+            f"{bad.size} of {of_all.size} values of {name} such as {_examples(bad)} {units}",
+            f"values in [{lowest:g}, {highest:g}] {units}, give or take their errors", repair,
+        ))  # fmt: skip
+    return problems
+
+
+def _duplicates(raw: Raw) -> list[Problem]:
+    """The same report twice counts as two independent observations: never silently."""
+    again = repeated(raw.fields)
+    if not again.any():
+        return []
+    first = int(np.flatnonzero(again)[0])
+    fields = raw.fields
+    return [Problem(
+        f"{again.sum()} duplicates, such as {fields['variable'][first]} = "
+        f"{fields['value'][first]:g} at lat {fields['lat'][first]:g}, lon {fields['lon'][first]:g}",
+        "each observation once", "xdiffda.observations.drop_duplicates(obs)",
+    )]  # fmt: skip
+
+
+def repeated(fields: dict[str, np.ndarray]) -> np.ndarray:
+    """Which observations equal an earlier one in every field."""
+    import pandas as pd
+
+    # Sorting a million rows by ten keys takes seconds; a 64-bit hash of each row does not.
+    row = np.zeros(fields["value"].size, np.uint64)
+    for name in sorted(fields):
+        column = fields[name]
+        if column.dtype.kind == "M":
+            column = column.view(np.int64)
+        elif column.dtype.kind == "f":
+            column = column + 0.0  # -0.0 and 0.0 are one value
+        elif column.dtype.kind in "US":
+            column = pd.factorize(column.astype(object))[0]
+        row = row * np.uint64(0x9E3779B97F4A7C15) + pd.util.hash_array(column)
+    suspects = pd.Series(row).duplicated(keep=False).to_numpy()
+    again = np.zeros(row.size, bool)
+    if suspects.any():
+        rows = pd.DataFrame({name: column[suspects] for name, column in fields.items()})
+        again[suspects] = rows.duplicated().to_numpy()
+    return again

@@ -1,0 +1,204 @@
+"""Read the columns form: variables named as in the state on station, level and time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from .._coordinates import find_axes
+from .._units import conversion
+from ..errors import Problem
+from ..variables import VARIABLES, Match, match_name
+from ._read import OPTIONAL, TIDY_NAMES, Raw, hpa_factor, read_times, to_canonical, unknown_variable
+from .defaults import default_error_std
+
+SUFFIX = "_error_std"
+# Channels of a level variable whose level is that of the station, not of a dimension.
+_OF_STATION = -1.0
+
+
+@dataclass(frozen=True)
+class _Dims:
+    """The user's dimensions: station always, time and level where there are such."""
+
+    station: str
+    time: str | None
+    level: str | None
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One variable: values and errors on (time, station, level)."""
+
+    name: str
+    level: np.ndarray
+    value: np.ndarray
+    error_std: np.ndarray
+
+
+def read_columns(ds: xr.Dataset) -> Raw:
+    """Read observations in columns; what cannot be understood is among the problems."""
+    raw = Raw("columns", attrs=dict(ds.attrs))
+    loose = {*TIDY_NAMES["lat"], *TIDY_NAMES["lon"], *TIDY_NAMES["time"], *OPTIONAL}
+    ds = ds.set_coords([name for name in ds.data_vars if str(name).lower() in loose])
+    ds, dims = _dimensions(ds, raw)
+    if dims is None:
+        return raw
+    level, level_of_station = _levels(ds, dims, raw)
+    blocks = []
+    for name, variable in ds.data_vars.items():
+        if str(name).endswith(SUFFIX) or dims.station not in variable.dims:
+            continue
+        match = _match(raw, ds, str(name), dims)
+        if match is not None:
+            blocks.append(_block(raw, ds, match, dims, level, level_of_station))
+    if blocks and not raw.problems:
+        _flatten(raw, ds, dims, blocks, level_of_station)
+    return raw
+
+
+def _dimensions(ds: xr.Dataset, raw: Raw) -> tuple[xr.Dataset, _Dims | None]:
+    """Find the dimensions; a single station (scalar lat, lon) gets a station dimension."""
+    axes, problems = find_axes(ds)
+    raw.problems += problems
+    if "lat" not in axes or "lon" not in axes:
+        raw.problems.append(Problem(
+            f"no latitude and longitude among {', '.join(map(str, ds.variables)) or 'nothing'}",
+            "columns with lat and lon on `station`, or tidy observations",
+            'obs.assign_coords(lat=("station", lat), lon=("station", lon))',
+        ))  # fmt: skip
+        return ds, None
+    lat, lon = axes["lat"], axes["lon"]
+    if lat.dim != lon.dim or (lat.dim is not None and lat.coord is None):
+        raw.problems.append(Problem(
+            f"a field on {lat.name} x {lon.name}", "observations on stations",
+            "ds.diffda.emulate_obs(n_columns=416)",
+        ))  # fmt: skip
+        return ds, None
+    station = lat.dim or "station"
+    if lat.dim is None:
+        places = {a.name: (station, np.atleast_1d(ds[a.name].values)) for a in (lat, lon)}
+        ds = ds.drop_vars(list(places)).expand_dims(station).assign_coords(places)
+    raw.words |= {"lat": lat.name, "lon": lon.name, "dim": station}
+    other: dict[str, str | None] = {"time": None, "level": None}
+    for name in other:
+        if name not in axes:
+            continue
+        raw.words[name] = axes[name].name
+        if axes[name].dim != station:
+            other[name] = axes[name].dim
+        if axes[name].coord is None:
+            raw.problems.append(Problem(
+                f"dimension {axes[name].dim} without coordinate", f"its {name}",
+                f"obs.assign_coords({axes[name].dim}=...)",
+            ))  # fmt: skip
+            return ds, None
+    return ds, _Dims(station, other["time"], other["level"])
+
+
+def _levels(ds: xr.Dataset, dims: _Dims, raw: Raw) -> tuple[np.ndarray, np.ndarray | None]:
+    """Levels of the level dimension (or the one level of all), and levels by station if so."""
+    if raw.word("level") not in ds.coords:
+        return np.array([np.nan]), None
+    coord = ds[raw.word("level")]
+    values = np.atleast_1d(coord.values).astype(np.float64)
+    values = values * hpa_factor(raw, coord.attrs, values)
+    if coord.dims == (dims.station,):
+        return np.array([_OF_STATION]), values
+    return values, None
+
+
+def _match(raw: Raw, ds: xr.Dataset, user_name: str, dims: _Dims) -> Match | None:
+    """Recognise a variable, or say what is wrong with it."""
+    variable = ds[user_name]
+    extra = sorted(map(str, set(variable.dims) - {dims.station, dims.time, dims.level}))
+    if extra:
+        raw.problems.append(Problem(
+            f"`{user_name}` on {', '.join(map(str, variable.dims))}",
+            "observations on station, level and time only", f"obs.isel({extra[0]}=0)",
+        ))  # fmt: skip
+        return None
+    standard_name = str(variable.attrs.get("standard_name", ""))
+    has_level = None
+    if dims.level is not None or raw.word("level") not in ds.coords:
+        has_level = dims.level in variable.dims
+    match = match_name(user_name, standard_name, on_levels=has_level)
+    match = match or match_name(user_name, standard_name, on_levels=None)
+    if match is None:
+        raw.problems.append(unknown_variable(user_name, int(variable.count()), raw))
+    return match
+
+
+def _block(
+    raw: Raw, ds: xr.Dataset, match: Match, dims: _Dims, level: np.ndarray,
+    level_of_station: np.ndarray | None,
+) -> _Block:  # fmt: skip
+    variable = ds[match.user_name]
+    units = str(variable.attrs.get("units", ""))
+    factor, offset = to_canonical(raw, match.user_name, match.name, units)
+    # A level that is no dimension holds for all variables that live on levels.
+    on_level = dims.level in variable.dims or (
+        dims.level is None and VARIABLES[match.name].on_levels
+    )
+    at = level if on_level else np.array([np.nan])
+    shape = (ds.sizes.get(dims.time, 1), ds.sizes[dims.station], at.size)
+    value = _on_axes(variable, dims, shape) * factor + offset
+    pressure = at if level_of_station is None or not on_level else level_of_station[:, None]
+    return _Block(match.name, at, value, _errors(ds, match, dims, pressure, factor, shape))
+
+
+def _on_axes(variable: xr.DataArray, dims: _Dims, shape: tuple[int, int, int]) -> np.ndarray:
+    """Values as (time, station, level), repeated along what the variable does not have."""
+    order = [dims.time or "_time", dims.station, dims.level or "_level"]
+    bare = variable.drop_vars(list(variable.coords))
+    full = bare.expand_dims([dim for dim in order if dim not in bare.dims]).transpose(*order)
+    return np.broadcast_to(np.asarray(full.values, np.float64), shape)
+
+
+def _errors(
+    ds: xr.Dataset, match: Match, dims: _Dims, level: np.ndarray, factor: float,
+    shape: tuple[int, int, int],
+) -> np.ndarray:  # fmt: skip
+    """Error of each value: as the observations state it, else the default."""
+    for stated in (match.user_name + SUFFIX, match.name + SUFFIX):
+        if stated in ds.variables:
+            units = str(ds[stated].attrs.get("units", ""))
+            line = conversion(units, match.name) if units else None
+            return _on_axes(ds[stated], dims, shape) * (line[0] if line else factor)
+    return np.broadcast_to(default_error_std(match.name, level), shape)
+
+
+def _flatten(
+    raw: Raw, ds: xr.Dataset, dims: _Dims, blocks: list[_Block],
+    level_of_station: np.ndarray | None,
+) -> None:  # fmt: skip
+    """One entry per observed value, station by station, so that H reads memory in order."""
+    value = np.concatenate([block.value for block in blocks], axis=-1)
+    error_std = np.concatenate([block.error_std for block in blocks], axis=-1)
+    names = np.concatenate([np.full(block.level.size, block.name) for block in blocks])
+    level = np.concatenate([block.level for block in blocks])
+    t, s, c = np.nonzero(~np.isnan(value))
+    levels = level[c]
+    if level_of_station is not None:
+        levels = np.where(levels == _OF_STATION, level_of_station[s], levels)
+    raw.fields = {
+        "variable": names[c], "level": levels, "value": value[t, s, c],
+        "error_std": error_std[t, s, c],
+        "lat": ds[raw.word("lat")].values.astype(np.float64)[s],
+        "lon": ds[raw.word("lon")].values.astype(np.float64)[s],
+        "time": _clock(raw, ds, dims, value.shape[:2])[t, s],
+    }  # fmt: skip
+    for name in OPTIONAL:
+        if name in ds.coords and ds[name].dims == (dims.station,):
+            raw.fields[name] = ds[name].values[s]
+
+
+def _clock(raw: Raw, ds: xr.Dataset, dims: _Dims, shape: tuple[int, ...]) -> np.ndarray:
+    time = np.full(shape, "NaT", "datetime64[ns]")
+    if raw.word("time") in ds.coords:
+        coord = ds[raw.word("time")]
+        stamps = read_times(raw, np.atleast_1d(coord.values))
+        time[:] = stamps[:, None] if coord.dims == (dims.time,) else stamps
+    return time

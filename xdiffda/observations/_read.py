@@ -1,0 +1,242 @@
+"""Read observations as users have them into plain arrays, one entry per observed value.
+
+Nothing is judged here beyond what must be understood in order to read; see `_checks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from .._units import conversion
+from ..errors import Problem
+from ..variables import VARIABLES, match_name, user_default_units
+from .defaults import default_error_std
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OPTIONAL = ("station", "kind", "quality")
+TIDY_NAMES: dict[str, tuple[str, ...]] = {
+    "variable": ("variable", "varname", "obs_type"),
+    "value": ("value", "obs_value", "observation"),
+    "error_std": ("error_std", "obs_error", "error", "std"),
+    "lat": ("lat", "latitude"),
+    "lon": ("lon", "longitude", "long"),
+    "level": ("level", "pressure", "plev", "isobaricinhpa", "pressure_level"),
+    "time": ("time", "valid_time", "datetime"),
+    "station": ("station", "station_id"),
+    "kind": ("kind",),
+    "quality": ("quality",),
+    "units": ("units", "unit"),
+}
+
+
+@dataclass
+class Raw:
+    """Arrays of one length by canonical field, the user's words for them, and what was wrong."""
+
+    form: str
+    fields: dict[str, np.ndarray] = field(default_factory=dict)
+    words: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    attrs: dict[Hashable, Any] = field(default_factory=dict)
+
+    def word(self, name: str) -> str:
+        """The user's word for a field."""
+        return self.words.get(name, name)
+
+
+def read(obs: xr.Dataset | pd.DataFrame) -> Raw:
+    """Read any of the accepted forms."""
+    if not isinstance(obs, xr.Dataset):
+        if hasattr(obs, "columns") and hasattr(obs, "to_xarray"):
+            return _read_frame(obs)
+        kind = type(obs).__name__
+        repair = "obs.to_dataset()" if isinstance(obs, xr.DataArray) else "xarray.Dataset(...)"
+        return Raw("tidy", problems=[Problem(
+            f"a {kind}", "an xarray Dataset (columns or tidy) or a tidy pandas DataFrame", repair
+        )])  # fmt: skip
+    names = {str(name).lower() for name in obs.variables}
+    if {"variable", "value"} <= names:
+        return _read_tidy(obs, "tidy")
+    from ._columns import read_columns
+
+    return read_columns(obs)
+
+
+def _read_frame(frame: pd.DataFrame) -> Raw:
+    plain = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
+    data = {
+        str(name): ("obs", column.to_numpy(object if column.dtype.kind == "M" else None))
+        if getattr(column.dtype, "tz", None) is None
+        else ("obs", column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy())
+        for name, column in plain.items()
+    }
+    return _read_tidy(xr.Dataset(data, attrs=dict(frame.attrs)), "frame")
+
+
+# ----------------------------------------------------------------------------- tidy
+
+
+def _read_tidy(ds: xr.Dataset, form: str) -> Raw:
+    raw = Raw(form, attrs=dict(ds.attrs))
+    lower = {str(name).lower(): str(name) for name in ds.variables}
+    for ours, candidates in TIDY_NAMES.items():
+        theirs = next((lower[name] for name in candidates if name in lower), None)
+        if theirs is not None:
+            raw.words[ours] = theirs
+    for name in ("variable", "value", "lat", "lon"):
+        if name not in raw.words:
+            raw.problems.append(Problem(
+                f"no column `{name}` among {', '.join(map(str, ds.variables)) or 'none'}",
+                "tidy observations with variable, lat, lon, level, time, value",
+                f'obs.rename(columns={{"...": "{name}"}})' if form == "frame"
+                else f'obs.rename({{"...": "{name}"}})',
+            ))  # fmt: skip
+    if raw.problems:
+        return raw
+    value = ds[raw.words["value"]]
+    raw.words["dim"] = str(value.dims[0]) if value.ndim else "obs"
+    if value.ndim > 1 or any(set(ds[t].dims) - set(value.dims) for t in raw.words.values()
+                             if t in ds.variables):  # fmt: skip
+        raw.problems.append(Problem(
+            f"tidy fields on dimensions {dict(ds.sizes)}", "all of them on one dimension",
+            "obs.stack(obs=[...]).reset_index('obs')",
+        ))  # fmt: skip
+        return raw
+    for ours, theirs in raw.words.items():
+        if ours != "dim":
+            column = np.broadcast_to(np.asarray(ds[theirs].values), value.shape)
+            raw.fields[ours] = np.atleast_1d(column)
+    _tidy_types(raw, ds)
+    if not raw.problems:
+        _tidy_names_and_units(raw)
+    return raw
+
+
+def _tidy_types(raw: Raw, ds: xr.Dataset) -> None:
+    """Numbers as float64, times as datetime64, levels in hPa; a problem for what is neither."""
+    n = raw.fields["value"].size
+    raw.fields.setdefault("level", np.full(n, np.nan))
+    raw.fields.setdefault("time", np.full(n, "NaT", "datetime64[ns]"))
+    for name in ("value", "error_std", "lat", "lon", "level"):
+        if name not in raw.fields:
+            continue
+        try:
+            raw.fields[name] = raw.fields[name].astype(np.float64)
+        except (ValueError, TypeError):
+            raw.problems.append(Problem(
+                f"`{raw.word(name)}` that is not all numbers", "numbers, NaN where missing",
+                f'pandas.to_numeric(obs["{raw.word(name)}"], errors="coerce")',
+            ))  # fmt: skip
+    raw.fields["time"] = read_times(raw, raw.fields["time"])
+    if not raw.problems:
+        theirs = raw.word("level")
+        attrs = ds[theirs].attrs if theirs in ds.variables else {}
+        raw.fields["level"] = raw.fields["level"] * hpa_factor(raw, attrs, raw.fields["level"])
+
+
+def read_times(raw: Raw, values: np.ndarray) -> np.ndarray:
+    """Times as datetime64, UTC; text is parsed."""
+    if values.dtype.kind == "M":
+        return values.astype("datetime64[ns]")
+    import pandas as pd
+
+    try:
+        stamps = pd.to_datetime(values, utc=True).tz_localize(None)
+        return np.asarray(stamps, "datetime64[ns]")
+    except (ValueError, TypeError) as error:
+        raw.problems.append(Problem(
+            f"`{raw.word('time')}` that is not a time ({error})", "datetime64, UTC",
+            f'pandas.to_datetime(obs["{raw.word("time")}"])',
+        ))  # fmt: skip
+        return np.full(values.shape, "NaT", "datetime64[ns]")
+
+
+def hpa_factor(raw: Raw, attrs: dict, level: np.ndarray) -> float:
+    """Factor from the user's unit of pressure to hPa; without units, above 2000 it is Pa."""
+    units = str(attrs.get("units", "")).strip()
+    if units in ("", "1"):
+        largest = np.nanmax(level, initial=0.0) if level.size else 0.0
+        return 0.01 if largest > 2000.0 else 1.0
+    line = conversion(units, "surface_pressure")
+    if line is None:
+        raw.problems.append(Problem(
+            f"`{raw.word('level')}` in {units!r}", "pressure in hPa or Pa",
+            f'obs["{raw.word("level")}"].attrs["units"] = "hPa"',
+        ))  # fmt: skip
+        return 1.0
+    return line[0] / 100.0
+
+
+def _tidy_names_and_units(raw: Raw) -> None:
+    """Canonical names, values and errors in canonical units, default errors where none."""
+    import pandas as pd
+
+    fields = raw.fields
+    observed = ~np.isnan(fields["value"])
+    for name in fields:
+        fields[name] = fields[name][observed]
+    units = fields.pop("units", np.full(observed.sum(), "", object))
+    on_level = np.isfinite(fields["level"])
+    name_code, names = pd.factorize(fields["variable"].astype(object), use_na_sentinel=False)
+    unit_code, unit_names = pd.factorize(units.astype(object), use_na_sentinel=False)
+    code = (name_code * len(unit_names) + unit_code) * 2 + on_level
+    canonical = np.full(code.size, "", f"U{max(map(len, VARIABLES))}")
+    default = np.full(code.size, np.nan)
+    unknown: dict[str, int] = {}
+    for kind in np.unique(code):
+        where = np.flatnonzero(code == kind)
+        user_name = str(names[kind // 2 // len(unit_names)])
+        match = match_name(user_name, user_name, on_levels=bool(kind % 2))
+        match = match or match_name(user_name, user_name, on_levels=None)
+        if match is None:
+            unknown[user_name] = unknown.get(user_name, 0) + where.size
+            continue
+        canonical[where] = match.name
+        unit = _text(unit_names[kind // 2 % len(unit_names)])
+        line = to_canonical(raw, user_name, match.name, unit)
+        fields["value"][where] = fields["value"][where] * line[0] + line[1]
+        if "error_std" in fields:
+            fields["error_std"][where] *= line[0]
+        default[where] = default_error_std(match.name, fields["level"][where])
+    fields["variable"] = canonical
+    fields.setdefault("error_std", default)
+    for user_name, count in unknown.items():
+        raw.problems.append(unknown_variable(user_name, count, raw))
+
+
+def _text(unit: object) -> str:
+    return "" if unit is None or unit != unit else str(unit)
+
+
+def to_canonical(raw: Raw, user_name: str, name: str, units: str) -> tuple[float, float]:
+    """Factor and offset to canonical units."""
+    units = units or user_default_units(user_name, name)
+    line = conversion(units, name)
+    if line is None:
+        canonical = VARIABLES[name].units
+        raw.problems.append(Problem(
+            f"`{user_name}` in {units!r}", f"units that convert to {canonical}",
+            f'obs["{user_name}"].attrs["units"] = "{canonical}"' if raw.form == "columns"
+            else f'obs["units"] = "{canonical}"',
+        ))  # fmt: skip
+    return line or (1.0, 0.0)
+
+
+def unknown_variable(user_name: str, count: int, raw: Raw) -> Problem:
+    """The problem of a variable nobody knows."""
+    repair = {
+        "columns": f'obs.drop_vars("{user_name}")',
+        "tidy": f'obs.isel({raw.word("dim")}=obs.{raw.word("variable")} != "{user_name}")',
+        "frame": f'obs[obs.{raw.word("variable")} != "{user_name}"]',
+    }[raw.form]
+    return Problem(
+        f"{count} values of {user_name!r}",
+        "variables that xdiffda knows (sorted(xdiffda.variables.VARIABLES))", repair,
+    )  # fmt: skip

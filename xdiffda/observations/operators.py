@@ -1,0 +1,242 @@
+"""The observation operator H: a sparse linear map from the state to the observations.
+
+Each observation is a weighted sum of a few numbers of the state: bilinear in the horizontal,
+periodic in longitude and continued over the poles, linear in log-pressure in the vertical (see
+`stencil`). H is a gather, its adjoint a scatter-add; both are pure JAX and can be transformed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ..errors import InputError, Problem
+from ..variables import VARIABLES
+from .stencil import horizontal_stencil, is_vector_component, vertical_stencil
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from .._grid import Layout
+
+
+class ObsVector(eqx.Module):
+    r"""Observations with a sparse linear operator: :math:`(Hx)_i = \sum_j w_{ij} x_{c_{ij}}`.
+
+    A pytree: it passes through `jax.jit` and `jax.vmap` as an argument.
+
+    Parameters
+    ----------
+    value
+        Observed values, canonical units of their variables.
+    error_std
+        Standard deviation of their errors, same units: the square root of diag R.
+    index
+        Positions in the flattened state, ``node * n_channel + channel``.
+    weight
+        Weights; unused places of ``index`` have weight 0.
+    state_shape
+        (n_node, n_channel) of the state that H acts on.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> obs = ObsVector(value=jnp.ones(1), error_std=jnp.ones(1), index=jnp.array([[0, 3]]),
+    ...                 weight=jnp.array([[0.5, 0.5]]), state_shape=(2, 2))
+    >>> x = jnp.array([[1.0, 2.0], [3.0, 5.0]])
+    >>> obs.apply(x).tolist(), obs.adjoint(jnp.array([2.0])).tolist()
+    ([3.0], [[1.0, 0.0], [0.0, 1.0]])
+    """
+
+    value: Float[Array, "obs"]
+    error_std: Float[Array, "obs"]
+    index: Int[Array, "obs term"]
+    weight: Float[Array, "obs term"]
+    state_shape: tuple[int, int] = eqx.field(static=True)
+
+    @property
+    def n_obs(self) -> int:
+        """Number of observations, padding included."""
+        return self.value.shape[-1]
+
+    def apply(self, x: Float[Array, "*batch node channel"]) -> Float[Array, "*batch obs"]:
+        """H x: the state as the observations would see it, in the precision of ``x``."""
+        flat = x.reshape(*x.shape[:-2], -1)
+        weight = self.weight.astype(x.dtype)
+        if self.index.shape[-1] == 1:  # on the grid: no sum to make
+            return flat.at[..., self.index[:, 0]].get(mode="promise_in_bounds") * weight[:, 0]
+        seen = flat.at[..., self.index].get(mode="promise_in_bounds")
+        return jnp.sum(seen * weight, axis=-1)
+
+    def adjoint(self, y: Float[Array, "*batch obs"]) -> Float[Array, "*batch node channel"]:
+        """H^T y: observation space back onto the state, in the precision of ``y``."""
+        n_node, n_channel = self.state_shape
+        terms = y[..., None] * self.weight.astype(y.dtype)
+        flat = jnp.zeros((*y.shape[:-1], n_node * n_channel), y.dtype)
+        flat = flat.at[..., self.index].add(terms, mode="promise_in_bounds")
+        return flat.reshape(*y.shape[:-1], n_node, n_channel)
+
+    def padded(self, n_obs: int, n_term: int | None = None) -> ObsVector:
+        """Fill up with observations that see nothing (weight 0), so that shapes agree.
+
+        Compiled functions are keyed by shapes; padding lets many analysis times share one. A
+        padded observation has value 0, error_std 1 and a zero row in H: its innovation is zero
+        and it changes no analysis.
+
+        Parameters
+        ----------
+        n_obs, n_term
+            Sizes to reach, not below the present ones.
+
+        Raises
+        ------
+        InputError
+            If a size is below the present one.
+        """
+        n_term = self.index.shape[1] if n_term is None else n_term
+        more_obs, more_term = n_obs - self.n_obs, n_term - self.index.shape[1]
+        if more_obs < 0 or more_term < 0:
+            raise InputError([Problem(
+                f"{self.n_obs} observations of {self.index.shape[1]} terms to be padded to "
+                f"{n_obs} of {n_term}", "sizes not below the present ones",
+                f"obs_vector.padded({max(n_obs, self.n_obs)})",
+            )], what="ObsVector.padded")
+        table = ((0, more_obs), (0, more_term))
+        return ObsVector(
+            jnp.pad(self.value, (0, more_obs)),
+            jnp.pad(self.error_std, (0, more_obs), constant_values=1.0),
+            jnp.pad(self.index, table), jnp.pad(self.weight, table), self.state_shape,
+        )  # fmt: skip
+
+
+def observation_operator(
+    tidy: xr.Dataset, layout: Layout
+) -> tuple[ObsVector, np.ndarray, dict[str, np.ndarray]]:
+    """Build H for tidy observations on the grid, levels and channels of a state.
+
+    Parameters
+    ----------
+    tidy
+        Validated tidy observations, as `to_tidy` returns them.
+    layout
+        Layout of the state. Observations of variables that it lacks, or outside its levels, are
+        rejected (nothing is extrapolated), never silently used.
+
+    Returns
+    -------
+    obs : ObsVector
+        The observations that are kept, in their order.
+    kept : bool array, (n_obs,)
+        Which of ``tidy`` these are.
+    rejected : dict of str to int array
+        Reason to the positions in ``tidy`` rejected for it; disjoint, and empty if all are kept.
+
+    Raises
+    ------
+    InputError
+        If no observation is left, with the reasons.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> from xdiffda.state import Grid, Layout
+    >>> from xdiffda.observations import to_tidy
+    >>> layout = Layout(Grid.from_coords([-60, 0, 60], [0, 90, 180, 270]),
+    ...                 ("temperature",), (500, 850))
+    >>> tidy = to_tidy(xr.Dataset(
+    ...     {"t": (("station", "level"), [[250.0, 210.0]])},
+    ...     {"lat": ("station", [0.0]), "lon": ("station", [-90.0]), "level": [500, 200]}))
+    >>> obs, kept, rejected = observation_operator(tidy, layout)
+    >>> obs.value.tolist(), obs.index.tolist(), kept.tolist(), list(rejected)
+    ([250.0], [[14]], [True, False], ['outside the levels 500 to 850 hPa'])
+    """
+    channel, level_weight, rejected = _channels(tidy, layout)
+    kept = np.ones(tidy.sizes["obs"], bool)
+    for where in rejected.values():
+        kept[where] = False
+    if not kept.any():
+        reasons = "; ".join(f"{len(where)} {reason}" for reason, where in rejected.items())
+        raise InputError([Problem(
+            f"none of {kept.size} observations usable: {reasons or 'none were given'}",
+            "at least one observation of the state's variables and levels",
+            f"obs.sel(obs=obs.variable.isin({list(layout.variables)}))",
+        )], what="observations")
+    take = slice(None) if kept.all() else np.flatnonzero(kept)
+    index, weight = _sparse_rows(
+        layout, tidy["lat"].values[take], tidy["lon"].values[take],
+        channel[take], level_weight[take], _turns_over(tidy["variable"].values[take], layout),
+    )  # fmt: skip
+    obs = ObsVector(
+        jnp.asarray(tidy["value"].values[take], jnp.float32),
+        jnp.asarray(tidy["error_std"].values[take], jnp.float32),
+        jnp.asarray(index), jnp.asarray(weight), (layout.grid.n_node, layout.n_channel),
+    )  # fmt: skip
+    return obs, kept, rejected
+
+
+def _turns_over(variable: np.ndarray, layout: Layout) -> np.ndarray:
+    """Which observations are of a vector component."""
+    turns = np.zeros(variable.shape, bool)
+    for name in filter(is_vector_component, layout.variables):
+        turns |= variable == name
+    return turns
+
+
+def _channels(
+    tidy: xr.Dataset, layout: Layout
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Two channels and their weights for each observation, and which are rejected and why."""
+    variable, level = tidy["variable"].values, tidy["level"].values
+    channel = np.zeros((variable.size, 2), np.int64)
+    weight = np.zeros((variable.size, 2), np.float64)
+    known = np.zeros(variable.size, bool)
+    outside = np.zeros(variable.size, bool)
+    for name in layout.variables:
+        where = np.flatnonzero(variable == name)
+        if not where.size:
+            continue
+        known[where] = True
+        start = layout.channel_slice(name).start
+        if VARIABLES[name].on_levels:
+            near = vertical_stencil(layout.levels, level[where])
+            channel[where], weight[where] = start + near.level, near.weight
+            outside[where] = ~near.inside
+        else:
+            channel[where], weight[where, 0] = start, 1.0
+    reasons = {"of a variable that the state does not have": ~known}
+    if layout.levels:
+        reasons[f"outside the levels {layout.levels[0]} to {layout.levels[-1]} hPa"] = outside
+    return channel, weight, {r: np.flatnonzero(m) for r, m in reasons.items() if m.any()}
+
+
+def _sparse_rows(
+    layout: Layout, lat: np.ndarray, lon: np.ndarray,
+    channel: np.ndarray, level_weight: np.ndarray, turns: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Flat indices and weights, no wider than the observation with most non-zero weights."""
+    size = layout.grid.n_node * layout.n_channel
+    if size > np.iinfo(np.int32).max:
+        raise InputError([Problem(
+            f"a state of {size} numbers", "fewer than 2^31, the reach of a 32-bit index",
+            "background[variables].sel(level=levels)",
+        )], what="observation operator")
+    near = horizontal_stencil(layout.grid, lat, lon)
+    flips = near.across & turns[:, None]
+    horizontal = np.where(flips, -near.weight, near.weight)
+    if not level_weight[:, 1].any():  # all on levels: one channel each
+        channel, level_weight = channel[:, :1], level_weight[:, :1]
+    index = near.node[:, :, None] * layout.n_channel + channel[:, None, :]
+    weight = horizontal[:, :, None] * level_weight[:, None, :]
+    index = index.reshape(lat.size, -1).astype(np.int32)
+    weight = weight.reshape(lat.size, -1).astype(np.float32)
+    used = weight != 0
+    width = int(used.sum(axis=1).max())
+    if width < weight.shape[1]:
+        order = np.argsort(~used, axis=1, kind="stable")[:, :width]
+        index = np.take_along_axis(index, order, axis=1)
+        weight = np.take_along_axis(weight, order, axis=1)
+    return np.where(weight != 0, index, index[:, :1]), weight

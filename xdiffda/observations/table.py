@@ -1,0 +1,260 @@
+"""Observations as tables: two labelled forms of one meaning.
+
+*columns*: variables named as in the state on (``station``[, ``level``]), optionally with a
+``time`` dimension in front; coordinates ``lat``, ``lon``, ``time``; NaN = not observed;
+``<name>_error_std`` beside each variable.
+
+*tidy*: one dimension ``obs``; ``variable``, ``lat``, ``lon``, ``level`` (hPa, NaN at the
+surface), ``time``, ``value``, ``error_std``, optional ``station``, ``kind``, ``quality``. A pandas
+DataFrame with these columns (and optionally ``units``) is read as well.
+
+Users' own words are understood: latitude, plev in Pa, t, degC, longitudes of any convention.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from ..errors import InputError, Problem, raise_if
+from ..variables import VARIABLES
+from ._checks import find_problems, repeated
+from ._columns import SUFFIX
+from ._read import OPTIONAL, Raw, read
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COORDS = ("variable", "lat", "lon", "level", "time", *OPTIONAL[:2])
+_ATTRS = {
+    "lat": {"units": "degrees_north", "standard_name": "latitude"},
+    "lon": {"units": "degrees_east", "standard_name": "longitude"},
+    "level": {"units": "hPa", "standard_name": "air_pressure"},
+    "time": {"standard_name": "time"},
+    "value": {"long_name": "observed value, canonical units of the variable"},
+    "error_std": {"long_name": "standard deviation of the observation error"},
+}
+
+
+def to_tidy(obs: xr.Dataset | pd.DataFrame) -> xr.Dataset:
+    """Validate observations in any accepted form and return them tidy.
+
+    Parameters
+    ----------
+    obs
+        Observations in columns or tidy. Where they state no error at all, the defaults of
+        `xdiffda.observations.defaults` are filled in; an observation without time (NaT) is taken
+        to be valid at the analysis time.
+
+    Returns
+    -------
+    Dataset
+        Dimension ``obs``, values and errors in canonical units, float64, longitudes in
+        [0, 360), levels in hPa, times in UTC; only what was observed (no NaN). Columns come
+        out by time, station, variable, level.
+
+    Raises
+    ------
+    InputError
+        With all problems at once: no observation, unknown variables, places, errors, levels or
+        units that cannot be, values outside the valid range of their variable by more than six
+        of their errors, duplicates.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> obs = xr.Dataset({"t": (("station", "plev"), [[-23.0, float("nan")]], {"units": "degC"})},
+    ...                  {"latitude": ("station", [52.2]), "longitude": ("station", [-14.1]),
+    ...                   "plev": ("plev", [50000, 85000], {"units": "Pa"})})
+    >>> tidy = to_tidy(obs)
+    >>> tidy.variable.item(), tidy.level.item(), tidy.lon.item(), round(tidy.value.item(), 2)
+    ('temperature', 500.0, 345.9, 250.15)
+    """
+    raw = _readable(obs)
+    raise_if(raw.problems or find_problems(raw), what="observations")
+    return _tidy(raw)
+
+
+def drop_duplicates(obs: xr.Dataset | pd.DataFrame) -> xr.Dataset:
+    """Tidy observations of which each is kept once; all other problems are still raised.
+
+    Only rows equal in every field are duplicates; two instruments at one place are not.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> twice = pd.DataFrame({"variable": ["2t", "2t"], "lat": 10.0, "lon": 20.0, "value": 280.0})
+    >>> drop_duplicates(twice).sizes["obs"]
+    1
+    """
+    raw = _readable(obs)
+    if not raw.problems and raw.fields:
+        once = ~repeated(raw.fields)
+        raw.fields = {name: column[once] for name, column in raw.fields.items()}
+    raise_if(raw.problems or find_problems(raw), what="observations")
+    return _tidy(raw)
+
+
+def _readable(obs: xr.Dataset | pd.DataFrame) -> Raw:
+    raw = read(obs)
+    if raw.fields and not raw.problems:
+        folded = np.mod(raw.fields["lon"], 360.0)
+        raw.fields["lon"] = np.where(folded == 360.0, 0.0, folded)  # mod(-1e-20, 360) is 360
+    elif raw.problems and raw.form == "columns" and not raw.fields:
+        return raw
+    return raw
+
+
+def _tidy(raw: Raw) -> xr.Dataset:
+    fields = raw.fields
+    data = {name: ("obs", column, _ATTRS.get(name, {})) for name, column in fields.items()}
+    coords = {name: data.pop(name) for name in _COORDS if name in data}
+    return xr.Dataset(data, coords, dict(raw.attrs))
+
+
+def to_columns(obs: xr.Dataset | pd.DataFrame) -> xr.Dataset:
+    """Return observations in columns; the inverse of `to_tidy`.
+
+    A station is what shares place, time and, where given, ``station``, ``kind`` and ``quality``.
+    Where a station has several values of one variable at one level, further rows of the same
+    place take them, so that nothing is lost.
+
+    Parameters
+    ----------
+    obs
+        Observations in any accepted form; they are validated.
+
+    Returns
+    -------
+    Dataset
+        On (``station``[, ``level``]), stations in the order of their first observation, levels
+        ascending in hPa, with ``<name>_error_std``; NaN where not observed.
+
+    Raises
+    ------
+    InputError
+        As `to_tidy`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"variable": ["t", "t"], "lat": 1.0, "lon": 2.0,
+    ...                       "level": [500, 850], "value": [250.0, 280.0], "error_std": 0.5})
+    >>> to_columns(frame).temperature.values.tolist()
+    [[250.0, 280.0]]
+    """
+    import pandas as pd
+
+    tidy = to_tidy(obs)
+    keys = [name for name in ("lat", "lon", "time", *OPTIONAL) if name in tidy.variables]
+    station = _first_seen([tidy[name].values for name in keys])
+    names, level = tidy["variable"].values, tidy["level"].values
+    name_code, _ = pd.factorize(names.astype(object))
+    level_code, level_values = pd.factorize(level, use_na_sentinel=True)
+    cell = pd.DataFrame({"station": station, "name": name_code, "level": level_code})
+    row = _first_seen([station, cell.groupby(["station", "name", "level"]).cumcount().to_numpy()])
+    _, first = np.unique(row, return_index=True)
+    rank = np.argsort(np.argsort(level_values))
+    columns = {}
+    for name in dict.fromkeys(names.tolist()):
+        where = np.flatnonzero(names == name)
+        on_levels = VARIABLES[name].on_levels
+        shape = (first.size, level_values.size) if on_levels else (first.size,)
+        place = (row[where], rank[level_code[where]]) if on_levels else (row[where],)
+        dims = ("station", "level")[: len(shape)]
+        for field, suffix in (("value", ""), ("error_std", SUFFIX)):
+            full = np.full(shape, np.nan)
+            full[place] = tidy[field].values[where]
+            columns[name + suffix] = (dims, full, {"units": VARIABLES[name].units})
+    coords = {n: ("station", tidy[n].values[first], _ATTRS.get(n, {})) for n in keys}
+    if level_values.size:
+        ascending = np.sort(level_values)
+        whole = np.all(ascending == np.round(ascending))
+        coords["level"] = ("level", ascending.astype(np.int64) if whole else ascending,
+                           _ATTRS["level"])  # fmt: skip
+    return xr.Dataset(columns, coords, tidy.attrs)
+
+
+def _first_seen(columns: list[np.ndarray]) -> np.ndarray:
+    """Number the distinct rows of some columns in the order in which they first occur."""
+    import pandas as pd
+
+    code = np.zeros(columns[0].size, np.int64)
+    for column in columns:
+        plain = column.view(np.int64) if column.dtype.kind == "M" else column
+        plain = plain.astype(object) if plain.dtype.kind in "US" else plain
+        part, values = pd.factorize(plain, use_na_sentinel=False)
+        code, _ = pd.factorize(code * len(values) + part)
+    return code
+
+
+def select_window(
+    tidy: xr.Dataset, time: np.datetime64 | str, window: np.timedelta64 | str = "6h"
+) -> tuple[xr.Dataset, dict[str, np.ndarray]]:
+    """Keep the observations of the window around an analysis time.
+
+    Parameters
+    ----------
+    tidy
+        Tidy observations.
+    time
+        Analysis time, UTC.
+    window
+        Full width, centred on ``time``. The window is open at its beginning and closed at its
+        end, so that successive windows share no observation.
+
+    Returns
+    -------
+    tidy : Dataset
+        Observations inside the window, and those without a time.
+    rejected : dict of str to int array
+        Reason to the positions rejected for it.
+
+    Raises
+    ------
+    InputError
+        If no observation is left, or ``time`` or ``window`` cannot be read.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"variable": "2t", "lat": 0.0, "lon": [1.0, 2.0], "value": 280.0,
+    ...                       "time": ["2020-01-01T02", "2020-01-01T09"]})
+    >>> inside, rejected = select_window(to_tidy(frame), "2020-01-01T00", "6h")
+    >>> inside.sizes["obs"], {reason: len(where) for reason, where in rejected.items()}
+    (1, {'after the window (later than 2020-01-01T03:00)': 1})
+    """
+    import pandas as pd
+
+    centre, width = pd.Timestamp(time), pd.Timedelta(window)
+    if pd.isna(centre) or pd.isna(width) or width < pd.Timedelta(0):
+        raise InputError([Problem(
+            f"time {time!r} and window {window!r}", "a time and a positive width",
+            'select_window(tidy, "2020-01-01T00", "6h")',
+        )], what="assimilation window")  # fmt: skip
+    start, end = centre - width / 2, centre + width / 2
+    stamps = tidy["time"].values
+    after = stamps > end.to_datetime64()
+    before = (stamps <= start.to_datetime64()) & (stamps != centre.to_datetime64())
+    reasons = {
+        f"before the window (not later than {start:%Y-%m-%dT%H:%M})": before,
+        f"after the window (later than {end:%Y-%m-%dT%H:%M})": after,
+    }
+    rejected = {reason: np.flatnonzero(m) for reason, m in reasons.items() if m.any()}
+    if not rejected:
+        return tidy, rejected
+    kept = ~(after | before)
+    if not kept.any():
+        raise InputError([Problem(
+            f"{len(where)} of {kept.size} observations {reason}; they span "
+            f"{_minute(stamps.min())} to {_minute(stamps.max())}",
+            f"observations within {width} around {centre:%Y-%m-%dT%H:%M}",
+            f'background.sel(time="{_minute(np.sort(stamps)[stamps.size // 2])}")',
+        ) for reason, where in rejected.items()], what="observations")  # fmt: skip
+    return tidy.isel(obs=np.flatnonzero(kept)), rejected
+
+
+def _minute(stamp: np.datetime64) -> str:
+    return str(np.datetime_as_string(stamp, unit="m"))

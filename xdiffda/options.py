@@ -1,0 +1,112 @@
+"""Options: cache folder, progress bars, default model. Scientific choices are arguments instead."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from types import TracebackType
+
+from .errors import Problem, raise_if
+
+
+def _default_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("XDIFFDA_CACHE_DIR") or Path(base) / "xdiffda")
+
+
+@dataclass(frozen=True)
+class Options:
+    """All options and their present values; see `set_options`."""
+
+    cache_dir: Path
+    progress: bool = True
+    default_model: str = "speedy"
+
+
+_current: list[Options] = []  # one element once options are first asked for
+
+
+def get_options() -> Options:
+    """The options in force.
+
+    Examples
+    --------
+    >>> get_options().default_model
+    'speedy'
+    """
+    if not _current:
+        _current.append(Options(_default_cache()))
+    return _current[0]
+
+
+class set_options:
+    """Set options, for good or inside a ``with`` block; all are checked before any is applied.
+
+    Parameters
+    ----------
+    cache_dir : str or Path
+        Folder for downloaded weights. By default ``$XDIFFDA_CACHE_DIR``, else
+        ``$XDG_CACHE_HOME/xdiffda``, else ``~/.cache/xdiffda``; made when first used.
+    progress : bool
+        Whether long calls show progress unless told otherwise; default True.
+    default_model : str
+        The model of calls that name none; default ``"speedy"``.
+
+    Raises
+    ------
+    InputError
+        With all unknown options and wrong values at once; no option is changed then.
+
+    Examples
+    --------
+    >>> with set_options(progress=False):
+    ...     get_options().progress
+    False
+    >>> get_options().progress
+    True
+    """
+
+    def __init__(self, **options: object) -> None:
+        checked = _checked(options)
+        self._before = get_options()
+        _current[0] = replace(self._before, **checked)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _current[0] = self._before
+
+
+def _checked(options: dict[str, object]) -> dict:
+    known = [field.name for field in fields(Options)]
+    problems, checked = [], dict(options)
+    for name, value in options.items():
+        if name not in known:
+            problems.append(Problem(
+                f"option {name!r}", f"one of {', '.join(known)}", "xdiffda.set_options(progress=False)"
+            ))
+        elif name == "cache_dir":
+            try:
+                checked[name] = Path(os.fspath(value)).expanduser()  # type: ignore[arg-type]
+            except TypeError:
+                checked[name] = None
+            if checked[name] is None or checked[name].is_file():
+                problems.append(Problem(
+                    f"cache_dir={value!r}", "a folder", 'xdiffda.set_options(cache_dir="~/weights")'
+                ))
+        elif name == "progress" and not isinstance(value, bool):
+            problems.append(Problem(
+                f"progress={value!r}", "True or False", "xdiffda.set_options(progress=False)"
+            ))
+        elif name == "default_model" and not (isinstance(value, str) and value):
+            problems.append(Problem(
+                f"default_model={value!r}", "the name of a model",
+                'xdiffda.set_options(default_model="speedy")',
+            ))
+    raise_if(problems, what="options")
+    return checked

@@ -1,0 +1,260 @@
+"""Maps of a state: one panel, or background / analysis / truth and their differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import cartopy.crs as ccrs
+import numpy as np
+import xarray as xr
+
+from xdiffda.errors import InputError, Problem
+from xdiffda.plot.coastline import add_coastline
+from xdiffda.plot.panels import Panel, Scale, Slice, build_panels, describe, scale_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+_PROJECTIONS = {
+    "robinson": ccrs.Robinson,
+    "mollweide": ccrs.Mollweide,
+    "platecarree": ccrs.PlateCarree,
+    "orthographic": ccrs.Orthographic,
+    "northpolarstereo": ccrs.NorthPolarStereo,
+    "southpolarstereo": ccrs.SouthPolarStereo,
+}
+_UNIT_TEXT = {
+    "m s-1": "m/s",
+    "m2 s-2": "m²/s²",
+    "kg kg-1": "kg/kg",
+    "Pa s-1": "Pa/s",
+    "kg m-2": "kg/m²",
+}
+_OBS_WINDOW = np.timedelta64(3, "h")
+
+
+def map_panels(
+    ds: xr.Dataset,
+    variable: str,
+    *,
+    level: float | None = None,
+    time: Any = None,
+    member: int | None = None,
+    obs: xr.Dataset | pd.DataFrame | None = None,
+    panels: Sequence[str] | None = None,
+    truth: xr.Dataset | None = None,
+    background: xr.Dataset | None = None,
+    projection: str | ccrs.Projection = "robinson",
+    central_longitude: float = 0.0,
+) -> Figure:
+    """Draw maps of one variable, with the observations on top.
+
+    Parameters
+    ----------
+    ds
+        The analysis (or any state), in any known convention.
+    variable
+        Its name or any alias (``"temperature"``, ``"t"``).
+    level
+        Pressure in hPa; needed where there are several.
+    time
+        Valid time; needed where there are several.
+    member
+        Position of one member; the ensemble mean if not given.
+    obs
+        Observations in either form. Those of this variable and level, within 3 h of the
+        time, are drawn as dots: on fields in the colour of the observed value.
+    panels
+        Some of ``background``, ``analysis``, ``truth``, ``increment``, ``error``,
+        ``spread``; by default all but the spread that the given states allow.
+    truth, background
+        States to compare with, on the same grid.
+    projection
+        ``robinson``, ``mollweide``, ``platecarree``, ``orthographic``,
+        ``northpolarstereo``, ``southpolarstereo``, or a cartopy projection.
+    central_longitude
+        Degrees east, for projections given by name.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        ``figure.savefig(path)`` writes it. Fields share one colour scale, and so do the
+        differences, symmetric about zero.
+
+    Raises
+    ------
+    InputError
+        If something asked for is missing, or a choice of level or time is needed.
+
+    Examples
+    --------
+    >>> grid = {"lat": [-60.0, 0.0, 60.0], "lon": [0.0, 90.0, 180.0, 270.0]}
+    >>> state = xr.Dataset({"2m_temperature": (("lat", "lon"), np.ones((3, 4)))}, grid)
+    >>> figure = map_panels(state, "2t")
+    >>> [ax.get_title() for ax in figure.axes][0]
+    'analysis'
+    """
+    import matplotlib.pyplot as plt
+
+    choice, drawn = build_panels(
+        ds,
+        Slice(variable, level, time, member),
+        panels=panels,
+        truth=truth,
+        background=background,
+    )
+    dots = _dots(obs, choice) if obs is not None else None
+    on = _projection(projection, central_longitude)
+    n_column = len(drawn) if len(drawn) <= 3 else (2 if len(drawn) == 4 else 3)
+    n_row = -(-len(drawn) // n_column)
+    size = (8.0, 5.0) if len(drawn) == 1 else (4.6 * n_column, 3.2 * n_row + 0.5)
+    figure, axes = plt.subplots(
+        n_row,
+        n_column,
+        figsize=size,
+        layout="compressed",
+        squeeze=False,
+        subplot_kw={"projection": on},
+    )
+    # pyplot must not keep it: a notebook would show it twice, a loop would fill the memory
+    plt.close(figure)
+    for ax in axes.ravel()[len(drawn) :]:
+        figure.delaxes(ax)
+    for row, start in zip(axes, range(0, len(drawn), n_column), strict=True):
+        _draw_row(figure, row, drawn[start : start + n_column], drawn, choice, dots, on)
+    title = describe(choice)
+    if dots is not None:
+        title += f"  ({dots.sizes['obs']} observations)"
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def _draw_row(
+    figure: Figure,
+    axes: Any,
+    row: Sequence[Panel],
+    every: Sequence[Panel],
+    choice: Slice,
+    dots: xr.Dataset | None,
+    on: ccrs.Projection,
+) -> None:
+    """Draw one row; neighbours of one group share a colour bar."""
+    sharing: list[list[int]] = []
+    for i, panel in enumerate(row):
+        if sharing and row[sharing[-1][-1]].group == panel.group:
+            sharing[-1].append(i)
+        else:
+            sharing.append([i])
+    for places in sharing:
+        group = row[places[0]].group
+        scale = scale_of(group, every, choice.variable)
+        image = None
+        for i in places:
+            image = _draw(axes[i], row[i], scale, dots, on, size=30 if len(every) == 1 else 12)
+        bar = figure.colorbar(
+            image,
+            ax=[axes[i] for i in places],
+            orientation="horizontal",
+            extend=scale.extend,
+            shrink=0.7 if len(places) == 1 else 0.5,
+            aspect=30,
+            pad=0.03,
+        )
+        units = str(row[places[0]].field.attrs.get("units", ""))
+        bar.set_label(_UNIT_TEXT.get(units, units), fontsize=9)
+        bar.ax.tick_params(labelsize=8)
+        bar.outline.set_linewidth(0.4)
+
+
+def _draw(
+    ax: Any,
+    panel: Panel,
+    scale: Scale,
+    dots: xr.Dataset | None,
+    on: ccrs.Projection,
+    *,
+    size: float,
+) -> Any:
+    lon, lat, values = _cells(panel.field, on)
+    plate = ccrs.PlateCarree()
+    norm = {"cmap": scale.cmap, "vmin": scale.vmin, "vmax": scale.vmax}
+    image = ax.pcolormesh(lon, lat, values, transform=plate, rasterized=True, **norm)
+    if lon[-1] - lon[0] > 359:
+        ax.set_global()
+    add_coastline(ax, linewidth=0.6)
+    if dots is not None:
+        where = {"transform": plate, "s": size, "zorder": 4, "edgecolors": "black"}
+        if panel.group == "field":
+            ax.scatter(dots.lon, dots.lat, c=dots.value, linewidths=0.5, **where, **norm)
+        else:
+            small = where | {"s": size / 4}
+            ax.scatter(dots.lon, dots.lat, color="black", linewidths=0, **small)
+    ax.spines["geo"].set_linewidth(0.5)
+    title = panel.title
+    if panel.group != "field":
+        units = str(panel.field.attrs.get("units", ""))
+        rows = np.cos(np.deg2rad(panel.field["lat"]))
+        size_of = float((panel.field**2).weighted(rows).mean() ** 0.5)
+        title += f", rms {size_of:.3g} {_UNIT_TEXT.get(units, units)}"
+    ax.set_title(title, fontsize=10)
+    return image
+
+
+def _projection(projection: str | ccrs.Projection, central_longitude: float) -> ccrs.Projection:
+    if isinstance(projection, ccrs.Projection):
+        return projection
+    if projection not in _PROJECTIONS:
+        problem = Problem(
+            f"projection {projection!r}",
+            f"one of {', '.join(_PROJECTIONS)}, or a cartopy projection",
+            'projection="robinson"',
+        )
+        raise InputError([problem], what="map")
+    return _PROJECTIONS[projection](central_longitude=central_longitude)
+
+
+def _cells(field: xr.DataArray, on: ccrs.Projection) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return edges of cells and their values, cut where the map is cut.
+
+    The column under the seam is drawn on both sides of it (the cyclic point), so that no
+    cell wraps around the map.
+    """
+    lat, lon = field["lat"].values.astype(float), field["lon"].values.astype(float)
+    values = field.values
+    lat_edges = np.clip(_edges(lat), -90, 90)
+    step = 360 / lon.size
+    if lon.size < 3 or not np.allclose(np.diff(lon), step, atol=0.01 * step):
+        return _edges(lon), lat_edges, values
+    seam = float(on.proj4_params.get("lon_0", 0.0)) - 180
+    west = np.mod(lon - step / 2 - seam, 360)
+    order = np.argsort(west)
+    west, values = west[order], values[:, order]
+    if west[0] > 1e-6:
+        west = np.r_[0.0, west]
+        values = np.concatenate([values[:, -1:], values], axis=1)
+    # a hair inside the seam: on it, a projection may choose either side
+    edges = seam + np.clip(np.r_[west, 360.0], 1e-6, 360 - 1e-6)
+    return edges, lat_edges, values
+
+
+def _edges(centre: np.ndarray) -> np.ndarray:
+    if centre.size == 1:
+        return np.array([centre[0] - 0.5, centre[0] + 0.5])
+    middle = 0.5 * (centre[1:] + centre[:-1])
+    return np.r_[2 * centre[0] - middle[0], middle, 2 * centre[-1] - middle[-1]]
+
+
+def _dots(obs: xr.Dataset | pd.DataFrame, choice: Slice) -> xr.Dataset:
+    """Return the tidy observations of the variable, level and time that are drawn."""
+    from xdiffda.observations.table import to_tidy
+
+    tidy = to_tidy(obs)
+    keep = tidy["variable"].values == choice.variable
+    if choice.level is not None and "level" in tidy:
+        keep &= np.isnan(tidy["level"].values) | np.isclose(tidy["level"].values, choice.level)
+    if choice.time is not None and "time" in tidy and tidy["time"].dtype.kind == "M":
+        times = tidy["time"].values
+        keep &= np.isnat(times) | (abs(times - np.datetime64(choice.time)) <= _OBS_WINDOW)
+    return tidy.isel(obs=np.flatnonzero(keep))

@@ -1,0 +1,260 @@
+"""What a map shows: the chosen slice of each field, its differences, their common scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from xdiffda._fields import canonical
+from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.variables import VARIABLES, canonical_name
+
+Group = Literal["field", "difference", "spread"]
+PANELS: dict[str, Group] = {
+    "background": "field",
+    "analysis": "field",
+    "truth": "field",
+    "increment": "difference",
+    "error": "difference",
+    "spread": "spread",
+}
+_NEEDS = {
+    "background": ("background",),
+    "truth": ("truth",),
+    "increment": ("background",),
+    "error": ("truth",),
+}
+# safe for colour-blind readers; diverging ones where the sign has a meaning
+_FIELD_MAPS = {
+    "temperature": "RdYlBu_r",
+    "2m_temperature": "RdYlBu_r",
+    "geopotential": "viridis",
+    "mean_sea_level_pressure": "viridis",
+    "specific_humidity": "YlGnBu",
+    "u_component_of_wind": "PuOr_r",
+    "v_component_of_wind": "PuOr_r",
+    "10m_u_component_of_wind": "PuOr_r",
+    "10m_v_component_of_wind": "PuOr_r",
+    "vertical_velocity": "PuOr_r",
+}
+_SIGNED = {name for name, colours in _FIELD_MAPS.items() if colours == "PuOr_r"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One map: its name, title, group of scale, and field on (lat, lon)."""
+
+    name: str
+    title: str
+    group: Group
+    field: xr.DataArray
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Colours of a group of panels."""
+
+    cmap: str
+    vmin: float
+    vmax: float
+    extend: Literal["neither", "min", "max", "both"]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Which part of a state is drawn; ``variable`` in canonical or unknown name."""
+
+    variable: str
+    level: float | None = None
+    time: Any = None
+    member: int | None = None
+
+
+def choose_panels(
+    panels: Sequence[str] | None, *, truth: bool, background: bool, members: bool
+) -> tuple[str, ...]:
+    """Return the panels to draw; by default all that the given states allow, but the spread."""
+    available = {"truth": truth, "background": background}
+    if panels is None:
+        return tuple(
+            name
+            for name in PANELS
+            if name != "spread" and all(available[n] for n in _NEEDS.get(name, ()))
+        )
+    chosen = (panels,) if isinstance(panels, str) else tuple(panels)
+    problems = []
+    for name in chosen:
+        if name not in PANELS:
+            problems.append(
+                Problem(f"panel {name!r}", f"some of {', '.join(PANELS)}", 'panels=("analysis",)')
+            )
+        for needed in _NEEDS.get(name, ()):
+            if not available[needed]:
+                problems.append(
+                    Problem(f"panel {name!r} without {needed}", needed, f"{needed}=...")
+                )
+        if name == "spread" and not members:
+            problems.append(
+                Problem(
+                    "panel 'spread' of a single state", "members", "assimilate(obs, n_members=8)"
+                )
+            )
+    if not chosen:
+        problems.append(Problem("no panels", "at least one", 'panels=("analysis",)'))
+    raise_if(problems, what="map")
+    return chosen
+
+
+def build_panels(
+    analysis: xr.Dataset,
+    choice: Slice,
+    *,
+    panels: Sequence[str] | None,
+    truth: xr.Dataset | None,
+    background: xr.Dataset | None,
+) -> tuple[Slice, list[Panel]]:
+    """Read the slices that are drawn, and only those.
+
+    Returns
+    -------
+    choice : Slice
+        With level, time and canonical name filled in.
+    panels : list of Panel
+        In the order asked for; fields are in memory, lat and lon ascending.
+
+    Raises
+    ------
+    InputError
+        If the variable, level, time or member is missing or not chosen.
+    """
+    state = canonical(analysis, what="analysis")
+    has_members = "member" in state.dims and state.sizes["member"] > 1 and choice.member is None
+    names = choose_panels(
+        panels, truth=truth is not None, background=background is not None, members=has_members
+    )
+    ensemble, choice = _select(state, choice, what="analysis")
+    fields = {"analysis": _mean(ensemble)}
+    for name, given in (("background", background), ("truth", truth)):
+        used = name in names or any(name in _NEEDS.get(n, ()) for n in names)
+        if given is not None and used:
+            part, _ = _select(canonical(given, what=name), choice, what=name)
+            fields[name] = _like(_mean(part), fields["analysis"], what=name)
+    with xr.set_options(keep_attrs=True):
+        if "increment" in names:
+            fields["increment"] = fields["analysis"] - fields["background"]
+        if "error" in names:
+            fields["error"] = fields["analysis"] - fields["truth"]
+        if "spread" in names:
+            fields["spread"] = ensemble.astype(np.float64).std("member", ddof=1)
+    n = ensemble.sizes.get("member", 1)
+    label = f"analysis, mean of {n}" if n > 1 else "analysis"
+    if choice.member is not None:
+        label = f"analysis, member {choice.member}"
+    titles = {"analysis": label, "increment": "increment (analysis - background)"}
+    titles |= {"error": "error (analysis - truth)", "spread": f"spread of {n} members"}
+    out = [Panel(p, titles.get(p, p), PANELS[p], fields[p].transpose("lat", "lon")) for p in names]
+    return choice, out
+
+
+def _mean(field: xr.DataArray) -> xr.DataArray:
+    with xr.set_options(keep_attrs=True):
+        return field.mean("member") if "member" in field.dims else field
+
+
+def _like(field: xr.DataArray, other: xr.DataArray, *, what: str) -> xr.DataArray:
+    same = field.sizes == other.sizes and all(
+        np.allclose(field[d], other[d], atol=1e-3) for d in ("lat", "lon")
+    )
+    if not same:
+        found = f"the {what} on another grid than the analysis"
+        repair = f"{what}.interp(lat=analysis.lat, lon=analysis.lon)"
+        raise InputError([Problem(found, "one grid", repair)], what="map")
+    return field.assign_coords(lat=other["lat"].variable, lon=other["lon"].variable)
+
+
+def _select(ds: xr.Dataset, choice: Slice, *, what: str) -> tuple[xr.DataArray, Slice]:
+    """Return (member?, lat, lon) of one variable, in memory, and the completed choice."""
+    name = choice.variable
+    if name not in ds:
+        on_levels = True if choice.level is not None else None
+        name = canonical_name(name, on_levels=on_levels) or canonical_name(name) or name
+    if name not in ds:
+        known = ", ".join(str(n) for n in ds.data_vars)
+        raise InputError(
+            [Problem(f"no {choice.variable} in the {what}", f"one of {known}", "variable=...")],
+            what="map",
+        )
+    field = ds[name]
+    field, level = _pick(field, "level", choice.level, what)
+    field, time = _pick(field, "time", choice.time, what)
+    if choice.member is not None and "member" in field.dims and what == "analysis":
+        field = field.isel(member=choice.member)
+    rest = [str(d) for d in field.dims if d not in ("member", "lat", "lon")]
+    if rest:
+        found, repair = f"a further dimension {rest[0]} in the {what}", f"{what}.isel({rest[0]}=0)"
+        raise InputError([Problem(found, "member, lat, lon", repair)], what="map")
+    units = str(field.attrs.get("units", ""))
+    field = field.load().astype(np.float64)
+    field.attrs["units"] = units
+    return field, Slice(name, level, time, choice.member)
+
+
+def _pick(field: xr.DataArray, dim: str, value: Any, what: str) -> tuple[xr.DataArray, Any]:
+    if dim not in field.dims:
+        kept = field[dim].values[()] if dim in field.coords and field[dim].ndim == 0 else value
+        return field, kept
+    if value is None and field.sizes[dim] == 1:
+        field = field.isel({dim: 0})
+        return field, field[dim].values[()] if dim in field.coords else None
+    have = field[dim].values if dim in field.coords else np.arange(field.sizes[dim])
+    if dim == "time" and isinstance(value, str):
+        value = np.datetime64(value)
+    matches = np.flatnonzero(have == value) if value is not None else np.array([], int)
+    if matches.size == 0:
+        found = f"{dim} {value}" if value is not None else f"no choice of {dim}"
+        shown = [f"{v:g}" if dim == "level" else str(v)[:16] for v in have]
+        if len(shown) > 8:
+            shown = [*shown[:3], "...", shown[-1]]
+        repair = f"{dim}={shown[0]}" if dim == "level" else f'{dim}="{shown[0]}"'
+        problem = Problem(found, f"one of the {what}'s {', '.join(shown)}", repair)
+        raise InputError([problem], what="map")
+    return field.isel({dim: int(matches[0])}), have[matches[0]]
+
+
+def scale_of(group: Group, panels: Sequence[Panel], variable: str) -> Scale:
+    """Return the scale shared by all panels of a group.
+
+    Fields span their extremes without the outer half percent; differences are symmetric
+    about zero; the spread starts at zero.
+    """
+    values = np.concatenate([p.field.values.ravel() for p in panels if p.group == group])
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        values = np.zeros(1)
+    low, high = np.percentile(values, [0.5, 99.5])
+    cmap = _FIELD_MAPS.get(variable, "viridis")
+    if group == "spread":
+        low, cmap = 0.0, "YlOrBr"
+    elif group == "difference" or variable in _SIGNED:
+        high = max(abs(low), abs(high))
+        low, cmap = -high, "RdBu_r" if group == "difference" else cmap
+    if not high > low:
+        low, high = low - 0.5, low + 0.5
+    beyond = (values.min() < low, values.max() > high)
+    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max"}.get(beyond, "both")
+    return Scale(cmap, float(low), float(high), extend)
+
+
+def describe(choice: Slice) -> str:
+    """Return the title: variable, level and valid time."""
+    known = VARIABLES.get(choice.variable)
+    text = known.long_name if known else choice.variable
+    if choice.level is not None:
+        text += f" at {float(choice.level):g} hPa"
+    if choice.time is not None and np.asarray(choice.time).dtype.kind == "M":
+        text += f", {np.datetime_as_string(choice.time, unit='m').replace('T', ' ')} UTC"
+    return text

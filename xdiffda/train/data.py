@@ -1,0 +1,126 @@
+"""Training data in memory: normalised states of the nature run, and pairs with forecasts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from xdiffda.state import Layout, to_state
+
+STATIC = ("geopotential_at_surface", "land_sea_mask")
+SECONDS_PER_YEAR = 86400 * 365.24219
+
+
+def year_features(time: np.ndarray) -> np.ndarray:
+    """Cosine and sine of the phase of the year, (time, 2), as GraphCast's forcings."""
+    seconds = np.asarray(time, "datetime64[s]").astype(np.int64)
+    phase = 2 * np.pi * np.mod(seconds / SECONDS_PER_YEAR, 1)
+    return np.stack([np.cos(phase), np.sin(phase)], axis=-1).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Days of each stream (after spin-up) that belong to one part of the data."""
+
+    train: tuple[tuple[int, int, int], ...] = ((0, 0, 1290), (1, 0, 780))
+    validation: tuple[tuple[int, int, int], ...] = ((1, 800, 910),)
+    evaluation: tuple[tuple[int, int, int], ...] = ((1, 925, 1290),)
+
+
+SPLIT = Split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Nature:
+    """All states, normalised, in one array.
+
+    Attributes
+    ----------
+    states : array (time, node, channel)
+        Normalised; streams one after another.
+    time : datetime64 array (time,)
+    stream_start : tuple of int
+        First row of each stream, and the total number of rows.
+    layout : Layout
+    static : array (node, 2)
+        Normalised surface geopotential, land-sea mask.
+    mean, stddev, diffs_stddev : arrays (channel,)
+    """
+
+    states: np.ndarray
+    time: np.ndarray
+    stream_start: tuple[int, ...]
+    layout: Layout
+    static: np.ndarray
+    mean: np.ndarray
+    stddev: np.ndarray
+    diffs_stddev: np.ndarray
+
+    def rows(self, part: str) -> np.ndarray:
+        """Rows of ``train``, ``validation`` or ``evaluation``, shape (n, 2): row, last row of its part."""
+        out = []
+        for stream, first, last in getattr(SPLIT, part):
+            begin, end = self.stream_start[stream], self.stream_start[stream + 1]
+            low, high = min(begin + 4 * first, end), min(begin + 4 * last, end)
+            rows = np.arange(low, high)
+            out.append(np.stack([rows, np.full_like(rows, high - 1)], axis=1))
+        return np.concatenate(out)
+
+
+def load_nature(folder: str | Path) -> Nature:
+    """Read, normalise and cache the nature run.
+
+    The first call writes ``states.npy`` beside the stores (normalised float32) and maps
+    it afterwards.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no nature run.
+    """
+    folder = Path(folder)
+    stores = sorted(folder.glob("stream*.zarr"))
+    if not stores:
+        raise FileNotFoundError(
+            f"no stream*.zarr in {folder}: make them by `python -m xdiffda.osse nature --out {folder}`"
+        )
+    streams = [xr.open_zarr(store) for store in stores]
+    time = np.concatenate([ds.time.values for ds in streams])
+    starts = (0, *np.cumsum([ds.sizes["time"] for ds in streams]).tolist())
+    layout = to_state(streams[0].isel(time=[0]).drop_vars(list(STATIC)))[1]
+    cache, statistics = folder / "states.npy", folder / "statistics.json"
+    if not statistics.exists():
+        _write_cache(streams, starts, layout, cache, statistics)
+    stats = {k: np.array(v, np.float32) for k, v in json.loads(statistics.read_text()).items()}
+    orography = streams[0]["geopotential_at_surface"].transpose("lat", "lon").values.reshape(-1)
+    mask = streams[0]["land_sea_mask"].transpose("lat", "lon").values.reshape(-1)
+    static = np.stack([(orography - orography.mean()) / orography.std(),
+                       (mask - mask.mean()) / mask.std()], axis=-1).astype(np.float32)
+    return Nature(np.load(cache, mmap_mode="r"), time, starts, layout, static, **stats)
+
+
+def _write_cache(
+    streams: list[xr.Dataset], starts: tuple[int, ...], layout: Layout, cache: Path, stats: Path
+) -> None:
+    parts = [to_state(ds.drop_vars(list(STATIC)), layout)[0] for ds in streams]
+    weight = layout.grid.area_weights()[:, None] / layout.grid.n_node
+    mean = np.mean([np.einsum("tnc,nc->c", p, np.broadcast_to(weight, p.shape[1:])) / len(p)
+                    for p in parts], axis=0)
+    moments = lambda f: np.sqrt(np.mean(  # noqa: E731
+        [np.mean([np.sum(weight * f(p, t) ** 2, axis=0) for t in range(1, len(p), 7)], axis=0)
+         for p in parts], axis=0))
+    stddev = moments(lambda p, t: p[t] - mean)
+    diffs = moments(lambda p, t: p[t] - p[t - 1])
+    states = np.lib.format.open_memmap(
+        cache, "w+", np.float32, (starts[-1], layout.grid.n_node, layout.n_channel)
+    )
+    for part, start in zip(parts, starts, strict=False):
+        states[start : start + len(part)] = (part - mean) / stddev
+    states.flush()
+    stats.write_text(json.dumps({
+        "mean": mean.tolist(), "stddev": stddev.tolist(), "diffs_stddev": diffs.tolist(),
+    }))

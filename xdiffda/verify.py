@@ -1,0 +1,143 @@
+"""Verification of analyses against the truth: scores weighted by area, lazily on dask.
+
+The protocol is printed with every table (`PROTOCOL`). RMSE, bias and CRPS come from the
+library ``scores``; what is added here is the matching of two datasets, whatever their
+conventions, and the ensemble's spread.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xdiffda._fields import canonical
+from xdiffda._grid import Grid
+from xdiffda._matching import matched, same_channels
+from xdiffda._skill_table import skill_table
+from xdiffda.errors import InputError
+
+PROTOCOL = (
+    "averages weighted by cell area, pooled over times; RMSE and bias of the ensemble mean; "
+    "fair CRPS (of one member: absolute error); spread = root of the mean ensemble variance "
+    "(N - 1); spread/skill = sqrt((N + 1) / N) x spread / RMSE"
+)
+__all__ = ["PROTOCOL", "skill_table", "verify"]
+_REDUCED = ("time", "lat", "lon")
+
+
+def verify(
+    analysis: xr.Dataset, truth: xr.Dataset, *, background: xr.Dataset | None = None
+) -> xr.Dataset:
+    r"""Score an analysis, an ensemble or a single state, against the truth.
+
+    With the ensemble mean :math:`\bar x`, truth :math:`t`, N members, and the average
+    :math:`\langle\cdot\rangle` weighted by cell area and pooled over times:
+
+    - ``rmse`` :math:`\langle(\bar x - t)^2\rangle^{1/2}`, ``bias`` :math:`\langle\bar x - t\rangle`
+    - ``crps`` fair: :math:`\langle \frac1N\sum_i|x_i - t|
+      - \frac{1}{2N(N-1)}\sum_{ij}|x_i - x_j| \rangle` (Ferro 2014)
+    - ``spread`` :math:`\langle \frac{1}{N-1}\sum_i(x_i - \bar x)^2\rangle^{1/2}`
+    - ``spread_skill`` :math:`\sqrt{(N+1)/N}` spread / rmse: 1 where truth and members are
+      exchangeable (Fortin et al. 2014)
+
+    Parameters
+    ----------
+    analysis
+        State in any known convention, with or without ``member`` and ``time``.
+    truth
+        State on the same grid; more times, levels or variables than needed are ignored.
+        Points where it is NaN are left out.
+    background
+        What the analysis started from; adds ``background_rmse``, ``background_crps`` and
+        ``rmse_reduction`` = 1 - rmse / background_rmse.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variables in canonical names on (``score``[, ``level``]), in the units of the
+        variable (ratios: 1), with the protocol in the attributes. Lazy where the input is.
+        NaN where the analysis is NaN and the truth is not.
+
+    Raises
+    ------
+    InputError
+        If nothing can be compared: no common variable, level or time, or another grid.
+
+    Examples
+    --------
+    >>> grid = {"lat": [-60.0, 0.0, 60.0], "lon": [0.0, 90.0, 180.0, 270.0]}
+    >>> truth = xr.Dataset({"2m_temperature": (("lat", "lon"), np.full((3, 4), 280.0))}, grid)
+    >>> scores = verify(truth + 2, truth)
+    >>> float(scores["2m_temperature"].sel(score="rmse"))
+    2.0
+    """
+    state = canonical(analysis, what="analysis")
+    state, reference = matched(state, canonical(truth, what="truth"), what="analysis")
+    weights = _row_weights(reference)
+    columns = _scores(state, reference, weights)
+    if background is not None:
+        first, same = matched(
+            canonical(background, what="background"), reference, what="background"
+        )
+        same_channels(same, reference)
+        base = _scores(first, same, weights)
+        columns["background_rmse"], columns["background_crps"] = base["rmse"], base["crps"]
+        columns["rmse_reduction"] = 1 - columns["rmse"] / base["rmse"]
+    out = xr.concat(
+        list(columns.values()), dim="score", coords="minimal", compat="override", join="outer"
+    ).assign_coords(score=list(columns))
+    for name, score in out.data_vars.items():
+        score.attrs = {
+            k: v for k, v in reference[name].attrs.items() if k in ("units", "long_name")
+        }
+    out.attrs = {
+        "protocol": PROTOCOL,
+        "n_member": int(state.sizes.get("member", 1)),
+        "n_time": int(state.sizes.get("time", 1)),
+        "grid": f"{state.sizes['lat']} x {state.sizes['lon']}",
+    }
+    return out
+
+
+def _scores(state: xr.Dataset, truth: xr.Dataset, weights: xr.DataArray) -> dict[str, xr.Dataset]:
+    """Return score name -> Dataset; errors are formed first, in float64, because CRPS by
+    sorting loses the spread of 32-bit geopotential."""
+    from scores.continuous import mean_error, rmse
+    from scores.probability import crps_for_ensemble
+
+    error = state.astype(np.float64) - truth.astype(np.float64)
+    ensemble = "member" in state.dims
+    mean = error.mean("member", skipna=False) if ensemble else error
+    zero = xr.zeros_like(mean)
+    dims = [d for d in _REDUCED if d in mean.dims]
+    keywords: dict[str, Any] = {"reduce_dims": dims, "weights": weights}
+    out = {"rmse": rmse(mean, zero, **keywords), "bias": mean_error(mean, zero, **keywords)}
+    if ensemble and state.sizes["member"] > 1:
+        n = state.sizes["member"]
+        out["crps"] = crps_for_ensemble(error, zero, "member", method="fair", **keywords)
+        variance = error.var("member", ddof=1).weighted(weights).mean(dims)
+        out["spread"] = variance**0.5
+        out["spread_skill"] = np.sqrt((n + 1) / n) * out["spread"] / out["rmse"]
+    else:
+        out["crps"] = abs(mean).weighted(weights).mean(dims)
+    # skipping NaN must not reward an analysis that is missing where the truth is known
+    holes = (mean.isnull() & truth.notnull()).any(dims)
+    return {name: score.where(~holes) for name, score in out.items()}
+
+
+def _row_weights(ds: xr.Dataset) -> xr.DataArray:
+    """Return area weights by row; of the rows' bands where the grid is not global."""
+    lat, lon = ds["lat"].values.astype(np.float64), ds["lon"].values.astype(np.float64)
+    try:
+        grid = Grid.from_coords(lat, lon)
+        rows = grid.area_weights().reshape(grid.shape)[:, 0]
+    except InputError:
+        if lat.size == 1:
+            rows = np.ones(1)
+        else:
+            middle = 0.5 * (lat[1:] + lat[:-1])
+            edges = np.r_[2 * lat[0] - middle[0], middle, 2 * lat[-1] - middle[-1]]
+            rows = np.diff(np.sin(np.deg2rad(np.clip(edges, -90, 90))))
+    return xr.DataArray(rows, dims="lat", coords={"lat": lat})
