@@ -6,10 +6,11 @@ import numpy as np
 import xarray as xr
 
 from xdiffda._coordinates import find_axes, levels_in_hpa, valid_times
+from xdiffda._grid import Grid
 from xdiffda._grid_checks import longitudes_from_zero
 from xdiffda._recognise import NO_UNITS
 from xdiffda._units import conversion
-from xdiffda.errors import Problem, raise_if
+from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.variables import VARIABLES, match_name, user_default_units
 
 
@@ -114,3 +115,19 @@ def _converted(field: xr.DataArray, name: str | None, user_name: str) -> xr.Vari
     if line is not None and line != (1.0, 0.0):
         variable = variable * line[0] + line[1]
     return xr.Variable(variable.dims, variable._data, attrs)
+
+
+def row_weights(ds: xr.Dataset | xr.DataArray) -> xr.DataArray:
+    """Return area weights by row; of the rows' bands where the grid is not global."""
+    lat, lon = ds["lat"].values.astype(np.float64), ds["lon"].values.astype(np.float64)
+    try:
+        grid = Grid.from_coords(lat, lon)
+        rows = grid.area_weights().reshape(grid.shape)[:, 0]
+    except InputError:
+        if lat.size == 1:
+            rows = np.ones(1)
+        else:
+            middle = 0.5 * (lat[1:] + lat[:-1])
+            edges = np.r_[2 * lat[0] - middle[0], middle, 2 * lat[-1] - middle[-1]]
+            rows = np.diff(np.sin(np.deg2rad(np.clip(edges, -90, 90))))
+    return xr.DataArray(rows, dims="lat", coords={"lat": lat})

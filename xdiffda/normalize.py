@@ -131,9 +131,9 @@ class Statistics:
         InputError
             With all missing variables and levels at once.
         """
-        given: dict[str, xr.Dataset | None] = dict(
-            mean=mean, stddev=stddev, diffs_stddev=diffs_stddev
-        )
+        given: dict[str, xr.Dataset | None] = {
+            "mean": mean, "stddev": stddev, "diffs_stddev": diffs_stddev
+        }
         problems: list[Problem] = []
         arrays = {
             name: _pick(ds, layout, name, problems) for name, ds in given.items() if ds is not None

@@ -88,7 +88,8 @@ def _checked(options: dict[str, object]) -> dict:
     for name, value in options.items():
         if name not in known:
             problems.append(Problem(
-                f"option {name!r}", f"one of {', '.join(known)}", "xdiffda.set_options(progress=False)"
+                f"option {name!r}", f"one of {', '.join(known)}",
+                "xdiffda.set_options(progress=False)",
             ))
         elif name == "cache_dir":
             try:

@@ -178,11 +178,12 @@ def _put_in_place(partial: Path, path: Path) -> None:
         return
     # A folder cannot be replaced in one step: step aside, move in, and step back if that fails.
     aside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.old{path.suffix}")
-    os.rename(path, aside)
     try:
+        os.rename(path, aside)
         os.rename(partial, path)
     except BaseException:
-        os.rename(aside, path)
+        if aside.exists() and not path.exists():
+            os.rename(aside, path)
         raise
     _remove(aside)
 

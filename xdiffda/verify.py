@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xdiffda._fields import canonical
-from xdiffda._grid import Grid
+from xdiffda._fields import canonical, row_weights
 from xdiffda._matching import matched, same_channels
 from xdiffda._skill_table import skill_table
-from xdiffda.errors import InputError
 
 PROTOCOL = (
     "averages weighted by cell area, pooled over times; RMSE and bias of the ensemble mean; "
@@ -75,7 +73,7 @@ def verify(
     """
     state = canonical(analysis, what="analysis")
     state, reference = matched(state, canonical(truth, what="truth"), what="analysis")
-    weights = _row_weights(reference)
+    weights = row_weights(reference)
     columns = _scores(state, reference, weights)
     if background is not None:
         first, same = matched(
@@ -125,19 +123,3 @@ def _scores(state: xr.Dataset, truth: xr.Dataset, weights: xr.DataArray) -> dict
     # skipping NaN must not reward an analysis that is missing where the truth is known
     holes = (mean.isnull() & truth.notnull()).any(dims)
     return {name: score.where(~holes) for name, score in out.items()}
-
-
-def _row_weights(ds: xr.Dataset) -> xr.DataArray:
-    """Return area weights by row; of the rows' bands where the grid is not global."""
-    lat, lon = ds["lat"].values.astype(np.float64), ds["lon"].values.astype(np.float64)
-    try:
-        grid = Grid.from_coords(lat, lon)
-        rows = grid.area_weights().reshape(grid.shape)[:, 0]
-    except InputError:
-        if lat.size == 1:
-            rows = np.ones(1)
-        else:
-            middle = 0.5 * (lat[1:] + lat[:-1])
-            edges = np.r_[2 * lat[0] - middle[0], middle, 2 * lat[-1] - middle[-1]]
-            rows = np.diff(np.sin(np.deg2rad(np.clip(edges, -90, 90))))
-    return xr.DataArray(rows, dims="lat", coords={"lat": lat})

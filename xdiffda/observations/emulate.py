@@ -8,31 +8,18 @@ the rest as it was, and more columns with the same seed contain the fewer.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from ..errors import InputError, Problem, raise_if
-from ..state import Grid, read_metadata
+from .._coordinates import find_axes
+from ..errors import Problem, raise_if
+from ..state import Convention, Grid, read_metadata
 from ..variables import VARIABLES, canonical_name
 from ._error_std import SUFFIX, error_std_by_level
-from .stencil import horizontal_stencil, is_vector_component
-
-_SITES, _NOISE = 0, 1  # streams of random numbers
-
-
-@dataclass(frozen=True)
-class _Sites:
-    """Places in degrees, lon in [0, 360)."""
-
-    lat: np.ndarray
-    lon: np.ndarray
-    station: np.ndarray
-
+from ._sampling import Sites, draw_sites, given_sites, noise_like, sample
 
 def emulate_obs(
     ds: xr.Dataset, *, fraction: float | None = None, n_columns: int | None = None,
@@ -91,55 +78,40 @@ def emulate_obs(
     >>> dict(obs.sizes), sorted(obs.data_vars)
     ({'station': 5}, ['2m_temperature', '2m_temperature_error_std'])
     """
-    convention = read_metadata(_without_single_batch(ds), what="state to observe")
     ds = _without_single_batch(ds)
-    problems = _choice_problems(fraction, n_columns, sites, convention.layout.grid)
-    problems += _batch_problems(convention)
+    convention = read_metadata(ds, what="state to observe")
+    grid = convention.layout.grid
+    problems = _choice_problems(fraction, n_columns, sites, grid) + _batch_problems(convention)
     channels, wrong = _channels(convention, variables, levels)
     raise_if([*problems, *wrong], what="emulate_obs")
     errors = error_std_by_level(error_std, channels)
-    grid = convention.layout.grid
-    n = n_columns if fraction is None else max(1, round(fraction * grid.n_node))
+    many = "time" in convention.batch_dims
+    n_draws = convention.batch_shape[0] if many and not fixed_sites and sites is None else 1
+    if sites is not None:
+        places = [given_sites(sites)]
+    else:
+        n = n_columns if fraction is None else max(1, round(fraction * grid.n_node))
+        places = [draw_sites(grid, int(n or 1), seed, i, on_grid) for i in range(n_draws)]
+    pieces = sample(ds, convention, channels, places)
     times = _times(convention)
-    n_time = None if "time" not in convention.batch_dims else times.size
-
-    def places(time_index: int) -> _Sites:
-        if sites is not None:
-            return _given_sites(sites)
-        return _draw_sites(grid, int(n or 0), _generator(seed, _SITES, time_index), on_grid)
-
+    if noise:
+        pieces = [piece + noise_like(piece, errors, seed, i) for i, piece in enumerate(pieces)]
+    if n_draws > 1:
+        obs = _one_after_another(pieces, places, times)
+    else:
+        obs = _labelled(pieces[0], places[0], times, many)
     source = "given" if sites is not None else "grid points by area" if on_grid else "sphere"
-    attrs = {
-        "title": "emulated observations", "seed": seed, "sites": source,
+    obs.attrs = {
+        "title": "emulated observations", "seed": int(seed), "sites": source,
+        "n_columns": places[0].lat.size, "fraction": places[0].lat.size / grid.n_node,
         "error_std": error_std if isinstance(error_std, str) else "given", "noise": int(noise),
-        "truth_grid": str(grid), **({} if fraction is None else {"fraction": float(fraction)}),
+        "truth_grid": str(grid),
     }  # fmt: skip
-    if n_time is None or fixed_sites:
-        sampled = _sample(ds, convention, channels, [places(0)])[0]
-        return _observe(sampled, channels, errors, seed, noise, times, None, attrs)
-    dim = str(convention.axes["time"].dim)
-    pieces = _sample(
-        ds, convention, channels, [places(i) for i in range(n_time)],
-        [{dim: i} for i in range(n_time)],
-    )  # fmt: skip
-    parts = [
-        _observe(piece, channels, errors, seed, noise, times[i], i, attrs)
-        for i, piece in enumerate(pieces)
-    ]
-    together = xr.concat(parts, "station", data_vars="minimal", coords="minimal",
-                         compat="override", join="override")  # fmt: skip
-    together = together.assign_attrs(n_columns=parts[0].sizes["station"])
-    return together.assign_coords(station=np.arange(together.sizes["station"]))
-
-
-def _generator(seed: int, stream: int, *parts: int) -> np.random.Generator:
-    return np.random.default_rng([int(seed), stream, *parts])
+    return _with_errors(obs, errors)
 
 
 def _without_single_batch(ds: xr.Dataset) -> xr.Dataset:
-    """Drop dimensions of one member or one lead time; their coordinates become scalars."""
-    from .._coordinates import find_axes
-
+    """Dimensions of one member or one lead time become scalars: there is nothing to choose."""
     if not isinstance(ds, xr.Dataset):
         return ds  # read_metadata says what is wrong with it
     axes, _ = find_axes(ds)
@@ -147,7 +119,9 @@ def _without_single_batch(ds: xr.Dataset) -> xr.Dataset:
     return ds.squeeze([dim for dim in single if dim in ds.dims and ds.sizes[dim] == 1])
 
 
-def _choice_problems(fraction, n_columns, sites, grid: Grid) -> list[Problem]:
+def _choice_problems(
+    fraction: float | None, n_columns: int | None, sites: Any, grid: Grid
+) -> list[Problem]:
     given = {"fraction": fraction, "n_columns": n_columns, "sites": sites}
     chosen = [name for name, value in given.items() if value is not None]
     if len(chosen) != 1:
@@ -168,7 +142,7 @@ def _choice_problems(fraction, n_columns, sites, grid: Grid) -> list[Problem]:
     return []
 
 
-def _batch_problems(convention) -> list[Problem]:
+def _batch_problems(convention: Convention) -> list[Problem]:
     problems = []
     for name, words in (("member", "one member"), ("lead_time", "one lead time")):
         if name in convention.batch_dims:
@@ -180,7 +154,9 @@ def _batch_problems(convention) -> list[Problem]:
     return problems
 
 
-def _channels(convention, variables, levels) -> tuple[dict[str, np.ndarray], list[Problem]]:
+def _channels(
+    convention: Convention, variables: Sequence[str] | None, levels: Sequence[float] | None
+) -> tuple[dict[str, np.ndarray], list[Problem]]:
     """Levels of each variable to observe."""
     layout, problems = convention.layout, []
     names = list(layout.variables)
@@ -214,94 +190,49 @@ def _among(user_name: str, names: Sequence[str]) -> str | None:
     return next((name for name in either if name in names), None)
 
 
-def _times(convention) -> np.ndarray:
+def _times(convention: Convention) -> np.ndarray:
     times = convention.valid_times
     return np.array("NaT", "datetime64[ns]") if times is None else np.asarray(times)
 
 
-def _given_sites(sites: xr.Dataset | Mapping[str, Any]) -> _Sites:
-    names = {str(name).lower(): name for name in
-             (sites.variables if isinstance(sites, xr.Dataset) else sites)}  # fmt: skip
-    lat_name = names.get("lat", names.get("latitude"))
-    lon_name = names.get("lon", names.get("longitude"))
-    if lat_name is None or lon_name is None:
-        raise InputError([Problem(
-            f"sites with {', '.join(map(str, names)) or 'nothing'}", "lat and lon in degrees",
-            "emulate_obs(sites={'lat': [52.2], 'lon': [14.1]})",
-        )], what="sites")  # fmt: skip
-    lat = np.atleast_1d(np.asarray(sites[lat_name], np.float64))
-    lon = np.atleast_1d(np.asarray(sites[lon_name], np.float64))
-    if lat.shape != lon.shape or lat.ndim != 1 or not lat.size or (
-        not (np.all(np.abs(lat) <= 90) and np.all(np.isfinite(lon)))
-    ):
-        raise InputError([Problem(
-            f"lat of shape {lat.shape} and lon of shape {lon.shape}, lat in "
-            f"[{lat.min(initial=np.inf):g}, {lat.max(initial=-np.inf):g}]",
-            "as many lat in [-90, 90] as finite lon, at least one",
-            "emulate_obs(sites={'lat': [52.2], 'lon': [14.1]})",
-        )], what="sites")  # fmt: skip
-    station = np.arange(lat.size)
-    if "station" in names:
-        station = np.atleast_1d(np.asarray(sites[names["station"]]))
-    lon = np.mod(lon, 360.0)
-    return _Sites(lat, np.where(lon == 360.0, 0.0, lon), station)
-
-
-def _draw_sites(grid: Grid, n: int, generator: np.random.Generator, on_grid: bool) -> _Sites:
-    """Draw by area without replacement (Gumbel top-k), or uniformly on the sphere."""
-    if on_grid:
-        # The k largest of log p + Gumbel noise are a draw without replacement with weights p
-        # (Efraimidis and Spirakis 2006), and the first of them a draw of fewer.
-        with np.errstate(divide="ignore"):
-            key = np.log(grid.area_weights()) + generator.gumbel(size=grid.n_node)
-        node = np.argsort(-key, kind="stable")[:n]
-        return _Sites(grid.node_lat[node], grid.node_lon[node], np.arange(n))
-    uniform = generator.random((n, 2))
-    lat = np.rad2deg(np.arcsin(2.0 * uniform[:, 0] - 1.0))
-    return _Sites(lat, 360.0 * uniform[:, 1], np.arange(n))
-
-
-def _sample(ds, convention, channels, places: list[_Sites], where=None) -> list[xr.Dataset]:
-    """Values of the state at each set of sites; computed in one go."""
-    import dask
-
-    pieces = [
-        _lazy_sample(ds.isel((where or [{}] * len(places))[i]), convention, channels, one)
-        for i, one in enumerate(places)
-    ]
-    return list(dask.compute(*pieces))
-
-
-def _lazy_sample(ds: xr.Dataset, convention, channels, sites: _Sites) -> xr.Dataset:
-    """H in the horizontal, in xarray's own words, so that lazy arrays stay lazy."""
-    grid, axes = convention.layout.grid, convention.axes
-    near = horizontal_stencil(grid, sites.lat, sites.lon)
-    used = np.flatnonzero((near.weight != 0).any(axis=0))
-    row = convention.lat_order[near.node[:, used] // grid.n_lon]
-    column = convention.lon_order[near.node[:, used] % grid.n_lon]
-    corner = ("station", "_corner")
-    pick = {str(axes["lat"].dim): xr.Variable(corner, row),
-            str(axes["lon"].dim): xr.Variable(corner, column)}  # fmt: skip
-    level_dim = axes["level"].dim if "level" in axes else None
-    time_dim = axes["time"].dim if "time" in axes else None
-    out = {}
-    for field in convention.fields:
-        if field.name not in channels:
-            continue
-        variable = ds[field.user_name].variable.isel(pick)
-        turns = near.across[:, used] & is_vector_component(field.name)
-        weight = np.where(turns, -near.weight[:, used], near.weight[:, used])
-        if used.size == 1 and np.all(weight == 1.0):
-            seen = variable.squeeze("_corner").astype(np.float64)
-        else:
-            seen = (variable * xr.Variable(corner, weight)).sum("_corner", skipna=False)
-        if level_dim in seen.dims:
-            order = [convention.layout.levels.index(int(p)) for p in channels[field.name]]
-            position = _level_positions(ds, convention)[order]
-            seen = seen.isel({level_dim: position})
-        seen = seen * field.factor + field.offset
-        out[field.name] = _named(seen, time_dim, level_dim, field.name)
+def _labelled(piece: xr.Dataset, sites: Sites, times: np.ndarray, many: bool) -> xr.Dataset:
+    """Coordinates of one set of sites: time is a dimension of its own or that of every station."""
+    n = sites.lat.size
+    time = ("time", times) if many else ("station", np.full(n, times))
     coords = {
-        "station": sites.station, "lat": ("station", sites.lat), "lon": ("station", sites.lon),
+        "station": ("station", sites.station), "lat": ("station", sites.lat),
+        "lon": ("station", sites.lon), "time": time,
     }  # fmt: skip
-    return xr.Dataset(out, coords)
+    return piece.assign_coords(coords)
+
+
+def _one_after_another(
+    pieces: list[xr.Dataset], places: list[Sites], times: np.ndarray
+) -> xr.Dataset:
+    """New sites at each time: all of them along ``station``, each with its time."""
+    parts = [
+        _labelled(piece.isel(time=i), sites, times[i], many=False)
+        for i, (piece, sites) in enumerate(zip(pieces, places, strict=True))
+    ]
+    together = xr.concat(parts, "station", data_vars="minimal", coords="minimal",
+                         compat="override", join="override")  # fmt: skip
+    return together.assign_coords(station=np.arange(together.sizes["station"]))
+
+
+def _with_errors(obs: xr.Dataset, errors: Mapping[str, np.ndarray]) -> xr.Dataset:
+    """Add ``<name>_error_std``, units and the attributes of coordinates."""
+    n = obs.sizes["station"]
+    for name, by_level in errors.items():
+        known = VARIABLES[name]
+        obs[name].attrs = {"units": known.units, "long_name": known.long_name}
+        dims = ("station", "level") if known.on_levels else ("station",)
+        full = np.tile(by_level, (n, 1)) if known.on_levels else np.full(n, by_level[0])
+        obs[name + SUFFIX] = (dims, full, {
+            "units": known.units, "long_name": f"error standard deviation of {known.long_name}",
+        })  # fmt: skip
+    obs["lat"].attrs = {"units": "degrees_north", "standard_name": "latitude"}
+    obs["lon"].attrs = {"units": "degrees_east", "standard_name": "longitude"}
+    obs["time"].attrs = {"standard_name": "time"}
+    if "level" in obs.coords:
+        obs["level"].attrs = {"units": "hPa", "standard_name": "air_pressure"}
+    return obs

@@ -65,6 +65,7 @@ class ObsVector(eqx.Module):
 
     def apply(self, x: Float[Array, "*batch node channel"]) -> Float[Array, "*batch obs"]:
         """H x: the state as the observations would see it, in the precision of ``x``."""
+        x = jnp.asarray(x)
         flat = x.reshape(*x.shape[:-2], -1)
         weight = self.weight.astype(x.dtype)
         if self.index.shape[-1] == 1:  # on the grid: no sum to make
@@ -74,6 +75,7 @@ class ObsVector(eqx.Module):
 
     def adjoint(self, y: Float[Array, "*batch obs"]) -> Float[Array, "*batch node channel"]:
         """H^T y: observation space back onto the state, in the precision of ``y``."""
+        y = jnp.asarray(y)
         n_node, n_channel = self.state_shape
         terms = y[..., None] * self.weight.astype(y.dtype)
         flat = jnp.zeros((*y.shape[:-1], n_node * n_channel), y.dtype)

@@ -9,9 +9,11 @@ import cartopy.crs as ccrs
 import numpy as np
 import xarray as xr
 
+from xdiffda._fields import row_weights
 from xdiffda.errors import InputError, Problem
 from xdiffda.plot.coastline import add_coastline
-from xdiffda.plot.panels import Panel, Scale, Slice, build_panels, describe, scale_of
+from xdiffda.plot.panels import DISPLAY, Panel, Scale, Slice, build_panels, describe, scale_of
+from xdiffda.variables import VARIABLES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,13 +26,6 @@ _PROJECTIONS = {
     "orthographic": ccrs.Orthographic,
     "northpolarstereo": ccrs.NorthPolarStereo,
     "southpolarstereo": ccrs.SouthPolarStereo,
-}
-_UNIT_TEXT = {
-    "m s-1": "m/s",
-    "m2 s-2": "m²/s²",
-    "kg kg-1": "kg/kg",
-    "Pa s-1": "Pa/s",
-    "kg m-2": "kg/m²",
 }
 _OBS_WINDOW = np.timedelta64(3, "h")
 
@@ -109,7 +104,7 @@ def map_panels(
     on = _projection(projection, central_longitude)
     n_column = len(drawn) if len(drawn) <= 3 else (2 if len(drawn) == 4 else 3)
     n_row = -(-len(drawn) // n_column)
-    size = (8.0, 5.0) if len(drawn) == 1 else (4.6 * n_column, 3.2 * n_row + 0.5)
+    size = (8.0, 5.0) if len(drawn) == 1 else (4.6 * n_column, 3.0 * n_row + 0.45)
     figure, axes = plt.subplots(
         n_row,
         n_column,
@@ -141,6 +136,9 @@ def _draw_row(
     on: ccrs.Projection,
 ) -> None:
     """Draw one row; neighbours of one group share a colour bar."""
+    # dots of many observations must not hide the field
+    n_obs = dots.sizes["obs"] if dots is not None else 0
+    size = float(np.clip(8000 / max(n_obs, 1), 3, 30)) / (1 if len(every) == 1 else 2)
     sharing: list[list[int]] = []
     for i, panel in enumerate(row):
         if sharing and row[sharing[-1][-1]].group == panel.group:
@@ -152,18 +150,18 @@ def _draw_row(
         scale = scale_of(group, every, choice.variable)
         image = None
         for i in places:
-            image = _draw(axes[i], row[i], scale, dots, on, size=30 if len(every) == 1 else 12)
+            image = _draw(axes[i], row[i], scale, dots, on, size=size)
         bar = figure.colorbar(
             image,
             ax=[axes[i] for i in places],
             orientation="horizontal",
             extend=scale.extend,
             shrink=0.7 if len(places) == 1 else 0.5,
-            aspect=30,
+            aspect=30 * len(places),
             pad=0.03,
         )
         units = str(row[places[0]].field.attrs.get("units", ""))
-        bar.set_label(_UNIT_TEXT.get(units, units), fontsize=9)
+        bar.set_label(units, fontsize=9)
         bar.ax.tick_params(labelsize=8)
         bar.outline.set_linewidth(0.4)
 
@@ -187,7 +185,7 @@ def _draw(
     if dots is not None:
         where = {"transform": plate, "s": size, "zorder": 4, "edgecolors": "black"}
         if panel.group == "field":
-            ax.scatter(dots.lon, dots.lat, c=dots.value, linewidths=0.5, **where, **norm)
+            ax.scatter(dots.lon, dots.lat, c=dots.value, linewidths=0.4, **where, **norm)
         else:
             small = where | {"s": size / 4}
             ax.scatter(dots.lon, dots.lat, color="black", linewidths=0, **small)
@@ -195,9 +193,8 @@ def _draw(
     title = panel.title
     if panel.group != "field":
         units = str(panel.field.attrs.get("units", ""))
-        rows = np.cos(np.deg2rad(panel.field["lat"]))
-        size_of = float((panel.field**2).weighted(rows).mean() ** 0.5)
-        title += f", rms {size_of:.3g} {_UNIT_TEXT.get(units, units)}"
+        rms = float((panel.field**2).weighted(row_weights(panel.field)).mean() ** 0.5)
+        title += f", rms {rms:.3g} {units}"
     ax.set_title(title, fontsize=10)
     return image
 
@@ -257,4 +254,7 @@ def _dots(obs: xr.Dataset | pd.DataFrame, choice: Slice) -> xr.Dataset:
     if choice.time is not None and "time" in tidy and tidy["time"].dtype.kind == "M":
         times = tidy["time"].values
         keep &= np.isnat(times) | (abs(times - np.datetime64(choice.time)) <= _OBS_WINDOW)
-    return tidy.isel(obs=np.flatnonzero(keep))
+    shown = tidy[["lat", "lon", "value"]].isel(obs=np.flatnonzero(keep)).load()
+    units = VARIABLES[choice.variable].units if choice.variable in VARIABLES else ""
+    shown["value"] = shown["value"] * DISPLAY.get(units, (units, 1.0))[1]
+    return shown

@@ -41,6 +41,15 @@ _FIELD_MAPS = {
     "10m_v_component_of_wind": "PuOr_r",
     "vertical_velocity": "PuOr_r",
 }
+# units to read in a figure: canonical units -> text, factor
+DISPLAY = {
+    "m s-1": ("m/s", 1.0),
+    "m2 s-2": ("m²/s²", 1.0),
+    "kg kg-1": ("g/kg", 1e3),
+    "Pa": ("hPa", 1e-2),
+    "Pa s-1": ("Pa/s", 1.0),
+    "kg m-2": ("kg/m²", 1.0),
+}
 _SIGNED = {name for name, colours in _FIELD_MAPS.items() if colours == "PuOr_r"}
 
 
@@ -124,7 +133,8 @@ def build_panels(
     choice : Slice
         With level, time and canonical name filled in.
     panels : list of Panel
-        In the order asked for; fields are in memory, lat and lon ascending.
+        In the order asked for; fields are in memory and in the units of a figure
+        (`DISPLAY`), lat and lon ascending.
 
     Raises
     ------
@@ -198,8 +208,9 @@ def _select(ds: xr.Dataset, choice: Slice, *, what: str) -> tuple[xr.DataArray, 
         found, repair = f"a further dimension {rest[0]} in the {what}", f"{what}.isel({rest[0]}=0)"
         raise InputError([Problem(found, "member, lat, lon", repair)], what="map")
     units = str(field.attrs.get("units", ""))
-    field = field.load().astype(np.float64)
-    field.attrs["units"] = units
+    text, factor = DISPLAY.get(units, (units, 1.0))
+    field = field.load().astype(np.float64) * factor
+    field.attrs["units"] = text
     return field, Slice(name, level, time, choice.member)
 
 

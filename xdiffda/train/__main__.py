@@ -14,6 +14,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("config", help="TOML file")
     parser.add_argument("--out", help="folder for checkpoints and curves (overrides the file)")
     parser.add_argument("--data", help="folder of the nature run (overrides the file)")
+    parser.add_argument("--pairs", help="folder of the pairs (overrides the file)")
+    parser.add_argument("--initial", help="run to start from (overrides the file)")
     parser.add_argument("--steps", type=int, help="optimiser steps (overrides the file)")
     options = vars(parser.parse_args(arguments))
     config = TrainConfig.read(options.pop("config"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 import types
 import typing
@@ -44,7 +45,9 @@ class TrainConfig:
     ----------
     task : {"forecaster", "denoiser"}
     data : str
-        Folder of the nature run (and of the pairs, for the denoiser).
+        Folder of the nature run.
+    pairs : str
+        Folder of the pairs of truth and forecast (denoiser).
     out : str
         Folder for checkpoints, logs and curves.
     steps, batch : int
@@ -63,6 +66,7 @@ class TrainConfig:
     out: str
     steps: int = 10_000
     batch: int = 8
+    pairs: str = "pairs"
     rollout: int = 1
     initial: str = ""
     seed: int = 0
@@ -101,6 +105,13 @@ class TrainConfig:
         if problems:
             raise InputError(problems, what=str(path))
         return config
+
+    @classmethod
+    def read_back(cls, out: str | Path) -> TrainConfig:
+        """Read the configuration that a run left in its folder, pointing at that folder."""
+        table = json.loads((Path(out) / "config.json").read_text())
+        config = _build(cls, table, "", [])
+        return dataclasses.replace(config, out=str(out))
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -1,0 +1,49 @@
+"""Options are checked as a whole before any is applied, and restored after a block."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from xdiffda.errors import InputError
+from xdiffda.options import get_options, set_options
+
+
+def test_a_block_restores_what_was_before():
+    before = get_options()
+    with set_options(progress=not before.progress, default_model="other"):
+        assert get_options().progress is not before.progress
+        with set_options(default_model="third"):
+            assert get_options().default_model == "third"
+        assert get_options().default_model == "other"
+    assert get_options() == before
+
+
+def test_a_block_restores_after_an_error():
+    before = get_options()
+    with pytest.raises(RuntimeError, match="inside"), set_options(progress=False):
+        raise RuntimeError("inside")
+    assert get_options() == before
+
+
+def test_nothing_is_applied_if_one_is_wrong():
+    before = get_options()
+    with pytest.raises(InputError, match="options: 3 problems") as caught:
+        set_options(default_model="fine", progress="yes", cache_dir=3, colour="red")
+    assert get_options() == before
+    found = " ".join(problem.found for problem in caught.value.problems)
+    assert all(word in found for word in ("progress='yes'", "cache_dir=3", "option 'colour'"))
+
+
+def test_cache_folder_is_a_path(tmp_path):
+    with set_options(cache_dir=str(tmp_path)):
+        assert get_options().cache_dir == tmp_path
+    with set_options(cache_dir="~/weights"):
+        assert get_options().cache_dir == Path.home() / "weights"
+
+
+def test_cache_folder_cannot_be_a_file(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="needed a folder"):
+        set_options(cache_dir=tmp_path / "file")

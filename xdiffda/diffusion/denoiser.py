@@ -1,0 +1,145 @@
+"""The denoiser D(z, sigma): a GraphCast network around the best linear estimate.
+
+    D(z, sigma) = W_sigma z + c_out(sigma) F(c_in z, W_sigma z, x_b, static, season; sigma, r)
+
+Karras et al. (2022) take a scalar c_skip, the best estimate for white data.  Background
+errors are not white, and their covariance B is known: W_sigma = B (B + sigma^2)^-1, the
+Wiener filter in spherical-harmonic space, is the best *linear* estimate, and c_out the
+standard deviation of what it leaves in each channel.  The untrained network then is the
+Gaussian prior exactly (its output layer starts at zero), and the loss, whose value there
+is 1, says what share of the Gaussian posterior's variance the network cannot explain.
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from xdiffda.covariance import SpectralCovariance, apply_blocks
+from xdiffda.diffusion.noise import noise_features
+from xdiffda.graphcast.graph import Graph
+from xdiffda.graphcast.network import GraphCast, NetworkConfig
+
+N_FREQUENCY = 16
+HIDDEN = 64
+
+
+class NoiseEncoder(eqx.Module):
+    """From (sigma, r) to the vector that conditions the layer normalisations."""
+
+    first: eqx.nn.Linear
+    second: eqx.nn.Linear
+
+    def __init__(self, width: int, *, key: PRNGKeyArray) -> None:
+        one, two = jax.random.split(key)
+        self.first = eqx.nn.Linear(2 * N_FREQUENCY + 1, HIDDEN, key=one)
+        self.second = eqx.nn.Linear(HIDDEN, width, key=two)
+
+    def __call__(self, sigma: Float[Array, " batch"], r: Float[Array, " batch"]) -> Array:
+        features = jnp.concatenate([noise_features(sigma, N_FREQUENCY), jnp.log(r)[:, None]], 1)
+        return jax.vmap(lambda f: self.second(jax.nn.gelu(self.first(f))))(features)
+
+
+class DenoiserNetwork(eqx.Module):
+    """The trained part: GraphCast backbone and noise encoder.
+
+    Input channels, in this order: c_in z, W z, background, static fields, season.
+    """
+
+    backbone: GraphCast
+    encoder: NoiseEncoder
+
+    def __init__(
+        self, n_channel: int, n_static: int, *, latent: int, processor_steps: int,
+        hidden_layers: int, conditioning_width: int, key: PRNGKeyArray,
+    ) -> None:  # fmt: skip
+        one, two = jax.random.split(key)
+        config = NetworkConfig(
+            n_inputs=3 * n_channel + n_static + 2, n_outputs=n_channel, latent=latent,
+            processor_steps=processor_steps, hidden_layers=hidden_layers,
+            conditioning_width=conditioning_width,
+        )  # fmt: skip
+        backbone = GraphCast(config, key=one)
+        # the output starts at zero: the untrained denoiser is the Gaussian prior
+        last = lambda net: net.decoder.output.layers[-1].weight  # noqa: E731
+        self.backbone = eqx.tree_at(last, backbone, replace_fn=jnp.zeros_like)
+        self.encoder = NoiseEncoder(conditioning_width, key=two)
+
+
+class Conditioning(eqx.Module):
+    """What the denoiser knows besides z: all normalised, batch of one or of many.
+
+    Attributes
+    ----------
+    background : array (node, batch, channel)
+    year : array (batch, 2)
+        Cosine and sine of the phase of the year.
+    r : array (batch,)
+        Scale of the background error: root mean square of (truth - background) / s.
+    """
+
+    background: Float[Array, "node batch channel"]
+    year: Float[Array, "batch 2"]
+    r: Float[Array, " batch"]
+
+
+def gaussian_estimate(
+    covariance: SpectralCovariance, z: Float[Array, "node batch channel"],
+    sigma: Float[Array, " batch"],
+) -> tuple[Float[Array, "node batch channel"], Float[Array, "batch channel"]]:  # fmt: skip
+    """Wiener estimate at one noise level per batch entry, and its error's standard deviation."""
+    basis = covariance.basis
+    coefficients = basis.analysis(z)
+
+    def one(a: Array, sigma: Array) -> tuple[Array, Array]:
+        estimate = apply_blocks(covariance.gain(sigma), a[:, :, None])[:, :, 0]
+        return estimate, jnp.sqrt(covariance.posterior(sigma).variance)
+
+    estimate, error = jax.vmap(one, in_axes=(2, 0), out_axes=(2, 0))(coefficients, sigma)
+    return basis.synthesis(estimate), error
+
+
+def denoise_batch(
+    network: DenoiserNetwork, covariance: SpectralCovariance, graph: Graph,
+    static: Float[Array, "node static"], given: Conditioning,
+    z: Float[Array, "node batch channel"], sigma: Float[Array, " batch"],
+) -> tuple[Float[Array, "node batch channel"], Float[Array, "batch channel"]]:  # fmt: skip
+    """Evaluate D at one noise level per batch entry; also return c_out (batch, channel)."""
+    node, batch, channel = z.shape
+    wiener, c_out = gaussian_estimate(covariance, z, sigma)
+    shape = (node, batch)
+    inputs = jnp.concatenate(
+        [
+            z / jnp.hypot(sigma, 1.0)[None, :, None],
+            wiener,
+            jnp.broadcast_to(given.background, (*shape, channel)),
+            jnp.broadcast_to(static[:, None], (*shape, static.shape[-1])),
+            jnp.broadcast_to(given.year[None], (*shape, 2)),
+        ],
+        axis=-1,
+    )
+    vector = network.encoder(sigma, jnp.broadcast_to(given.r, (batch,)))
+    output = network.backbone(inputs, graph, vector)
+    # the network's small scales beyond the basis would never meet noise: keep to the span
+    return wiener + covariance.basis.project(c_out[None] * output), c_out
+
+
+class Denoiser(eqx.Module):
+    """A denoiser conditioned on one background: callable (z, sigma) -> estimate.
+
+    All members share the background and the noise level.
+    """
+
+    network: DenoiserNetwork
+    covariance: SpectralCovariance
+    graph: Graph
+    static: Float[Array, "node static"]
+    given: Conditioning
+
+    def __call__(self, z: Float[Array, "node member channel"], sigma: Array) -> Array:
+        sigmas = jnp.broadcast_to(jnp.asarray(sigma, z.dtype), (z.shape[1],))
+        return denoise_batch(
+            self.network, self.covariance, self.graph, self.static, self.given, z, sigmas
+        )[0]

@@ -1,0 +1,228 @@
+"""Observations interpolated over the globe by ordinary kriging."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import xarray as xr
+
+from ..errors import InputError, Problem
+from ..state import Grid, read_metadata, to_state
+from ._sites import SiteSet, channel_sites, unit_vectors
+from .mask import in_convention
+from .table import to_tidy
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+EARTH_RADIUS_KM = 6371.0
+_CHUNK = 32768  # nodes solved at once: 25 MB of 10 x 10 systems
+
+
+def interpolate(
+    obs: xr.Dataset, *, like: xr.Dataset, background: xr.Dataset | None = None,
+    method: Literal["kriging"] = "kriging", range_km: float = 600.0, n_neighbours: int = 9,
+    radius_km: float = 2000.0, nugget: bool = False,
+) -> xr.Dataset:  # fmt: skip
+    """Interpolate observations to the grid of a state.
+
+    Ordinary kriging with the Matern 1/2 (exponential) covariance ``exp(-d / range)`` of the
+    great-circle distance, from the nearest neighbours within a radius, as in DiffDA. It is exact
+    at the sites, and a constant field stays constant. The weights are computed once for all
+    variables and levels that are observed at the same sites.
+
+    Parameters
+    ----------
+    obs
+        Observations in any accepted form, of one analysis time; their times are not looked at.
+        Those off the levels of ``like`` are first interpolated in log-pressure between the levels
+        of their own station.
+    like
+        State whose grid, variables, levels and convention the result takes; without values.
+    background
+        State in any convention on the same grid, one member and time: taken where no site is
+        within the radius, and for what is not observed at all.
+    method
+        Only ``"kriging"``.
+    range_km, n_neighbours, radius_km
+        Range of the covariance, largest number of neighbours, search radius.
+    nugget
+        Whether to smooth: the error variances of the observations, divided by the variance of the
+        values, are added to the diagonal. The weights then differ by variable and level.
+
+    Returns
+    -------
+    Dataset
+        On the ([level,] lat, lon) of ``like``, in its names, units and order. Without a
+        background, points with no site within the radius have the area mean of the interpolated
+        points, and channels that are not observed at all are NaN.
+
+    Raises
+    ------
+    InputError
+        If the observations, ``like``, the background or the settings are wrong.
+
+    Examples
+    --------
+    >>> field = xr.DataArray(np.zeros((4, 8)), dims=("lat", "lon"),
+    ...                      coords={"lat": [67.5, 22.5, -22.5, -67.5], "lon": np.arange(0, 360, 45)})
+    >>> obs = xr.Dataset({"2t": ("station", [280.0, 280.0])},
+    ...                  {"lat": ("station", [22.5, 22.5]), "lon": ("station", [45.0, 90.0])})
+    >>> out = interpolate(obs, like=field.to_dataset(name="2m_temperature"))
+    >>> out["2m_temperature"].values.round(3).min()
+    np.float32(280.0)
+    """
+    _check_settings(method, range_km, n_neighbours, radius_km)
+    convention = read_metadata(like, what="like")
+    layout = convention.layout
+    tidy = to_tidy(obs)
+    if background is None:
+        state = np.full((layout.grid.n_node, layout.n_channel), np.nan)
+    else:
+        state, _, _ = to_state(background, layout, what="background")
+        if state.ndim > 2:
+            raise InputError([Problem(
+                f"a background of batch shape {state.shape[:-2]}", "one member at one time",
+                "background.isel(member=0, time=0)",
+            )], what="background")  # fmt: skip
+        state = state.astype(np.float64)
+    for sites in channel_sites(tidy, layout):
+        columns = _split(sites) if nugget else [sites]
+        for one in columns:
+            noise = _relative_noise(one) if nugget else None
+            field, covered = krige(
+                layout.grid, one.place, one.value, range_km=range_km, n_neighbours=n_neighbours,
+                radius_km=radius_km, noise=noise,
+            )  # fmt: skip
+            if background is not None:
+                field = np.where(covered[:, None], field, state[:, one.channels])
+            else:
+                field = np.where(covered[:, None], field, _area_mean(layout.grid, field, covered))
+            state[:, one.channels] = field
+    out = in_convention(state.astype(np.float32), convention)
+    return out.assign_attrs(interpolation=f"{method}, exponential covariance, {range_km:g} km, "
+                            f"{n_neighbours} neighbours within {radius_km:g} km")  # fmt: skip
+
+
+def _check_settings(method: str, range_km: float, n_neighbours: int, radius_km: float) -> None:
+    problems = []
+    if method != "kriging":
+        problems.append(Problem(f"method={method!r}", "`kriging`", 'method="kriging"'))
+    settings = {"range_km": range_km, "n_neighbours": n_neighbours, "radius_km": radius_km}
+    problems += [
+        Problem(f"{name}={value}", "a positive number", f"interpolate(obs, like=like, {name}=9)")
+        for name, value in settings.items() if not value > 0
+    ]  # fmt: skip
+    if problems:
+        raise InputError(problems, what="interpolate")
+
+
+def _split(sites: SiteSet) -> list[SiteSet]:
+    """One set per channel."""
+    return [
+        SiteSet(sites.place, sites.channels[[i]], sites.value[:, [i]], sites.error_std[:, [i]])
+        for i in range(sites.channels.size)
+    ]
+
+
+def _relative_noise(sites: SiteSet) -> Float[np.ndarray, "site"]:
+    """Error variance in units of the variance of the observed field."""
+    error = sites.error_std[:, 0] ** 2
+    signal = np.var(sites.value[:, 0]) - np.mean(error[np.isfinite(error)]) if error.size else 0.0
+    # Where the values scatter less than their errors, the field is constant as far as is known.
+    return np.minimum(error / max(signal, 1e-6 * np.min(error)), 1e6)
+
+
+def _area_mean(
+    grid: Grid, field: Float[np.ndarray, "node channel"], covered: np.ndarray
+) -> Float[np.ndarray, "channel"]:
+    weight = grid.area_weights()[covered]
+    return weight @ field[covered] / weight.sum()
+
+
+def krige(
+    grid: Grid, place: Float[np.ndarray, "site 3"], value: Float[np.ndarray, "site channel"], *,
+    range_km: float = 600.0, n_neighbours: int = 9, radius_km: float = 2000.0,
+    noise: Float[np.ndarray, "site"] | None = None,
+) -> tuple[Float[np.ndarray, "node channel"], np.ndarray]:  # fmt: skip
+    r"""Ordinary kriging of values at distinct sites to the nodes of a grid.
+
+    At each node the weights solve
+
+    .. math:: \begin{pmatrix} C + N & 1 \\ 1^T & 0 \end{pmatrix}
+              \begin{pmatrix} w \\ \mu \end{pmatrix} = \begin{pmatrix} c \\ 1 \end{pmatrix}
+
+    with C and c the covariances ``exp(-d / range)`` among the neighbours and between them and
+    the node, N the diagonal of ``noise``.
+
+    Parameters
+    ----------
+    grid
+        Target.
+    place
+        Unit vectors of distinct sites.
+    value
+        Values at the sites, one column per channel; all columns share the weights.
+    range_km, n_neighbours, radius_km
+        Range of the covariance, largest number of neighbours, search radius.
+    noise
+        Error variance of each site relative to the variance of the field; none by default.
+
+    Returns
+    -------
+    field : float64 array (node, channel)
+        Zero where not covered.
+    covered : bool array (node,)
+        Whether at least one site is within the radius.
+
+    Examples
+    --------
+    >>> grid = Grid.from_coords([-45, 0, 45], [0, 120, 240])
+    >>> field, covered = krige(grid, unit_vectors(np.zeros(1), np.zeros(1)), np.array([[3.0]]))
+    >>> field[covered].tolist()
+    [[3.0]]
+    """
+    from scipy.spatial import cKDTree
+
+    nodes = unit_vectors(grid.node_lat, grid.node_lon)
+    k = min(n_neighbours, len(place))
+    reach = min(radius_km / EARTH_RADIUS_KM, np.pi)
+    bound = np.nextafter(2.0 * np.sin(0.5 * reach), np.inf)
+    chord, near = cKDTree(place).query(nodes, k=np.arange(1, k + 1), distance_upper_bound=bound)
+    covered = np.isfinite(chord[:, 0])
+    field = np.zeros((grid.n_node, value.shape[1]))
+    noise = np.zeros(len(place)) if noise is None else noise
+    reached = np.flatnonzero(covered)
+    for start in range(0, reached.size, _CHUNK):
+        rows = reached[start : start + _CHUNK]
+        weight = _weights(chord[rows], near[rows], place, noise, range_km / EARTH_RADIUS_KM)
+        # One neighbour at a time: gathering (node, neighbour, channel) would not fit.
+        for j in range(k):
+            field[rows] += weight[:, j, None] * value[np.minimum(near[rows, j], len(place) - 1)]
+    return field, covered
+
+
+def _angle(chord: np.ndarray) -> np.ndarray:
+    return 2.0 * np.arcsin(np.clip(0.5 * chord, 0.0, 1.0))
+
+
+def _weights(
+    chord: Float[np.ndarray, "node neighbour"], near: Int[np.ndarray, "node neighbour"],
+    place: Float[np.ndarray, "site 3"], noise: Float[np.ndarray, "site"], scale: float,
+) -> Float[np.ndarray, "node neighbour"]:  # fmt: skip
+    """Solve all systems at once; absent neighbours have an identity row and weight zero."""
+    n, k = chord.shape
+    there = np.isfinite(chord)
+    index = np.where(there, near, 0)
+    where = place[index]
+    apart = np.linalg.norm(where[:, :, None, :] - where[:, None, :, :], axis=-1)
+    matrix = np.zeros((n, k + 1, k + 1))
+    both = there[:, :, None] & there[:, None, :]
+    matrix[:, :k, :k] = np.where(both, np.exp(-_angle(apart) / scale), 0.0)
+    diagonal = np.arange(k)
+    matrix[:, diagonal, diagonal] = np.where(there, 1.0 + noise[index], 1.0)
+    matrix[:, :k, k] = matrix[:, k, :k] = there
+    right = np.ones((n, k + 1, 1))
+    right[:, :k, 0] = np.where(there, np.exp(-_angle(np.where(there, chord, 0.0)) / scale), 0.0)
+    return np.linalg.solve(matrix, right)[:, :k, 0]

@@ -1,0 +1,195 @@
+"""Denoiser: learns p(truth | background) on pairs, noise white on the sphere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from xdiffda.covariance import SpectralCovariance, estimate_blocks, white_coefficients
+from xdiffda.diffusion.denoiser import Conditioning, DenoiserNetwork, denoise_batch
+from xdiffda.diffusion.noise import LogNormalNoise
+from xdiffda.graphcast.graph import Graph, build_graph
+from xdiffda.osse.pairs import Pairs, load_pairs
+from xdiffda.spectral import sphere_basis
+from xdiffda.train.config import TrainConfig
+from xdiffda.train.data import Nature, load_nature, year_features
+from xdiffda.train.loop import Batch, restore_average, train
+
+R_JITTER = 0.15  # r is known at analysis time to this relative accuracy
+
+
+class Setting(eqx.Module):
+    """All that is fixed before training: scale s, covariance B, graph, static fields.
+
+    Attributes
+    ----------
+    scale : array (row, channel)
+        Standard deviation of (truth - background), normalised units, for 48 h forecasts;
+        per latitude row and channel, floored at a tenth of the channel's mean.
+    covariance : SpectralCovariance
+        B of z / r.
+    """
+
+    scale: np.ndarray
+    covariance: SpectralCovariance
+    graph: Graph
+    static: np.ndarray
+    area: np.ndarray
+
+    def node_scale(self) -> np.ndarray:
+        return np.repeat(self.scale, len(self.area) // len(self.scale), axis=0)
+
+
+def residuals(
+    nature: Nature, pairs: Pairs, index: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return z / r, shape (pair, node, channel), and r of pairs ``index``."""
+    area = nature.layout.grid.area_weights()
+    z = (nature.states[pairs.row[index]] - pairs.background[index]) / scale
+    r = np.sqrt(np.mean(area[None, :, None] * z**2, axis=(1, 2)))
+    return (z / r[:, None, None]).astype(np.float32), r.astype(np.float32)
+
+
+def measure_scale(nature: Nature, pairs: Pairs, n_sample: int = 400) -> np.ndarray:
+    """Standard deviation s (row, channel) of 48 h errors from truth, smoothed along latitude."""
+    index = np.flatnonzero((pairs.lead == 48) & ~pairs.perturbed)
+    index = index[np.linspace(0, len(index) - 1, min(n_sample, len(index))).astype(int)]
+    n_lat, n_lon = nature.layout.grid.shape
+    total = np.zeros((n_lat, nature.states.shape[2]))
+    for i in index:
+        error = nature.states[pairs.row[i]] - pairs.background[i]
+        total += (error**2).reshape(n_lat, n_lon, -1).mean(1) / len(index)
+    padded = np.pad(total, ((1, 1), (0, 0)), mode="edge")
+    scale = np.sqrt((padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4)
+    return np.maximum(scale, 0.1 * scale.mean(0)).astype(np.float32)
+
+
+def prepare(nature: Nature, pairs: Pairs, config: TrainConfig) -> Setting:
+    """Measure s and B on training pairs (cached in the run's folder) and build the graph."""
+    grid = nature.layout.grid
+    cache = Path(config.out) / "setting.npz"
+    if not cache.exists():
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        scale = measure_scale(nature, pairs)
+        node_scale = np.repeat(scale, grid.shape[1], axis=0)
+        index = np.arange(len(pairs.row))[:: max(1, len(pairs.row) // 3000)]
+        z, _ = residuals(nature, pairs, index, node_scale)
+        blocks = estimate_blocks(sphere_basis(grid.lat, grid.lon), z)
+        np.savez(cache, scale=scale, blocks=blocks.astype(np.float32))
+    saved = np.load(cache, allow_pickle=False)
+    basis = sphere_basis(grid.lat, grid.lon)
+    graph = build_graph(
+        np.array(grid.lat), np.array(grid.lon), refinement=config.network.refinement
+    )
+    covariance = SpectralCovariance.from_blocks(basis, saved["blocks"])
+    return Setting(saved["scale"], covariance, graph, nature.static, grid.area_weights())
+
+
+def make_network(config: TrainConfig, n_channel: int, n_static: int) -> DenoiserNetwork:
+    """Build the untrained network of a configuration."""
+    size = config.network
+    return DenoiserNetwork(
+        n_channel, n_static, latent=size.latent, processor_steps=size.processor_steps,
+        hidden_layers=size.hidden_layers, conditioning_width=size.conditioning_width,
+        key=jax.random.key(config.seed),
+    )  # fmt: skip
+
+
+def denoising_loss(setting: Setting, noise: LogNormalNoise = LogNormalNoise()) -> Callable:
+    """Area-weighted squared error in units of the Gaussian estimate's error (c_out)."""
+    covariance, basis = setting.covariance, setting.covariance.basis
+    weight = jnp.asarray(setting.area)[:, None, None]
+
+    def loss(network: DenoiserNetwork, batch: Batch, key: Any) -> Array:
+        level_key, noise_key, r_key = jax.random.split(key, 3)
+        z = basis.project(jnp.moveaxis(batch["z"], 0, 1))
+        n = z.shape[1]
+        r = batch["r"] * jnp.exp(R_JITTER * jax.random.normal(r_key, (n,)))
+        # the state is scaled by the r that is told, as at analysis time
+        z = z * (batch["r"] / r)[None, :, None]
+        sigma = noise(level_key, (n,))
+        keys = jax.random.split(noise_key, n)
+        unit = basis.synthesis(white_coefficients(covariance, keys))
+        given = Conditioning(jnp.moveaxis(batch["background"], 0, 1), batch["year"], r)
+        estimate, c_out = denoise_batch(
+            network, covariance, setting.graph, jnp.asarray(setting.static), given,
+            z + sigma[None, :, None] * unit, sigma,
+        )  # fmt: skip
+        return jnp.mean(weight * ((estimate - z) / c_out[None]) ** 2)
+
+    return loss
+
+
+def batches(
+    nature: Nature, pairs: Pairs, node_scale: np.ndarray, config: TrainConfig, part: str
+) -> Callable[[int], Batch]:
+    """Return step -> batch of residuals z / r with their backgrounds."""
+    tag = {"train": 0, "validation": 1}[part]
+
+    def batch_at(step: int) -> Batch:
+        rng = np.random.default_rng([config.seed, tag, step])
+        index = np.sort(rng.choice(len(pairs.row), config.batch, replace=False))
+        z, r = residuals(nature, pairs, index, node_scale)
+        return {
+            "z": z, "r": r, "background": pairs.background[index],
+            "year": year_features(nature.time[pairs.row[index]]),
+        }  # fmt: skip
+
+    return batch_at
+
+
+def run(config: TrainConfig) -> DenoiserNetwork:
+    """Train a denoiser and return it with averaged weights."""
+    nature = load_nature(config.data)
+    pairs = load_pairs(config.pairs, "train")
+    setting = prepare(nature, pairs, config)
+    network = make_network(config, nature.layout.n_channel, nature.static.shape[1])
+    if config.initial:
+        network = _from_forecaster(network, config)
+    held = batches(nature, load_pairs(config.pairs, "validation"), setting.node_scale(), config,
+                   "validation")
+    _, average = train(
+        network, denoising_loss(setting), batches(nature, pairs, setting.node_scale(), config, "train"),
+        [held(i) for i in range(12)], config,
+    )
+    return average
+
+
+def _from_forecaster(network: DenoiserNetwork, config: TrainConfig) -> DenoiserNetwork:
+    """Start the processor from a forecaster's, as DiffDA starts from GraphCast's.
+
+    Only what has the same shape and the same meaning is taken: the processor.
+    """
+    from xdiffda.train.forecaster import load_stepper
+
+    donor = load_stepper(TrainConfig.read_back(config.initial)).network.processor
+    own = network.backbone.processor
+    steps = list(own.steps)
+    for i in range(min(len(steps), len(donor.steps))):
+        steps[i] = _copy_weights(steps[i], donor.steps[i])
+    processor = eqx.tree_at(
+        lambda p: (p.edge_embed, p.steps), own, (donor.edge_embed, tuple(steps))
+    )
+    return eqx.tree_at(lambda n: n.backbone.processor, network, processor)
+
+
+def _copy_weights(own: Any, donor: Any) -> Any:
+    """Take the donor's perceptrons and layer norms; the conditioning stays the own (zero)."""
+    parts = lambda step: [  # noqa: E731
+        leaf for block in (step.edge, step.node)
+        for leaf in (block.layers, block.norm.scale, block.norm.offset)
+    ]
+    return eqx.tree_at(parts, own, parts(donor))
+
+
+def load_network(config: TrainConfig, n_channel: int, n_static: int) -> DenoiserNetwork:
+    """Return the averaged network of the last checkpoint in ``config.out``."""
+    network = make_network(config, n_channel, n_static)
+    return restore_average(network, config.out, config.optimiser)[0]
