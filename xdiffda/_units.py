@@ -7,9 +7,14 @@ udunits-style strings) is imported only for the rest, because importing it takes
 from __future__ import annotations
 
 from functools import lru_cache
+from tokenize import TokenError
 
 from .variables import G0, VARIABLES
 
+# What pint raises, besides errors of its own, for strings that are not units.
+_NOT_A_UNIT = (
+    ValueError, AssertionError, AttributeError, TypeError, KeyError, SyntaxError, TokenError
+)  # fmt: skip
 KNOT = 1852.0 / 3600.0  # m s-1, exact by definition
 
 _KNOWN: dict[str, dict[str, tuple[float, float]]] = {
@@ -99,8 +104,8 @@ def _by_pint(units: str, canonical: str) -> tuple[float, float] | None:
             factor, offset = _line(registry, unit, target)
             return factor * G0, offset
         return _line(registry, unit, target)
-    except (pint.PintError, ValueError, AssertionError, AttributeError, TypeError, KeyError):
-        return None  # pint raises all of these for strings that are not units
+    except _NOT_A_UNIT + (pint.PintError,):
+        return None
 
 
 def _line(registry, unit, target) -> tuple[float, float]:

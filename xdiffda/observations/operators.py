@@ -237,7 +237,10 @@ def _sparse_rows(
     weight = weight.reshape(lat.size, -1).astype(np.float32)
     used = weight != 0
     width = int(used.sum(axis=1).max())
-    if width < weight.shape[1]:
+    columns = np.flatnonzero(used.any(axis=0))
+    if columns.size == width:  # all alike, as on the grid
+        index, weight = index[:, columns], weight[:, columns]
+    elif width < weight.shape[1]:
         order = np.argsort(~used, axis=1, kind="stable")[:, :width]
         index = np.take_along_axis(index, order, axis=1)
         weight = np.take_along_axis(weight, order, axis=1)

@@ -51,13 +51,16 @@ def is_vector_component(name: str) -> bool:
 def _bracket(
     nodes: Float[np.ndarray, "node"], x: Float[np.ndarray, "point"]
 ) -> tuple[Int[np.ndarray, "point"], Float[np.ndarray, "point"]]:
-    """Interval of ``x`` among ascending ``nodes`` and the fraction of the way through it."""
+    """Interval of ``x`` among ascending ``nodes`` and the fraction of the way through it.
+
+    On a node the fraction is 0; the last node is the beginning of an interval without end.
+    """
     left = np.clip(np.searchsorted(nodes, x, side="right") - 1, 0, nodes.size - 2)
     width = nodes[left + 1] - nodes[left]
     # A pole row and its mirror image coincide: an interval of no width, of weight zero.
     fraction = np.where(width > 0, (x - nodes[left]) / np.where(width > 0, width, 1.0), 0.0)
-    fraction = np.where(fraction < SNAP, 0.0, np.where(fraction > 1 - SNAP, 1.0, fraction))
-    return left, fraction
+    at_next = fraction > 1 - SNAP
+    return left + at_next, np.where(at_next | (fraction < SNAP), 0.0, fraction)
 
 
 def _meridians(

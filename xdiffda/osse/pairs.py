@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from xdiffda.prior import year_phase
 from xdiffda.train.config import TrainConfig
-from xdiffda.train.data import Nature, load_nature, year_features
+from xdiffda.train.data import Nature, load_nature
 from xdiffda.train.forecaster import Stepper, load_stepper
 
 N_LEADS = 12  # six-hourly, 6 to 72 h
@@ -89,7 +90,7 @@ def make_pairs(
         states = np.array(nature.states[first])
         if group % 2:
             states += _imperfection(nature, store, chosen, group, seed)
-        year = year_features(nature.time[first[:, None] + np.arange(1, N_LEADS + 1)])
+        year = year_phase(nature.time[first[:, None] + np.arange(1, N_LEADS + 1)])
         store[group] = np.asarray(roll(states, year.transpose(1, 0, 2)))
         store.flush()
         temporary = progress.with_suffix(".tmp")

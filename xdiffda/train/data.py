@@ -12,14 +12,6 @@ import xarray as xr
 from xdiffda.state import Layout, to_state
 
 STATIC = ("geopotential_at_surface", "land_sea_mask")
-SECONDS_PER_YEAR = 86400 * 365.24219
-
-
-def year_features(time: np.ndarray) -> np.ndarray:
-    """Cosine and sine of the phase of the year, (time, 2), as GraphCast's forcings."""
-    seconds = np.asarray(time, "datetime64[s]").astype(np.int64)
-    phase = 2 * np.pi * np.mod(seconds / SECONDS_PER_YEAR, 1)
-    return np.stack([np.cos(phase), np.sin(phase)], axis=-1).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,9 @@ from xdiffda.diffusion.noise import LogNormalNoise
 from xdiffda.graphcast.graph import Graph, build_graph
 from xdiffda.osse.pairs import Pairs, load_pairs
 from xdiffda.spectral import sphere_basis
+from xdiffda.prior import year_phase
 from xdiffda.train.config import TrainConfig
-from xdiffda.train.data import Nature, load_nature, year_features
+from xdiffda.train.data import Nature, load_nature
 from xdiffda.train.loop import Batch, restore_average, train
 
 R_JITTER = 0.15  # r is known at analysis time to this relative accuracy
@@ -139,7 +140,7 @@ def batches(
         z, r = residuals(nature, pairs, index, node_scale)
         return {
             "z": z, "r": r, "background": pairs.background[index],
-            "year": year_features(nature.time[pairs.row[index]]),
+            "year": year_phase(nature.time[pairs.row[index]]),
         }  # fmt: skip
 
     return batch_at

@@ -14,8 +14,9 @@ from jaxtyping import Array, Float
 
 from xdiffda.graphcast.graph import Graph, build_graph
 from xdiffda.graphcast.network import GraphCast, NetworkConfig
+from xdiffda.prior import year_phase
 from xdiffda.train.config import TrainConfig
-from xdiffda.train.data import Nature, load_nature, year_features
+from xdiffda.train.data import Nature, load_nature
 from xdiffda.train.loop import Batch, restore_average, train
 
 
@@ -88,7 +89,7 @@ def batches(nature: Nature, part: str, config: TrainConfig) -> Callable[[int], B
         rng = np.random.default_rng([config.seed, tag, step])
         first = np.sort(rng.choice(rows, config.batch, replace=False))
         steps = first[:, None] + np.arange(config.rollout + 1)
-        return {"states": nature.states[steps], "year": year_features(nature.time[steps])}
+        return {"states": nature.states[steps], "year": year_phase(nature.time[steps])}
 
     return batch_at
 

@@ -1,0 +1,283 @@
+"""Checkpoints of the published models: a plain `.npz`, read and written without pickle."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xdiffda.errors import ModelError, StorageError
+
+from .layers import Block
+from .network import GraphCast, NetworkConfig
+
+_LIST_FIELDS = ("input_variables", "target_variables", "forcing_variables", "pressure_levels")
+_BUILDER = "/~_networks_builder/"
+_ENCODER, _PROCESSOR, _DECODER = (
+    name + _BUILDER for name in ("grid2mesh_gnn", "mesh_gnn", "mesh2grid_gnn")
+)
+# The decoder's update of the mesh nodes is stored with the weights, but nothing reads it.
+_UNUSED = _DECODER + "processor_nodes_0_mesh_nodes"
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What a network was trained to do: variables in and out, levels, frames.
+
+    Parameters
+    ----------
+    input_variables, target_variables, forcing_variables
+        Names as in the Datasets.
+    pressure_levels
+        In hPa, in channel order.
+    input_duration
+        Time spanned by the input frames, 6 h for each: 12h is two frames.
+    """
+
+    input_variables: tuple[str, ...]
+    target_variables: tuple[str, ...]
+    forcing_variables: tuple[str, ...]
+    pressure_levels: tuple[int, ...]
+    input_duration: str = "12h"
+
+    @property
+    def n_frames(self) -> int:
+        """Number of input times, 6 h apart."""
+        import pandas as pd
+
+        return round(pd.Timedelta(self.input_duration) / pd.Timedelta("6h"))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of network and mesh, under the names of the file format."""
+
+    resolution: float
+    mesh_size: int
+    latent_size: int
+    gnn_msg_steps: int
+    hidden_layers: int
+    radius_query_fraction_edge_length: float = 0.6
+    mesh2grid_edge_normalization_factor: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Everything a checkpoint file holds."""
+
+    net: GraphCast
+    task: TaskConfig
+    config: ModelConfig
+    description: str = ""
+    license: str = ""
+    # Weights of the format that no output depends on, kept so that they can be written back.
+    unused: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint in the format of the published GraphCast models.
+
+    Raises
+    ------
+    StorageError
+        If the file cannot be read.
+    ModelError
+        If entries are missing, unknown or of the wrong shape; lists all of them.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            entries = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise StorageError(f"cannot read {path} as a checkpoint: {error}") from error
+    wrong: list[str] = []
+    task = _read_task(entries, wrong)
+    config = _read_config(entries, wrong)
+    texts = {name: str(entries.pop(name, "")) for name in ("description", "license")}
+    if task is None or config is None:
+        raise _damaged(path, wrong)
+    weights = {k.removeprefix("params:"): v for k, v in entries.items() if k.startswith("params:")}
+    wrong += [f"unknown entry {k}" for k in entries if not k.startswith("params:")]
+    net, unused = _read_network(weights, config, wrong)
+    if wrong:
+        raise _damaged(path, wrong)
+    return Checkpoint(net, task, config, texts["description"], texts["license"], unused)
+
+
+def write_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
+    """Write a checkpoint that the published code and `read_checkpoint` can read.
+
+    An existing file is replaced only when the new one is complete.
+
+    Raises
+    ------
+    ModelError
+        If the network has conditional layer normalisation, which the format cannot hold.
+    StorageError
+        If the file cannot be written.
+    """
+    net = checkpoint.net
+    if net.config.conditioning_width:
+        raise ModelError(
+            "found a network with conditional layer normalisation; needed one without: "
+            "the official format has no place for it"
+        )
+    entries: dict[str, np.ndarray] = {}
+    blocks = {name: block for name, block in _blocks(net)}
+    for name, block in blocks.items():
+        entries |= {f"params:{k}": np.asarray(v) for k, v in _arrays(name, block).items()}
+    unused = dict(checkpoint.unused) or _default_unused(net.config)
+    entries |= {f"params:{name}": np.asarray(value) for name, value in unused.items()}
+    for item in fields(ModelConfig):
+        value = getattr(checkpoint.config, item.name)
+        if value is not None:
+            entries[f"model_config:{item.name}"] = np.asarray(value)
+    for name in _LIST_FIELDS:
+        values = enumerate(getattr(checkpoint.task, name))
+        entries |= {f"task_config:{name}:{i}": np.asarray(value) for i, value in values}
+    entries["task_config:input_duration"] = np.asarray(checkpoint.task.input_duration)
+    entries["description"] = np.asarray(checkpoint.description)
+    entries["license"] = np.asarray(checkpoint.license)
+    _write(Path(path), entries)
+
+
+def _write(path: Path, entries: Mapping[str, np.ndarray]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            np.savez(file, **entries)  # pyright: ignore[reportArgumentType]
+        os.replace(partial, path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_task(entries: dict[str, np.ndarray], wrong: list[str]) -> TaskConfig | None:
+    lists: dict[str, tuple] = {}
+    for name in _LIST_FIELDS:
+        pattern = re.compile(rf"task_config:{name}:(\d+)")
+        found = {int(m[1]): k for k in entries if (m := pattern.fullmatch(k))}
+        if sorted(found) != list(range(len(found))):
+            wrong.append(f"task_config:{name} has gaps: {sorted(found)}")
+        lists[name] = tuple(entries.pop(found[i]).item() for i in sorted(found))
+    if not lists["target_variables"]:
+        wrong.append("missing task_config:target_variables:0")
+    duration = entries.pop("task_config:input_duration", None)
+    if duration is None:
+        wrong.append("missing task_config:input_duration")
+    return None if wrong else TaskConfig(**lists, input_duration=str(duration))
+
+
+def _read_config(entries: dict[str, np.ndarray], wrong: list[str]) -> ModelConfig | None:
+    values, n_wrong = {}, len(wrong)
+    for item in fields(ModelConfig):
+        key = f"model_config:{item.name}"
+        if key in entries:
+            values[item.name] = entries.pop(key).item()
+        elif item.name != "mesh2grid_edge_normalization_factor":
+            wrong.append(f"missing {key}")
+    return None if len(wrong) > n_wrong else ModelConfig(**values)
+
+
+def _read_network(
+    weights: dict[str, np.ndarray], config: ModelConfig, wrong: list[str]
+) -> tuple[GraphCast, dict[str, np.ndarray]]:
+    """The network with these weights, and the weights it has no use for."""
+    first = weights.get(f"{_ENCODER}encoder_nodes_grid_nodes_mlp/~/linear_0:w")
+    last = weights.get(f"{_DECODER}decoder_nodes_grid_nodes_mlp/~/linear_{config.hidden_layers}:b")
+    sizes = NetworkConfig(
+        # Any size will do where the entry is missing: it is reported below.
+        n_inputs=4 if first is None or first.ndim != 2 else max(first.shape[0] - 3, 1),
+        n_outputs=1 if last is None or last.ndim != 1 else max(len(last), 1),
+        latent=config.latent_size,
+        processor_steps=config.gnn_msg_steps,
+        hidden_layers=config.hidden_layers,
+    )
+    template = eqx.filter_eval_shape(GraphCast, sizes, key=jax.random.key(0))
+    known = dict(_blocks(template))
+    needed = {k: v for name, block in known.items() for k, v in _arrays(name, block).items()}
+    unused_shapes = _default_unused(sizes)
+    for name, leaf in {**needed, **unused_shapes}.items():
+        if name not in weights:
+            if name in needed:
+                wrong.append(f"missing params:{name}")
+        elif weights[name].shape != leaf.shape:
+            wrong.append(
+                f"params:{name} has shape {weights[name].shape}, the configuration {leaf.shape}"
+            )
+        elif not np.issubdtype(weights[name].dtype, np.floating):
+            wrong.append(f"params:{name} holds {weights[name].dtype}, not floating-point numbers")
+        elif not np.isfinite(weights[name]).all():
+            wrong.append(f"params:{name} holds values that are not finite")
+    wrong += [f"unknown params:{k}" for k in weights if k not in needed and k not in unused_shapes]
+    unused = {k: weights[k] for k in unused_shapes if k in weights}
+    if wrong:
+        return template, unused
+    leaves = [jnp.asarray(weights[name]) for name in needed]
+    net = eqx.tree_at(
+        lambda tree: [v for name, b in _blocks(tree) for v in _arrays(name, b).values()],
+        template,
+        leaves,
+    )
+    return net, unused
+
+
+def _blocks(net: GraphCast) -> Iterator[tuple[str, Block]]:
+    """The blocks of a network under their names in the file format."""
+    encoder, processor, decoder = net.encoder, net.processor, net.decoder
+    yield _ENCODER + "encoder_edges_grid2mesh", encoder.edge_embed
+    yield _ENCODER + "encoder_nodes_grid_nodes", encoder.grid_embed
+    yield _ENCODER + "encoder_nodes_mesh_nodes", encoder.mesh_embed
+    yield _ENCODER + "processor_edges_0_grid2mesh", encoder.step.edge
+    yield _ENCODER + "processor_nodes_0_grid_nodes", encoder.grid_update
+    yield _ENCODER + "processor_nodes_0_mesh_nodes", encoder.step.node
+    yield _PROCESSOR + "encoder_edges_mesh", processor.edge_embed
+    for i, step in enumerate(processor.steps):
+        yield f"{_PROCESSOR}processor_edges_{i}_mesh", step.edge
+        yield f"{_PROCESSOR}processor_nodes_{i}_mesh_nodes", step.node
+    yield _DECODER + "encoder_edges_mesh2grid", decoder.edge_embed
+    yield _DECODER + "processor_edges_0_mesh2grid", decoder.step.edge
+    yield _DECODER + "processor_nodes_0_grid_nodes", decoder.step.node
+    yield _DECODER + "decoder_nodes_grid_nodes", decoder.output
+
+
+def _arrays(name: str, block: Block) -> dict:
+    """The arrays of a block under their names in the file format."""
+    arrays = {}
+    for k, layer in enumerate(block.layers):
+        arrays[f"{name}_mlp/~/linear_{k}:w"] = layer.weight
+        arrays[f"{name}_mlp/~/linear_{k}:b"] = layer.bias
+    if block.norm is not None:
+        arrays[f"{name}_layer_norm:scale"] = block.norm.scale
+        arrays[f"{name}_layer_norm:offset"] = block.norm.offset
+    return arrays
+
+
+def _default_unused(config: NetworkConfig) -> dict[str, np.ndarray]:
+    """The weights no output depends on, as zeros: the published code expects to find them."""
+    width, arrays = config.latent, {}
+    for k in range(config.hidden_layers + 1):
+        arrays[f"{_UNUSED}_mlp/~/linear_{k}:w"] = np.zeros((width, width), np.float32)
+        arrays[f"{_UNUSED}_mlp/~/linear_{k}:b"] = np.zeros(width, np.float32)
+    arrays[f"{_UNUSED}_layer_norm:scale"] = np.ones(width, np.float32)
+    arrays[f"{_UNUSED}_layer_norm:offset"] = np.zeros(width, np.float32)
+    return arrays
+
+
+def with_computation(checkpoint: Checkpoint, **options: object) -> Checkpoint:
+    """The checkpoint with other options of computation (dtype, precision, unroll, remat)."""
+    config = replace(checkpoint.net.config, **options)  # pyright: ignore[reportArgumentType]
+    return replace(checkpoint, net=eqx.tree_at(lambda n: n.config, checkpoint.net, config))
+
+
+def _damaged(path: str | os.PathLike[str], wrong: list[str]) -> ModelError:
+    lines = "\n".join(f"  {i}. {text}" for i, text in enumerate(wrong, start=1))
+    return ModelError(f"{path} is not a usable GraphCast checkpoint:\n{lines}")

@@ -1,0 +1,57 @@
+"""`python -m xdiffda.osse nature | pairs | bundle | evaluate`: the embedded testbed."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one stage; every stage can be interrupted and called again."""
+    parser = argparse.ArgumentParser(prog="python -m xdiffda.osse", description=__doc__)
+    stages = parser.add_subparsers(dest="stage", required=True)
+    nature = stages.add_parser("nature", help="integrate the truth (extra osse)")
+    nature.add_argument("--out", default="nature")
+    nature.add_argument("--stream", type=int, default=0)
+    nature.add_argument("--days", type=int, default=1290)
+    pairs = stages.add_parser("pairs", help="forecasts of 6 to 72 h by the trained forecaster")
+    bundle = stages.add_parser("bundle", help="calibrate and write model and sample")
+    evaluate = stages.add_parser("evaluate", help="score the model beside its baselines")
+    for stage in (pairs, bundle, evaluate):
+        stage.add_argument("--data", default="nature")
+    for stage in (pairs, bundle):
+        stage.add_argument("--forecaster", default="forecaster")
+    for stage in (bundle, evaluate):
+        stage.add_argument("--pairs", default="pairs")
+    pairs.add_argument("--out", default="pairs")
+    pairs.add_argument("--n-train", type=int, default=1200, dest="n_train")
+    bundle.add_argument("--denoiser", default="denoiser")
+    evaluate.add_argument("--out", default=None)
+    evaluate.add_argument("--n-case", type=int, default=20, dest="n_case")
+    evaluate.add_argument("--columns", type=int, nargs="+", default=[5, 45, 416, 1000])
+    evaluate.add_argument("--cold", type=int, nargs="*", default=[416])
+    evaluate.add_argument("--errors", default="quarter", choices=["quarter", "speedy-letkf"])
+    options = vars(parser.parse_args(arguments))
+    _run(options.pop("stage"), options)
+
+
+def _run(stage: str, options: dict) -> None:
+    if stage == "nature":
+        from xdiffda.osse.nature import NatureRun, run
+
+        run(options["out"], NatureRun(stream=options["stream"], days=options["days"]))
+    elif stage == "pairs":
+        from xdiffda.osse.pairs import main as make
+
+        make(**options)
+    elif stage == "bundle":
+        from xdiffda.osse.bundle import bundle
+
+        bundle(**options)
+    else:
+        from xdiffda.osse.evaluate import evaluate, markdown
+
+        print(markdown(evaluate(**options)))
+
+
+if __name__ == "__main__":
+    main()

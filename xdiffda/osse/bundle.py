@@ -1,0 +1,162 @@
+"""Write a trained model and its sample the way the package carries them.
+
+    python -m xdiffda.osse bundle --data DIR --pairs DIR --forecaster DIR --denoiser DIR
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from safetensors.numpy import save_file
+
+from xdiffda.osse.calibrate import SIGMAS, measure
+from xdiffda.osse.pairs import _make_rollout, load_pairs
+from xdiffda.prior import year_phase
+from xdiffda.registry import flatten, models_folder, pack_symmetric
+from xdiffda.state import default_convention, from_state
+from xdiffda.train.config import TrainConfig
+from xdiffda.train.data import SPLIT, Nature, load_nature
+from xdiffda.train.denoiser import Setting, load_network, prepare
+from xdiffda.train.forecaster import Stepper, load_stepper
+
+SAMPLE_TIMES = 17  # four days, 6-hourly
+SAMPLE_FIRST_DAY = 40  # of the evaluation year
+SIGNIFICANT_DIGITS = 4
+
+
+def bundle(
+    data: str, pairs: str, forecaster: str, denoiser: str, *, name: str = "speedy",
+    out: str | Path | None = None, sample_out: str | Path | None = None,
+) -> Path:  # fmt: skip
+    """Calibrate, then write weights, statistics, card and sample; return the model's folder."""
+    folder = Path(out) if out else models_folder() / name
+    folder.mkdir(parents=True, exist_ok=True)
+    nature = load_nature(data)
+    config = TrainConfig.read_back(denoiser)
+    held = load_pairs(pairs, "validation")
+    setting = prepare(nature, held, config)
+    network = load_network(config, nature.layout.n_channel, nature.static.shape[1])
+    blocks, share = measure(nature, held, setting, network)
+    _save(folder / "denoiser.safetensors", flatten(network))
+    _save(folder / "statistics.safetensors", _statistics(nature, setting, blocks))
+    stepper = load_stepper(TrainConfig.read_back(forecaster), nature)
+    write_forecaster(folder, nature, stepper, TrainConfig.read_back(forecaster))
+    card = _card(name, nature, config, TrainConfig.read_back(forecaster), network, share)
+    card["sha256"] = {
+        file: hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        for file in ("denoiser.safetensors", "statistics.safetensors", "forecaster.npz")
+    }
+    _write_json(folder / "card.json", card)
+    write_sample(nature, stepper, Path(sample_out) if sample_out else folder.parents[1] / "sample_data")
+    return folder
+
+
+def _statistics(nature: Nature, setting: Setting, blocks: np.ndarray) -> dict[str, np.ndarray]:
+    grid = nature.layout.grid
+    return {
+        "lat": np.array(grid.lat), "lon": np.array(grid.lon),
+        "mean": nature.mean, "stddev": nature.stddev, "diffs_stddev": nature.diffs_stddev,
+        "static": nature.static,
+        "scale": (setting.scale * nature.stddev).astype(np.float32),
+        "b_blocks": pack_symmetric(np.asarray(setting.covariance.blocks)).astype(np.float32),
+        "v_sigma": np.array(SIGMAS, np.float32),
+        "v_blocks": pack_symmetric(blocks).astype(np.float32),
+    }  # fmt: skip
+
+
+def _card(
+    name: str, nature: Nature, config: TrainConfig, forecaster: TrainConfig, network: Any,
+    share: np.ndarray,
+) -> dict[str, Any]:  # fmt: skip
+    weights = flatten(network)
+    layout = nature.layout
+    return {
+        "name": name,
+        "title": "GraphCast denoiser on the SPEEDY testbed (T31 nature run, 64 x 32 grid)",
+        "grid": str(layout.grid), "shape": list(layout.grid.shape),
+        "variables": list(layout.variables), "levels": list(layout.levels),
+        "parameters": int(sum(w.size for w in weights.values())),
+        "network": config.to_dict()["network"],
+        "data": "nature run of jcm 3.0.0 (SPEEDY physics, Apache-2.0), "
+                "python -m xdiffda.osse nature",
+        "split_days": {k: list(map(list, getattr(SPLIT, k)))
+                       for k in ("train", "validation", "evaluation")},
+        "training": {"denoiser": config.to_dict(), "forecaster": forecaster.to_dict()},
+        "denoising_error_over_gaussian": {
+            f"{s:g}": round(float(v), 4) for s, v in zip(SIGMAS, share, strict=True)
+        },
+        "versions": {p: importlib.metadata.version(p)
+                     for p in ("jax", "equinox", "optax", "numpy", "xarray")},
+        "licence": "Apache-2.0 (weights and sample data)",
+    }  # fmt: skip
+
+
+def write_forecaster(
+    folder: Path, nature: Nature, stepper: Stepper, config: TrainConfig
+) -> None:
+    """Write the forecaster as an official GraphCast checkpoint, with its statistics."""
+    from xdiffda.osse.export import to_checkpoint
+
+    to_checkpoint(folder / "forecaster.npz", nature, stepper, config)
+
+
+def write_sample(nature: Nature, stepper: Stepper, folder: Path) -> None:
+    """Write held-out truth and its 48 h and 6 h forecasts, rounded, as netCDF."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = nature.rows("evaluation")[:, 0]
+    valid = rows[4 * SAMPLE_FIRST_DAY : 4 * SAMPLE_FIRST_DAY + SAMPLE_TIMES]
+    roll = _make_rollout(stepper)
+    years = lambda first, n: year_phase(  # noqa: E731
+        nature.time[first[:, None] + np.arange(1, n + 1)]).transpose(1, 0, 2)
+    forecasts = {
+        lead: np.asarray(roll(np.array(nature.states[valid - lead // 6]),
+                              years(valid - lead // 6, lead // 6)))[-1]
+        for lead in (6, 48)
+    }
+    fields = {"truth": nature.states[valid], "background": forecasts[48],
+              "background_6h": forecasts[6]}
+    for name, x in fields.items():
+        ds = _labelled(x * nature.stddev + nature.mean, nature, nature.time[valid])
+        ds.attrs["title"] = {"truth": "nature run, held-out days",
+                             "background": "48 h forecasts of the testbed's forecaster",
+                             "background_6h": "6 h forecasts of the testbed's forecaster"}[name]
+        temporary = folder / f"{name}.tmp"
+        ds.to_netcdf(temporary, encoding=_encoding(ds))
+        os.replace(temporary, folder / f"{name}.nc")
+
+
+def _labelled(x: np.ndarray, nature: Nature, time: np.ndarray) -> xr.Dataset:
+    convention = default_convention(nature.layout)
+    states = [from_state(one, nature.layout, convention) for one in x]
+    return xr.concat(states, dim="time").assign_coords(time=time).transpose("time", ...)
+
+
+def _encoding(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
+    """Compression after rounding to bits that matter (about 1e-4 of a field's range)."""
+    packing = {}
+    for name, field in ds.data_vars.items():
+        bits = 12 if "geopotential" in str(name) or "pressure" in str(name) else 10
+        if "temperature" in str(name):
+            bits = 13
+        packing[name] = {"zlib": True, "complevel": 6, "shuffle": True,
+                         "significant_digits": bits, "quantize_mode": "BitRound"}
+    return packing
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    temporary = path.with_suffix(".tmp")
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1))
+    os.replace(temporary, path)

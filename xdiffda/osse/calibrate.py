@@ -1,0 +1,80 @@
+"""Measure V(sigma): the spectral covariance of truth minus denoiser, on held-out pairs.
+
+This is what guidance takes as V = `calibrated`; it belongs to the weights and is stored
+with them (design, section 4).
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from xdiffda.covariance import estimate_blocks, white_coefficients
+from xdiffda.diffusion.denoiser import Conditioning, DenoiserNetwork, denoise_batch
+from xdiffda.osse.pairs import Pairs
+from xdiffda.prior import year_phase
+from xdiffda.train.data import Nature
+from xdiffda.train.denoiser import Setting, residuals
+
+SIGMAS = (0.05, 0.12, 0.25, 0.5, 0.8, 1.3, 2.0, 4.0, 12.0, 80.0)
+BATCH = 8
+
+
+def measure(
+    nature: Nature, pairs: Pairs, setting: Setting, network: DenoiserNetwork, *,
+    n_pair: int = 160, sigmas: tuple[float, ...] = SIGMAS, seed: int = 0,
+) -> tuple[Float[np.ndarray, "level degree channel channel"], Float[np.ndarray, " level"]]:  # fmt: skip
+    """Return V at each noise level, and the mean squared error in units of the Gaussian one.
+
+    Parameters
+    ----------
+    nature, pairs
+        Held-out pairs: on training pairs the network would look better than it is.
+    setting, network
+        What was trained.
+    n_pair : int
+        Pairs used at each level, a multiple of 8, spread over the period.
+    sigmas : tuple of float
+    seed : int
+
+    Returns
+    -------
+    blocks, share
+        ``share`` is the validation loss at each level: 1 for the Gaussian prior.
+    """
+    basis = setting.covariance.basis
+    index = np.linspace(0, len(pairs.row) - 1, n_pair).astype(int)
+    z, r = residuals(nature, pairs, index, setting.node_scale())
+    year = year_phase(nature.time[pairs.row[index]])
+
+    @eqx.filter_jit
+    def error(network, z, background, year, r, key, sigma):
+        z = basis.project(jnp.moveaxis(z, 0, 1))
+        n = z.shape[1]
+        unit = basis.synthesis(white_coefficients(setting.covariance, jax.random.split(key, n)))
+        given = Conditioning(jnp.moveaxis(background, 0, 1), year, r)
+        levels = jnp.full((n,), sigma)
+        estimate, c_out = denoise_batch(
+            network, setting.covariance, setting.graph, jnp.asarray(setting.static), given,
+            z + sigma * unit, levels,
+        )  # fmt: skip
+        weight = jnp.asarray(setting.area)[:, None, None]
+        share = jnp.mean(weight * ((z - estimate) / c_out[None]) ** 2)
+        return jnp.moveaxis(z - estimate, 1, 0), share
+
+    blocks, shares = [], []
+    for level, sigma in enumerate(tqdm(sigmas, desc="calibrate")):
+        parts = []
+        for start in range(0, n_pair, BATCH):
+            own = slice(start, start + BATCH)
+            key = jax.random.fold_in(jax.random.key(seed), 1000 * level + start)
+            out = error(network, z[own], np.asarray(pairs.background[index[own]]), year[own],
+                        r[own], key, jnp.asarray(sigma, jnp.float32))
+            parts.append(tuple(map(np.asarray, out)))
+        blocks.append(estimate_blocks(basis, np.concatenate([p[0] for p in parts])))
+        shares.append(np.mean([p[1] for p in parts]))
+    return np.stack(blocks), np.array(shares)

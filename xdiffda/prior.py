@@ -1,0 +1,275 @@
+"""Priors p(x | background): a Gaussian with spectral B, or a trained diffusion model.
+
+A prior knows its layout, the scale s of background errors and their covariance B, and
+can be conditioned on one background; what results is a denoiser and the covariances that
+guidance needs.  In the whole package ``z = (x - x_b) / (r s)``.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float
+
+from xdiffda.covariance import CovarianceTable, SpectralCovariance, estimate_blocks
+from xdiffda.diffusion.denoiser import Conditioning, Denoiser, DenoiserNetwork
+from xdiffda.errors import InputError, Problem
+from xdiffda.graphcast.graph import Graph
+from xdiffda.spectral import sphere_basis
+from xdiffda.state import Layout, to_state
+
+SECONDS_PER_YEAR = 86400 * 365.24219
+Denoise = Callable[[Array, Array], Array]
+
+
+class Conditioned(NamedTuple):
+    """A prior conditioned on one background.
+
+    Attributes
+    ----------
+    denoise : callable (z, sigma) -> estimate
+    climatology : SpectralCovariance
+        B of z.
+    calibrated : CovarianceTable or None
+        Measured V(sigma), if the prior has it.
+    """
+
+    denoise: Denoise
+    climatology: SpectralCovariance
+    calibrated: CovarianceTable | None
+
+
+class Prior(abc.ABC):
+    """What `assimilate` needs of a model.
+
+    Attributes
+    ----------
+    name : str
+        Goes into the provenance of every analysis.
+    layout : Layout
+        Grid, variables and levels of the state.
+    scale : array (node, channel)
+        Standard deviation s of background errors, physical units.
+    """
+
+    name: str
+    layout: Layout
+    scale: Float[np.ndarray, "node channel"]
+
+    @property
+    @abc.abstractmethod
+    def covariance(self) -> SpectralCovariance:
+        """B of the normalised background error."""
+
+    @abc.abstractmethod
+    def condition(
+        self, background: Float[np.ndarray, "node channel"], time: np.datetime64 | None, r: float
+    ) -> Conditioned:
+        """Condition on one background (physical units) at a valid time."""
+
+    @property
+    def default_covariance(self) -> str:
+        """Name of the V that guidance takes unless told otherwise."""
+        return "climatological"
+
+
+class _Wiener(eqx.Module):
+    covariance: SpectralCovariance
+
+    def __call__(self, z: Array, sigma: Array) -> Array:
+        return self.covariance.wiener(z, sigma)
+
+
+class GaussianPrior(Prior):
+    """Background errors drawn from N(0, B), B isotropic and spectral: no network, no training.
+
+    Works on any global grid and set of variables; with linear observations the guided
+    members follow the Kalman analysis exactly.  Make one with `from_samples`.
+
+    Parameters
+    ----------
+    layout : Layout
+    scale : array (node, channel)
+        Standard deviation of background errors, physical units.
+    covariance : SpectralCovariance
+        Of the background error divided by ``scale``.
+    """
+
+    def __init__(
+        self, layout: Layout, scale: Float[np.ndarray, "node channel"],
+        covariance: SpectralCovariance, *, name: str = "gaussian",
+    ) -> None:  # fmt: skip
+        self.layout, self.scale, self.name = layout, np.asarray(scale, np.float32), name
+        self._covariance = covariance
+
+    @classmethod
+    def from_samples(
+        cls, residuals: xr.Dataset, *, truncation: int | None = None, centre: bool = True
+    ) -> GaussianPrior:
+        """Estimate s and B from samples of the background error.
+
+        Parameters
+        ----------
+        residuals : Dataset
+            Differences truth minus background, or between members or forecasts valid at
+            the same time, in any convention `assimilate` accepts, with at least one of
+            the dimensions time, member (or their synonyms) holding 2 or more samples.
+        truncation : int, optional
+            Largest total wavenumber of B; default what the grid resolves, at most 63.
+        centre : bool
+            Subtract the mean of the samples (bias) first.
+
+        Returns
+        -------
+        GaussianPrior
+
+        Raises
+        ------
+        InputError
+            If there are fewer than two samples, or a variable does not vary.
+
+        Notes
+        -----
+        s is the standard deviation per channel and latitude row, floored at a tenth of its
+        mean; B holds one (channel, channel) matrix for each total wavenumber, shrunk
+        towards its diagonal where samples are few.
+
+        Examples
+        --------
+        >>> import numpy as np, xarray as xr
+        >>> lat, lon = np.linspace(-75, 75, 6), np.arange(12) * 30.0
+        >>> noise = np.random.default_rng(0).normal(size=(20, 6, 12))
+        >>> ds = xr.Dataset({"2m_temperature": (("member", "lat", "lon"), noise)},
+        ...                 coords={"lat": lat, "lon": lon})
+        >>> GaussianPrior.from_samples(ds).layout.channel_names
+        ('2m_temperature',)
+        """
+        x, layout, _ = to_state(residuals, what="residuals", check_values=False)
+        x = x.reshape(-1, *x.shape[-2:])
+        problems = []
+        if len(x) < 2:
+            problems.append(Problem(f"{len(x)} sample", "2 or more samples of the background error",
+                                    'xr.concat([...], dim="member")'))
+        if not np.isfinite(x).all():
+            problems.append(Problem("NaN in the residuals", "finite values",
+                                    'residuals.dropna("time")'))
+        if problems:
+            raise InputError(problems, what="residuals")
+        x = x - x.mean(0) * centre
+        scale = row_scale(x, layout)
+        if (scale <= 0).any():
+            flat = [layout.channel_names[c] for c in np.flatnonzero((scale <= 0).any(0))]
+            raise InputError(
+                [Problem(f"no variation in {', '.join(flat)}", "samples that differ",
+                         f"residuals.drop_vars({flat[0].split('@')[0]!r})")], what="residuals",
+            )  # fmt: skip
+        grid = layout.grid
+        limit = min(len(grid.lat) - 1, len(grid.lon) // 2 - 1, 63)
+        basis = sphere_basis(grid.lat, grid.lon, limit if truncation is None else truncation)
+        # one degree of freedom goes with the mean
+        inflation = len(x) / max(len(x) - centre, 1)
+        blocks = estimate_blocks(basis, x / scale) * inflation
+        return cls(layout, scale, SpectralCovariance.from_blocks(basis, blocks))
+
+    @property
+    def covariance(self) -> SpectralCovariance:
+        return self._covariance
+
+    def condition(
+        self, background: np.ndarray, time: np.datetime64 | None, r: float
+    ) -> Conditioned:
+        return Conditioned(_Wiener(self._covariance), self._covariance, None)
+
+    def __repr__(self) -> str:
+        return (f"<GaussianPrior {self.name!r}: {self.layout.n_channel} channels on "
+                f"{self.layout.grid}>")
+
+
+def row_scale(x: Float[np.ndarray, "sample node channel"], layout: Layout) -> np.ndarray:
+    """Root mean square of samples per latitude row and channel, smoothed, on every node."""
+    n_lat, n_lon = layout.grid.shape
+    square = np.mean(np.asarray(x) ** 2, axis=0).reshape(n_lat, n_lon, -1).mean(1)
+    padded = np.pad(square, ((1, 1), (0, 0)), mode="edge")
+    rows = np.sqrt((padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4)
+    rows = np.maximum(rows, 0.1 * rows.mean(0))
+    return np.repeat(rows, n_lon, axis=0).astype(np.float32)
+
+
+class DiffusionPrior(Prior):
+    """A denoiser trained on pairs of truth and background.
+
+    Parameters
+    ----------
+    name : str
+    layout : Layout
+    scale : array (node, channel)
+        s in physical units.
+    covariance : SpectralCovariance
+        B of z.
+    network : DenoiserNetwork
+    graph : Graph
+    static : array (node, static)
+        Normalised static fields.
+    mean, stddev : arrays (channel,)
+        Normalisation of the background as an input of the network.
+    calibrated : CovarianceTable
+        Measured V(sigma).
+    card : mapping
+        The model card: training data, steps, scores, licence.
+    """
+
+    def __init__(
+        self, name: str, layout: Layout, scale: np.ndarray, covariance: SpectralCovariance, *,
+        network: DenoiserNetwork, graph: Graph, static: np.ndarray, mean: np.ndarray,
+        stddev: np.ndarray, calibrated: CovarianceTable, card: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        self.name, self.layout, self.scale = name, layout, np.asarray(scale, np.float32)
+        self._covariance, self._network, self._graph = covariance, network, graph
+        self._static, self._mean, self._stddev = jnp.asarray(static), mean, stddev
+        self._calibrated, self.card = calibrated, dict(card)
+
+    @property
+    def covariance(self) -> SpectralCovariance:
+        return self._covariance
+
+    @property
+    def default_covariance(self) -> str:
+        return "calibrated"
+
+    def condition(
+        self, background: np.ndarray, time: np.datetime64 | None, r: float
+    ) -> Conditioned:
+        normalised = (np.asarray(background) - self._mean) / self._stddev
+        given = Conditioning(
+            jnp.asarray(normalised, jnp.float32)[:, None],
+            jnp.asarray(year_phase(time))[None],
+            jnp.asarray([r], jnp.float32),
+        )
+        denoise = Denoiser(self._network, self._covariance, self._graph, self._static, given)
+        return Conditioned(denoise, self._covariance, self._calibrated)
+
+    def gaussian(self) -> GaussianPrior:
+        """The Gaussian prior with the same s and B: what the network adds shows against it."""
+        return GaussianPrior(
+            self.layout, self.scale, self._covariance, name=f"{self.name} (Gaussian)"
+        )
+
+    def __repr__(self) -> str:
+        return (f"<DiffusionPrior {self.name!r}: {self.layout.n_channel} channels on "
+                f"{self.layout.grid}>")
+
+
+def year_phase(time: np.ndarray | np.datetime64 | None) -> Float[np.ndarray, "*time 2"]:
+    """Cosine and sine of the phase of the year; zeros where the time is not known."""
+    if time is None:
+        return np.zeros(2, np.float32)
+    stamp = np.asarray(time, "datetime64[s]")
+    phase = 2 * np.pi * np.mod(stamp.astype(np.int64) / SECONDS_PER_YEAR, 1)
+    wave = np.stack([np.cos(phase), np.sin(phase)], axis=-1)
+    return np.where(np.isnat(stamp)[..., None], 0.0, wave).astype(np.float32)

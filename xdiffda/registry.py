@@ -1,0 +1,202 @@
+"""Models: what is bundled, and how it is read. Weights are safetensors; nothing executes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from xdiffda.errors import ModelError
+from xdiffda.options import get_options
+from xdiffda.prior import DiffusionPrior, Prior
+from xdiffda.state import Grid, Layout
+
+FILES = ("card.json", "denoiser.safetensors", "statistics.safetensors", "forecaster.npz")
+
+
+def models_folder() -> Path:
+    """The folder of bundled models inside the package."""
+    return Path(str(resources.files("xdiffda"))) / "models"
+
+
+def models() -> xr.Dataset:
+    """The bundled models, one row each: grid, channels, size and what they are for.
+
+    Returns
+    -------
+    Dataset
+        Dimension ``model``.
+
+    Examples
+    --------
+    >>> "speedy" in models().model.values
+    True
+    """
+    cards = [_card(path.parent) for path in sorted(models_folder().glob("*/card.json"))]
+    column = lambda name: ("model", [str(card.get(name, "")) for card in cards])  # noqa: E731
+    fields = ("title", "grid", "parameters", "licence")
+    return xr.Dataset(
+        {name: column(name) for name in fields},
+        coords={"model": [card["name"] for card in cards]},
+    )
+
+
+def resolve(model: str | Prior | None) -> Prior:
+    """Turn a name into a prior; None takes the option ``default_model``."""
+    if isinstance(model, Prior):
+        return model
+    return load_model(get_options().default_model if model is None else model)
+
+
+def load_model(name: str | Path) -> DiffusionPrior:
+    """Load a model by its name, or from a folder of the same files.
+
+    Parameters
+    ----------
+    name : str or path
+
+    Returns
+    -------
+    DiffusionPrior
+        Cached by the digest of its files.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, a file is missing, or its content is damaged.
+
+    Examples
+    --------
+    >>> load_model("speedy").layout.n_channel
+    37
+    """
+    folder = Path(name) if Path(name).is_dir() else models_folder() / str(name)
+    missing = [file for file in FILES if not (folder / file).exists()]
+    if missing:
+        known = ", ".join(p.parent.name for p in models_folder().glob("*/card.json"))
+        raise ModelError(
+            f"no model {str(name)!r}: {', '.join(missing)} not found in {folder}; bundled "
+            f"models are {known or 'none'}: xdiffda.load_model({(known or 'speedy')!r})"
+        )
+    return _load(folder, _digest(folder))
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in FILES:
+        digest.update((folder / file).read_bytes())
+    return digest.hexdigest()
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "card.json").read_text())
+
+
+def _verify(folder: Path, card: dict[str, Any]) -> None:
+    damaged = [
+        file for file, expected in card.get("sha256", {}).items()
+        if hashlib.sha256((folder / file).read_bytes()).hexdigest() != expected
+    ]
+    if damaged:
+        raise ModelError(
+            f"{', '.join(damaged)} in {folder} does not have the digest in card.json: the file "
+            "is damaged or of another version; install the package again, "
+            "`pip install --force-reinstall xdiffda`"
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def _load(folder: Path, digest: str) -> DiffusionPrior:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    card = _card(folder)
+    _verify(folder, card)
+    try:
+        statistics = load_file(folder / "statistics.safetensors")
+        weights = load_file(folder / "denoiser.safetensors")
+    except (SafetensorError, ValueError) as error:
+        raise ModelError(f"cannot read the weights in {folder}: {error}") from error
+    return build_prior(card, statistics, weights)
+
+
+def build_prior(
+    card: dict[str, Any], statistics: dict[str, np.ndarray], weights: dict[str, np.ndarray]
+) -> DiffusionPrior:
+    """Assemble a prior from the contents of its files."""
+    from xdiffda.covariance import CovarianceTable, SpectralCovariance
+    from xdiffda.diffusion.denoiser import DenoiserNetwork
+    from xdiffda.graphcast.graph import build_graph
+    from xdiffda.spectral import sphere_basis
+
+    grid = Grid(tuple(statistics["lat"].tolist()), tuple(statistics["lon"].tolist()))
+    layout = Layout(grid, tuple(card["variables"]), tuple(card["levels"]))
+    basis = sphere_basis(grid.lat, grid.lon)
+    network = DenoiserNetwork(
+        layout.n_channel, statistics["static"].shape[1], latent=card["network"]["latent"],
+        processor_steps=card["network"]["processor_steps"],
+        hidden_layers=card["network"]["hidden_layers"],
+        conditioning_width=card["network"]["conditioning_width"], key=jax.random.key(0),
+    )  # fmt: skip
+    blocks = unpack_symmetric(statistics["b_blocks"])
+    table = CovarianceTable(
+        basis, jnp.asarray(statistics["v_sigma"]),
+        jnp.asarray(unpack_symmetric(statistics["v_blocks"])),
+        jnp.asarray(np.einsum("dcc->d", blocks) / layout.n_channel),
+    )  # fmt: skip
+    return DiffusionPrior(
+        card["name"], layout, np.repeat(statistics["scale"], grid.n_lon, axis=0),
+        SpectralCovariance.from_blocks(basis, blocks),
+        network=_fill(network, weights), static=statistics["static"],
+        graph=build_graph(
+            np.array(grid.lat), np.array(grid.lon), refinement=card["network"]["refinement"]
+        ),
+        mean=statistics["mean"], stddev=statistics["stddev"], calibrated=table, card=card,
+    )  # fmt: skip
+
+
+def flatten(network: Any) -> dict[str, np.ndarray]:
+    """Weights of a network by their path, as they are stored."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(network, eqx.is_inexact_array))
+    return {jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _fill(network: Any, weights: dict[str, np.ndarray]) -> Any:
+    """Put stored weights into a network of the same shape."""
+    arrays, static = eqx.partition(network, eqx.is_inexact_array)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(arrays)
+    names = [jax.tree_util.keystr(path).lstrip(".") for path, _ in leaves]
+    wrong = sorted(set(names) ^ set(weights)) + [
+        f"{name}: shape {weights[name].shape}, needed {leaf.shape}"
+        for name, (_, leaf) in zip(names, leaves, strict=True)
+        if name in weights and weights[name].shape != leaf.shape
+    ]
+    if wrong:
+        raise ModelError("the weights do not fit the network of the card: " + "; ".join(wrong[:8]))
+    filled = [jnp.asarray(weights[name], jnp.float32) for name in names]
+    return eqx.combine(jax.tree_util.tree_unflatten(tree, filled), static)
+
+
+def pack_symmetric(blocks: np.ndarray) -> np.ndarray:
+    """Lower triangles of symmetric matrices (..., C, C) -> (..., C (C + 1) / 2)."""
+    rows, columns = np.tril_indices(blocks.shape[-1])
+    return blocks[..., rows, columns]
+
+
+def unpack_symmetric(packed: np.ndarray) -> np.ndarray:
+    """Inverse of `pack_symmetric`, in float32."""
+    n = int((np.sqrt(8 * packed.shape[-1] + 1) - 1) / 2)
+    rows, columns = np.tril_indices(n)
+    blocks = np.zeros((*packed.shape[:-1], n, n), np.float32)
+    blocks[..., rows, columns] = packed
+    blocks[..., columns, rows] = packed
+    return blocks

@@ -1,0 +1,50 @@
+"""The bundled sample: held-out days of truth of the testbed and forecasts of them."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import xarray as xr
+
+from xdiffda.errors import InputError, Problem
+
+SAMPLES = {
+    "truth": "nature run, held-out days",
+    "background": "48 h forecasts valid at the times of the truth",
+    "background_6h": "6 h forecasts valid at the times of the truth",
+}
+
+
+def open_sample(name: str) -> xr.Dataset:
+    """Open a bundled sample dataset, lazily.
+
+    Parameters
+    ----------
+    name : {"truth", "background", "background_6h"}
+        Truth and forecasts valid at the same times, on the grid of the model ``speedy``:
+        output of a general circulation model (SPEEDY physics, T31) that the bundled
+        network has not seen.
+
+    Returns
+    -------
+    Dataset
+        On (time, level, lat, lon), WeatherBench names.
+
+    Raises
+    ------
+    InputError
+        If there is no such sample.
+
+    Examples
+    --------
+    >>> open_sample("truth").sizes["level"]
+    7
+    """
+    if name not in SAMPLES:
+        raise InputError(
+            [Problem(f"sample {name!r}", f"one of {', '.join(SAMPLES)}",
+                     'xdiffda.open_sample("truth")')], what="open_sample",
+        )  # fmt: skip
+    path = Path(str(resources.files("xdiffda"))) / "sample_data" / f"{name}.nc"
+    return xr.open_dataset(path, chunks={})
