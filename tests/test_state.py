@@ -82,7 +82,7 @@ def test_grids_compare_and_hash_by_value_and_forgive_rounding():
         (LAT, np.linspace(-180, 180, 73), r"end point twice.*isel"),
         (np.linspace(20, 70, 20), LON, "from pole to pole.*a_global_file"),
         (LAT, np.linspace(0, 90, 64), "a part of the globe.*a_global_file"),
-        (LAT, np.sort(np.random.default_rng(0).uniform(0, 360, 64)), "around the globe"),
+        (LAT, 360 * np.linspace(0, 1, 64, endpoint=False) ** 1.05, "unequal steps.*regrid"),
         ([0, 10, 5], LON, r"turns back.*`ds.drop_duplicates\(\"lat\"\).sortby"),
         (np.deg2rad(LAT), LON, "radians.*rad2deg"),
         (LAT * 2, LON, r"needed degrees north in \[-90, 90\]"),
@@ -160,7 +160,7 @@ def test_convention_and_back_in_grib_clothes():
     assert layout == LAYOUT
     assert convention.batch_dims == ("time", "member") and convention.batch_shape == (2, 3)
     back = from_state(x, layout, convention)
-    xr.testing.assert_allclose(back, user, rtol=1e-6)
+    xr.testing.assert_allclose(back, user, rtol=1e-6, atol=1e-4)  # 285 K in float32
     assert back.attrs == user.attrs
     for name in user.variables:
         assert back[name].dims == user[name].dims and back[name].attrs == user[name].attrs
@@ -454,7 +454,8 @@ def test_another_grid_names_regrid():
         (lambda ds: ds["temperature"], r'a DataArray.*`da.to_dataset\(name="temperature"\)`'),
         (lambda ds: "file.nc", "a str; needed an xarray.Dataset"),
         (lambda ds: ds.drop_vars(list(ds.data_vars)), "no variables"),
-        (lambda ds: ds[["2m_temperature"]].rename({"2m_temperature": "foo"}),
+        (lambda ds: ds[["2m_temperature"]].rename({"2m_temperature": "foo"}).map(
+            lambda v: v.drop_attrs()),
          r"variables foo, none of which is known.*`ds.rename\("),
         (lambda ds: ds.rename(lat="a", lon="b").drop_vars(["a", "b"]), "no latitude among"),
         (lambda ds: ds.isel(lon=slice(0, 32)), "a part of the globe"),

@@ -19,8 +19,8 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it; resolved on first use (PEP 562).
 _EXPORTS = {
-    "Forecaster": "xdiffda.forecast",
-    "GaussianPrior": "xdiffda.diffusion.gaussian",
+    "Forecaster": "xdiffda.graphcast.forecaster",
+    "GaussianPrior": "xdiffda.prior",
     "Grid": "xdiffda.state",
     "InputError": "xdiffda.errors",
     "Layout": "xdiffda.state",
@@ -73,9 +73,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-# Registers ``.diffda``.  (TODO lead: drop the guard once accessor.py exists.)
-try:
-    importlib.import_module("xdiffda.accessor")
-except ModuleNotFoundError as error:
-    if error.name != "xdiffda.accessor":
-        raise
+importlib.import_module("xdiffda.accessor")  # registers .diffda

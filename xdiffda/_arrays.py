@@ -40,11 +40,10 @@ def stack(ds: xr.Dataset, convention: Convention) -> np.ndarray:
         variable = variable.set_dims({**lacking, **dict(variable.sizes)})
         tail = horizontal if level is None else [level, *horizontal]
         values = variable.transpose(*batch, *tail).values
-        if level is None:
-            values = values[..., None, :, :]
-        else:
-            values = values[..., convention.level_order, :, :]
-        values = values[..., convention.lat_order, :][..., convention.lon_order]
+        values = values[..., None, :, :] if level is None else _take(
+            values, convention.level_order, -3
+        )
+        values = _take(_take(values, convention.lat_order, -2), convention.lon_order, -1)
         if (field.factor, field.offset) != (1.0, 0.0):
             values = values.astype(np.float64) * field.factor + field.offset
         nodes = values.reshape(*values.shape[:-2], grid.n_node)
@@ -57,14 +56,24 @@ def unstack(
 ) -> np.ndarray:
     """(*batch, node, level) -> (*batch[, level], lat, lon) in the user's order of each axis."""
     values = np.moveaxis(x, -1, -2).reshape(*x.shape[:-2], x.shape[-1], *layout.grid.shape)
-    values = values[..., np.argsort(convention.lat_order), :]
-    values = values[..., np.argsort(convention.lon_order)]
+    values = _take(values, np.argsort(convention.lat_order), -2)
+    values = _take(values, np.argsort(convention.lon_order), -1)
     level = convention.axes.get("level")
     if not VARIABLES[field.name].on_levels or (level is not None and level.dim is None):
         return values[..., 0, :, :]
     if layout.levels == convention.layout.levels:
-        return values[..., np.argsort(convention.level_order), :, :]
+        return _take(values, np.argsort(convention.level_order), -3)
     return values
+
+
+def _take(values: np.ndarray, order: np.ndarray, axis: int) -> np.ndarray:
+    """Reorder along an axis, without a copy where nothing changes or all is turned round."""
+    steps = np.diff(order)
+    if np.all(steps == 1):
+        return values
+    if np.all(steps == -1):
+        return np.flip(values, axis)
+    return np.take(values, order, axis)
 
 
 def in_user_units(values: np.ndarray, field: Field, difference: bool) -> np.ndarray:

@@ -78,9 +78,11 @@ def longitude_problems(lon: np.ndarray, name: str) -> list[Problem]:
         )]
     spacing = 360.0 / lon.size
     if np.max(np.abs(steps - spacing)) > SAME_GRID * spacing:
-        kind = "a gap" if np.ptp(steps[:-1]) < SAME_GRID * spacing else "unequal steps"
+        regional = np.max(steps) > 3.0 * np.median(steps)
+        part = "on a part of the globe" if regional else "in unequal steps"
         return [Problem(
-            f"`{name}` from {lon.min():g} to {lon.max():g} with {kind}",
-            f"equal steps around the globe ({lon.size} of {spacing:g} degrees)", regrid,
+            f"`{name}` from {lon.min():g} to {lon.max():g} {part}",
+            f"equal steps around the globe ({lon.size} of {spacing:g} degrees)",
+            _GLOBAL if regional else regrid,
         )]
     return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
@@ -11,7 +12,7 @@ from jaxtyping import Float
 
 from xdiffda.diffusion.guidance import Likelihood
 from xdiffda.errors import InputError, Problem
-from xdiffda.observations import observation_operator, select_window
+from xdiffda.observations import ObsVector, observation_operator, select_window
 from xdiffda.prior import Prior
 from xdiffda.state import Convention
 
@@ -49,6 +50,7 @@ def observe(
     obs, _, reasons = observation_operator(tidy, prior.layout)
     rejected |= {reason: len(where) for reason, where in reasons.items()}
 
+    obs = _sorted(obs)
     flat = np.asarray(background, np.float64).reshape(-1)
     index, weight = np.asarray(obs.index), np.asarray(obs.weight, np.float64)
     error = np.asarray(obs.error_std, np.float64)
@@ -77,6 +79,18 @@ def observe(
     # rejected ones stay with weight zero: shapes, and so compiled code, do not change
     likelihood = _padded(np.where(good, departure, 0.0), index, sensitivity * good[:, None] * r)
     return likelihood, r, {"used": int(good.sum()), "rejected": rejected, "r": r}
+
+
+def _sorted(obs: ObsVector) -> ObsVector:
+    """Put observations into an order of their own.
+
+    Perturbations are drawn along this order: the analysis does not depend on that of the
+    user's file.
+    """
+    index, weight = np.asarray(obs.index), np.asarray(obs.weight)
+    columns = [np.asarray(obs.error_std), np.asarray(obs.value), *weight.T, *index.T[::-1]]
+    order = np.lexsort(columns)
+    return jax.tree.map(lambda a: a[order], obs)
 
 
 def _padded(value: np.ndarray, index: np.ndarray, weight: np.ndarray) -> Likelihood:

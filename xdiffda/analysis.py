@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,24 +15,15 @@ from jaxtyping import Array, Float
 
 from xdiffda import _innovations as innovations
 from xdiffda import registry
-from xdiffda.covariance import SpectralCovariance, white_noise
-from xdiffda.diffusion.guidance import (
-    Likelihood,
-    choose_covariance,
-    gaussian_posterior,
-    guide,
-    kalman_increment,
-)
-from xdiffda.diffusion.sampler import SAMPLERS, evaluations
-from xdiffda.diffusion.sampling import Guidance
+from xdiffda.diffusion.guidance import Likelihood, choose_covariance, make_draws
+from xdiffda.diffusion.sampling import Conditioned, Guidance, sample_posterior, three_d_var
 from xdiffda.errors import InputError, Problem
 from xdiffda.observations import to_tidy
 from xdiffda.options import get_options
-from xdiffda.prior import Conditioned, Prior
+from xdiffda.prior import Prior
 from xdiffda.state import Convention, from_state, to_state
 
 METHODS = ("guided", "3dvar")
-Progress = Callable[[], None]
 
 
 def assimilate(
@@ -50,6 +40,7 @@ def assimilate(
     background_error: float | str = "estimate",
     window: str | np.timedelta64 = "6h",
     gross_check: float = 10.0,
+    antithetic: bool = False,
     max_batch: int = 8,
     seed: int = 0,
     progress: bool | None = None,
@@ -85,6 +76,10 @@ def assimilate(
     gross_check : float
         Observations whose innovation exceeds so many expected standard deviations are
         rejected.
+    antithetic : bool
+        Draw members in pairs of opposite perturbations: each is a draw from the posterior,
+        and the mean of few members has far less sampling error, but members are no longer
+        independent (rank histograms and fair scores assume they are).
     max_batch : int
         Members computed together; bounds the memory.
     seed : int
@@ -134,13 +129,18 @@ def assimilate(
             )
             conditioned = prior.condition(state, time, r)
             key = jax.random.fold_in(jax.random.key(seed), _stamp(time))
-            z = _draw(conditioned, likelihood, key, n_members, max_batch, method,
-                      guidance, covariance or prior.default_covariance, bar.tick)
+            if method == "3dvar":
+                z = three_d_var(prior.covariance, likelihood, solver=guidance.solver)
+                bar.tick()
+            else:
+                z = _draw(conditioned, likelihood, key, np.arange(n_members), max_batch,
+                          antithetic, covariance or prior.default_covariance, guidance, bar.tick)
             members.append(state[None] + r * prior.scale[None] * np.moveaxis(z, 1, 0))
             records.append(record)
     return _dataset(
         np.stack(members), convention, prior, records,
-        {"method": method, "seed": seed, "n_steps": n_steps if method == "guided" else 0,
+        {"method": method, "seed": seed, "antithetic": antithetic,
+         "evaluations": guidance.evaluations if method == "guided" else 0,
          "guidance": dataclasses.asdict(guidance),
          "covariance": covariance or prior.default_covariance},
     )  # fmt: skip
@@ -199,93 +199,18 @@ def _read_background(
 
 
 def _draw(
-    conditioned: Conditioned, likelihood: Likelihood, key: Array, n_members: int, max_batch: int,
-    method: str, guidance: Guidance, covariance: str, tick: Progress,
+    prior: Conditioned, likelihood: Likelihood, key: Array, numbers: np.ndarray, batch: int,
+    antithetic: bool, covariance: str, guidance: Guidance, tick: Callable[[], None],
 ) -> Float[np.ndarray, "node member channel"]:  # fmt: skip
-    if method == "3dvar":
-        z = _three_d_var(conditioned.climatology, likelihood, guidance)
-        tick()
-        return np.asarray(z)
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n_members))
-    groups = [
-        _draw_group(conditioned, likelihood, keys[first : first + max_batch], guidance,
-                    covariance, tick)
-        for first in range(0, n_members, max_batch)
-    ]
+    """Draw the members of given numbers, ``batch`` at a time."""
+    groups = []
+    for first in range(0, len(numbers), batch):
+        members = jnp.asarray(numbers[first : first + batch])
+        draws = make_draws(key, members, antithetic=antithetic)
+        z = sample_posterior(prior, likelihood, draws, covariance=covariance,
+                             guidance=guidance, tick=tick)
+        groups.append(np.asarray(z))
     return np.concatenate(groups, axis=1)
-
-
-def _draw_group(
-    conditioned: Conditioned, likelihood: Likelihood, keys: Array, guidance: Guidance,
-    covariance: str, tick: Progress,
-) -> np.ndarray:  # fmt: skip
-    """One group of members; the loop over noise levels is Python's, each level is compiled."""
-    denoise, climatology, table = conditioned
-    start_keys, noise_keys = jax.vmap(lambda k: tuple(jax.random.split(k)))(keys)
-    ladder = guidance.ladder()
-    noise = _white_noise(climatology, noise_keys)
-    if guidance.start == "warm":
-        mean = _prior_mean(denoise, noise, guidance.sigma_max)
-        tick()
-        sigma_max = jnp.asarray(guidance.sigma_max)
-        spread = climatology if table is None else table(sigma_max)
-        base = _gaussian_posterior(mean, spread, likelihood, start_keys, guidance)
-    else:
-        base = _sample(climatology, start_keys)
-
-    def level(z: Array, sigma: Array) -> Array:
-        out = _guided(denoise, climatology, table, likelihood, z, sigma, covariance, guidance)
-        out.block_until_ready()
-        tick()
-        return out
-
-    z = SAMPLERS[guidance.sampler](level, base + ladder[0] * noise, ladder)
-    return np.asarray(z)
-
-
-_white_noise = eqx.filter_jit(white_noise)
-
-
-@eqx.filter_jit
-def _sample(covariance: SpectralCovariance, keys: Array) -> Array:
-    return covariance.sample(keys)
-
-
-@eqx.filter_jit
-def _prior_mean(denoise: Any, like: Array, sigma_max: float) -> Array:
-    """E[z | background]: one evaluation at sigma_max, the same for all members."""
-    return denoise(jnp.zeros_like(like[:, :1]), jnp.asarray(sigma_max))
-
-
-@eqx.filter_jit
-def _gaussian_posterior(
-    mean: Array, spread: SpectralCovariance, likelihood: Likelihood, keys: Array,
-    guidance: Guidance,
-) -> Array:  # fmt: skip
-    return gaussian_posterior(mean, spread, likelihood, keys, solver=guidance.solver)
-
-
-@eqx.filter_jit
-def _guided(
-    denoise: Any, climatology: SpectralCovariance, table: Any, likelihood: Likelihood,
-    z: Array, sigma: Array, covariance: str, guidance: Guidance,
-) -> Array:  # fmt: skip
-    basis = climatology.basis
-    guided = guide(
-        denoise, likelihood, choose_covariance(covariance, climatology, table),
-        noise_covariance=lambda x: basis.synthesis(basis.adjoint(x)), solver=guidance.solver,
-    )  # fmt: skip
-    return guided(z, sigma)
-
-
-@eqx.filter_jit
-def _three_d_var(
-    covariance: SpectralCovariance, likelihood: Likelihood, guidance: Guidance
-) -> Float[Array, "node 1 channel"]:
-    """The minimum of 3D-Var's cost function: the Kalman update of z = 0 with B."""
-    shape = (covariance.basis.n_node, 1, covariance.values.shape[1])
-    innovation = likelihood.value[:, None]
-    return kalman_increment(likelihood, covariance, innovation, shape, guidance.solver)[0]
 
 
 def _dataset(
@@ -307,20 +232,12 @@ def _dataset(
         "xdiffda_method": settings["method"],
         "xdiffda_seed": settings["seed"],
         "xdiffda_settings": json.dumps(settings),
-        "xdiffda_network_evaluations": _cost(settings),
+        "xdiffda_network_evaluations": settings["evaluations"],
         "xdiffda_observations_used": used,
         "xdiffda_observations_rejected": json.dumps([r["rejected"] for r in records]),
         "xdiffda_background_error": [round(r["r"], 4) for r in records],
     }
     return analysis
-
-
-def _cost(settings: dict[str, Any]) -> int:
-    if settings["method"] != "guided":
-        return 0
-    guidance = settings["guidance"]
-    warm = guidance["start"] == "warm"
-    return evaluations(guidance["sampler"], guidance["n_steps"] - warm) + warm
 
 
 def _stamp(time: np.datetime64 | None) -> int:
@@ -336,9 +253,7 @@ class _Bar:
     def __init__(
         self, n_time: int, groups: int, guidance: Guidance, method: str, wanted: bool | None
     ) -> None:
-        warm = guidance.start == "warm"
-        per_group = evaluations(guidance.sampler, guidance.n_steps - warm) + warm
-        total = n_time * (groups * per_group if method == "guided" else 1)
+        total = n_time * (groups * guidance.evaluations if method == "guided" else 1)
         wanted = get_options().progress if wanted is None else wanted
         from tqdm.auto import tqdm
 

@@ -52,7 +52,7 @@ class SpectralCovariance(eqx.Module):
 
     def __call__(self, x: Float[Array, "node *rest channel"]) -> Float[Array, "node *rest channel"]:
         """Return ``Y L Y^T x``."""
-        return self.basis.synthesis(apply_blocks(self.blocks, self.basis.adjoint(x)))
+        return BlockCovariance(self.basis, self.blocks)(x)
 
     def posterior(self, sigma: float | Array) -> SpectralCovariance:
         """Covariance given white noise of ``sigma`` per coefficient: (L^-1 + I/sigma^2)^-1."""
@@ -72,10 +72,6 @@ class SpectralCovariance(eqx.Module):
         """Draw one state for each key; a draw depends on its own key only."""
         root = _symmetric(self.vectors, jnp.sqrt(self.values))
         return self.basis.synthesis(apply_blocks(root, white_coefficients(self, keys)))
-
-    def scaled(self, factor: float | Array) -> SpectralCovariance:
-        """The covariance times ``factor``."""
-        return SpectralCovariance(self.basis, self.vectors, self.values * factor)
 
 
 def white_coefficients(
@@ -143,6 +139,22 @@ def estimate_blocks(
     return keep * blocks + (1 - keep) * diagonal + np.diag(floor)
 
 
+class BlockCovariance(eqx.Module):
+    """Covariance ``Y L Y^T`` given by its blocks: cheap to make, can only be applied."""
+
+    basis: Basis
+    blocks: Float[Array, "degree channel channel"]
+
+    def __call__(self, x: Float[Array, "node *rest channel"]) -> Float[Array, "node *rest channel"]:
+        """Return ``Y L Y^T x``."""
+        return self.basis.synthesis(apply_blocks(self.blocks, self.basis.adjoint(x)))
+
+    def decompose(self) -> SpectralCovariance:
+        """The same covariance with its eigen-decomposition, from which one can draw."""
+        values, vectors = jnp.linalg.eigh(self.blocks)
+        return SpectralCovariance(self.basis, vectors, jnp.maximum(values, 0.0))
+
+
 class CovarianceTable(eqx.Module):
     """Covariance measured at several noise levels, interpolated in log sigma.
 
@@ -157,7 +169,7 @@ class CovarianceTable(eqx.Module):
     blocks: Float[Array, "level degree channel channel"]
     prior_variance: Float[Array, " degree"]
 
-    def __call__(self, sigma: float | Array) -> SpectralCovariance:
+    def __call__(self, sigma: float | Array) -> BlockCovariance:
         """Return V at ``sigma`` (a Python or traced scalar)."""
         position = jnp.interp(
             jnp.log(sigma), jnp.log(self.sigma), jnp.arange(self.sigma.size, dtype=jnp.float32)
@@ -168,8 +180,7 @@ class CovarianceTable(eqx.Module):
             w * self.blocks[i] * (self._shape(sigma) / self._shape(self.sigma[i]))[:, None, None]
             for w, i in ((1 - weight, low), (weight, low + 1))
         )
-        values, vectors = jnp.linalg.eigh(blocks)
-        return SpectralCovariance(self.basis, vectors, jnp.maximum(values, 0.0))
+        return BlockCovariance(self.basis, jnp.asarray(blocks))
 
     def _shape(self, sigma: float | Array) -> Array:
         variance = jnp.square(sigma)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -45,18 +45,18 @@ class set_options:
 
     Parameters
     ----------
-    cache_dir : str or Path
+    cache_dir : str or Path, optional
         Folder for downloaded weights. By default ``$XDIFFDA_CACHE_DIR``, else
         ``$XDG_CACHE_HOME/xdiffda``, else ``~/.cache/xdiffda``; made when first used.
-    progress : bool
+    progress : bool, optional
         Whether long calls show progress unless told otherwise; default True.
-    default_model : str
+    default_model : str, optional
         The model of calls that name none; default ``"speedy"``.
 
     Raises
     ------
     InputError
-        With all unknown options and wrong values at once; no option is changed then.
+        With all wrong values at once; no option is changed then.
 
     Examples
     --------
@@ -67,8 +67,12 @@ class set_options:
     True
     """
 
-    def __init__(self, **options: object) -> None:
-        checked = _checked(options)
+    def __init__(
+        self, *, cache_dir: str | os.PathLike | None = None, progress: bool | None = None,
+        default_model: str | None = None,
+    ) -> None:
+        given = {"cache_dir": cache_dir, "progress": progress, "default_model": default_model}
+        checked = _checked({name: value for name, value in given.items() if value is not None})
         self._before = get_options()
         _current[0] = replace(self._before, **checked)
 
@@ -83,15 +87,9 @@ class set_options:
 
 
 def _checked(options: dict[str, object]) -> dict:
-    known = [field.name for field in fields(Options)]
     problems, checked = [], dict(options)
     for name, value in options.items():
-        if name not in known:
-            problems.append(Problem(
-                f"option {name!r}", f"one of {', '.join(known)}",
-                "xdiffda.set_options(progress=False)",
-            ))
-        elif name == "cache_dir":
+        if name == "cache_dir":
             try:
                 checked[name] = Path(os.fspath(value)).expanduser()  # type: ignore[arg-type]
             except TypeError:

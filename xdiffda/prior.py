@@ -8,8 +8,8 @@ guidance needs.  In the whole package ``z = (x - x_b) / (r s)``.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -19,30 +19,13 @@ from jaxtyping import Array, Float
 
 from xdiffda.covariance import CovarianceTable, SpectralCovariance, estimate_blocks
 from xdiffda.diffusion.denoiser import Conditioning, Denoiser, DenoiserNetwork
+from xdiffda.diffusion.sampling import Conditioned
 from xdiffda.errors import InputError, Problem
 from xdiffda.graphcast.graph import Graph
 from xdiffda.spectral import sphere_basis
 from xdiffda.state import Layout, to_state
 
 SECONDS_PER_YEAR = 86400 * 365.24219
-Denoise = Callable[[Array, Array], Array]
-
-
-class Conditioned(NamedTuple):
-    """A prior conditioned on one background.
-
-    Attributes
-    ----------
-    denoise : callable (z, sigma) -> estimate
-    climatology : SpectralCovariance
-        B of z.
-    calibrated : CovarianceTable or None
-        Measured V(sigma), if the prior has it.
-    """
-
-    denoise: Denoise
-    climatology: SpectralCovariance
-    calibrated: CovarianceTable | None
 
 
 class Prior(abc.ABC):
@@ -79,7 +62,9 @@ class Prior(abc.ABC):
         return "climatological"
 
 
-class _Wiener(eqx.Module):
+class Wiener(eqx.Module):
+    """The denoiser of a Gaussian prior: the Wiener filter."""
+
     covariance: SpectralCovariance
 
     def __call__(self, z: Array, sigma: Array) -> Array:
@@ -184,7 +169,7 @@ class GaussianPrior(Prior):
     def condition(
         self, background: np.ndarray, time: np.datetime64 | None, r: float
     ) -> Conditioned:
-        return Conditioned(_Wiener(self._covariance), self._covariance, None)
+        return Conditioned(Wiener(self._covariance), self._covariance, None)
 
     def __repr__(self) -> str:
         return (f"<GaussianPrior {self.name!r}: {self.layout.n_channel} channels on "

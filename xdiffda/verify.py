@@ -21,7 +21,7 @@ PROTOCOL = (
     "fair CRPS (of one member: absolute error); spread = root of the mean ensemble variance "
     "(N - 1); spread/skill = sqrt((N + 1) / N) x spread / RMSE"
 )
-__all__ = ["PROTOCOL", "skill_table", "verify"]
+__all__ = ["PROTOCOL", "increment", "skill_table", "verify"]
 _REDUCED = ("time", "lat", "lon")
 
 
@@ -123,3 +123,39 @@ def _scores(state: xr.Dataset, truth: xr.Dataset, weights: xr.DataArray) -> dict
     # skipping NaN must not reward an analysis that is missing where the truth is known
     holes = (mean.isnull() & truth.notnull()).any(dims)
     return {name: score.where(~holes) for name, score in out.items()}
+
+
+def increment(analysis: xr.Dataset, background: xr.Dataset) -> xr.Dataset:
+    """Return analysis minus background, lazily on dask.
+
+    Parameters
+    ----------
+    analysis
+        State in any known convention, with or without ``member`` and ``time``.
+    background
+        State on the same grid; it may have more times, levels and variables.
+
+    Returns
+    -------
+    xarray.Dataset
+        In canonical names and units, on the common variables, levels and times.
+
+    Raises
+    ------
+    InputError
+        If nothing can be compared: no common variable, level or time, or another grid.
+
+    Examples
+    --------
+    >>> grid = {"lat": [-60.0, 0.0, 60.0], "lon": [0.0, 90.0, 180.0, 270.0]}
+    >>> background = xr.Dataset({"t2m": (("lat", "lon"), np.full((3, 4), 280.0))}, grid)
+    >>> increment(background + 2, background)["2m_temperature"].values[0]
+    array([2., 2., 2., 2.])
+    """
+    state = canonical(analysis, what="analysis")
+    first = canonical(background, what="background")
+    if "member" in first.dims and "member" not in state.dims:
+        first = first.mean("member")
+    mean = "member" in first.dims and first.sizes["member"] != state.sizes["member"]
+    first = first.mean("member", keep_attrs=True) if mean else first
+    return state - first

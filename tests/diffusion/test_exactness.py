@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from xdiffda.covariance import SpectralCovariance
-from xdiffda.diffusion.guidance import Likelihood, Solver
-from xdiffda.diffusion.sampling import Guidance, sample_posterior
+from xdiffda.diffusion.guidance import Likelihood, Solver, make_draws
+from xdiffda.diffusion.sampling import Conditioned, Guidance, sample_posterior
+from xdiffda.prior import Wiener
 from xdiffda.spectral import circle_basis, sphere_basis
 
 N_MEMBER = 1500
@@ -32,6 +33,14 @@ def _domain(name: str):
     spectrum /= (spectrum * np.asarray(basis.multiplicity)).sum() / basis.multiplicity.sum()
     blocks = spectrum[:, None, None] * np.array([[1.0, 0.6], [0.6, 1.5]])
     return SpectralCovariance.from_blocks(basis, blocks)
+
+
+def _prior(covariance: SpectralCovariance) -> Conditioned:
+    return Conditioned(Wiener(covariance), covariance)
+
+
+def _draws(n: int):
+    return make_draws(jax.random.key(0), jnp.arange(n))
 
 
 def _dense(covariance: SpectralCovariance) -> np.ndarray:
@@ -65,11 +74,7 @@ def _problem(name: str, error_std: float, n_obs: int = 12):
 def test_members_follow_the_kalman_posterior(domain, error_std, start, n_steps):
     covariance, likelihood, mean, posterior = _problem(domain, error_std)
     guidance = Guidance(start=start, n_steps=n_steps, solver=SOLVER)
-    keys = jax.random.split(jax.random.key(0), N_MEMBER)
-    z = sample_posterior(
-        covariance.wiener, covariance.posterior, likelihood, keys, climatology=covariance,
-        guidance=guidance,
-    )
+    z = sample_posterior(_prior(covariance), likelihood, _draws(N_MEMBER), guidance=guidance)
     members = np.asarray(z, np.float64).transpose(1, 0, 2).reshape(N_MEMBER, -1)
     std = np.sqrt(np.diag(posterior))
 
@@ -91,23 +96,58 @@ def test_members_follow_the_kalman_posterior(domain, error_std, start, n_steps):
 def test_without_observations_members_follow_the_prior():
     covariance = _domain("line")
     empty = Likelihood(jnp.zeros(1), jnp.zeros((1, 1), int), jnp.zeros((1, 1)))
-    keys = jax.random.split(jax.random.key(1), N_MEMBER)
-    z = sample_posterior(
-        covariance.wiener, covariance.posterior, empty, keys, climatology=covariance,
-        guidance=Guidance(start="cold", n_steps=32),
-    )
+    guidance = Guidance(start="cold", n_steps=32)
+    z = sample_posterior(_prior(covariance), empty, _draws(N_MEMBER), guidance=guidance)
     ratio = np.asarray(z).var(1).mean(0) / np.asarray(covariance.variance)
     np.testing.assert_allclose(ratio, 1, atol=0.06)
 
 
-@pytest.mark.parametrize("covariance_name", ["jacobian", "posterior"])
-def test_both_forms_of_v_agree_for_a_gaussian_prior(covariance_name):
-    # for a Gaussian prior sigma^2 J^T equals (B^-1 + sigma^-2)^-1
-    covariance, likelihood, mean, _ = _problem("line", 0.3)
-    keys = jax.random.split(jax.random.key(2), 3)
-    draw = lambda V: sample_posterior(  # noqa: E731
-        covariance.wiener, V, likelihood, keys, climatology=covariance,
-        guidance=Guidance(start="cold", n_steps=16, solver=SOLVER),
+def test_the_jacobian_gives_the_same_v_for_a_gaussian_prior():
+    # for a Gaussian prior sigma^2 J^T N equals (B^-1 + sigma^-2)^-1 in the span of the basis
+    covariance, likelihood, _, _ = _problem("line", 0.3)
+    guidance = Guidance(start="cold", n_steps=12, solver=SOLVER)
+    by_jacobian, by_spectrum = (
+        sample_posterior(_prior(covariance), likelihood, _draws(3), covariance=name,
+                         guidance=guidance)
+        for name in ("jacobian", "climatological")
     )
-    by_name = draw(None if covariance_name == "jacobian" else covariance.posterior)
-    np.testing.assert_allclose(by_name, draw(covariance.posterior), atol=3e-3)
+    np.testing.assert_allclose(by_jacobian, by_spectrum, atol=3e-3)
+
+
+@pytest.mark.parametrize("start", ["cold", "warm"])
+def test_antithetic_members_have_the_exact_mean(start):
+    # perturbations of opposite sign cancel where the problem is linear
+    covariance, likelihood, mean, _ = _problem("sphere", 0.3)
+    guidance = Guidance(start=start, n_steps=32 if start == "cold" else 8, solver=SOLVER)
+    draws = make_draws(jax.random.key(4), jnp.arange(2), antithetic=True)
+    z = sample_posterior(_prior(covariance), likelihood, draws, guidance=guidance)
+    members = np.asarray(z).transpose(1, 0, 2).reshape(2, -1)
+    assert np.abs(members[0] - members[1]).max() > 0.5
+    np.testing.assert_allclose(members.mean(0), mean, atol=0.03)
+
+
+def test_members_do_not_depend_on_those_beside_them():
+    covariance, likelihood, _, _ = _problem("line", 0.3)
+    few, many = (
+        sample_posterior(_prior(covariance), likelihood, _draws(n)) for n in (2, 5)
+    )
+    np.testing.assert_allclose(few, many[:, :2], atol=1e-5)
+
+
+def test_observations_in_another_order_give_the_same_analysis():
+    covariance, likelihood, _, _ = _problem("sphere", 0.3)
+    order = np.random.default_rng(0).permutation(likelihood.value.size)
+    shuffled = jax.tree.map(lambda a: a[order], likelihood)
+    # the errors that perturb observations are drawn in their order: compare a cold start
+    guidance = Guidance(start="cold", n_steps=6, solver=SOLVER)
+    a, b = (sample_posterior(_prior(covariance), one, _draws(2), guidance=guidance)
+            for one in (likelihood, shuffled))
+    np.testing.assert_allclose(a, b, atol=2e-3)
+
+
+def test_observations_of_infinite_error_leave_the_unguided_draw():
+    covariance, likelihood, _, _ = _problem("line", 0.3)
+    blind = Likelihood(0 * likelihood.value, likelihood.index, 0 * likelihood.weight)
+    vague = Likelihood(1e-6 * likelihood.value, likelihood.index, 1e-6 * likelihood.weight)
+    a, b = (sample_posterior(_prior(covariance), one, _draws(2)) for one in (blind, vague))
+    np.testing.assert_allclose(a, b, atol=1e-4)

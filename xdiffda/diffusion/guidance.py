@@ -33,6 +33,30 @@ class Solver(NamedTuple):
     max_iterations: int = 100
 
 
+class Draws(NamedTuple):
+    """Random numbers of members: a key each, and the sign its perturbations take.
+
+    Two members of one key and opposite signs are antithetic: each is a draw from the
+    posterior, and their mean is free of sampling error as far as the problem is linear.
+    """
+
+    keys: Array
+    signs: Float[Array, " member"]
+
+
+def make_draws(key: Array, members: Array, *, antithetic: bool = False) -> Draws:
+    """Keys of members by their numbers: member i is the same whatever stands beside it."""
+    numbers = members // 2 if antithetic else members
+    signs = jnp.where(members % 2 == 1, -1.0, 1.0) if antithetic else jnp.ones(members.shape)
+    return Draws(jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers), signs)
+
+
+def split_keys(keys: Array) -> tuple[Array, Array]:
+    """Split every key in two."""
+    both = jax.vmap(lambda k: jax.random.split(k))(keys)
+    return both[:, 0], both[:, 1]
+
+
 class Likelihood(eqx.Module):
     """Whitened linear observations of z: ``value ~ N(operator z, I)``.
 
@@ -195,7 +219,7 @@ def gaussian_posterior(
     mean: State,
     covariance: SpectralCovariance,
     likelihood: Likelihood,
-    keys: Array,
+    draws: Draws,
     *,
     solver: Solver = Solver(),
 ) -> State:
@@ -209,12 +233,12 @@ def gaussian_posterior(
     mean : array (node, 1 or member, channel)
     covariance : SpectralCovariance
     likelihood : Likelihood
-    keys : key array (member,)
+    draws : Draws
     """
-    prior_keys, error_keys = jax.vmap(lambda k: tuple(jax.random.split(k)), out_axes=0)(keys)
-    prior = mean + covariance.sample(prior_keys)
+    prior_keys, error_keys = split_keys(draws.keys)
+    prior = mean + draws.signs[:, None] * covariance.sample(prior_keys)
     n_obs = likelihood.index.shape[0]
     error = jax.vmap(lambda k: jax.random.normal(k, (n_obs,)), out_axes=1)(error_keys)
-    innovation = _innovation(likelihood, prior) + error
+    innovation = _innovation(likelihood, prior) + draws.signs * error
     increment, _ = kalman_increment(likelihood, covariance, innovation, prior.shape, solver)
     return prior + increment

@@ -7,23 +7,43 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import jax
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from xdiffda.covariance import SpectralCovariance, white_noise
+from xdiffda.covariance import CovarianceTable, SpectralCovariance, white_noise
 from xdiffda.diffusion.guidance import (
-    Covariance,
+    Draws,
     Likelihood,
     Solver,
+    choose_covariance,
     gaussian_posterior,
     guide,
+    kalman_increment,
+    split_keys,
 )
 from xdiffda.diffusion.noise import karras_ladder
-from xdiffda.diffusion.sampler import SAMPLERS
+from xdiffda.diffusion.sampler import SAMPLERS, evaluations
 
-Denoise = Callable[[Array, Array], Array]
+
+class Conditioned(NamedTuple):
+    """A prior conditioned on one background.
+
+    Attributes
+    ----------
+    denoise : callable (z, sigma) -> estimate
+        A pytree (an equinox Module), so that compiled code is shared between backgrounds.
+    climatology : SpectralCovariance
+        B of z; gives the basis of the noise.
+    calibrated : CovarianceTable or None
+        Measured V(sigma), if the prior has it.
+    """
+
+    denoise: Any
+    climatology: SpectralCovariance
+    calibrated: CovarianceTable | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +88,12 @@ class Guidance:
         if problems:
             raise ValueError("; ".join(problems))
 
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the denoiser for each member."""
+        warm = self.start == "warm"
+        return evaluations(self.sampler, self.n_steps - warm) + warm
+
     def ladder(self) -> Float[Array, " level"]:
         """Noise levels of the integration, from the start's level to 0."""
         warm = self.start == "warm"
@@ -79,50 +105,103 @@ class Guidance:
 
 
 def sample_posterior(
-    denoise: Denoise,
-    covariance: Callable[[Array], SpectralCovariance | Covariance] | None,
+    prior: Conditioned,
     likelihood: Likelihood,
-    keys: Array,
+    draws: Draws,
     *,
-    climatology: SpectralCovariance,
+    covariance: str = "climatological",
     guidance: Guidance = Guidance(),
-    start_covariance: SpectralCovariance | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> Float[Array, "node member channel"]:
-    """Draw one member of p(z | background, observations) for each key.
+    """Draw members of p(z | background, observations).
 
     Parameters
     ----------
-    denoise : callable (z, sigma) -> estimate
-        The prior, conditioned on the background; z is (node, member, channel).
-    covariance : callable sigma -> V, or None
-        See `xdiffda.diffusion.guidance.choose_covariance`.
+    prior : Conditioned
+        Denoiser and covariances; states are (node, member, channel).
     likelihood : Likelihood
-    keys : key array (member,)
-        A member depends on its own key only.
-    climatology : SpectralCovariance
-        B of z; gives the basis of the noise.
+    draws : Draws
+        A member depends on its own key and sign only.
+    covariance : str
+        V of guidance: `xdiffda.diffusion.guidance.choose_covariance`.
     guidance : Guidance
-    start_covariance : SpectralCovariance, optional
-        Covariance of truth minus conditional mean, for the warm start; default B.
+    tick : callable
+        Called after every evaluation of the denoiser.
 
     Returns
     -------
     array (node, member, channel)
     """
-    start_keys, noise_keys = jax.vmap(lambda k: tuple(jax.random.split(k)))(keys)
-    noise = white_noise(climatology, noise_keys)
-    basis = climatology.basis
-    guided = guide(
-        denoise, likelihood, covariance, solver=guidance.solver,
-        noise_covariance=lambda x: basis.synthesis(basis.adjoint(x)),
-    )
+    start_keys, noise_keys = split_keys(draws.keys)
+    draws = draws._replace(keys=start_keys)
+    noise = draws.signs[:, None] * _white_noise(prior.climatology, noise_keys)
     ladder = guidance.ladder()
     if guidance.start == "warm":
-        sigma_max = jnp.asarray(guidance.sigma_max)
-        mean = denoise(jnp.zeros_like(noise[:, :1]), sigma_max)
-        spread = climatology if start_covariance is None else start_covariance
-        base = gaussian_posterior(mean, spread, likelihood, start_keys, solver=guidance.solver)
+        mean = _prior_mean(prior.denoise, noise, jnp.asarray(guidance.sigma_max))
+        tick()
+        base = _warm_start(prior, mean, likelihood, draws, guidance)
     else:
         # at sigma_max the prior still shines through the largest scales: draw it too
-        base = climatology.sample(start_keys)
+        base = draws.signs[:, None] * _sample(prior.climatology, start_keys)
+
+    def guided(z: Array, sigma: Array) -> Array:
+        out = _guided(prior, likelihood, z, sigma, covariance, guidance)
+        out.block_until_ready()  # progress and interrupts happen between levels
+        tick()
+        return out
+
     return SAMPLERS[guidance.sampler](guided, base + ladder[0] * noise, ladder)
+
+
+def three_d_var(
+    climatology: SpectralCovariance, likelihood: Likelihood, *, solver: Solver = Solver()
+) -> Float[Array, "node 1 channel"]:
+    """The minimum of 3D-Var's cost function: the Kalman update of z = 0 with B."""
+    return _three_d_var(climatology, likelihood, solver)
+
+
+_white_noise = eqx.filter_jit(white_noise)
+
+
+@eqx.filter_jit
+def _sample(covariance: SpectralCovariance, keys: Array) -> Array:
+    return covariance.sample(keys)
+
+
+@eqx.filter_jit
+def _prior_mean(denoise: Any, like: Array, sigma_max: Array) -> Array:
+    """E[z | background]: one evaluation at sigma_max, the same for all members."""
+    return denoise(jnp.zeros_like(like[:, :1]), sigma_max)
+
+
+@eqx.filter_jit
+def _warm_start(
+    prior: Conditioned, mean: Array, likelihood: Likelihood, draws: Draws, guidance: Guidance
+) -> Array:
+    spread = prior.climatology
+    if prior.calibrated is not None:
+        spread = prior.calibrated(jnp.asarray(guidance.sigma_max)).decompose()
+    return gaussian_posterior(mean, spread, likelihood, draws, solver=guidance.solver)
+
+
+@eqx.filter_jit
+def _guided(
+    prior: Conditioned, likelihood: Likelihood, z: Array, sigma: Array, covariance: str,
+    guidance: Guidance,
+) -> Array:  # fmt: skip
+    basis = prior.climatology.basis
+    guided = guide(
+        prior.denoise, likelihood,
+        choose_covariance(covariance, prior.climatology, prior.calibrated),
+        noise_covariance=lambda x: basis.synthesis(basis.adjoint(x)), solver=guidance.solver,
+    )  # fmt: skip
+    return guided(z, sigma)
+
+
+@eqx.filter_jit
+def _three_d_var(
+    covariance: SpectralCovariance, likelihood: Likelihood, solver: Solver
+) -> Array:
+    shape = (covariance.basis.n_node, 1, covariance.values.shape[1])
+    innovation = likelihood.value[:, None]
+    return kalman_increment(likelihood, covariance, innovation, shape, solver)[0]

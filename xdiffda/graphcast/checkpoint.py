@@ -6,7 +6,7 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import equinox as eqx
@@ -270,12 +270,6 @@ def _default_unused(config: NetworkConfig) -> dict[str, np.ndarray]:
     arrays[f"{_UNUSED}_layer_norm:scale"] = np.ones(width, np.float32)
     arrays[f"{_UNUSED}_layer_norm:offset"] = np.zeros(width, np.float32)
     return arrays
-
-
-def with_computation(checkpoint: Checkpoint, **options: object) -> Checkpoint:
-    """The checkpoint with other options of computation (dtype, precision, unroll, remat)."""
-    config = replace(checkpoint.net.config, **options)  # pyright: ignore[reportArgumentType]
-    return replace(checkpoint, net=eqx.tree_at(lambda n: n.config, checkpoint.net, config))
 
 
 def _damaged(path: str | os.PathLike[str], wrong: list[str]) -> ModelError:

@@ -6,7 +6,7 @@ Lam et al. (2023), Science 382, 1416. Members of a batch share every index, so a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import equinox as eqx
@@ -20,6 +20,7 @@ from .layers import Block, Conditioning, Interaction, Values, dense
 _N_STRUCTURAL = 3
 _N_EDGE = 4
 _DTYPES = ("float32", "bfloat16", "float64")
+_COMPUTATION = ("dtype", "precision", "unroll", "remat")
 _PRECISIONS = ("default", "high", "highest")
 
 
@@ -196,6 +197,27 @@ class GraphCast(eqx.Module):
             mesh = net.process(mesh, graph, cond)
             out = net.decode(mesh, grid, graph, cond)
         return out.astype(jnp.promote_types(dtype, jnp.float32))
+
+    def reconfigured(self, **options: Any) -> GraphCast:
+        """The same weights with other options: dtype, precision, unroll or remat.
+
+        Raises
+        ------
+        ValueError
+            If an option is not one of these.
+
+        Examples
+        --------
+        >>> config = NetworkConfig(n_inputs=5, n_outputs=2, latent=8, processor_steps=2)
+        >>> net = GraphCast(config, key=jax.random.key(0))
+        >>> net.reconfigured(remat=True).config.remat
+        True
+        """
+        if unknown := sorted(set(options) - set(_COMPUTATION)):
+            raise ValueError(f"{unknown} cannot be changed in a network, only {_COMPUTATION}")
+        other = jax.tree.map(lambda leaf: leaf, self)
+        object.__setattr__(other, "config", replace(self.config, **options))
+        return other
 
     def encode(
         self, x: Values, graph: Graph, conditioning: Conditioning | None

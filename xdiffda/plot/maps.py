@@ -159,6 +159,7 @@ def _draw_row(
             shrink=0.7 if len(places) == 1 else 0.5,
             aspect=30 * len(places),
             pad=0.03,
+            extendfrac=0.05 / len(places),
         )
         units = str(row[places[0]].field.attrs.get("units", ""))
         bar.set_label(units, fontsize=9)

@@ -1,0 +1,115 @@
+"""The command line: ``xdiffda demo | assimilate | verify | models | train``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="folder for analysis.zarr and analysis.png")] = Path("."),
+    columns: Annotated[int, typer.Option(help="observed columns over the globe")] = 416,
+    members: Annotated[int, typer.Option(help="members drawn")] = 8,
+    seed: int = 0,
+) -> None:
+    """Assimilate emulated observations into the bundled sample, print scores, draw a map."""
+    from xdiffda._demo import run
+
+    run(out, columns=columns, members=members, seed=seed)
+
+
+@app.command()
+def assimilate(
+    background: Annotated[Path, typer.Argument(help="zarr, netCDF or GRIB")],
+    obs: Annotated[Path, typer.Argument(help="netCDF, zarr or csv")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="zarr or netCDF")],
+    members: int = 8,
+    model: str = "speedy",
+    method: str = "guided",
+    steps: int = 8,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Analyse the user's own files."""
+    import xdiffda
+    from xdiffda.storage import check_target, open_dataset, write_dataset
+
+    check_target(out, overwrite=overwrite)  # before the work, not after it
+    state, observations = open_dataset(background), _open_obs(obs)
+    analysis = xdiffda.assimilate(
+        state, observations, n_members=members, model=model, method=method, n_steps=steps,
+        seed=seed, progress=True,
+    )  # fmt: skip
+    write_dataset(analysis, out, overwrite=overwrite)
+    typer.echo(f"{out}: {analysis.sizes['member']} members")
+
+
+@app.command()
+def verify(
+    analysis: Path, truth: Path,
+    background: Annotated[Path | None, typer.Option(help="adds its scores")] = None,
+) -> None:  # fmt: skip
+    """Print the scores of an analysis against the truth."""
+    from xdiffda.storage import open_dataset
+    from xdiffda.verify import skill_table
+    from xdiffda.verify import verify as score
+
+    reference = open_dataset(truth)
+    rows = {"analysis": score(open_dataset(analysis), reference)}
+    if background is not None:
+        rows = {"background": score(open_dataset(background), reference), **rows}
+    typer.echo(skill_table(rows))
+
+
+@app.command()
+def models() -> None:
+    """List the bundled models."""
+    from xdiffda.registry import models as list_models
+
+    table = list_models()
+    for name in table.model.values:
+        row = table.sel(model=name)
+        typer.echo(f"{name}: {str(row['title'].values)}; {str(row['parameters'].values)} "
+                   f"parameters; {str(row['licence'].values)}")
+
+
+@app.command()
+def train(config: Annotated[Path, typer.Argument(help="TOML file")]) -> None:
+    """Train a forecaster or a denoiser (extra train); resumes from the last checkpoint."""
+    from xdiffda.train.__main__ import main as run
+
+    run([str(config)])
+
+
+def _open_obs(path: Path):
+    """Read observations: csv in the tidy form, or a Dataset in either form."""
+    from xdiffda.storage import open_dataset
+
+    if path.suffix == ".csv":
+        import pandas as pd
+
+        return pd.read_csv(path)
+    return open_dataset(path)
+
+
+def main() -> None:
+    """Run the command line; expected errors are printed without a traceback."""
+    from xdiffda.errors import XdiffdaError
+
+    try:
+        app()
+    except XdiffdaError as error:
+        typer.echo(f"xdiffda: {error}", err=True)
+        sys.exit(2)
+    except FileNotFoundError as error:
+        typer.echo(f"xdiffda: no such file: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("xdiffda: interrupted; nothing that existed was changed", err=True)
+        sys.exit(130)

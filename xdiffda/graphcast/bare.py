@@ -1,0 +1,227 @@
+"""A network tied to its task: normalised Datasets in, normalised Dataset out."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float
+
+from xdiffda.errors import ModelError, Problem, raise_if
+
+from .checkpoint import Checkpoint, ModelConfig, TaskConfig, read_checkpoint
+from .graph import Graph, build_graph
+from .network import GraphCast
+from .stacking import Channel, channels_of, stack, unstack
+
+_STEP = np.timedelta64(6, "h")
+
+
+@dataclass(frozen=True, eq=False)
+class BareNetwork:
+    """A GraphCast network with its task; calls take and give normalised Datasets.
+
+    Parameters
+    ----------
+    net
+        The network.
+    task
+        Variables, levels and frames.
+    config
+        Sizes; those of the mesh are used here.
+    graph
+        A graph to use instead of the one that follows from grid and `config`.
+    description, license
+        Texts of the checkpoint.
+    unused
+        Weights of the file format that no output depends on.
+    """
+
+    net: GraphCast
+    task: TaskConfig
+    config: ModelConfig
+    graph: Graph | None = None
+    description: str = ""
+    license: str = ""
+    unused: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __call__(self, norm_inputs: xr.Dataset, norm_forcings: xr.Dataset) -> xr.Dataset:
+        """Normalised outputs for normalised inputs and forcings.
+
+        Parameters
+        ----------
+        norm_inputs
+            The input variables, at the task's number of times.
+        norm_forcings
+            The forcing variables, at the time of the outputs.
+
+        Returns
+        -------
+        xr.Dataset
+            Target variables on (batch, time, level, lat, lon).
+
+        Raises
+        ------
+        InputError
+            If variables, levels or times are missing; lists all problems.
+        ModelError
+            If the channels are not as many as the network has.
+        """
+        inputs, forcings = self.select(norm_inputs, norm_forcings)
+        x = jnp.asarray(self.stack(inputs, forcings))
+        out = apply_network(self.net, x, self.graph_for(inputs))
+        coords = {name: inputs[name].values for name in ("lat", "lon")}
+        time = output_time(inputs, forcings)
+        return unstack(np.asarray(out), self.output_channels(inputs), time=time, **coords)
+
+    def select(self, inputs: xr.Dataset, forcings: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
+        """The task's part of the Datasets, checked."""
+        problems = [
+            *_missing(inputs, self.task.input_variables, "inputs"),
+            *_missing(forcings, self.task.forcing_variables, "forcings"),
+            *self._missing_levels(inputs),
+        ]
+        n_frames = self.task.n_frames
+        if (found := inputs.sizes.get("time", 0)) != n_frames:
+            repair = f"inputs.isel(time=slice(-{n_frames}, None))"
+            problems.append(Problem(f"{found} input times", f"{n_frames}, 6 h apart", repair))
+        if self.task.forcing_variables and forcings.sizes.get("time", 0) != 1:
+            found = f"{forcings.sizes.get('time', 0)} forcing times"
+            problems.append(Problem(found, "1, that of the outputs", "forcings.isel(time=[0])"))
+        raise_if(problems, what="GraphCast")
+        inputs = inputs[list(self.task.input_variables)]
+        if "level" in inputs.dims:
+            inputs = inputs.sel(level=list(self.task.pressure_levels))
+        return inputs, forcings[list(self.task.forcing_variables)]
+
+    def stack(self, inputs: xr.Dataset, forcings: xr.Dataset) -> Float[np.ndarray, "grid batch in"]:
+        """Input channels of selected Datasets: inputs first, then forcings."""
+        sizes = {"batch": inputs.sizes.get("batch", 1)}
+        sizes |= {name: inputs.sizes[name] for name in ("lat", "lon")}
+        parts = [stack(inputs, self.task.input_variables, sizes=sizes)]
+        if self.task.forcing_variables:
+            parts.append(stack(forcings, self.task.forcing_variables, sizes=sizes))
+        x = np.concatenate(parts, axis=-1)
+        if x.shape[-1] != self.net.config.n_inputs:
+            raise ModelError(
+                f"found {x.shape[-1]} channels in inputs and forcings; needed "
+                f"{self.net.config.n_inputs}, as many as the network was made for: check the "
+                "dimensions of the variables (static ones have no time) and the levels "
+                f"{self.task.pressure_levels}"
+            )
+        return x
+
+    def output_channels(self, inputs: xr.Dataset) -> tuple[Channel, ...]:
+        """Channels of the outputs; which targets have levels is read off the inputs."""
+        targets, levels = self.task.target_variables, self.task.pressure_levels
+        on_levels = {name: "level" in inputs[name].dims for name in targets if name in inputs}
+        others = [name for name in targets if name not in on_levels]
+        n_known = sum(len(levels) if has else 1 for has in on_levels.values())
+        # Targets that are not inputs: the number of channels left tells what they are.
+        n_left = self.net.config.n_outputs - n_known
+        if n_left not in (len(others), len(others) * len(levels)):
+            raise ModelError(
+                f"found {self.net.config.n_outputs} output channels; needed {n_known} for "
+                f"{sorted(on_levels)} and 1 or {len(levels)} for each of {others}"
+            )
+        on_levels |= {name: n_left != len(others) for name in others}
+        channels = []
+        for name in sorted(targets):
+            channels += [Channel(name, 0, z) for z in (levels if on_levels[name] else (None,))]
+        return tuple(channels)
+
+    def graph_for(self, ds: xr.Dataset) -> Graph:
+        """The graph of the Dataset's grid (kept for the next call)."""
+        if self.graph is not None:
+            return self.graph
+        return _graph(
+            tuple(np.asarray(ds["lat"].values, np.float64).tolist()),
+            tuple(np.asarray(ds["lon"].values, np.float64).tolist()),
+            self.config.mesh_size,
+            self.config.radius_query_fraction_edge_length,
+            self.config.mesh2grid_edge_normalization_factor,
+        )
+
+    def checkpoint(self) -> Checkpoint:
+        """The network and its task, to be written with `write_checkpoint`."""
+        texts = (self.description, self.license)
+        return Checkpoint(self.net, self.task, self.config, *texts, self.unused)
+
+    def _missing_levels(self, inputs: xr.Dataset) -> list[Problem]:
+        names = set(self.task.input_variables) & set(inputs)
+        if not any("level" in inputs[name].dims for name in names):
+            return []
+        absent = sorted(set(self.task.pressure_levels) - set(inputs["level"].values.tolist()))
+        repair = f"inputs.interp(level={list(self.task.pressure_levels)})"
+        return [Problem(f"no levels {absent}", "these levels, in hPa", repair)] if absent else []
+
+
+def load(path: str | os.PathLike[str]) -> BareNetwork:
+    """Read a published GraphCast checkpoint (`.npz`).
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    BareNetwork
+        Callable on normalised Datasets, with the attributes `task` and `config`.
+
+    Raises
+    ------
+    StorageError
+        If the file cannot be read.
+    ModelError
+        If its entries are not those of a GraphCast network; lists all problems.
+    """
+    c = read_checkpoint(path)
+    return BareNetwork(
+        c.net, c.task, c.config, description=c.description, license=c.license, unused=c.unused
+    )
+
+
+@eqx.filter_jit
+def apply_network(
+    net: GraphCast, x: Float[Array, "grid batch in"], graph: Graph
+) -> Float[Array, "grid batch out"]:
+    """The network, compiled once for each shape and configuration."""
+    return net(x, graph)
+
+
+def output_time(inputs: xr.Dataset, forcings: xr.Dataset) -> np.ndarray:
+    """Time of the outputs: that of the forcings, else 6 h after the last input."""
+    if "time" in forcings.coords:
+        return forcings["time"].values
+    return inputs["time"].values[-1:] + _STEP if "time" in inputs.coords else np.array([_STEP])
+
+
+@functools.lru_cache(maxsize=4)
+def _graph(
+    lat: tuple[float, ...],
+    lon: tuple[float, ...],
+    refinement: int,
+    radius_fraction: float,
+    normalization: float | None,
+) -> Graph:
+    return build_graph(
+        np.asarray(lat),
+        np.asarray(lon),
+        refinement=refinement,
+        radius_fraction=radius_fraction,
+        mesh2grid_normalization=normalization,
+    )
+
+
+def _missing(ds: xr.Dataset, names: tuple[str, ...], what: str) -> list[Problem]:
+    absent = [name for name in names if name not in ds]
+    needed = "all of " + ", ".join(names)
+    repair = f"{what}.assign({absent[0].lstrip('0123456789')}=...)" if absent else ""
+    return [Problem(f"no {', '.join(absent)} in {what}", needed, repair)] if absent else []
