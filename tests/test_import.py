@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import subprocess
 import sys
@@ -19,6 +20,7 @@ HEAVY = (
 PROBE = "import sys; {statement}; print(*sorted(sys.modules))"
 
 
+@functools.cache
 def modules_after(statement: str) -> set[str]:
     run = subprocess.run(
         [sys.executable, "-c", PROBE.format(statement=statement)],

@@ -43,7 +43,8 @@ def test_conservative_keeps_the_global_mean(like):
     means = []
     for one in (ds, regrid(ds, like=like, method="conservative")):
         x, layout, _ = to_state(one)
-        means.append((layout.grid.area_weights() @ x.astype(np.float64)).item() / layout.grid.n_node)
+        weights = layout.grid.area_weights() / layout.grid.n_node
+        means.append((weights @ x.astype(np.float64)).item())
     assert means[0] == pytest.approx(means[1], rel=1e-7)
 
 
@@ -72,9 +73,9 @@ def test_order_and_convention_do_not_matter(method):
 
 
 def test_bilinear_beyond_the_last_row_goes_to_its_mean():
-    ds = field(lambda lat, lon: np.sin(lon), lat=np.linspace(-80, 80, 9))
+    ds = field(lambda lat, lon: np.cos(lon), lat=np.linspace(-80, 80, 9))
     out = regrid(ds, like=Grid.from_coords(np.linspace(-90, 90, 37), LON % 360), method="bilinear")
-    at = out["t2m"].sel(longitude=90)
+    at = out["t2m"].sel(longitude=0)
     assert at.sel(latitude=80).item() == pytest.approx(1.0)
     assert at.sel(latitude=85).item() == pytest.approx(0.5)
     assert at.sel(latitude=90).item() == pytest.approx(0.0, abs=1e-12)

@@ -137,7 +137,7 @@ def test_out_and_in_again_is_the_identity_on_arrays(case):
 
 @given(states(), st.data())
 def test_rows_and_meridians_may_come_in_any_order(case, data):
-    _, layout, user = case
+    _, _, user = case
     lat, lon = to_state(user)[2].axes["lat"].name, to_state(user)[2].axes["lon"].name
     turned = user.isel({lat: slice(None, None, -1)}).roll(
         {lon: data.draw(st.integers(1, user.sizes[lon]))}, roll_coords=True

@@ -68,7 +68,7 @@ def test_a_lazy_result_may_replace_its_own_source(tmp_path, suffix):
          "the disk is full.*nothing that existed was changed.*repair: free some space"),
         (PermissionError(errno.EACCES, "Permission denied"), StorageError,
          "cannot be written.*a folder of your own"),
-        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
         (ZeroDivisionError("in the user's graph"), ZeroDivisionError, "user's graph"),
     ],
 )  # fmt: skip
@@ -99,6 +99,8 @@ def test_an_interrupt_while_renaming_puts_the_old_back(tmp_path, monkeypatch, su
 
     def interrupted(name):
         def call(*args):
+            if path not in args:  # zarr renames files of its own
+                return real[name](*args)
             calls.append(args)
             if len(calls) == (which if suffix == ".zarr" else 1):
                 raise KeyboardInterrupt
@@ -124,7 +126,7 @@ def test_a_real_limit_of_the_system(tmp_path, suffix):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
         with pytest.raises(StorageError, match="nothing that existed was changed"):
             write_dataset(big, path, overwrite=True)
     finally:
@@ -149,7 +151,7 @@ def test_unknown_kinds(tmp_path):
 
 def test_an_absent_file_names_its_neighbour(tmp_path):
     write_dataset(OLD, tmp_path / "background.nc")
-    with pytest.raises(StorageError, match=r"no such file; repair: `xdiffda.open_dataset.*ground.nc"):
+    with pytest.raises(StorageError, match="no such file; repair: `xdiffda.open_data.*ground.nc"):
         open_dataset(tmp_path / "backgruond.nc")
 
 

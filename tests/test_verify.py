@@ -8,7 +8,7 @@ import xarray as xr
 from scipy.special import erf
 
 from xdiffda.errors import InputError
-from xdiffda.verify import PROTOCOL, skill_table, verify
+from xdiffda.verify import PROTOCOL, increment, skill_table, verify
 
 LAT = np.arange(-87.1875, 90, 5.625)
 LON = np.arange(0, 360, 5.625)
@@ -173,6 +173,31 @@ def test_errors_list_everything_at_once() -> None:
     late = state({"2m_temperature": draw(seed=15)}).assign_coords(time=TIMES[0] + 1)
     with pytest.raises(InputError, match=r"truth\.sel\(time=analysis\.time\)"):
         verify(late, state({"2m_temperature": draw(4, seed=15)}, time=TIMES))
+
+
+def test_increment_keeps_the_convention() -> None:
+    background = state({"t": draw(seed=17)}).rename(lat="latitude", lon="longitude")
+    background["t"].attrs["units"] = "K"
+    analysis = background + xr.DataArray([1.0, 2.0, 3.0], dims="member")
+    analysis["t"].attrs["units"] = "K"
+    found = increment(analysis, background)["t"]
+    np.testing.assert_allclose(found.mean(("latitude", "longitude")), [1, 2, 3], rtol=1e-9)
+    assert found.attrs["units"] == "K"
+    # a background in another convention, with more times: canonical names come back
+    other = (background - 273.15).isel(latitude=slice(None, None, -1))
+    other["t"].attrs["units"] = "degC"
+    found = increment(analysis, other)["2m_temperature"]
+    np.testing.assert_allclose(found.mean(("lat", "lon")), [1, 2, 3], rtol=1e-5)
+
+
+def test_increment_of_ensembles() -> None:
+    """Member by member where there are as many; else from the background's mean."""
+    background = state({"2m_temperature": draw(3, seed=18)}, member=np.arange(3))
+    shift = xr.DataArray([1.0, 2.0, 4.0], dims="member", coords={"member": np.arange(3)})
+    found = increment((background + shift).assign_coords(member=[7, 8, 9]), background)
+    np.testing.assert_allclose(found["2m_temperature"].mean(("lat", "lon")), [1, 2, 4])
+    single = increment(background.mean("member") + 5, background)
+    np.testing.assert_allclose(single["2m_temperature"], 5)
 
 
 def test_table() -> None:

@@ -10,21 +10,26 @@ from xdiffda.errors import InputError, Problem, raise_if
 SAME_GRID_DEG = 1e-3
 
 
-def matched(state: xr.Dataset, truth: xr.Dataset, *, what: str) -> tuple[xr.Dataset, xr.Dataset]:
-    """Return both on their common variables, levels and times, with identical coordinates."""
+def matched(
+    state: xr.Dataset, truth: xr.Dataset, *, what: str, other: str = "truth"
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """Return both on their common variables, levels and times, with identical coordinates.
+
+    ``what`` and ``other`` are what errors call them; a truth must not have members.
+    """
     names = [name for name in state.data_vars if name in truth.data_vars]
     names = [str(n) for n in names if {"lat", "lon"} <= set(state[n].dims)]
     problems = []
     if not names:
         problems.append(
             Problem(
-                f"no variable of the {what} ({', '.join(map(str, state.data_vars))}) in the truth "
-                f"({', '.join(map(str, truth.data_vars))})",
+                f"no variable of the {what} ({', '.join(map(str, state.data_vars))}) "
+                f"in the {other} ({', '.join(map(str, truth.data_vars))})",
                 "at least one in common",
-                "truth.rename(...)",
+                f"{other}.rename(...)",
             )
         )
-    if "member" in truth.dims:
+    if other == "truth" and "member" in truth.dims:
         problems.append(
             Problem(
                 "a truth with members", "one truth", 'truth.mean("member")  # or .isel(member=0)'
@@ -37,9 +42,9 @@ def matched(state: xr.Dataset, truth: xr.Dataset, *, what: str) -> tuple[xr.Data
         problems.append(
             Problem(
                 f"the {what} on {state.sizes['lat']} x {state.sizes['lon']} points "
-                f"and the truth on {truth.sizes['lat']} x {truth.sizes['lon']} others",
+                f"and the {other} on {truth.sizes['lat']} x {truth.sizes['lon']} others",
                 "one grid",
-                f"truth.interp(lat={what}.lat, lon={what}.lon)",
+                f"{other}.interp(lat={what}.lat, lon={what}.lon)",
             )
         )
     forecast = "valid_time" in state.coords and "time" in truth.dims
@@ -47,8 +52,8 @@ def matched(state: xr.Dataset, truth: xr.Dataset, *, what: str) -> tuple[xr.Data
         truth = truth.rename(time="valid_time")
     clock = "valid_time" if forecast else "time"
     for dim in ("level", clock):
-        problems += _no_overlap(state, truth, dim, what)
-    raise_if(problems, what="verify")
+        problems += _no_overlap(state, truth, dim, what, other)
+    raise_if(problems, what=f"{what} and {other}")
     truth = truth.assign_coords(lat=state["lat"].variable, lon=state["lon"].variable)
     state, truth = state[names], truth[names]
     for dim in ("level", clock):
@@ -57,11 +62,13 @@ def matched(state: xr.Dataset, truth: xr.Dataset, *, what: str) -> tuple[xr.Data
     return state, truth
 
 
-def _no_overlap(state: xr.Dataset, truth: xr.Dataset, dim: str, what: str) -> list[Problem]:
+def _no_overlap(
+    state: xr.Dataset, truth: xr.Dataset, dim: str, what: str, other: str
+) -> list[Problem]:
     if dim not in state.coords and dim in truth.dims and truth.sizes[dim] > 1:
         return [
             Problem(
-                f"the {what} without {dim} and the truth with {truth.sizes[dim]}",
+                f"the {what} without {dim} and the {other} with {truth.sizes[dim]}",
                 f"the {dim} of the {what}",
                 f"{what}.assign_coords({dim}=...)",
             )
@@ -72,9 +79,9 @@ def _no_overlap(state: xr.Dataset, truth: xr.Dataset, dim: str, what: str) -> li
         if not (together.all() if dim == "valid_time" else together.any()):
             return [
                 Problem(
-                    f"the {what} at {dim} {_span(here)} and the truth at {_span(there)}",
+                    f"the {what} at {dim} {_span(here)} and the {other} at {_span(there)}",
                     f"a common {dim}",
-                    f"truth.sel({dim}={what}.{dim})",
+                    f"{other}.sel({dim}={what}.{dim})",
                 )
             ]
     return []

@@ -104,7 +104,7 @@ def _by_pint(units: str, canonical: str) -> tuple[float, float] | None:
             factor, offset = _line(registry, unit, target)
             return factor * G0, offset
         return _line(registry, unit, target)
-    except _NOT_A_UNIT + (pint.PintError,):
+    except (*_NOT_A_UNIT, pint.PintError):
         return None
 
 

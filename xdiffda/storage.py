@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 import uuid
+import warnings
 from pathlib import Path
 
 import xarray as xr
@@ -94,7 +95,9 @@ def open_dataset(path: str | os.PathLike) -> xr.Dataset:
         raise _absent(Path(text))
     try:
         if suffix == ".zarr":
-            return xr.open_dataset(text, engine="zarr", chunks={}, decode_timedelta=True)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Failed to open Zarr store with consol")
+                return xr.open_dataset(text, engine="zarr", chunks={}, decode_timedelta=True)
         if suffix in _NETCDF:
             return xr.open_dataset(text, chunks={}, decode_timedelta=True)
         if suffix in _GRIB:
@@ -166,8 +169,11 @@ def _check_target(path: Path, overwrite: bool) -> None:
 
 def _write(ds: xr.Dataset, partial: Path) -> None:
     if partial.suffix.lower() == ".zarr":
-        # Consolidated metadata is no part of the Zarr 3 standard, and zarr warns about it.
-        ds.to_zarr(partial, mode="w-", consolidated=False, zarr_format=3)
+        with warnings.catch_warnings():
+            # Consolidated metadata is no part of the Zarr 3 standard yet, and zarr warns about
+            # it; without, xarray warns whenever the store is opened.
+            warnings.filterwarnings("ignore", message="Consolidated metadata")
+            ds.to_zarr(partial, mode="w-", consolidated=True, zarr_format=3)
     else:
         ds.to_netcdf(partial)
 

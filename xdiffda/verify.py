@@ -138,7 +138,9 @@ def increment(analysis: xr.Dataset, background: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        In canonical names and units, on the common variables, levels and times.
+        In the convention that the two share; else in canonical names and units, on the
+        common variables, levels and times. Of a background with as many members, each
+        member's own increment; of another ensemble, that from its mean.
 
     Raises
     ------
@@ -149,13 +151,29 @@ def increment(analysis: xr.Dataset, background: xr.Dataset) -> xr.Dataset:
     --------
     >>> grid = {"lat": [-60.0, 0.0, 60.0], "lon": [0.0, 90.0, 180.0, 270.0]}
     >>> background = xr.Dataset({"t2m": (("lat", "lon"), np.full((3, 4), 280.0))}, grid)
-    >>> increment(background + 2, background)["2m_temperature"].values[0]
+    >>> increment(background + 2, background)["t2m"].values[0]
     array([2., 2., 2., 2.])
     """
-    state = canonical(analysis, what="analysis")
-    first = canonical(background, what="background")
-    if "member" in first.dims and "member" not in state.dims:
-        first = first.mean("member")
-    mean = "member" in first.dims and first.sizes["member"] != state.sizes["member"]
-    first = first.mean("member", keep_attrs=True) if mean else first
-    return state - first
+    if "member" in background.dims and background.sizes["member"] != analysis.sizes.get("member"):
+        background = background.mean("member", keep_attrs=True)
+    if not _same_convention(analysis, background):
+        analysis, background = canonical(analysis, what="analysis"), canonical(background)
+        analysis, background = matched(analysis, background, what="analysis", other="background")
+    else:
+        background = background[list(analysis.data_vars)]
+    if "member" in background.dims:
+        background = background.assign_coords(member=analysis["member"])  # pair by position
+    with xr.set_options(keep_attrs=True):
+        return analysis - background
+
+
+def _same_convention(one: xr.Dataset, other: xr.Dataset) -> bool:
+    """Whether two datasets may be subtracted as they are: names, units, axes."""
+    for name, field in one.data_vars.items():
+        if name not in other or field.attrs.get("units") != other[name].attrs.get("units"):
+            return False
+    shared = [d for d in one.dims if d in other.dims and d != "member"]
+    return {"member", *shared} >= set(other.dims) and all(
+        d in one.indexes and d in other.indexes and one.indexes[d].equals(other.indexes[d])
+        for d in shared
+    )

@@ -63,7 +63,10 @@ def test_float64_agrees_to_rounding(gc_a):
     with jax.enable_x64(True):
         graph = gc_a.stored_graph()
         net = gc_a.net.net.reconfigured(dtype="float64")
-        x = gc_a.net.stack(gc_a.nc("norm_inputs"), gc_a.nc("norm_forcings")).astype(np.float64)
+        inputs, forcings = (
+            gc_a.forecaster.normalize(ds.astype(np.float64)) for ds in norm_data(gc_a)[:2]
+        )
+        x = gc_a.net.stack(*gc_a.net.select(inputs, forcings))
         out = np.asarray(apply_network(net, jnp.asarray(x), graph))
     expected = gc_a.nc("net_outputs_x64")
     sizes = {"batch": 1, "lat": 19, "lon": 36}

@@ -27,7 +27,8 @@ def _columns(n_station: int = 4, seed: int = 0, missing: float = 0.3) -> xr.Data
     gap[:, rng.integers(0, 3)] = False
     gap[0] = False
     error = rng.uniform(0.5, 2.0, t.shape)
-    time = np.datetime64("2020-01-01T00", "ns") + rng.integers(0, 3, n_station) * np.timedelta64(1, "h")
+    hours = rng.integers(0, 3, n_station) * np.timedelta64(1, "h")
+    time = np.datetime64("2020-01-01T00", "ns") + hours
     return xr.Dataset(
         {
             "temperature": (("station", "level"), np.where(gap, np.nan, t)),
@@ -265,7 +266,8 @@ def test_window_is_open_at_its_beginning_and_closed_at_its_end():
     assert {reason.split(" (")[0]: list(where) for reason, where in rejected.items()} == {
         "before the window": [0, 1], "after the window": [4],
     }  # fmt: skip
-    windows = [select_window(tidy, t, "6h")[0].lon.values for t in ("2020-01-01T03", "2020-01-01T09")]
+    centres = ("2020-01-01T03", "2020-01-01T09")
+    windows = [select_window(tidy, t, "6h")[0].lon.values for t in centres]
     assert sorted(np.concatenate(windows)) == [1, 2, 3, 4]  # successive windows share nothing
     assert select_window(tidy, "2020-01-01T06", "0h")[0].lon.values.tolist() == [2]
 

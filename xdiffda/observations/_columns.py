@@ -79,8 +79,12 @@ def _dimensions(ds: xr.Dataset, raw: Raw) -> tuple[xr.Dataset, _Dims | None]:
         return ds, None
     station = lat.dim or "station"
     if lat.dim is None:
-        places = {a.name: (station, np.atleast_1d(ds[a.name].values)) for a in (lat, lon)}
-        ds = ds.drop_vars(list(places)).expand_dims(station).assign_coords(places)
+        if station not in ds.dims:
+            ds = ds.expand_dims(station)
+        n = ds.sizes[station]
+        ds = ds.assign_coords({
+            axis.name: (station, np.full(n, ds[axis.name].item())) for axis in (lat, lon)
+        })  # fmt: skip
     raw.words |= {"lat": lat.name, "lon": lon.name, "dim": station}
     other: dict[str, str | None] = {"time": None, "level": None}
     for name in other:

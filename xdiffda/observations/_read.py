@@ -148,7 +148,7 @@ def read_times(raw: Raw, values: np.ndarray) -> np.ndarray:
     import pandas as pd
 
     try:
-        stamps = pd.to_datetime(values, utc=True).tz_localize(None)
+        stamps = pd.to_datetime(values, utc=True, format="mixed").tz_localize(None)
         return np.asarray(stamps, "datetime64[ns]")
     except (ValueError, TypeError) as error:
         raw.problems.append(Problem(

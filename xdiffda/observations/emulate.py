@@ -21,6 +21,7 @@ from ..variables import VARIABLES, canonical_name
 from ._error_std import SUFFIX, error_std_by_level
 from ._sampling import Sites, draw_sites, given_sites, noise_like, sample
 
+
 def emulate_obs(
     ds: xr.Dataset, *, fraction: float | None = None, n_columns: int | None = None,
     sites: xr.Dataset | Mapping[str, Any] | None = None,
@@ -73,7 +74,7 @@ def emulate_obs(
     --------
     >>> import numpy as np, xarray as xr
     >>> field = xr.DataArray(np.full((4, 8), 280.0), dims=("lat", "lon"),
-    ...                      coords={"lat": [67.5, 22.5, -22.5, -67.5], "lon": np.arange(0, 360, 45)})
+    ...                      coords={"lat": [67.5, 22.5, -22.5, -67.5], "lon": range(0, 360, 45)})
     >>> obs = emulate_obs(field.to_dataset(name="2m_temperature"), n_columns=5, seed=1)
     >>> dict(obs.sizes), sorted(obs.data_vars)
     ({'station': 5}, ['2m_temperature', '2m_temperature_error_std'])
@@ -134,7 +135,7 @@ def _choice_problems(
             f"fraction={fraction}", "a fraction of the grid columns in (0, 1]",
             f"ds.diffda.emulate_obs(n_columns={max(1, round(abs(fraction)))})",
         )]  # fmt: skip
-    if n_columns is not None and not (1 <= n_columns <= grid.n_node and n_columns == int(n_columns)):
+    if n_columns is not None and int(n_columns) not in range(1, grid.n_node + 1):
         return [Problem(
             f"n_columns={n_columns}", f"a whole number from 1 to {grid.n_node}",
             f"ds.diffda.emulate_obs(n_columns={min(416, grid.n_node)})",
@@ -192,7 +193,9 @@ def _among(user_name: str, names: Sequence[str]) -> str | None:
 
 def _times(convention: Convention) -> np.ndarray:
     times = convention.valid_times
-    return np.array("NaT", "datetime64[ns]") if times is None else np.asarray(times)
+    if times is None:
+        return np.full(convention.batch_shape, "NaT", "datetime64[ns]")
+    return np.asarray(times)
 
 
 def _labelled(piece: xr.Dataset, sites: Sites, times: np.ndarray, many: bool) -> xr.Dataset:
@@ -211,7 +214,7 @@ def _one_after_another(
 ) -> xr.Dataset:
     """New sites at each time: all of them along ``station``, each with its time."""
     parts = [
-        _labelled(piece.isel(time=i), sites, times[i], many=False)
+        _labelled(piece.isel(time=0), sites, times[i], many=False)
         for i, (piece, sites) in enumerate(zip(pieces, places, strict=True))
     ]
     together = xr.concat(parts, "station", data_vars="minimal", coords="minimal",

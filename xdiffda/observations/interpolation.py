@@ -66,7 +66,7 @@ def interpolate(
     Examples
     --------
     >>> field = xr.DataArray(np.zeros((4, 8)), dims=("lat", "lon"),
-    ...                      coords={"lat": [67.5, 22.5, -22.5, -67.5], "lon": np.arange(0, 360, 45)})
+    ...                      coords={"lat": [67.5, 22.5, -22.5, -67.5], "lon": range(0, 360, 45)})
     >>> obs = xr.Dataset({"2t": ("station", [280.0, 280.0])},
     ...                  {"lat": ("station", [22.5, 22.5]), "lon": ("station", [45.0, 90.0])})
     >>> out = interpolate(obs, like=field.to_dataset(name="2m_temperature"))

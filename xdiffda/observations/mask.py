@@ -10,7 +10,7 @@ import xarray as xr
 
 from ..errors import InputError, Problem
 from ..state import Convention, Grid, Layout, from_state, read_metadata
-from ._sites import SiteSet, channel_sites, unit_vectors
+from ._sites import channel_sites, unit_vectors
 from .table import to_tidy
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def dilate_mask(
     Examples
     --------
     >>> field = xr.DataArray(np.zeros((4, 8)), dims=("lat", "lon"),
-    ...                      coords={"lat": [67.5, 22.5, -22.5, -67.5], "lon": np.arange(0, 360, 45)})
+    ...                      coords={"lat": [67.5, 22.5, -22.5, -67.5], "lon": range(0, 360, 45)})
     >>> like = field.to_dataset(name="2m_temperature")
     >>> obs = xr.Dataset({"2t": ("station", [280.0])},
     ...                  {"lat": ("station", [22.5]), "lon": ("station", [45.0])})
@@ -129,7 +129,7 @@ def _observed_nodes(mask: xr.DataArray, grid: Grid) -> np.ndarray:
     if not own.is_close(grid):
         raise InputError([Problem(
             f"a mask on {own}", f"the grid of like, {grid}",
-            f"mask.interp_like(like, method='nearest')",
+            "mask.interp_like(like, method='nearest')",
         )], what="observations")  # fmt: skip
     rows = np.argsort(mask[lat.coord].values)
     folded = np.mod(mask[lon.coord].values.astype(np.float64), 360.0)

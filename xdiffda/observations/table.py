@@ -102,8 +102,6 @@ def _readable(obs: xr.Dataset | pd.DataFrame) -> Raw:
     if raw.fields and not raw.problems:
         folded = np.mod(raw.fields["lon"], 360.0)
         raw.fields["lon"] = np.where(folded == 360.0, 0.0, folded)  # mod(-1e-20, 360) is 360
-    elif raw.problems and raw.form == "columns" and not raw.fields:
-        return raw
     return raw
 
 
