@@ -22,6 +22,12 @@ class DatasetAccessor:
 
         return assimilate(self._obj, obs, **settings)
 
+    def forecast(self, lead_time: Any = "48h", *, model: str | None = None) -> xr.Dataset:
+        """Forecast from this state: `xdiffda.forecast.forecast`."""
+        from xdiffda.forecast import forecast
+
+        return forecast(self._obj, lead_time, model=model)
+
     def emulate_obs(self, **choices: Any) -> xr.Dataset:
         """Observe this Dataset: `xdiffda.observations.emulate_obs`."""
         from xdiffda.observations import emulate_obs

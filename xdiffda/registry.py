@@ -41,7 +41,7 @@ def models() -> xr.Dataset:
     >>> "speedy" in models().model.values
     True
     """
-    cards = [_card(path.parent) for path in sorted(models_folder().glob("*/card.json"))]
+    cards = [load_card(path.parent) for path in sorted(models_folder().glob("*/card.json"))]
     column = lambda name: ("model", [str(card.get(name, "")) for card in cards])  # noqa: E731
     fields = ("title", "grid", "parameters", "licence")
     return xr.Dataset(
@@ -79,6 +79,18 @@ def load_model(name: str | Path) -> DiffusionPrior:
     >>> load_model("speedy").layout.n_channel
     37
     """
+    folder = model_folder(name)
+    return _load(folder, _digest(folder))
+
+
+def model_folder(name: str | Path) -> Path:
+    """The folder of a model by its name, or a folder given as such; all files are there.
+
+    Raises
+    ------
+    ModelError
+        If a file is missing.
+    """
     folder = Path(name) if Path(name).is_dir() else models_folder() / str(name)
     missing = [file for file in FILES if not (folder / file).exists()]
     if missing:
@@ -87,7 +99,7 @@ def load_model(name: str | Path) -> DiffusionPrior:
             f"no model {str(name)!r}: {', '.join(missing)} not found in {folder}; bundled "
             f"models are {known or 'none'}: xdiffda.load_model({(known or 'speedy')!r})"
         )
-    return _load(folder, _digest(folder))
+    return folder
 
 
 def _digest(folder: Path) -> str:
@@ -97,7 +109,8 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _card(folder: Path) -> dict[str, Any]:
+def load_card(folder: Path) -> dict[str, Any]:
+    """The model card in a model's folder."""
     return json.loads((folder / "card.json").read_text())
 
 
@@ -116,17 +129,33 @@ def _verify(folder: Path, card: dict[str, Any]) -> None:
 
 @functools.lru_cache(maxsize=4)
 def _load(folder: Path, digest: str) -> DiffusionPrior:
+    card = load_card(folder)
+    _verify(folder, card)
+    return build_prior(card, load_statistics(folder), _load_arrays(folder / "denoiser.safetensors"))
+
+
+def load_statistics(folder: Path) -> dict[str, np.ndarray]:
+    """Normalisation, grid, static fields, s, B and V of a model."""
+    return _load_arrays(folder / "statistics.safetensors")
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    card = _card(folder)
-    _verify(folder, card)
     try:
-        statistics = load_file(folder / "statistics.safetensors")
-        weights = load_file(folder / "denoiser.safetensors")
+        return load_file(path)
     except (SafetensorError, ValueError) as error:
-        raise ModelError(f"cannot read the weights in {folder}: {error}") from error
-    return build_prior(card, statistics, weights)
+        raise ModelError(
+            f"cannot read {path}: {error}; install the package again, "
+            "`pip install --force-reinstall xdiffda`"
+        ) from error
+
+
+def layout_of(card: dict[str, Any], statistics: dict[str, np.ndarray]) -> Layout:
+    """Grid, variables and levels of a model."""
+    grid = Grid(tuple(statistics["lat"].tolist()), tuple(statistics["lon"].tolist()))
+    return Layout(grid, tuple(card["variables"]), tuple(card["levels"]))
 
 
 def build_prior(
@@ -138,8 +167,8 @@ def build_prior(
     from xdiffda.graphcast.graph import build_graph
     from xdiffda.spectral import sphere_basis
 
-    grid = Grid(tuple(statistics["lat"].tolist()), tuple(statistics["lon"].tolist()))
-    layout = Layout(grid, tuple(card["variables"]), tuple(card["levels"]))
+    layout = layout_of(card, statistics)
+    grid = layout.grid
     basis = sphere_basis(grid.lat, grid.lon)
     network = DenoiserNetwork(
         layout.n_channel, statistics["static"].shape[1], latent=card["network"]["latent"],

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from conftest import read_npz
 
 from xdiffda.graphcast.mesh import icosahedron, mesh_hierarchy, multimesh_edges
 
@@ -17,8 +16,8 @@ def meshes():
 
 
 @pytest.mark.parametrize("refinement", range(4))
-def test_values_agree(golden, meshes, refinement):
-    stored, mesh = read_npz(golden / "mesh/meshes_r0_r3.npz"), meshes[refinement]
+def test_values_agree(meshes_r0_r3, meshes, refinement):
+    stored, mesh = meshes_r0_r3, meshes[refinement]
     np.testing.assert_allclose(
         mesh.vertices, stored[f"r{refinement}_vertices"], rtol=0, atol=2e-7
     )

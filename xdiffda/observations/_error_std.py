@@ -17,9 +17,7 @@ SUFFIX = "_error_std"
 _USE = 'error_std={"temperature": 1.0, "geopotential": {500: 80.0, 850: 40.0}}'
 
 
-def error_std_by_level(
-    spec: Any, channels: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def error_std_by_level(spec: Any, channels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Standard deviation of the error of each variable at each of its levels.
 
     Parameters
@@ -61,8 +59,10 @@ def error_std_by_level(
     result = {}
     for name, levels in channels.items():
         value = given.get(name)
-        error = default_error_std(name, levels) if value is None else (
-            _one(name, value, levels, problems)
+        error = (
+            default_error_std(name, levels)
+            if value is None
+            else (_one(name, value, levels, problems))
         )
         if not np.all(error > 0):
             units = VARIABLES[name].units
@@ -89,9 +89,7 @@ def _name(user_name: str, channels: Mapping[str, np.ndarray]) -> str | None:
     return canonical_name(bare)
 
 
-def _one(
-    name: str, value: Any, levels: np.ndarray, problems: list[Problem]
-) -> np.ndarray:
+def _one(name: str, value: Any, levels: np.ndarray, problems: list[Problem]) -> np.ndarray:
     if isinstance(value, Mapping):
         table = {float(level): float(error) for level, error in value.items()}
     elif isinstance(value, xr.DataArray) and value.ndim:

@@ -39,8 +39,11 @@ def given_sites(sites: xr.Dataset | Mapping[str, Any]) -> Sites:
         )], what="sites")  # fmt: skip
     lat = np.atleast_1d(np.asarray(sites[lat_name], np.float64))
     lon = np.atleast_1d(np.asarray(sites[lon_name], np.float64))
-    if lat.shape != lon.shape or lat.ndim != 1 or not lat.size or (
-        not (np.all(np.abs(lat) <= 90) and np.all(np.isfinite(lon)))
+    if (
+        lat.shape != lon.shape
+        or lat.ndim != 1
+        or not lat.size
+        or (not (np.all(np.abs(lat) <= 90) and np.all(np.isfinite(lon))))
     ):
         raise InputError([Problem(
             f"lat of shape {lat.shape} and lon of shape {lon.shape}, lat in "

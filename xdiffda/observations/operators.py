@@ -102,11 +102,17 @@ class ObsVector(eqx.Module):
         n_term = self.index.shape[1] if n_term is None else n_term
         more_obs, more_term = n_obs - self.n_obs, n_term - self.index.shape[1]
         if more_obs < 0 or more_term < 0:
-            raise InputError([Problem(
-                f"{self.n_obs} observations of {self.index.shape[1]} terms to be padded to "
-                f"{n_obs} of {n_term}", "sizes not below the present ones",
-                f"obs_vector.padded({max(n_obs, self.n_obs)})",
-            )], what="ObsVector.padded")
+            raise InputError(
+                [
+                    Problem(
+                        f"{self.n_obs} observations of {self.index.shape[1]} terms to be padded to "
+                        f"{n_obs} of {n_term}",
+                        "sizes not below the present ones",
+                        f"obs_vector.padded({max(n_obs, self.n_obs)})",
+                    )
+                ],
+                what="ObsVector.padded",
+            )
         table = ((0, more_obs), (0, more_term))
         return ObsVector(
             jnp.pad(self.value, (0, more_obs)),
@@ -162,11 +168,16 @@ def observation_operator(
         kept[where] = False
     if not kept.any():
         reasons = "; ".join(f"{len(where)} {reason}" for reason, where in rejected.items())
-        raise InputError([Problem(
-            f"none of {kept.size} observations usable: {reasons or 'none were given'}",
-            "at least one observation of the state's variables and levels",
-            f"obs.sel(obs=obs.variable.isin({list(layout.variables)}))",
-        )], what="observations")
+        raise InputError(
+            [
+                Problem(
+                    f"none of {kept.size} observations usable: {reasons or 'none were given'}",
+                    "at least one observation of the state's variables and levels",
+                    f"obs.sel(obs=obs.variable.isin({list(layout.variables)}))",
+                )
+            ],
+            what="observations",
+        )
     take = slice(None) if kept.all() else np.flatnonzero(kept)
     index, weight = _sparse_rows(
         layout, tidy["lat"].values[take], tidy["lon"].values[take],
@@ -222,10 +233,16 @@ def _sparse_rows(
     """Flat indices and weights, no wider than the observation with most non-zero weights."""
     size = layout.grid.n_node * layout.n_channel
     if size > np.iinfo(np.int32).max:
-        raise InputError([Problem(
-            f"a state of {size} numbers", "fewer than 2^31, the reach of a 32-bit index",
-            "background[variables].sel(level=levels)",
-        )], what="observation operator")
+        raise InputError(
+            [
+                Problem(
+                    f"a state of {size} numbers",
+                    "fewer than 2^31, the reach of a 32-bit index",
+                    "background[variables].sel(level=levels)",
+                )
+            ],
+            what="observation operator",
+        )
     near = horizontal_stencil(layout.grid, lat, lon)
     flips = near.across & turns[:, None]
     horizontal = np.where(flips, -near.weight, near.weight)

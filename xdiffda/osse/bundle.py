@@ -17,6 +17,7 @@ import xarray as xr
 from safetensors.numpy import save_file
 
 from xdiffda.osse.calibrate import SIGMAS, measure
+from xdiffda.osse.export import write_forecaster
 from xdiffda.osse.pairs import _make_rollout, load_pairs
 from xdiffda.prior import year_phase
 from xdiffda.registry import flatten, models_folder, pack_symmetric
@@ -47,7 +48,7 @@ def bundle(
     _save(folder / "denoiser.safetensors", flatten(network))
     _save(folder / "statistics.safetensors", _statistics(nature, setting, blocks))
     stepper = load_stepper(TrainConfig.read_back(forecaster), nature)
-    write_forecaster(folder, nature, stepper, TrainConfig.read_back(forecaster))
+    write_forecaster(folder / "forecaster.npz", nature, stepper, TrainConfig.read_back(forecaster))
     card = _card(name, nature, config, TrainConfig.read_back(forecaster), network, share)
     card["sha256"] = {
         file: hashlib.sha256((folder / file).read_bytes()).hexdigest()
@@ -64,6 +65,7 @@ def _statistics(nature: Nature, setting: Setting, blocks: np.ndarray) -> dict[st
         "lat": np.array(grid.lat), "lon": np.array(grid.lon),
         "mean": nature.mean, "stddev": nature.stddev, "diffs_stddev": nature.diffs_stddev,
         "static": nature.static,
+        "static_mean": nature.static_mean, "static_stddev": nature.static_stddev,
         "scale": (setting.scale * nature.stddev).astype(np.float32),
         "b_blocks": pack_symmetric(np.asarray(setting.covariance.blocks)).astype(np.float32),
         "v_sigma": np.array(SIGMAS, np.float32),
@@ -96,15 +98,6 @@ def _card(
                      for p in ("jax", "equinox", "optax", "numpy", "xarray")},
         "licence": "Apache-2.0 (weights and sample data)",
     }  # fmt: skip
-
-
-def write_forecaster(
-    folder: Path, nature: Nature, stepper: Stepper, config: TrainConfig
-) -> None:
-    """Write the forecaster as an official GraphCast checkpoint, with its statistics."""
-    from xdiffda.osse.export import to_checkpoint
-
-    to_checkpoint(folder / "forecaster.npz", nature, stepper, config)
 
 
 def write_sample(nature: Nature, stepper: Stepper, folder: Path) -> None:

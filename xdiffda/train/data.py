@@ -40,6 +40,8 @@ class Nature:
     layout : Layout
     static : array (node, 2)
         Normalised surface geopotential, land-sea mask.
+    static_mean, static_stddev : arrays (2,)
+        With which these were normalised.
     mean, stddev, diffs_stddev : arrays (channel,)
     """
 
@@ -48,6 +50,8 @@ class Nature:
     stream_start: tuple[int, ...]
     layout: Layout
     static: np.ndarray
+    static_mean: np.ndarray
+    static_stddev: np.ndarray
     mean: np.ndarray
     stddev: np.ndarray
     diffs_stddev: np.ndarray
@@ -88,11 +92,13 @@ def load_nature(folder: str | Path) -> Nature:
     if not statistics.exists():
         _write_cache(streams, starts, layout, cache, statistics)
     stats = {k: np.array(v, np.float32) for k, v in json.loads(statistics.read_text()).items()}
-    orography = streams[0]["geopotential_at_surface"].transpose("lat", "lon").values.reshape(-1)
-    mask = streams[0]["land_sea_mask"].transpose("lat", "lon").values.reshape(-1)
-    static = np.stack([(orography - orography.mean()) / orography.std(),
-                       (mask - mask.mean()) / mask.std()], axis=-1).astype(np.float32)
-    return Nature(np.load(cache, mmap_mode="r"), time, starts, layout, static, **stats)
+    fields = [streams[0][n].transpose("lat", "lon").values.reshape(-1) for n in STATIC]
+    static = np.stack(fields, axis=-1).astype(np.float32)
+    centre, width = static.mean(0), static.std(0)
+    return Nature(
+        np.load(cache, mmap_mode="r"), time, starts, layout, (static - centre) / width,
+        centre, width, **stats,
+    )  # fmt: skip
 
 
 def _write_cache(
