@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from xdiffda.errors import StorageError
 from xdiffda.state import Layout, from_state, infer_layout, read_metadata, to_state
 from xdiffda.storage import open_dataset, write_dataset
 
@@ -74,6 +75,26 @@ def test_reanalysis_in_netcdf(shared):
     x, _, convention = to_state(ds, part)
     expected = ds.sel(level=[250, 500, 850]).astype(np.float32).compute()
     xr.testing.assert_identical(from_state(x, part, convention), expected)
+
+
+def test_levels_and_surface_in_one_grib_file(shared, tmp_path):
+    """cfgrib keeps them apart; they come as one dataset, unless they are of different times."""
+    eccodes = pytest.importorskip("eccodes", exc_type=ImportError, reason="no extra `obs`")
+    levels = shared("data/grids/ghtuv.grib").read_bytes()
+    surface = shared("data/grids/t2m_grib_older.grib").read_bytes()
+    (tmp_path / "two_times.grib").write_bytes(levels + surface)
+    with pytest.raises(StorageError, match="2 kinds of fields that do not fit.*filter_by_keys"):
+        open_dataset(tmp_path / "two_times.grib")
+
+    message = eccodes.codes_new_from_message(surface)
+    for key, value in (("dataDate", 20170520), ("dataTime", 0), ("stepRange", "30")):
+        eccodes.codes_set(message, key, value)
+    changed = eccodes.codes_get_message(message)
+    eccodes.codes_release(message)
+    (tmp_path / "one_time.grib").write_bytes(levels + changed)
+    _, layout, convention = to_state(open_dataset(tmp_path / "one_time.grib"))
+    assert layout.channel_names[0] == "2m_temperature" and layout.n_channel == 9
+    assert convention.valid_times == np.datetime64("2017-05-21T06")
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".nc"])

@@ -455,8 +455,7 @@ def test_another_grid_names_regrid():
         (lambda ds: ds["temperature"], r'a DataArray.*`da.to_dataset\(name="temperature"\)`'),
         (lambda ds: "file.nc", "a str; needed an xarray.Dataset"),
         (lambda ds: ds.drop_vars(list(ds.data_vars)), "no variables"),
-        (lambda ds: ds[["2m_temperature"]].rename({"2m_temperature": "foo"}).map(
-            lambda v: v.drop_attrs()),
+        (lambda ds: ds[["2m_temperature"]].rename({"2m_temperature": "foo"}).drop_attrs(),
          r"variables foo, none of which is known.*`ds.rename\("),
         (lambda ds: ds.rename(lat="a", lon="b").drop_vars(["a", "b"]), "no latitude among"),
         (lambda ds: ds.isel(lon=slice(0, 32)), "a part of the globe"),

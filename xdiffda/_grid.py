@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from .variables import VARIABLES
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+    from numpy.typing import ArrayLike
 
 @dataclass(frozen=True)
 class Grid:
@@ -60,11 +61,11 @@ class Grid:
         raise_if(problems, what="grid")
 
     @classmethod
-    def from_coords(cls, lat: Sequence[float], lon: Sequence[float]) -> Grid:
+    def from_coords(cls, lat: ArrayLike, lon: ArrayLike) -> Grid:
         """Make a grid from rows in either order and meridians in any convention (degrees)."""
-        lat, lon = np.asarray(lat, np.float64), np.asarray(lon, np.float64)
-        raise_if(grid_problems(lat, lon), what="grid")
-        return cls(tuple(np.sort(lat)), tuple(np.sort(longitudes_from_zero(lon))))
+        rows, meridians = np.asarray(lat, np.float64), np.asarray(lon, np.float64)
+        raise_if(grid_problems(rows, meridians), what="grid")
+        return cls(tuple(np.sort(rows)), tuple(np.sort(longitudes_from_zero(meridians))))
 
     @property
     def n_lat(self) -> int:

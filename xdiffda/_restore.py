@@ -87,7 +87,7 @@ def _replace(
     name = new_dim or (axis.name if axis is not None else dim)
     if axis is not None and axis.dim is not None and axis.dim in template.dims:
         template = template.drop_dims(axis.dim)
-    elif axis is not None and axis.coord in template.coords:
+    elif axis is not None and axis.coord is not None and axis.coord in template.coords:
         template = template.drop_vars(axis.coord)
     if dim == "time":
         # The new times are valid times: what told the initial time and the lead is void.

@@ -50,9 +50,9 @@ class Statistics:
     """
 
     layout: Layout
-    mean: Float[np.ndarray, "channel"]
-    stddev: Float[np.ndarray, "channel"]
-    diffs_stddev: Float[np.ndarray, "channel"] | None = None
+    mean: Float[np.ndarray, " channel"]
+    stddev: Float[np.ndarray, " channel"]
+    diffs_stddev: Float[np.ndarray, " channel"] | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -182,7 +182,7 @@ def _moments(x: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
 
 def _pick(
     ds: xr.Dataset, layout: Layout, what: str, problems: list[Problem]
-) -> Float[np.ndarray, "channel"]:
+) -> Float[np.ndarray, " channel"]:
     level = find_axes(ds)[0].get("level")
     positions: dict[int, int] = {}
     if level is not None and level.coord is not None:

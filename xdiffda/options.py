@@ -90,11 +90,9 @@ def _checked(options: dict[str, object]) -> dict:
     problems, checked = [], dict(options)
     for name, value in options.items():
         if name == "cache_dir":
-            try:
-                checked[name] = Path(os.fspath(value)).expanduser()  # type: ignore[arg-type]
-            except TypeError:
-                checked[name] = None
-            if checked[name] is None or checked[name].is_file():
+            folder = Path(value).expanduser() if isinstance(value, str | os.PathLike) else None
+            checked[name] = folder
+            if folder is None or folder.is_file():
                 problems.append(Problem(
                     f"cache_dir={value!r}", "a folder", 'xdiffda.set_options(cache_dir="~/weights")'
                 ))

@@ -20,6 +20,7 @@ from .errors import StorageError
 
 _NETCDF = {".nc", ".nc4", ".netcdf", ".cdf"}
 _GRIB = {".grib", ".grib2", ".grb", ".grb2", ".grib1", ".gb2"}
+_CLOCK = {"time", "step", "valid_time"}
 _KINDS = ".zarr, .nc or .grib"
 
 
@@ -124,15 +125,24 @@ def _open_grib(path: str) -> xr.Dataset:
             f"{path}: GRIB needs cfgrib and eccodes ({_first_line(error)}); repair: "
             '`pip install "xdiffda[obs]"`'
         ) from error
-    # No index file is written beside the user's data.
-    parts = [part.chunk() for part in cfgrib.open_datasets(path, backend_kwargs={"indexpath": ""})]
-    if not parts:
-        raise StorageError(f"{path}: holds no GRIB message; repair: fetch or write it again")
-    if len(parts) == 1:
-        return parts[0]
+    options = {"indexpath": ""}  # no index file is written beside the user's data
+    try:
+        return xr.open_dataset(
+            path, engine="cfgrib", chunks={}, decode_timedelta=True,
+            backend_kwargs={**options, "errors": "raise"},
+        )
+    except cfgrib.DatasetBuildError:  # several kinds of levels or steps in one file
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of cfgrib's own calls
+            parts = [part.chunk() for part in cfgrib.open_datasets(path, backend_kwargs=options)]
+    return _merge_grib(parts, path)
+
+
+def _merge_grib(parts: list[xr.Dataset], path: str) -> xr.Dataset:
+    """One dataset of all parts, without scalar heights that differ; times must not differ."""
     scalars = {str(n) for part in parts for n, c in part.coords.items() if c.ndim == 0}
     differing = [
-        name for name in scalars
+        name for name in scalars - _CLOCK
         if len({str(part[name].values) for part in parts if name in part.coords}) > 1
         or any(name in part.dims for part in parts)
     ]

@@ -56,13 +56,17 @@ class Variable:
     role: Literal["state", "static", "forcing"] = "state"
 
 
+Role = Literal["state", "static", "forcing"]
+
+
 def _level(name, units, standard_name, aliases, valid_range, error, long_name):
     return Variable(
         name, units, standard_name, tuple(aliases.split()), True, valid_range, error, long_name
     )
 
 
-def _surface(name, units, standard_name, aliases, valid_range, error, long_name, role="state"):
+def _surface(name, units, standard_name, aliases, valid_range, error, long_name,
+             role: Role = "state"):
     return Variable(
         name, units, standard_name, tuple(aliases.split()), False, valid_range, error, long_name,
         role,

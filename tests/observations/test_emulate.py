@@ -234,6 +234,7 @@ def test_the_seed_reproduces_in_another_process(root):
     ({"n_columns": 5, "error_std": {"t": {500: 1.0}}}, "temperature without 300, 850 hPa"),
     ({"n_columns": 5, "error_std": {"plankton": 1.0}}, "error_std for 'plankton'"),
     ({"n_columns": 5, "error_std": "typical"}, "error_std='typical'; needed `default`"),
+    ({"n_columns": 5, "seed": -1}, "seed=-1; needed a whole number from 0"),
     ({"sites": {"lat": [0.0]}}, "sites with lat; needed lat and lon"),
     ({"sites": {"lat": [95.0], "lon": [0.0]}}, r"lat in \[-90, 90\]"),
 ])  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -218,6 +220,29 @@ def test_nugget_smooths(truth):
 def test_bad_settings_are_refused(truth, kwargs, match):
     with pytest.raises(InputError, match=match):
         interpolate(_surface([0.0], [0.0]), like=truth, **kwargs)
+
+
+def test_kriging_of_many_sites_is_quick(lab):
+    """10,000 sites to 1 degree, in processor time."""
+    rng = np.random.default_rng(0)
+    lat = np.rad2deg(np.arcsin(rng.uniform(-1, 1, 10_000)))
+    place = unit_vectors(lat, rng.uniform(0, 360, 10_000))
+    start = time.process_time()
+    field, covered = krige(lab.grid(181, 360, poles=True), place, np.sin(np.deg2rad(lat))[:, None])
+    assert time.process_time() - start < 2.0
+    assert covered.all()
+    exact = np.sin(np.deg2rad(lab.grid(181, 360, poles=True).node_lat))
+    assert np.abs(field[:, 0] - exact).max() < 0.02
+
+
+def test_members_and_times_of_like_do_not_matter(lab, layout, truth):
+    ensemble = lab.dataset(layout, lab.state(layout, 0, 2), member=np.arange(2))
+    obs = emulate_obs(truth, n_columns=10)
+    assert "member" not in dilate_mask(obs, like=ensemble).dims
+    xr.testing.assert_equal(
+        interpolate(obs, like=ensemble, background=ensemble.isel(member=[1])),
+        interpolate(obs, like=truth, background=ensemble.isel(member=1, drop=True)),
+    )
 
 
 def test_background_must_be_one_state(lab, layout, truth):

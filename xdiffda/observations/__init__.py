@@ -25,7 +25,20 @@ _EXPORTS = {
     "to_tidy": "table",
 }
 
-__all__ = sorted(_EXPORTS)
+__all__ = [
+    "ObsVector",
+    "default_error_std",
+    "dilate_mask",
+    "drop_duplicates",
+    "emulate_obs",
+    "interpolate",
+    "krige",
+    "observation_operator",
+    "select_window",
+    "soft_mask",
+    "to_columns",
+    "to_tidy",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -28,8 +28,8 @@ class Sites:
 
 def given_sites(sites: xr.Dataset | Mapping[str, Any]) -> Sites:
     """Read the user's sites."""
-    names = {str(name).lower(): name for name in
-             (sites.variables if isinstance(sites, xr.Dataset) else sites)}  # fmt: skip
+    given = list(sites.variables) if isinstance(sites, xr.Dataset) else list(sites)
+    names = {str(name).lower(): name for name in given}
     lat_name = names.get("lat", names.get("latitude"))
     lon_name = names.get("lon", names.get("longitude"))
     if lat_name is None or lon_name is None:

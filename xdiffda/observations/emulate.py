@@ -83,6 +83,8 @@ def emulate_obs(
     convention = read_metadata(ds, what="state to observe")
     grid = convention.layout.grid
     problems = _choice_problems(fraction, n_columns, sites, grid) + _batch_problems(convention)
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        problems.append(Problem(f"seed={seed!r}", "a whole number from 0", "emulate_obs(seed=0)"))
     channels, wrong = _channels(convention, variables, levels)
     raise_if([*problems, *wrong], what="emulate_obs")
     errors = error_std_by_level(error_std, channels)

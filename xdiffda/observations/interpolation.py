@@ -81,12 +81,12 @@ def interpolate(
         state = np.full((layout.grid.n_node, layout.n_channel), np.nan)
     else:
         state, _, _ = to_state(background, layout, what="background")
-        if state.ndim > 2:
+        if np.prod(state.shape[:-2]) != 1:
             raise InputError([Problem(
                 f"a background of batch shape {state.shape[:-2]}", "one member at one time",
                 "background.isel(member=0, time=0)",
             )], what="background")  # fmt: skip
-        state = state.astype(np.float64)
+        state = state.reshape(state.shape[-2:]).astype(np.float64)
     for sites in channel_sites(tidy, layout):
         columns = _split(sites) if nugget else [sites]
         for one in columns:
@@ -183,13 +183,13 @@ def krige(
     >>> field[covered].tolist()
     [[3.0]]
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     nodes = unit_vectors(grid.node_lat, grid.node_lon)
     k = min(n_neighbours, len(place))
     reach = min(radius_km / EARTH_RADIUS_KM, np.pi)
     bound = np.nextafter(2.0 * np.sin(0.5 * reach), np.inf)
-    chord, near = cKDTree(place).query(nodes, k=np.arange(1, k + 1), distance_upper_bound=bound)
+    chord, near = KDTree(place).query(nodes, k=np.arange(1, k + 1), distance_upper_bound=bound)
     covered = np.isfinite(chord[:, 0])
     field = np.zeros((grid.n_node, value.shape[1]))
     noise = np.zeros(len(place)) if noise is None else noise

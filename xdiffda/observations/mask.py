@@ -101,12 +101,12 @@ def soft_mask(
 
 def _dilated(grid: Grid, place: Float[np.ndarray, "site 3"], sigma: float) -> np.ndarray:
     """Gaussian of the distance to the nearest site, at each node."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     if not place.size:
         return np.zeros(grid.n_node, np.float32)
     nodes = unit_vectors(grid.node_lat, grid.node_lon)
-    chord, _ = cKDTree(place).query(nodes)
+    chord, _ = KDTree(place).query(nodes)
     angle = 2.0 * np.arcsin(np.clip(0.5 * chord, 0.0, 1.0))
     cell = 2.0 * np.pi / grid.n_lon
     return np.exp(-0.5 * (angle / (sigma * cell)) ** 2).astype(np.float32)

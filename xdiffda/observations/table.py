@@ -254,5 +254,5 @@ def select_window(
     return tidy.isel(obs=np.flatnonzero(kept)), rejected
 
 
-def _minute(stamp: np.datetime64) -> str:
+def _minute(stamp: np.ndarray) -> str:
     return str(np.datetime_as_string(stamp, unit="m"))
