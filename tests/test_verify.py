@@ -176,16 +176,16 @@ def test_errors_list_everything_at_once() -> None:
 
 
 def test_increment_keeps_the_convention() -> None:
-    background = state({"t": draw(seed=17)}).rename(lat="latitude", lon="longitude")
-    background["t"].attrs["units"] = "K"
+    background = state({"t2m": draw(seed=17)}).rename(lat="latitude", lon="longitude")
+    background["t2m"].attrs["units"] = "K"
     analysis = background + xr.DataArray([1.0, 2.0, 3.0], dims="member")
-    analysis["t"].attrs["units"] = "K"
-    found = increment(analysis, background)["t"]
+    analysis["t2m"].attrs["units"] = "K"
+    found = increment(analysis, background)["t2m"]
     np.testing.assert_allclose(found.mean(("latitude", "longitude")), [1, 2, 3], rtol=1e-9)
     assert found.attrs["units"] == "K"
     # a background in another convention, with more times: canonical names come back
     other = (background - 273.15).isel(latitude=slice(None, None, -1))
-    other["t"].attrs["units"] = "degC"
+    other["t2m"].attrs["units"] = "degC"
     found = increment(analysis, other)["2m_temperature"]
     np.testing.assert_allclose(found.mean(("lat", "lon")), [1, 2, 3], rtol=1e-5)
 

@@ -121,7 +121,7 @@ def row_weights(ds: xr.Dataset | xr.DataArray) -> xr.DataArray:
     """Return area weights by row; of the rows' bands where the grid is not global."""
     lat, lon = ds["lat"].values.astype(np.float64), ds["lon"].values.astype(np.float64)
     try:
-        grid = Grid.from_coords(lat, lon)
+        grid = Grid.from_coords(lat.tolist(), lon.tolist())
         rows = grid.area_weights().reshape(grid.shape)[:, 0]
     except InputError:
         if lat.size == 1:

@@ -93,26 +93,26 @@ class Grid:
         return (self.lat[-1] - self.lat[0]) / (self.n_lat - 1)
 
     @cached_property
-    def node_lat(self) -> Float[np.ndarray, node]:
+    def node_lat(self) -> Float[np.ndarray, " node"]:
         """Latitude of each node, degrees north."""
         return np.repeat(np.asarray(self.lat), self.n_lon)
 
     @cached_property
-    def node_lon(self) -> Float[np.ndarray, node]:
+    def node_lon(self) -> Float[np.ndarray, " node"]:
         """Longitude of each node, degrees east in [0, 360)."""
         return np.tile(np.asarray(self.lon), self.n_lat)
 
     @cached_property
-    def latitude_rows(self) -> Int[np.ndarray, node]:
+    def latitude_rows(self) -> Int[np.ndarray, " node"]:
         """Row index of each node, south to north."""
         return np.repeat(np.arange(self.n_lat), self.n_lon)
 
-    def latitude_edges(self) -> Float[np.ndarray, edge]:
+    def latitude_edges(self) -> Float[np.ndarray, " edge"]:
         """Edges of the rows, degrees north: midpoints, closed by the poles; n_lat + 1 of them."""
         lat = np.asarray(self.lat)
         return np.concatenate([[-90.0], 0.5 * (lat[1:] + lat[:-1]), [90.0]])
 
-    def area_weights(self) -> Float[np.ndarray, node]:
+    def area_weights(self) -> Float[np.ndarray, " node"]:
         """Exact area of each cell, divided by the mean cell area.
 
         The area between two parallels is proportional to the difference of the sines of their

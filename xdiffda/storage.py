@@ -57,7 +57,7 @@ def write_dataset(ds: xr.Dataset, path: str | os.PathLike, *, overwrite: bool = 
     [1, 2]
     """
     path = Path(path)
-    _check_target(path, overwrite)
+    check_target(path, overwrite=overwrite)
     partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
     try:
         _write(ds.drop_encoding(), partial)
@@ -160,7 +160,14 @@ def _merge_grib(parts: list[xr.Dataset], path: str) -> xr.Dataset:
         ) from error
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
+def check_target(path: Path, *, overwrite: bool = False) -> None:
+    """Raise where `write_dataset` could not write: before the work rather than after it.
+
+    Raises
+    ------
+    StorageError
+        If the suffix is unknown, the folder does not exist, or something is in the way.
+    """
     if path.suffix.lower() not in {".zarr", *_NETCDF}:
         raise StorageError(
             f"{path}: unknown kind {path.suffix!r}; needed .zarr or .nc; repair: "

@@ -189,7 +189,8 @@ def krige(
     k = min(n_neighbours, len(place))
     reach = min(radius_km / EARTH_RADIUS_KM, np.pi)
     bound = np.nextafter(2.0 * np.sin(0.5 * reach), np.inf)
-    chord, near = KDTree(place).query(nodes, k=np.arange(1, k + 1), distance_upper_bound=bound)
+    found = KDTree(place).query(nodes, k=k, distance_upper_bound=bound)
+    chord, near = (np.reshape(part, (grid.n_node, k)) for part in found)  # k = 1 comes flat
     covered = np.isfinite(chord[:, 0])
     field = np.zeros((grid.n_node, value.shape[1]))
     noise = np.zeros(len(place)) if noise is None else noise

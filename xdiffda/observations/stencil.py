@@ -134,7 +134,7 @@ def vertical_stencil(levels: Sequence[float], pressure: Float[np.ndarray, "point
     --------
     >>> v = vertical_stencil((500, 1000), np.array([500.0, 707.1067811865476, 1013.0]))
     >>> v.weight.round(6).tolist(), v.inside.tolist()
-    ([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]], [True, True, False])
+    ([[1.0, 0.0], [0.5, 0.5], [1.0, 0.0]], [True, True, False])
     """
     nodes = np.log(np.asarray(levels, np.float64))
     height = np.log(np.asarray(pressure, np.float64))

@@ -23,7 +23,7 @@ from xdiffda.prior import year_phase
 from xdiffda.registry import flatten, models_folder, pack_symmetric
 from xdiffda.state import default_convention, from_state
 from xdiffda.train.config import TrainConfig
-from xdiffda.train.data import SPLIT, Nature, load_nature
+from xdiffda.train.data import Nature, load_nature
 from xdiffda.train.denoiser import Setting, load_network, prepare
 from xdiffda.train.forecaster import Stepper, load_stepper
 
@@ -88,7 +88,7 @@ def _card(
         "network": config.to_dict()["network"],
         "data": "nature run of jcm 3.0.0 (SPEEDY physics, Apache-2.0), "
                 "python -m xdiffda.osse nature",
-        "split_days": {k: list(map(list, getattr(SPLIT, k)))
+        "split_days": {k: list(map(list, getattr(nature.split, k)))
                        for k in ("train", "validation", "evaluation")},
         "training": {"denoiser": config.to_dict(), "forecaster": forecaster.to_dict()},
         "denoising_error_over_gaussian": {

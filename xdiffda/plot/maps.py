@@ -148,7 +148,7 @@ def _draw_row(
     for places in sharing:
         group = row[places[0]].group
         scale = scale_of(group, every, choice.variable)
-        image = None
+        image: Any = None
         for i in places:
             image = _draw(axes[i], row[i], scale, dots, on, size=size)
         bar = figure.colorbar(

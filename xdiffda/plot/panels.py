@@ -255,9 +255,13 @@ def scale_of(group: Group, panels: Sequence[Panel], variable: str) -> Scale:
         low, cmap = -high, "RdBu_r" if group == "difference" else cmap
     if not high > low:
         low, high = low - 0.5, low + 0.5
-    beyond = (values.min() < low, values.max() > high)
-    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max"}.get(beyond, "both")
-    return Scale(cmap, float(low), float(high), extend)
+    return Scale(cmap, float(low), float(high), _extend(values.min() < low, values.max() > high))
+
+
+def _extend(below: bool, above: bool) -> Literal["neither", "min", "max", "both"]:
+    if below:
+        return "both" if above else "min"
+    return "max" if above else "neither"
 
 
 def describe(choice: Slice) -> str:

@@ -26,6 +26,15 @@ class Split:
 SPLIT = Split()
 
 
+def read_split(folder: Path) -> Split:
+    """Read ``split.json`` (part -> [[stream, first day, last day], ...]), else the testbed's."""
+    path = folder / "split.json"
+    if not path.exists():
+        return SPLIT
+    parts = json.loads(path.read_text())
+    return Split(**{part: tuple(map(tuple, spans)) for part, spans in parts.items()})
+
+
 @dataclasses.dataclass(frozen=True)
 class Nature:
     """All states, normalised, in one array.
@@ -43,6 +52,8 @@ class Nature:
     static_mean, static_stddev : arrays (2,)
         With which these were normalised.
     mean, stddev, diffs_stddev : arrays (channel,)
+    split : Split
+        Which days are for training, validation and evaluation.
     """
 
     states: np.ndarray
@@ -55,11 +66,12 @@ class Nature:
     mean: np.ndarray
     stddev: np.ndarray
     diffs_stddev: np.ndarray
+    split: Split = SPLIT
 
     def rows(self, part: str) -> np.ndarray:
         """Rows of ``train``, ``validation`` or ``evaluation``, shape (n, 2): row, last row of its part."""
         out = []
-        for stream, first, last in getattr(SPLIT, part):
+        for stream, first, last in getattr(self.split, part):
             begin, end = self.stream_start[stream], self.stream_start[stream + 1]
             low, high = min(begin + 4 * first, end), min(begin + 4 * last, end)
             rows = np.arange(low, high)
@@ -71,7 +83,7 @@ def load_nature(folder: str | Path) -> Nature:
     """Read, normalise and cache the nature run.
 
     The first call writes ``states.npy`` beside the stores (normalised float32) and maps
-    it afterwards.
+    it afterwards.  A file ``split.json`` beside the stores replaces the testbed's split.
 
     Raises
     ------
@@ -97,7 +109,7 @@ def load_nature(folder: str | Path) -> Nature:
     centre, width = static.mean(0), static.std(0)
     return Nature(
         np.load(cache, mmap_mode="r"), time, starts, layout, (static - centre) / width,
-        centre, width, **stats,
+        centre, width, split=read_split(folder), **stats,
     )  # fmt: skip
 
 
