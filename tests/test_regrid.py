@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from xdiffda._regrid import regrid
 from xdiffda.errors import InputError
-from xdiffda.regrid import regrid
 from xdiffda.state import Grid, Layout, infer_layout, to_state
 
 LAT, LON = np.linspace(90, -90, 91), np.arange(-180, 180, 4.0)

@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it; resolved on first use (PEP 562).
 _EXPORTS = {
+    "DiffusionPrior": "xdiffda.prior",
     "Forecaster": "xdiffda.graphcast.forecaster",
     "GaussianPrior": "xdiffda.prior",
     "Grid": "xdiffda.state",
@@ -28,14 +29,19 @@ _EXPORTS = {
     "StorageError": "xdiffda.errors",
     "XdiffdaError": "xdiffda.errors",
     "assimilate": "xdiffda.analysis",
+    "load_forecaster": "xdiffda.forecast",
     "load_model": "xdiffda.registry",
     "models": "xdiffda.registry",
+    "open_dataset": "xdiffda.storage",
     "open_sample": "xdiffda.samples",
+    "regrid": "xdiffda._regrid",
     "set_options": "xdiffda.options",
+    "write_dataset": "xdiffda.storage",
 }
 _SUBMODULES = ("diffusion", "graphcast", "observations", "plot", "verify")
 
 __all__ = [
+    "DiffusionPrior",
     "Forecaster",
     "GaussianPrior",
     "Grid",
@@ -48,13 +54,17 @@ __all__ = [
     "assimilate",
     "diffusion",
     "graphcast",
+    "load_forecaster",
     "load_model",
     "models",
     "observations",
+    "open_dataset",
     "open_sample",
     "plot",
+    "regrid",
     "set_options",
     "verify",
+    "write_dataset",
 ]
 
 

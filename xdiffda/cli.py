@@ -13,7 +13,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="folder for analysis.zarr and analysis.png")] = Path("."),
+    out: Annotated[Path, typer.Option(help="folder of analysis.zarr and .png")] = Path(),
     columns: Annotated[int, typer.Option(help="observed columns over the globe")] = 416,
     members: Annotated[int, typer.Option(help="members drawn")] = 8,
     seed: int = 0,
@@ -74,9 +74,8 @@ def models() -> None:
 
     table = list_models()
     for name in table.model.values:
-        row = table.sel(model=name)
-        typer.echo(f"{name}: {str(row['title'].values)}; {str(row['parameters'].values)} "
-                   f"parameters; {str(row['licence'].values)}")
+        row = {key: field.item() for key, field in table.sel(model=name).items()}
+        typer.echo(f"{name}: {row['title']}; {row['parameters']} parameters; {row['licence']}")
 
 
 @app.command()

@@ -75,7 +75,7 @@ def stats(net):
     level = [700, 500, 300]  # another order and one more than needed
 
     def constant(surface, on_levels):
-        data = {name: surface for name in names} | {"temperature": ("level", on_levels)}
+        data = dict.fromkeys(names, surface) | {"temperature": ("level", on_levels)}
         return xr.Dataset(data, coords={"level": level})
 
     return {

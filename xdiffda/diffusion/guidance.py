@@ -104,7 +104,7 @@ def kalman_increment(
         (node, member, channel).
     solver : Solver
     """
-    node, member, channel = shape
+    node, _, channel = shape
 
     def system(y: Float[Array, " obs"]) -> Float[Array, " obs"]:
         state = covariance(likelihood.adjoint(y[:, None], (node, 1, channel)))

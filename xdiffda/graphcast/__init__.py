@@ -41,7 +41,7 @@ _HOME = {
     "write_checkpoint": "checkpoint",
 }
 
-__all__ = [*_HOME]  # noqa: PLE0604
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from xdiffda.errors import ModelError, Problem, raise_if
 from .checkpoint import Checkpoint, ModelConfig, TaskConfig, read_checkpoint
 from .graph import Graph, build_graph
 from .network import GraphCast
-from .stacking import Channel, channels_of, stack, unstack
+from .stacking import Channel, stack, unstack
 
 _STEP = np.timedelta64(6, "h")
 

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     evaluate.add_argument("--out", default=None)
     evaluate.add_argument("--n-case", type=int, default=20, dest="n_case")
     evaluate.add_argument("--columns", type=int, nargs="+", default=[5, 45, 416, 1000])
-    evaluate.add_argument("--cold", type=int, nargs="*", default=[416])
+    evaluate.add_argument("--costly", type=int, nargs="*", default=[416])
     evaluate.add_argument("--errors", default="quarter", choices=["quarter", "speedy-letkf"])
     options = vars(parser.parse_args(arguments))
     _run(options.pop("stage"), options)

@@ -55,7 +55,8 @@ def bundle(
         for file in ("denoiser.safetensors", "statistics.safetensors", "forecaster.npz")
     }
     _write_json(folder / "card.json", card)
-    write_sample(nature, stepper, Path(sample_out) if sample_out else folder.parents[1] / "sample_data")
+    samples = Path(sample_out) if sample_out else folder.parents[1] / "sample_data"
+    write_sample(nature, stepper, samples)
     return folder
 
 
@@ -134,7 +135,7 @@ def _labelled(x: np.ndarray, nature: Nature, time: np.ndarray) -> xr.Dataset:
 def _encoding(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
     """Compression after rounding to bits that matter (about 1e-4 of a field's range)."""
     packing = {}
-    for name, field in ds.data_vars.items():
+    for name in ds.data_vars:
         bits = 12 if "geopotential" in str(name) or "pressure" in str(name) else 10
         if "temperature" in str(name):
             bits = 13
@@ -146,6 +147,7 @@ def _encoding(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     temporary = path.with_suffix(".tmp")
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
+    temporary.chmod(0o644)
     os.replace(temporary, path)
 
 

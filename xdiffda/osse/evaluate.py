@@ -111,6 +111,7 @@ def _array(ds: xr.Dataset, layout: Layout) -> np.ndarray:
     return to_state(ds, layout)[0]
 
 
+COSTLY = ("draws from the Gaussian posterior (B)", "guided, cold start, 32 evaluations")
 Method = Callable[[Case, xr.Dataset], xr.Dataset]
 
 
@@ -130,13 +131,14 @@ def methods(prior: DiffusionPrior) -> dict[str, Method]:
         "3D-Var, same B": analyse(prior, method="3dvar"),
         "draws from the Gaussian posterior (B)": analyse(prior.gaussian()),
         "guided, warm start, 8 evaluations": analyse(prior),
+        "the same, members in antithetic pairs": analyse(prior, antithetic=True),
         "guided, cold start, 32 evaluations": analyse(prior, start="cold", n_steps=32),
     }
 
 
 def evaluate(
     data: str, pairs: str, *, model: str = "speedy", out: str | None = None, n_case: int = 20,
-    columns: Sequence[int] = (5, 45, 416, 1000), cold: Sequence[int] = (416,),
+    columns: Sequence[int] = (5, 45, 416, 1000), costly: Sequence[int] = (416,),
     errors: str = "quarter",
 ) -> dict[str, object]:  # fmt: skip
     """Run the table and write it as ``skill-<errors>.json`` and ``.md`` into ``out``.
@@ -152,8 +154,8 @@ def evaluate(
         Held-out analysis times.
     columns : sequence of int
         Numbers of observed columns over the globe.
-    cold : sequence of int
-        Column numbers for which the cold start of 32 evaluations is run as well.
+    costly : sequence of int
+        Column numbers for which the rows `COSTLY` are run as well.
     errors : {"quarter", "speedy-letkf"}
         Observation errors: a quarter of the background's, or the absolute ones of
         SPEEDY-LETKF.
@@ -163,8 +165,14 @@ def evaluate(
     cases = make_cases(nature, load_pairs(pairs, "evaluation"), n_case)
     error_std = quarter_errors(cases, layout) if errors == "quarter" else SPEEDY_LETKF
     table: dict[str, dict[str, dict[str, object]]] = {}
+    report: dict[str, object] = {
+        "model": model, "errors": errors, "n_case": n_case, "n_members": N_MEMBERS,
+        "first": str(cases[0].truth.time.values)[:16],
+        "last": str(cases[-1].truth.time.values)[:16],
+        "table": table,
+    }  # fmt: skip
     for n_column in columns:
-        rows = {k: v for k, v in methods(prior).items() if "cold" not in k or n_column in cold}
+        rows = {k: v for k, v in methods(prior).items() if k not in COSTLY or n_column in costly}
         tallies = {name: Tally(layout) for name in rows}
         for case in tqdm(cases, desc=f"{n_column} columns, {errors}", mininterval=5):
             obs = emulate_obs(case.truth, n_columns=n_column, error_std=error_std,
@@ -176,14 +184,9 @@ def evaluate(
                 seconds = time.perf_counter() - begin
                 tallies[name].add(x.reshape(-1, *truth.shape), truth, seconds)
         table[str(n_column)] = _summaries(tallies, layout, n_case)
-    report: dict[str, object] = {
-        "model": model, "errors": errors, "n_case": n_case, "n_members": N_MEMBERS,
-        "first": str(cases[0].truth.time.values)[:16], "last": str(cases[-1].truth.time.values)[:16],
-        "table": table,
-    }  # fmt: skip
-    if out:
-        _write(Path(out) / f"skill-{errors}.json", json.dumps(report, indent=1))
-        _write(Path(out) / f"skill-{errors}.md", markdown(report))
+        if out:
+            _write(Path(out) / f"skill-{errors}.json", json.dumps(report, indent=1))
+            _write(Path(out) / f"skill-{errors}.md", markdown(report))
     return report
 
 
@@ -220,7 +223,9 @@ def markdown(report: dict[str, object]) -> str:
     for n_column, rows in report["table"].items():  # type: ignore[attr-defined]
         for name, row in rows.items():
             shown = " | ".join(f"{row['channels'].get(c, float('nan')):.3f}" for c in SHOWN)
-            spread = f"{row['spread_skill']:.2f}" if row["spread_skill"] else "-"
+            # members in pairs are not exchangeable with the truth: no such ratio for them
+            exchangeable = row["spread_skill"] and "pairs" not in name
+            spread = f"{row['spread_skill']:.2f}" if exchangeable else "-"
             lines.append(
                 f"| {n_column} | {name} | **{row['rmse']:.3f}** | {shown} | {row['worst']:.3f} "
                 f"({row['worst_channel']}) | {row['crps']:.3f} | {spread} | {row['seconds']:.1f} |"

@@ -35,7 +35,8 @@ def write_forecaster(
     order = input_order(nature.layout)
     levels = nature.layout.levels
     task = TaskConfig(
-        input_variables=(*nature.layout.variables, *STATIC), target_variables=nature.layout.variables,
+        input_variables=(*nature.layout.variables, *STATIC),
+        target_variables=nature.layout.variables,
         forcing_variables=FORCINGS, pressure_levels=levels, input_duration="6h",
     )  # fmt: skip
     size = config.network

@@ -69,7 +69,10 @@ class Nature:
     split: Split = SPLIT
 
     def rows(self, part: str) -> np.ndarray:
-        """Rows of ``train``, ``validation`` or ``evaluation``, shape (n, 2): row, last row of its part."""
+        """Rows of one part (``train``, ``validation``, ``evaluation``), each with its last row.
+
+        Shape (n, 2).
+        """
         out = []
         for stream, first, last in getattr(self.split, part):
             begin, end = self.stream_start[stream], self.stream_start[stream + 1]
@@ -94,7 +97,8 @@ def load_nature(folder: str | Path) -> Nature:
     stores = sorted(folder.glob("stream*.zarr"))
     if not stores:
         raise FileNotFoundError(
-            f"no stream*.zarr in {folder}: make them by `python -m xdiffda.osse nature --out {folder}`"
+            f"no stream*.zarr in {folder}: make them by "
+            f"`python -m xdiffda.osse nature --out {folder}`"
         )
     streams = [xr.open_zarr(store) for store in stores]
     time = np.concatenate([ds.time.values for ds in streams])

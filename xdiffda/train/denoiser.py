@@ -17,8 +17,8 @@ from xdiffda.diffusion.denoiser import Conditioning, DenoiserNetwork, denoise_ba
 from xdiffda.diffusion.noise import LogNormalNoise
 from xdiffda.graphcast.graph import Graph, build_graph
 from xdiffda.osse.pairs import Pairs, load_pairs
-from xdiffda.spectral import sphere_basis
 from xdiffda.prior import year_phase
+from xdiffda.spectral import sphere_basis
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.data import Nature, load_nature
 from xdiffda.train.loop import Batch, restore_average, train
@@ -156,10 +156,9 @@ def run(config: TrainConfig) -> DenoiserNetwork:
         network = _from_forecaster(network, config)
     held = batches(nature, load_pairs(config.pairs, "validation"), setting.node_scale(), config,
                    "validation")
-    _, average = train(
-        network, denoising_loss(setting), batches(nature, pairs, setting.node_scale(), config, "train"),
-        [held(i) for i in range(12)], config,
-    )
+    seen = batches(nature, pairs, setting.node_scale(), config, "train")
+    validation = [held(i) for i in range(12)]
+    _, average = train(network, denoising_loss(setting), seen, validation, config)
     return average
 
 

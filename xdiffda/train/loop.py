@@ -87,7 +87,7 @@ def train(
     begin = int(state.step)
     log = _Log(out / "log.csv", begin)
     step = _make_step(loss, static, optimiser, config)
-    evaluate = eqx.filter_jit(lambda weights, batch, key: loss(eqx.combine(weights, static), batch, key))
+    evaluate = eqx.filter_jit(lambda w, batch, key: loss(eqx.combine(w, static), batch, key))
     bar = tqdm(range(begin, config.steps), desc=config.task, initial=begin, total=config.steps,
                disable=not progress, mininterval=5)
     losses: list[jax.Array] = []
@@ -115,7 +115,7 @@ def train(
 
 
 def restore_average(model: Any, out: str | Path, optimiser: Optimiser) -> tuple[Any, int]:
-    """Return ``model`` with the averaged weights of the last checkpoint in ``out``, and its step."""
+    """Return ``model`` with the averaged weights of the last checkpoint, and its step."""
     weights, static = eqx.partition(model, eqx.is_inexact_array)
     state = State(weights, weights, make_optimiser(optimiser, 2).init(weights), jnp.array(0))
     manager = _manager(Path(out) / "checkpoints")
