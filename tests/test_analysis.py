@@ -90,7 +90,7 @@ def test_a_permutation_of_the_observations_changes_nothing(world):
 
 def test_rolling_longitude_rolls_the_analysis(world):
     # white noise is rolled as well only if there is none: compare the 3D-Var analysis
-    prior, _, background, obs = world
+    _prior, _, background, obs = world
     shift = 7 * 15.0
     moved = obs.assign_coords(lon=(obs.lon + shift) % 360)
     a = _analyse(world, method="3dvar")
@@ -137,7 +137,7 @@ def test_the_seed_reproduces_in_another_process(world, tmp_path):
 
 
 def test_many_times_at_once_equal_one_after_the_other(world):
-    prior, truth, background, _ = world
+    _prior, truth, background, _ = world
     times = np.array(["2020-01-15T12", "2020-01-15T18"], "datetime64[ns]")
     both = xr.concat([background.assign_coords(time=t) for t in times], "time")
     truths = xr.concat([truth.assign_coords(time=t) for t in times], "time")
@@ -167,7 +167,7 @@ def test_provenance_says_how_the_analysis_was_made(world):
 
 
 def test_the_scale_of_the_background_error_is_estimated(world):
-    prior, truth, background, _ = world
+    _prior, truth, background, _ = world
     obs = emulate_obs(truth, n_columns=100, error_std=ERRORS, seed=2)
     halfway = background + 0.5 * (truth - background).drop_vars("time")
     halfway = halfway.assign_coords(time=truth.time)

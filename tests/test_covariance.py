@@ -109,7 +109,7 @@ def test_draws_have_the_covariance_and_depend_on_their_key_only(
 ) -> None:
     n = 20_000
     keys = jax.random.split(jax.random.key(3), n)
-    draws = np.asarray(jax.jit(covariance.sample)(keys), np.float64)
+    draws = np.asarray(jax.jit(lambda k: covariance.sample(k))(keys), np.float64)
     flat = draws.transpose(1, 0, 2).reshape(n, -1)
     dense = _dense(basis, _blocks(basis))
     # standard error of a covariance is about sqrt(2 / n) of the variance; 6 of them

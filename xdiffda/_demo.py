@@ -83,10 +83,10 @@ def table(
     lines = [head + f"{'spread':>12s}"]
     for name, level, units in SHOWN:
         label = f"{name.replace('_component_of', '')}{'' if level is None else f' {level}'}"
-        at = {} if level is None else {"level": level}
-        rmse = [float(ds[name].sel(score="rmse", **at)) for ds in scores.values()]
+        at = {"score": "rmse"} if level is None else {"score": "rmse", "level": level}
+        rmse = [float(ds[name].sel(at)) for ds in scores.values()]
         values = "".join(f"{value:18.4g}" for value in rmse)
-        spread = float(scores["analysis mean"][name].sel(score="spread", **at))
+        spread = float(scores["analysis mean"][name].sel(at | {"score": "spread"}))
         lines.append(f"{f'{label} ({units})':26s}{values}{spread:12.4g}")
     ratio = scores["analysis mean"].sel(score="rmse") / scores["background"].sel(score="rmse")
     mean = np.mean(np.concatenate([np.ravel(v.values) for v in ratio.data_vars.values()]))

@@ -135,7 +135,7 @@ def assimilate(
             else:
                 z = _draw(conditioned, likelihood, key, np.arange(n_members), max_batch,
                           antithetic, covariance or prior.default_covariance, guidance, bar.tick)
-            members.append(state[None] + r * prior.scale[None] * np.moveaxis(z, 1, 0))
+            members.append(state[None] + r * prior.scale[None] * np.moveaxis(np.asarray(z), 1, 0))
             records.append(record)
     return _dataset(
         np.stack(members), convention, prior, records,

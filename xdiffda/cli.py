@@ -109,6 +109,7 @@ def main() -> None:
     except FileNotFoundError as error:
         typer.echo(f"xdiffda: no such file: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("xdiffda: interrupted; nothing that existed was changed", err=True)
-        sys.exit(130)
+    except SystemExit as leave:
+        if leave.code == 130:  # typer turns an interrupt into this
+            typer.echo("xdiffda: interrupted; nothing that existed was changed", err=True)
+        raise

@@ -103,7 +103,7 @@ def apply_blocks(
 
 
 def estimate_blocks(
-    basis: Basis, samples: Float[Array, "sample node channel"], *, batch: int = 32
+    basis: Basis, samples: Float[np.ndarray, "sample node channel"], *, batch: int = 32
 ) -> Float[np.ndarray, "degree channel channel"]:
     """Second moments of spectral coefficients, shrunk towards their diagonal.
 
@@ -123,7 +123,6 @@ def estimate_blocks(
     -------
     array (degree, channel, channel)
     """
-    samples = np.asarray(samples)
     n_channel = samples.shape[-1]
     analyse = jax.jit(jax.vmap(basis.analysis))
     total = np.zeros((basis.mask.shape[0], n_channel, n_channel))

@@ -86,7 +86,8 @@ def forecast(
     import pandas as pd
 
     name = model or get_options().default_model
-    n_steps, rest = divmod(pd.Timedelta(lead_time), pd.Timedelta("6h"))
+    n_steps, rest = divmod(pd.to_timedelta([lead_time]).total_seconds()[0], 6 * 3600)
+    n_steps = int(n_steps)
     statistics = registry.load_statistics(registry.model_folder(name))
     layout = registry.layout_of(registry.load_card(registry.model_folder(name)), statistics)
     x, _, convention = to_state(ds, layout, what="initial state")

@@ -111,7 +111,13 @@ def _digest(folder: Path) -> str:
 
 def load_card(folder: Path) -> dict[str, Any]:
     """The model card in a model's folder."""
-    return json.loads((folder / "card.json").read_text())
+    try:
+        return json.loads((folder / "card.json").read_text())
+    except ValueError as error:
+        raise ModelError(
+            f"cannot read {folder / 'card.json'}: {error}; install the package again, "
+            "`pip install --force-reinstall xdiffda`"
+        ) from error
 
 
 def _verify(folder: Path, card: dict[str, Any]) -> None:

@@ -128,7 +128,7 @@ def sphere_basis(
     rows = scale * legendre[:, wavenumber, :]
     rows = np.where(degree[:, None, None] >= wavenumber[None, :, None], rows, 0.0)
     columns = _fourier(wavenumber, lam)
-    return _build(rows, columns, np.cos(phi), degree[:, None] >= wavenumber[None])
+    return _build(rows, columns, _row_areas(phi), degree[:, None] >= wavenumber[None])
 
 
 @functools.lru_cache(maxsize=8)
@@ -147,6 +147,12 @@ def circle_basis(n_point: int, truncation: int) -> Basis:
     rows = mask[:, :, None] / np.sqrt(2 * truncation + 1.0)
     columns = _fourier(wavenumber, 2 * np.pi * np.arange(n_point) / n_point)
     return _build(rows, columns, np.ones(1), mask)
+
+
+def _row_areas(phi: np.ndarray) -> np.ndarray:
+    """Areas of the rows' cells: unlike the cosine, not zero for rows at the poles."""
+    edges = np.concatenate([[-np.pi / 2], (phi[1:] + phi[:-1]) / 2, [np.pi / 2]])
+    return np.abs(np.diff(np.sin(edges)))
 
 
 def _fourier(wavenumber: np.ndarray, angle: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ def norm_data(case):
 
 
 def test_normaliser_agrees(gc_a):
-    inputs, forcings, norm_inputs, norm_forcings = norm_data(gc_a)
+    _inputs, _forcings, norm_inputs, norm_forcings = norm_data(gc_a)
     xr.testing.assert_allclose(norm_inputs, gc_a.nc("norm_inputs"), rtol=0, atol=2e-6)
     xr.testing.assert_allclose(norm_forcings, gc_a.nc("norm_forcings"), rtol=0, atol=2e-6)
 
@@ -123,7 +123,7 @@ def test_rollout_agrees(case):
 
 @pytest.fixture(scope="module")
 def loss_and_gradients(case):
-    inputs, forcings, norm_inputs, norm_forcings = norm_data(case)
+    inputs, _forcings, norm_inputs, norm_forcings = norm_data(case)
     selected, norm_forcings = case.net.select(norm_inputs, norm_forcings)
     channels = case.net.output_channels(selected)
     targets = case.forecaster.normalized_targets(case.nc("targets"), inputs)
@@ -148,7 +148,7 @@ def test_loss_agrees(case, loss_and_gradients):
 
 
 def test_unweighted_loss_of_each_variable_agrees(gc_a):
-    inputs, forcings, _, _ = norm_data(gc_a)
+    inputs, _forcings, _, _ = norm_data(gc_a)
     targets = gc_a.forecaster.normalized_targets(gc_a.nc("targets"), inputs)
     outputs = gc_a.nc("net_outputs")
     weights = xr.DataArray(latitude_weights(inputs["lat"].values), dims="lat")

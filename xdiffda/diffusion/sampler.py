@@ -44,14 +44,12 @@ def dpm_solver(
     >>> dpm_solver(lambda z, sigma: jnp.full_like(z, 3.0), jnp.zeros(2), ladder).tolist()
     [3.0, 3.0]
     """
-    previous, width_before = None, None
+    previous, width_before = z, jnp.inf  # no history at the first level: first order
     for i in range(ladder.size - 2):
         now, after = ladder[i], ladder[i + 1]
         estimate = denoise(z, now)
         width = jnp.log(now / after)  # step in lambda
-        blended = estimate
-        if previous is not None:
-            blended = estimate + width / (2 * width_before) * (estimate - previous)
+        blended = estimate + width / (2 * width_before) * (estimate - previous)
         z = after / now * z + (1 - after / now) * blended
         previous, width_before = estimate, width
     return denoise(z, ladder[-2])  # the step to sigma = 0 returns the estimate itself

@@ -53,7 +53,7 @@ class TaskConfig:
         """Number of input times, 6 h apart."""
         import pandas as pd
 
-        return round(pd.Timedelta(self.input_duration) / pd.Timedelta("6h"))
+        return round(pd.to_timedelta([self.input_duration]).total_seconds()[0] / (6 * 3600))
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def write_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> No
             "the official format has no place for it"
         )
     entries: dict[str, np.ndarray] = {}
-    blocks = {name: block for name, block in _blocks(net)}
+    blocks = dict(_blocks(net))
     for name, block in blocks.items():
         entries |= {f"params:{k}": np.asarray(v) for k, v in _arrays(name, block).items()}
     unused = dict(checkpoint.unused) or _default_unused(net.config)

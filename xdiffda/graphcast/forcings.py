@@ -186,5 +186,5 @@ def _timedelta(period: np.timedelta64 | str) -> np.timedelta64:
     if isinstance(period, str):
         import pandas as pd
 
-        return pd.Timedelta(period).to_timedelta64()
+        return pd.to_timedelta([period]).to_numpy()[0]
     return period

@@ -87,7 +87,7 @@ def make_cases(nature: Nature, pairs: Pairs, n_case: int) -> list[Case]:
     ]  # fmt: skip
 
 
-def _dataset(nature: Nature, x: np.ndarray, row: int) -> xr.Dataset:
+def _dataset(nature: Nature, x: np.ndarray, row: np.ndarray) -> xr.Dataset:
     state = x * nature.stddev + nature.mean
     ds = from_state(state, nature.layout, default_convention(nature.layout))
     return ds.assign_coords(time=nature.time[row])

@@ -99,7 +99,11 @@ class TrainConfig:
         InputError
             Listing every unknown or mistyped entry.
         """
-        table = tomllib.loads(Path(path).read_text())
+        try:
+            table = tomllib.loads(Path(path).read_text())
+        except tomllib.TOMLDecodeError as error:
+            problem = Problem(f"no TOML: {error}", "TOML", 'task = "denoiser"')
+            raise InputError([problem], what=str(path)) from error
         problems: list[Problem] = []
         config = _build(cls, table, "", problems)
         if problems:
@@ -127,9 +131,9 @@ def _build(cls: type, table: dict[str, Any], prefix: str, problems: list[Problem
             problems.append(Problem(f"entry {label}", f"one of {', '.join(known)}", f"# {label}"))
         elif dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
             values[name] = _build(hints[name], value, f"{label}.", problems)
-        elif hints[name] is float and isinstance(value, int | float):
+        elif hints[name] is float and type(value) in (int, float):
             values[name] = float(value)
-        elif not isinstance(value, hints[name]):
+        elif type(value) is not hints[name]:  # a bool is an int, but not meant as one
             problems.append(
                 Problem(f"{label} = {value!r}", f"a {_name(hints[name])}", f"{label} = ...")
             )

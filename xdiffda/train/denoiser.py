@@ -118,7 +118,8 @@ def denoising_loss(setting: Setting, noise: LogNormalNoise = LogNormalNoise()) -
         sigma = noise(level_key, (n,))
         keys = jax.random.split(noise_key, n)
         unit = basis.synthesis(white_coefficients(covariance, keys))
-        given = Conditioning(jnp.moveaxis(batch["background"], 0, 1), batch["year"], r)
+        background = jnp.moveaxis(batch["background"], 0, 1)
+        given = Conditioning(background, jnp.asarray(batch["year"]), jnp.asarray(r))
         estimate, c_out = denoise_batch(
             network, covariance, setting.graph, jnp.asarray(setting.static), given,
             z + sigma[None, :, None] * unit, sigma,

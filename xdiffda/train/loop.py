@@ -83,7 +83,7 @@ def train(
     state = State(weights, weights, optimiser.init(weights), jnp.array(0))
     manager = _manager(out / "checkpoints")
     if manager.latest_step() is not None:
-        state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state))
+        state = State(*manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state)))
     begin = int(state.step)
     log = _Log(out / "log.csv", begin)
     step = _make_step(loss, static, optimiser, config)
@@ -91,26 +91,28 @@ def train(
     bar = tqdm(range(begin, config.steps), desc=config.task, initial=begin, total=config.steps,
                disable=not progress, mininterval=5)
     losses: list[jax.Array] = []
-    for index in bar:
-        state, value = step(state, batch_at(index))
-        losses.append(value)
-        done = index + 1
-        if done % config.log_every == 0 or done == config.steps:
-            checked = None
-            if validation and (done % config.validate_every == 0 or done == config.steps):
-                checked = _validate(evaluate, state.ema, validation)
-            mean = float(jnp.mean(jnp.stack(losses)))
-            losses.clear()
-            if not np.isfinite(mean):
-                raise FloatingPointError(
-                    f"the loss is not finite at step {done}; the last checkpoint stands in "
-                    f"{out / 'checkpoints'}: lower optimiser.peak and run again"
-                )
-            log.write(done, mean, checked)
-            bar.set_postfix(loss=f"{mean:.4f}")
-        if done % config.save_every == 0 or done == config.steps:
-            manager.save(done, args=ocp.args.StandardSave(state))
-    manager.wait_until_finished()
+    try:
+        for index in bar:
+            state, value = step(state, batch_at(index))
+            losses.append(value)
+            done = index + 1
+            if done % config.log_every == 0 or done == config.steps:
+                checked = None
+                if validation and (done % config.validate_every == 0 or done == config.steps):
+                    checked = _validate(evaluate, state.ema, validation)
+                mean = float(jnp.mean(jnp.stack(losses)))
+                losses.clear()
+                if not np.isfinite(mean):
+                    raise FloatingPointError(
+                        f"the loss is not finite at step {done}; the last checkpoint stands in "
+                        f"{out / 'checkpoints'}: lower optimiser.peak and run again"
+                    )
+                log.write(done, mean, checked)
+                bar.set_postfix(loss=f"{mean:.4f}")
+            if done % config.save_every == 0 or done == config.steps:
+                manager.save(done, args=ocp.args.StandardSave(state))
+    finally:  # an interrupt too waits for the checkpoint in flight
+        manager.close()
     return eqx.combine(state.weights, static), eqx.combine(state.ema, static)
 
 
@@ -122,7 +124,7 @@ def restore_average(model: Any, out: str | Path, optimiser: Optimiser) -> tuple[
     latest = manager.latest_step()
     if latest is None:
         raise FileNotFoundError(f"no checkpoint in {out}: run `python -m xdiffda.train` first")
-    state = manager.restore(latest, args=ocp.args.StandardRestore(state))
+    state = State(*manager.restore(latest, args=ocp.args.StandardRestore(state)))
     return eqx.combine(state.ema, static), int(state.step)
 
 

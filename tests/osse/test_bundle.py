@@ -1,0 +1,105 @@
+"""The whole chain on a tiny world: trained, bundled, loaded, it says what it said in training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+from xdiffda.forecast import forecast, load_forecaster
+from xdiffda.osse.bundle import bundle
+from xdiffda.osse.export import input_order
+from xdiffda.prior import year_phase
+from xdiffda.registry import load_model
+from xdiffda.state import Grid, Layout, to_state
+from xdiffda.train.config import TrainConfig
+from xdiffda.train.data import load_nature
+from xdiffda.train.denoiser import load_network, prepare
+from xdiffda.train.forecaster import load_stepper
+
+
+@pytest.fixture(scope="module")
+def bundled(
+    nature_folder: Path, pairs_folder: Path, forecaster_folder: Path, denoiser_folder: Path
+) -> tuple[Path, Path]:
+    root = nature_folder.parent / "bundle"
+    folder = bundle(str(nature_folder), str(pairs_folder), str(forecaster_folder),
+                    str(denoiser_folder), name="tiny", out=root / "tiny",
+                    sample_out=root / "sample")
+    return folder, root / "sample"
+
+
+def test_input_order_sorts_state_and_static_fields_together() -> None:
+    grid = Grid((-45.0, 45.0), (0.0, 90.0, 180.0, 270.0))
+    layout = Layout(grid, ("2m_temperature", "geopotential", "temperature"), (500, 850))
+    names = ["2m_temperature", "geopotential", "geopotential", "temperature", "temperature",
+             "geopotential_at_surface", "land_sea_mask", "year cos", "year sin"]
+    assert [names[i] for i in input_order(layout)] == [
+        "2m_temperature", "geopotential", "geopotential", "geopotential_at_surface",
+        "land_sea_mask", "temperature", "temperature", "year cos", "year sin"]
+    # levels stay ascending inside a variable
+    assert input_order(layout).tolist() == [0, 1, 2, 5, 6, 3, 4, 7, 8]
+
+
+def test_the_exported_forecaster_steps_as_the_trained_one(
+    bundled: tuple[Path, Path], nature_folder: Path, forecaster_folder: Path
+) -> None:
+    nature = load_nature(nature_folder)
+    stepper = load_stepper(TrainConfig.read_back(forecaster_folder), nature)
+    start = xr.open_zarr(nature_folder / "stream1.zarr", consolidated=False).isel(time=100)
+    found = forecast(start.drop_vars(["land_sea_mask", "geopotential_at_surface"]), "12h",
+                     model=str(bundled[0]))
+    row = nature.stream_start[1] + 100
+    x = jnp.asarray(nature.states[row])[:, None]
+    for n in (1, 2):
+        x = stepper(x, year_phase(nature.time[row + n : row + n + 1]))
+        state = to_state(found.isel(time=n - 1), nature.layout)[0]
+        normalised = (state - nature.mean) / nature.stddev
+        np.testing.assert_allclose(normalised, x[:, 0], atol=3e-4)
+    task = load_forecaster(str(bundled[0])).net.task
+    assert task.pressure_levels == (500, 850)
+
+
+def test_the_bundled_prior_is_the_trained_one(
+    bundled: tuple[Path, Path], nature_folder: Path, pairs_folder: Path, denoiser_folder: Path
+) -> None:
+    from xdiffda.osse.pairs import load_pairs
+
+    nature = load_nature(nature_folder)
+    config = TrainConfig.read_back(denoiser_folder)
+    setting = prepare(nature, load_pairs(pairs_folder, "train"), config)
+    prior = load_model(bundled[0])
+    assert prior.layout == nature.layout
+    np.testing.assert_allclose(prior.scale, setting.node_scale() * nature.stddev, rtol=1e-5)
+    np.testing.assert_allclose(prior.covariance.blocks, setting.covariance.blocks, rtol=1e-3,
+                               atol=1e-5)
+    from xdiffda.diffusion.denoiser import Conditioning, Denoiser
+
+    row = nature.stream_start[1] + 100
+    background = nature.states[row]
+    z = np.random.default_rng(0).normal(size=(128, 2, 4)).astype(np.float32)
+    given = Conditioning(jnp.asarray(background)[:, None],
+                         jnp.asarray(year_phase(nature.time[row]))[None], jnp.asarray([0.7]))
+    trained = Denoiser(load_network(config, 4, 2), setting.covariance, setting.graph,
+                       jnp.asarray(setting.static), given)
+    loaded = prior.condition(background * nature.stddev + nature.mean, nature.time[row], 0.7)
+    expected = np.asarray(trained(z, jnp.asarray(0.8)))
+    np.testing.assert_allclose(loaded.denoise(z, jnp.asarray(0.8)), expected, atol=2e-3)
+
+
+def test_card_and_sample_tell_where_they_come_from(bundled: tuple[Path, Path]) -> None:
+    folder, sample = bundled
+    card = json.loads((folder / "card.json").read_text())
+    assert card["name"] == "tiny" and card["split_days"]["evaluation"] == [[1, 12, 60]]
+    assert set(card["sha256"]) == {"denoiser.safetensors", "statistics.safetensors",
+                                   "forecaster.npz"}
+    truth, background, six = (xr.open_dataset(sample / f"{name}.nc")
+                              for name in ("truth", "background", "background_6h"))
+    assert truth.sizes["time"] == 17
+    np.testing.assert_array_equal(truth.time, background.time)
+    rmse = lambda ds: float(np.sqrt(((ds.temperature - truth.temperature) ** 2).mean()))  # noqa: E731
+    assert rmse(six) < rmse(background)

@@ -1,0 +1,177 @@
+"""The command line on real files: results, and what is left when something goes wrong."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+import xdiffda
+from xdiffda import cli
+from xdiffda.observations import to_tidy
+from xdiffda.storage import open_dataset
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Background and truth as netCDF, 40 columns of observations as netCDF and as csv."""
+    folder = tmp_path_factory.mktemp("files")
+    truth = xdiffda.open_sample("truth").isel(time=4).load()
+    xdiffda.open_sample("background").isel(time=4).to_netcdf(folder / "background.nc")
+    truth.to_netcdf(folder / "truth.nc")
+    obs = to_tidy(truth.diffda.emulate_obs(n_columns=40, seed=1))
+    obs.to_netcdf(folder / "obs.nc")
+    obs.to_dataframe().reset_index(drop=True).to_csv(folder / "obs.csv", index=False)
+    return folder
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Call the entry point as the shell does and return its exit status."""
+    monkeypatch.setattr(sys, "argv", ["xdiffda", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as leave:
+        return int(leave.code or 0)
+    return 0
+
+
+def _rmse(one: xr.Dataset, other: xr.Dataset, name: str) -> float:
+    weight = np.cos(np.deg2rad(other.lat))
+    square = ((one[name].mean("member") if "member" in one.dims else one[name]) - other[name]) ** 2
+    return float(np.sqrt(square.weighted(weight).mean()))
+
+
+def test_demo_is_better_than_its_background(tmp_path: Path) -> None:
+    out = tmp_path / "new folder"
+    result = CliRunner().invoke(
+        cli.app, ["demo", "--members", "2", "--columns", "50", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "50 columns observed" in result.output
+    row = re.search(r"geopotential 500 \(m2 s-2\)\s+(\S+)\s+(\S+)\s+(\S+)\s+(\S+)", result.output)
+    background, interpolated, analysis, spread = map(float, row.groups())
+    assert analysis < background and spread > 0 and interpolated > 0
+    gain = re.search(r"over all variables and levels: (-?\d+) % below", result.output)
+    assert int(gain[1]) > 0
+    written = open_dataset(out / "analysis.zarr")
+    assert written.sizes["member"] == 2
+    assert (out / "analysis.png").stat().st_size > 50_000
+    truth = xdiffda.open_sample("truth").isel(time=8)
+    assert _rmse(written.sel(level=500), truth.sel(level=500), "geopotential") == pytest.approx(
+        analysis, rel=0.01)
+
+
+@pytest.mark.parametrize("obs", ["obs.nc", "obs.csv"])
+def test_assimilate_reads_files_and_writes_a_better_state(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, obs: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / ("analysis.zarr" if obs == "obs.nc" else "analysis.nc")
+    status = _run(monkeypatch, "assimilate", files / "background.nc", files / obs, "-o", out,
+                  "--method", "3dvar", "--members", "1")
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    analysis, truth = open_dataset(out), open_dataset(files / "truth.nc")
+    background = open_dataset(files / "background.nc")
+    assert _rmse(analysis, truth, "2m_temperature") < _rmse(background, truth, "2m_temperature")
+    assert "member" in captured.out
+
+    assert _run(monkeypatch, "verify", out, files / "truth.nc",
+                "--background", files / "background.nc") == 0
+    table = capsys.readouterr().out
+    lines = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.strip()}
+    assert float(lines["analysis"][0]) < float(lines["background"][0])
+
+
+def test_csv_and_netcdf_observations_mean_the_same(files: Path) -> None:
+    a, b = to_tidy(cli._open_obs(files / "obs.csv")), to_tidy(cli._open_obs(files / "obs.nc"))
+    assert a.sizes == b.sizes
+    for name in ("value", "error_std", "lat", "lon", "level"):
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-9)
+
+
+def test_what_exists_is_not_overwritten(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "analysis.nc"
+    out.write_text("precious")
+    monkeypatch.setattr(xdiffda, "assimilate", _never)
+    status = _run(monkeypatch, "assimilate", files / "background.nc", files / "obs.nc", "-o", out)
+    message = capsys.readouterr().err
+    assert status == 2
+    assert "exists already" in message and "overwrite" in message
+    assert "Traceback" not in message
+    assert out.read_text() == "precious"
+
+
+def _never(*arguments: object, **settings: object) -> None:
+    raise AssertionError("worked before it looked at the target")
+
+
+@pytest.mark.parametrize("absent", ["background", "obs", "csv", "folder"])
+def test_a_missing_file_is_named_without_a_traceback(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], absent: str,
+) -> None:  # fmt: skip
+    background = files / ("backgruond.nc" if absent == "background" else "background.nc")
+    obs = files / {"obs": "obbs.nc", "csv": "obbs.csv"}.get(absent, "obs.nc")
+    out = tmp_path / ("no/analysis.nc" if absent == "folder" else "analysis.nc")
+    status = _run(monkeypatch, "assimilate", background, obs, "-o", out)
+    message = capsys.readouterr().err
+    assert status == 2
+    expected = {"background": "background.nc", "obs": "obs.nc", "csv": "obbs.csv",
+                "folder": "mkdir -p"}[absent]
+    assert expected in message and "Traceback" not in message
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["analysis.zarr", "analysis.nc"])
+def test_an_interrupt_leaves_the_earlier_output(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], name: str,
+) -> None:  # fmt: skip
+    out = tmp_path / name
+    earlier = xr.Dataset({"a": ("x", [1.0, 2.0])})
+    earlier.to_zarr(out) if name.endswith("zarr") else earlier.to_netcdf(out)
+
+    def interrupted(*arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(xdiffda, "assimilate", interrupted)
+    status = _run(monkeypatch, "assimilate", files / "background.nc", files / "obs.nc",
+                  "-o", out, "--overwrite")
+    assert status == 130
+    message = capsys.readouterr().err
+    assert "nothing that existed was changed" in message and "Traceback" not in message
+    assert open_dataset(out)["a"].values.tolist() == [1.0, 2.0]
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_models_and_help() -> None:
+    result = CliRunner().invoke(cli.app, ["models"])
+    assert result.exit_code == 0 and result.output.startswith("speedy: ")
+    assert "parameters; Apache-2.0" in result.output
+    shown = CliRunner().invoke(cli.app, ["--help"]).output
+    for command in ("demo", "assimilate", "verify", "models", "train"):
+        assert command in shown
+
+
+def test_a_wrong_option_is_explained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(monkeypatch, "demo", "--member", "2") == 2
+    message = capsys.readouterr().err
+    assert "--member" in message and "Traceback" not in message
+
+
+def test_train_names_what_is_wrong_with_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.toml").write_text('task = "guess"\nout = "o"\ndata = "d"\nsteps = 0')
+    assert _run(monkeypatch, "train", tmp_path / "train.toml") == 2
+    message = capsys.readouterr().err
+    assert "task = 'guess'" in message and "steps = 0" in message

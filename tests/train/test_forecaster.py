@@ -1,0 +1,128 @@
+"""The forecaster on waves whose future is known."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+from xdiffda.prior import year_phase
+from xdiffda.train.config import TrainConfig
+from xdiffda.train.data import SPLIT, Nature, load_nature
+from xdiffda.train.forecaster import batches, load_stepper, make_stepper, rollout_loss, run
+
+
+@pytest.fixture(scope="module")
+def nature(nature_folder: Path) -> Nature:
+    return load_nature(nature_folder)
+
+
+def test_states_are_normalised_and_come_back(nature: Nature, nature_folder: Path) -> None:
+    weight = nature.layout.grid.area_weights()[:, None] / nature.layout.grid.n_node
+    mean = np.sum(weight * nature.states.mean(0), axis=0)
+    np.testing.assert_allclose(mean, 0.0, atol=1e-3)
+    std = np.sqrt(np.sum(weight * np.mean(nature.states**2, axis=0), axis=0))
+    np.testing.assert_allclose(std, 1.0, rtol=0.05)  # every seventh state was used
+    step = np.diff(nature.states[: nature.stream_start[1]], axis=0) * nature.stddev
+    rms = np.sqrt(np.sum(weight * np.mean(step**2, axis=0), axis=0))
+    np.testing.assert_allclose(rms, nature.diffs_stddev, rtol=0.1)
+    truth = xr.open_zarr(nature_folder / "stream1.zarr", consolidated=False).isel(time=3)
+    row = nature.stream_start[1] + 3
+    assert nature.time[row] == truth.time.values
+    state = nature.states[row] * nature.stddev + nature.mean
+    np.testing.assert_allclose(
+        state[:, nature.layout.channel_index("temperature", 850)],
+        truth.temperature.sel(level=850).values.reshape(-1), rtol=1e-5,
+    )
+
+
+def test_parts_do_not_overlap_and_keep_to_their_streams(nature: Nature) -> None:
+    rows = {part: set(nature.rows(part)[:, 0].tolist())
+            for part in ("train", "validation", "evaluation")}
+    assert [len(r) for r in rows.values()] == [160, 48, 192]
+    assert not (rows["train"] & rows["validation"] or rows["validation"] & rows["evaluation"])
+    assert max(rows["train"]) < nature.stream_start[1] <= min(rows["validation"])
+    assert (nature.rows("validation")[:, 1] == nature.stream_start[1] + 47).all()
+
+
+def test_the_testbed_has_its_own_split_by_default(nature: Nature) -> None:
+    testbed = dataclasses.replace(nature, split=SPLIT)
+    # clipped to what is there: 60 days of each stream are all within the training days
+    assert len(testbed.rows("train")) == len(nature.states)
+    assert len(testbed.rows("validation")) == 0
+
+
+def test_no_nature_run_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="python -m xdiffda.osse nature --out"):
+        load_nature(tmp_path)
+
+
+def test_batches_are_consecutive_states_and_depend_on_step_and_seed(nature: Nature) -> None:
+    config = TrainConfig("forecaster", "", "", batch=3, rollout=2)
+    batch = batches(nature, "train", config)(4)
+    assert batch["states"].shape == (3, 3, *nature.states.shape[1:])
+    for states, year in zip(batch["states"], batch["year"], strict=True):
+        row = next(i for i in range(len(nature.states)) if np.array_equal(nature.states[i], states[0]))
+        np.testing.assert_array_equal(states, nature.states[row : row + 3])
+        np.testing.assert_array_equal(year, year_phase(nature.time[row : row + 3]))
+    same = batches(nature, "train", config)(4)["states"]
+    np.testing.assert_array_equal(batch["states"], same)
+    for other in (batches(nature, "train", config)(5),
+                  batches(nature, "train", dataclasses.replace(config, seed=1))(4)):
+        assert not np.array_equal(other["states"], same)
+
+
+def test_persistence_costs_one(nature: Nature, forecaster_folder: Path) -> None:
+    """In units of ``diffs_stddev``, a network of zeros has the loss 1 by construction."""
+    import equinox as eqx
+
+    config = TrainConfig.read_back(forecaster_folder)
+    stepper = make_stepper(nature, config)
+    last = lambda net: net.decoder.output.layers[-1]  # noqa: E731
+    zeros = eqx.tree_at(last, stepper.network, replace_fn=lambda l: eqx.tree_at(
+        lambda m: [w for w in (m.weight, m.bias) if w is not None], l, replace_fn=jnp.zeros_like))
+    rows = nature.rows("train")[:-1, 0]
+    batch = {"states": nature.states[np.stack([rows, rows + 1], 1)],
+             "year": year_phase(nature.time[np.stack([rows, rows + 1], 1)])}
+    loss = rollout_loss(stepper, nature.layout.grid.area_weights())(zeros, batch, None)
+    assert float(loss) == pytest.approx(1.0, rel=0.15)
+
+
+def test_loss_falls_far_below_persistence(forecaster_folder: Path) -> None:
+    with (forecaster_folder / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(10, 81, 10))
+    assert float(rows[-1]["train_loss"]) < 0.35
+    assert float(rows[-1]["train_loss"]) < 0.3 * float(rows[0]["train_loss"])
+    assert float(rows[-1]["validation_loss"]) < 0.5
+    assert (forecaster_folder / "curves.png").stat().st_size > 5000
+
+
+def test_the_trained_stepper_beats_persistence_in_physical_units(
+    nature: Nature, forecaster_folder: Path
+) -> None:
+    stepper = load_stepper(TrainConfig.read_back(forecaster_folder), nature)
+    rows = nature.rows("evaluation")[10:40, 0]
+    x = jnp.moveaxis(jnp.asarray(nature.states[rows]), 0, 1)
+    after = np.moveaxis(np.asarray(stepper(x, year_phase(nature.time[rows + 1]))), 1, 0)
+    truth = nature.states[rows + 1]
+    rmse = lambda error: np.sqrt(np.mean(error**2, axis=(0, 1)))  # noqa: E731
+    assert (rmse(after - truth) < 0.7 * rmse(nature.states[rows] - truth)).all()
+
+
+def test_a_run_can_start_from_another_and_roll_out(
+    forecaster_folder: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(
+        TrainConfig.read_back(forecaster_folder), out=str(tmp_path), steps=2, rollout=2,
+        log_every=1, initial=str(forecaster_folder),
+    )
+    run(config)
+    with (tmp_path / "log.csv").open(newline="") as file:
+        first = float(next(csv.DictReader(file))["train_loss"])
+    assert first < 1.0  # untrained networks of this size begin far above
