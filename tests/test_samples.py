@@ -35,9 +35,9 @@ def test_errors_grow_with_lead_time() -> None:
         weight = np.cos(np.deg2rad(truth.lat))
         return np.sqrt(((ds - truth) ** 2).weighted(weight).mean(("time", "lat", "lon"))).compute()
 
-    late, early = rmse(xdiffda.open_sample("background")), rmse(xdiffda.open_sample("background_6h"))
+    late, early = (rmse(xdiffda.open_sample(n)) for n in ("background", "background_6h"))
     for name in ("geopotential", "temperature", "u_component_of_wind"):
-        assert (0 < early[name]).all() and (early[name] < late[name]).all(), name
+        assert (early[name] > 0).all() and (early[name] < late[name]).all(), name
 
 
 def test_fields_look_like_an_atmosphere() -> None:
@@ -52,5 +52,5 @@ def test_fields_look_like_an_atmosphere() -> None:
 
 
 def test_an_unknown_sample_names_the_known_ones() -> None:
-    with pytest.raises(InputError, match="(?s)'thruth'.*truth, background, background_6h.*open_sample"):
+    with pytest.raises(InputError, match="(?s)'thruth'.*truth, background, .*open_sample"):
         xdiffda.open_sample("thruth")

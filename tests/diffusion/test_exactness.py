@@ -18,8 +18,8 @@ from xdiffda.diffusion.sampling import Conditioned, Guidance, sample_posterior
 from xdiffda.prior import Wiener
 from xdiffda.spectral import circle_basis, sphere_basis
 
-N_MEMBER = 1500
-SOLVER = Solver(tolerance=1e-6, max_iterations=200)
+N_MEMBER = 800
+SOLVER = Solver(tolerance=1e-5, max_iterations=100)
 
 
 def _domain(name: str):
@@ -57,7 +57,8 @@ def _problem(name: str, error_std: float, n_obs: int = 12):
     index = rng.choice(size, (n_obs, 2), replace=False)
     weight = np.tile([0.7, 0.3], (n_obs, 1)) / error_std
     B = _dense(covariance)
-    truth = rng.multivariate_normal(np.zeros(size), B, method="eigh")
+    values, vectors = np.linalg.eigh(B)
+    truth = vectors @ (np.sqrt(np.maximum(values, 0)) * rng.normal(size=size))
     H = np.zeros((n_obs, size))
     np.add.at(H, (np.arange(n_obs)[:, None], index), weight)
     value = H @ truth + rng.normal(size=n_obs)

@@ -20,14 +20,16 @@ def _write(folder: Path, text: str) -> Path:
 
 
 def test_defaults_and_integers_for_floats(tmp_path: Path) -> None:
-    config = TrainConfig.read(_write(tmp_path, GOOD + "[optimiser]\npeak = 1\n[network]\nlatent = 8"))
+    text = GOOD + "[optimiser]\npeak = 1\n[network]\nlatent = 8"
+    config = TrainConfig.read(_write(tmp_path, text))
     assert config == TrainConfig("denoiser", "d", "o", network=Network(latent=8),
                                  optimiser=Optimiser(peak=1.0))
     assert isinstance(config.optimiser.peak, float)
 
 
 def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:
-    text = 'data = 3\nstep = 5\n[network]\nlatnt = 8\nrefinement = "two"\n[optimiser]\npeak = "hi"\n'
+    text = 'data = 3\nstep = 5\n[network]\nlatnt = 8\nrefinement = "two"\n'
+    text += '[optimiser]\npeak = "hi"\n'
     with pytest.raises(InputError) as caught:
         TrainConfig.read(_write(tmp_path, text))
     message = str(caught.value)

@@ -67,7 +67,7 @@ def test_batches_are_consecutive_states_and_depend_on_step_and_seed(nature: Natu
     batch = batches(nature, "train", config)(4)
     assert batch["states"].shape == (3, 3, *nature.states.shape[1:])
     for states, year in zip(batch["states"], batch["year"], strict=True):
-        row = next(i for i in range(len(nature.states)) if np.array_equal(nature.states[i], states[0]))
+        row = int(np.flatnonzero((nature.states == states[0]).all((1, 2)))[0])
         np.testing.assert_array_equal(states, nature.states[row : row + 3])
         np.testing.assert_array_equal(year, year_phase(nature.time[row : row + 3]))
     same = batches(nature, "train", config)(4)["states"]
@@ -84,8 +84,9 @@ def test_persistence_costs_one(nature: Nature, forecaster_folder: Path) -> None:
     config = TrainConfig.read_back(forecaster_folder)
     stepper = make_stepper(nature, config)
     last = lambda net: net.decoder.output.layers[-1]  # noqa: E731
-    zeros = eqx.tree_at(last, stepper.network, replace_fn=lambda l: eqx.tree_at(
-        lambda m: [w for w in (m.weight, m.bias) if w is not None], l, replace_fn=jnp.zeros_like))
+    zeros = eqx.tree_at(last, stepper.network, replace_fn=lambda layer: eqx.tree_at(
+        lambda m: [w for w in (m.weight, m.bias) if w is not None], layer,
+        replace_fn=jnp.zeros_like))
     rows = nature.rows("train")[:-1, 0]
     batch = {"states": nature.states[np.stack([rows, rows + 1], 1)],
              "year": year_phase(nature.time[np.stack([rows, rows + 1], 1)])}

@@ -1,4 +1,4 @@
-"""`python -m xdiffda.osse nature | pairs | bundle | evaluate`: the embedded testbed."""
+"""`python -m xdiffda.osse nature | pairs | bundle | evaluate | publish`: the embedded testbed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ def main(arguments: list[str] | None = None) -> None:
     pairs = stages.add_parser("pairs", help="forecasts of 6 to 72 h by the trained forecaster")
     bundle = stages.add_parser("bundle", help="calibrate and write model and sample")
     evaluate = stages.add_parser("evaluate", help="score the model beside its baselines")
+    publish = stages.add_parser("publish", help="copy the tables into README and model card")
+    publish.add_argument("--readme", default="README.md")
     for stage in (pairs, bundle, evaluate):
         stage.add_argument("--data", default="nature")
     for stage in (pairs, bundle):
@@ -47,6 +49,10 @@ def _run(stage: str, options: dict) -> None:
         from xdiffda.osse.bundle import bundle
 
         bundle(**options)
+    elif stage == "publish":
+        from xdiffda.osse.publish import publish
+
+        publish(**options)
     else:
         from xdiffda.osse.evaluate import evaluate, markdown
 

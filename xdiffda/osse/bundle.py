@@ -91,7 +91,7 @@ def _card(
                 "python -m xdiffda.osse nature",
         "split_days": {k: list(map(list, getattr(nature.split, k)))
                        for k in ("train", "validation", "evaluation")},
-        "training": {"denoiser": config.to_dict(), "forecaster": forecaster.to_dict()},
+        "training": {"denoiser": _recipe(config), "forecaster": _recipe(forecaster)},
         "denoising_error_over_gaussian": {
             f"{s:g}": round(float(v), 4) for s, v in zip(SIGMAS, share, strict=True)
         },
@@ -99,6 +99,12 @@ def _card(
                      for p in ("jax", "equinox", "optax", "numpy", "xarray")},
         "licence": "Apache-2.0 (weights and sample data)",
     }  # fmt: skip
+
+
+def _recipe(config: TrainConfig) -> dict[str, Any]:
+    """The configuration without the folders of the machine that trained."""
+    folders = ("data", "pairs", "out", "initial")
+    return {k: v for k, v in config.to_dict().items() if k not in folders}
 
 
 def write_sample(nature: Nature, stepper: Stepper, folder: Path) -> None:
