@@ -66,8 +66,16 @@ def test_accessors_hold_their_object_only(state: xr.Dataset, kind: type) -> None
 
 def test_every_method_is_one_line_to_a_public_function() -> None:
     methods = {n: m for n, m in vars(DatasetAccessor).items() if not n.startswith("_")}
-    assert {"assimilate", "forecast", "emulate_obs", "dilate_mask", "interpolate", "increment",
-            "verify", "map"} <= set(methods)
+    assert {
+        "assimilate",
+        "forecast",
+        "emulate_obs",
+        "dilate_mask",
+        "interpolate",
+        "increment",
+        "verify",
+        "map",
+    } <= set(methods)
     for name, method in methods.items():
         assert "`xdiffda." in inspect.getdoc(method), name
 
@@ -76,8 +84,9 @@ def test_methods_call_their_functions(state: xr.Dataset) -> None:
     truth = xdiffda.open_sample("truth").isel(time=0).load()
     state = state.load()
     increment = truth.diffda.increment(state)
-    np.testing.assert_allclose(increment["2m_temperature"],
-                               truth["2m_temperature"] - state["2m_temperature"], atol=1e-4)
+    np.testing.assert_allclose(
+        increment["2m_temperature"], truth["2m_temperature"] - state["2m_temperature"], atol=1e-4
+    )
     scores = state.diffda.verify(truth)
     found = float(scores["2m_temperature"].sel(score="bias"))
     from xdiffda.state import Grid

@@ -101,8 +101,16 @@ def test_rolling_longitude_rolls_the_analysis(world):
 
 def test_an_analysis_does_not_depend_on_the_users_convention(world):
     _, _, background, _ = world
-    theirs = background.rename({"lat": "latitude", "lon": "longitude", "level": "isobaricInhPa",
-                                "temperature": "t", "2m_temperature": "t2m", "geopotential": "z"})
+    theirs = background.rename(
+        {
+            "lat": "latitude",
+            "lon": "longitude",
+            "level": "isobaricInhPa",
+            "temperature": "t",
+            "2m_temperature": "t2m",
+            "geopotential": "z",
+        }
+    )
     theirs = theirs.isel(latitude=slice(None, None, -1))
     theirs = theirs.assign_coords(longitude=(theirs.longitude + 180) % 360 - 180)
     theirs = theirs.sortby("longitude")
@@ -145,9 +153,7 @@ def test_many_times_at_once_equal_one_after_the_other(world):
     together = _analyse(world, background=both, obs=obs)
     assert together["temperature"].dims == ("member", "time", "level", "lat", "lon")
     alone = _analyse(world, background=both.isel(time=1), obs=obs)
-    np.testing.assert_allclose(
-        _array(together.isel(time=1)), _array(alone), rtol=1e-5
-    )
+    np.testing.assert_allclose(_array(together.isel(time=1)), _array(alone), rtol=1e-5)
 
 
 def test_provenance_says_how_the_analysis_was_made(world):

@@ -49,7 +49,8 @@ def _rmse(one: xr.Dataset, other: xr.Dataset, name: str) -> float:
 def test_demo_is_better_than_its_background(tmp_path: Path) -> None:
     out = tmp_path / "new folder"
     result = CliRunner().invoke(
-        cli.app, ["demo", "--members", "2", "--columns", "50", "--out", str(out)])
+        cli.app, ["demo", "--members", "2", "--columns", "50", "--out", str(out)]
+    )
     assert result.exit_code == 0, result.output
     assert "50 columns observed" in result.output
     row = re.search(r"geopotential 500 \(m2 s-2\)\s+(\S+)\s+(\S+)\s+(\S+)\s+(\S+)", result.output)
@@ -62,7 +63,8 @@ def test_demo_is_better_than_its_background(tmp_path: Path) -> None:
     assert (out / "analysis.png").stat().st_size > 50_000
     truth = xdiffda.open_sample("truth").isel(time=8)
     assert _rmse(written.sel(level=500), truth.sel(level=500), "geopotential") == pytest.approx(
-        analysis, rel=0.01)
+        analysis, rel=0.01
+    )
 
 
 @pytest.mark.parametrize("obs", ["obs.nc", "obs.csv"])
@@ -71,8 +73,18 @@ def test_assimilate_reads_files_and_writes_a_better_state(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     out = tmp_path / ("analysis.zarr" if obs == "obs.nc" else "analysis.nc")
-    status = _run(monkeypatch, "assimilate", files / "background.nc", files / obs, "-o", out,
-                  "--method", "3dvar", "--members", "1")
+    status = _run(
+        monkeypatch,
+        "assimilate",
+        files / "background.nc",
+        files / obs,
+        "-o",
+        out,
+        "--method",
+        "3dvar",
+        "--members",
+        "1",
+    )
     captured = capsys.readouterr()
     assert status == 0, captured.err
     analysis, truth = open_dataset(out), open_dataset(files / "truth.nc")
@@ -80,8 +92,12 @@ def test_assimilate_reads_files_and_writes_a_better_state(
     assert _rmse(analysis, truth, "2m_temperature") < _rmse(background, truth, "2m_temperature")
     assert "member" in captured.out
 
-    assert _run(monkeypatch, "verify", out, files / "truth.nc",
-                "--background", files / "background.nc") == 0
+    assert (
+        _run(
+            monkeypatch, "verify", out, files / "truth.nc", "--background", files / "background.nc"
+        )
+        == 0
+    )
     table = capsys.readouterr().out
     lines = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.strip()}
     assert float(lines["analysis"][0]) < float(lines["background"][0])
@@ -123,8 +139,12 @@ def test_a_missing_file_is_named_without_a_traceback(
     status = _run(monkeypatch, "assimilate", background, obs, "-o", out)
     message = capsys.readouterr().err
     assert status == 2
-    expected = {"background": "background.nc", "obs": "obs.nc", "csv": "obbs.csv",
-                "folder": "mkdir -p"}[absent]
+    expected = {
+        "background": "background.nc",
+        "obs": "obs.nc",
+        "csv": "obbs.csv",
+        "folder": "mkdir -p",
+    }[absent]
     assert expected in message and "Traceback" not in message
     assert not out.exists()
 
@@ -142,8 +162,15 @@ def test_an_interrupt_leaves_the_earlier_output(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(xdiffda, "assimilate", interrupted)
-    status = _run(monkeypatch, "assimilate", files / "background.nc", files / "obs.nc",
-                  "-o", out, "--overwrite")
+    status = _run(
+        monkeypatch,
+        "assimilate",
+        files / "background.nc",
+        files / "obs.nc",
+        "-o",
+        out,
+        "--overwrite",
+    )
     assert status == 130
     message = capsys.readouterr().err
     assert "nothing that existed was changed" in message and "Traceback" not in message

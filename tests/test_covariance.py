@@ -55,17 +55,16 @@ def _dense(basis: Basis, blocks: np.ndarray) -> np.ndarray:
     return full.reshape(basis.n_node * N_CHANNEL, -1)
 
 
-def test_application_is_the_dense_product(
-    basis: Basis, covariance: SpectralCovariance
-) -> None:
+def test_application_is_the_dense_product(basis: Basis, covariance: SpectralCovariance) -> None:
     x = np.random.default_rng(1).normal(size=(basis.n_node, 3, N_CHANNEL)).astype(np.float32)
     dense = _dense(basis, _blocks(basis))
     expected = dense @ x.transpose(0, 2, 1).reshape(-1, 3)
     found = np.asarray(covariance(x)).transpose(0, 2, 1).reshape(-1, 3)
     np.testing.assert_allclose(found, expected, atol=1e-4 * abs(expected).max())
     variance = np.diag(dense).reshape(basis.n_node, N_CHANNEL)
-    np.testing.assert_allclose(np.broadcast_to(covariance.variance, variance.shape), variance,
-                               rtol=1e-4)
+    np.testing.assert_allclose(
+        np.broadcast_to(covariance.variance, variance.shape), variance, rtol=1e-4
+    )
 
 
 def test_blocks_are_given_back_and_negative_values_become_zero(
@@ -90,7 +89,8 @@ def test_posterior_and_wiener_are_bayes_in_matrices(
     # a state in the span of the basis, as all states of the sampler are
     z = np.asarray(white_noise(covariance, jax.random.split(jax.random.key(0), 1)))[:, 0]
     np.testing.assert_allclose(
-        np.asarray(covariance.wiener(z, sigma)).reshape(-1), gain @ z.reshape(-1).astype(float),
+        np.asarray(covariance.wiener(z, sigma)).reshape(-1),
+        gain @ z.reshape(-1).astype(float),
         atol=2e-4,
     )
 
@@ -98,8 +98,9 @@ def test_posterior_and_wiener_are_bayes_in_matrices(
 def test_limits_of_the_noise_level(covariance: SpectralCovariance) -> None:
     small = covariance.posterior(1e-3).blocks
     np.testing.assert_allclose(small / 1e-6, np.broadcast_to(np.eye(2), small.shape), atol=1e-3)
-    np.testing.assert_allclose(covariance.posterior(1e4).blocks, covariance.blocks, rtol=1e-4,
-                               atol=1e-6)
+    np.testing.assert_allclose(
+        covariance.posterior(1e4).blocks, covariance.blocks, rtol=1e-4, atol=1e-6
+    )
     gain = covariance.gain(1e-3)
     np.testing.assert_allclose(gain, np.broadcast_to(np.eye(2), gain.shape), atol=1e-4)
 
@@ -113,8 +114,9 @@ def test_draws_have_the_covariance_and_depend_on_their_key_only(
     flat = draws.transpose(1, 0, 2).reshape(n, -1)
     dense = _dense(basis, _blocks(basis))
     # standard error of a covariance is about sqrt(2 / n) of the variance; 6 of them
-    np.testing.assert_allclose(flat.T @ flat / n, dense,
-                               atol=6 * np.sqrt(2 / n) * np.diag(dense).max())
+    np.testing.assert_allclose(
+        flat.T @ flat / n, dense, atol=6 * np.sqrt(2 / n) * np.diag(dense).max()
+    )
     np.testing.assert_allclose(covariance.sample(keys[5:7])[:, 0], draws[:, 5], atol=1e-5)
 
 
@@ -126,11 +128,10 @@ def test_white_noise_has_unit_variance_everywhere(covariance: SpectralCovariance
     assert float(jnp.abs(a[covariance.basis.mask == 0]).max()) == 0.0
 
 
-def test_estimate_recovers_a_known_covariance(
-    basis: Basis, covariance: SpectralCovariance
-) -> None:
-    samples = np.moveaxis(np.asarray(
-        covariance.sample(jax.random.split(jax.random.key(5), 6000))), 1, 0)
+def test_estimate_recovers_a_known_covariance(basis: Basis, covariance: SpectralCovariance) -> None:
+    samples = np.moveaxis(
+        np.asarray(covariance.sample(jax.random.split(jax.random.key(5), 6000))), 1, 0
+    )
     found, expected = estimate_blocks(basis, samples, batch=500), _blocks(basis)
     scale = np.sqrt(np.einsum("dc,de->dce", *2 * [np.einsum("dcc->dc", expected)]))
     assert np.abs((found - expected) / scale).max() < 6 * np.sqrt(2 / 6000)
@@ -182,7 +183,9 @@ def test_table_of_one_shape_is_exact_for_scalar_covariances(basis: Basis) -> Non
     b = 1.0 / (1.0 + np.arange(basis.mask.shape[0]))
     v = lambda s: b * s**2 / (b + s**2)  # noqa: E731
     table = CovarianceTable(
-        basis, jnp.asarray(SIGMAS), jnp.asarray([v(s)[:, None, None] for s in SIGMAS]),
+        basis,
+        jnp.asarray(SIGMAS),
+        jnp.asarray([v(s)[:, None, None] for s in SIGMAS]),
         jnp.asarray(b),
     )
     for sigma in (0.01, 0.4, 1.1, 50.0):

@@ -65,8 +65,15 @@ def test_the_card_tells_the_truth_about_the_files() -> None:
     assert card["variables"] == list(prior.layout.variables)
     assert card["levels"] == list(prior.layout.levels) == [100, 200, 300, 500, 700, 850, 925]
     assert card["shape"] == list(prior.layout.grid.shape)
-    for field in ("title", "data", "training", "licence", "versions", "network",
-                  "denoising_error_over_gaussian"):
+    for field in (
+        "title",
+        "data",
+        "training",
+        "licence",
+        "versions",
+        "network",
+        "denoising_error_over_gaussian",
+    ):
         assert card[field], field
     training = card["split_days"]["train"] + card["split_days"]["validation"]
     for stream, first, last in card["split_days"]["evaluation"]:
@@ -86,8 +93,12 @@ def test_stored_weights_come_back_unchanged() -> None:
 
 
 def test_models_and_sample_are_under_20_mb() -> None:
-    files = [p for folder in (models_folder(), models_folder().parent / "sample_data")
-             for p in folder.rglob("*") if p.is_file()]
+    files = [
+        p
+        for folder in (models_folder(), models_folder().parent / "sample_data")
+        for p in folder.rglob("*")
+        if p.is_file()
+    ]
     assert sum(p.stat().st_size for p in files) < 20e6
 
 

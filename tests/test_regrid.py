@@ -64,8 +64,10 @@ def test_the_same_grid_is_the_identity(method):
 @pytest.mark.parametrize("method", ["conservative", "bilinear"])
 def test_order_and_convention_do_not_matter(method):
     ds = field(smooth)
-    other = ds.isel(latitude=slice(None, None, -1)).assign_coords(longitude=LON % 360).roll(
-        longitude=7, roll_coords=True
+    other = (
+        ds.isel(latitude=slice(None, None, -1))
+        .assign_coords(longitude=LON % 360)
+        .roll(longitude=7, roll_coords=True)
     )
     xr.testing.assert_allclose(
         regrid(other, like="speedy", method=method), regrid(ds, like="speedy", method=method)

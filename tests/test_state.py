@@ -148,7 +148,8 @@ def test_convention_and_back_in_grib_clothes():
     user = user.assign_coords(
         plev=("plev", user.plev.values * 100.0, {"units": "Pa"}),
         longitude=("longitude", (LON + 180) % 360 - 180, {"units": "degrees_east"}),
-        surface=0.0, number=("number", [1, 5, 9]),
+        surface=0.0,
+        number=("number", [1, 5, 9]),
     )
     user = user.sortby("longitude").isel(latitude=slice(None, None, -1), plev=[1, 0])
     user = user.transpose("number", "longitude", "plev", "time", "latitude")

@@ -58,8 +58,18 @@ def states(draw):
     names = draw(st.lists(st.sampled_from(sorted(CLOTHES)), min_size=1, unique=True))
     levels = draw(st.lists(st.sampled_from([450, 475, 500, 525]), min_size=1, unique=True))
     layout = Layout(grid, tuple(names), tuple(levels))
-    batch = draw(st.sampled_from([{}, {"time": 2}, {"member": 3}, {"time": 2, "member": 2},
-                                  {"lead_time": 2}, {"time": 1, "lead_time": 2, "member": 2}]))
+    batch = draw(
+        st.sampled_from(
+            [
+                {},
+                {"time": 2},
+                {"member": 3},
+                {"time": 2, "member": 2},
+                {"lead_time": 2},
+                {"time": 1, "lead_time": 2, "member": 2},
+            ]
+        )
+    )
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     x = rng.uniform(size=(*batch.values(), grid.n_node, layout.n_channel))
     for i, (name, _) in enumerate(layout.channels):

@@ -35,13 +35,16 @@ def stack(ds: xr.Dataset, convention: Convention) -> np.ndarray:
         level = axes["level"].dim if VARIABLES[field.name].on_levels else None
         known = {*batch, *horizontal, level}
         variable = variable.squeeze([dim for dim in variable.dims if dim not in known])
-        lacking = {d: n for d, n in zip(batch, convention.batch_shape, strict=True)
-                   if d not in variable.dims}
+        lacking = {
+            d: n
+            for d, n in zip(batch, convention.batch_shape, strict=True)
+            if d not in variable.dims
+        }
         variable = variable.set_dims({**lacking, **dict(variable.sizes)})
         tail = horizontal if level is None else [level, *horizontal]
         values = variable.transpose(*batch, *tail).values
-        values = values[..., None, :, :] if level is None else _take(
-            values, convention.level_order, -3
+        values = (
+            values[..., None, :, :] if level is None else _take(values, convention.level_order, -3)
         )
         values = _take(_take(values, convention.lat_order, -2), convention.lon_order, -1)
         if (field.factor, field.offset) != (1.0, 0.0):
@@ -51,9 +54,7 @@ def stack(ds: xr.Dataset, convention: Convention) -> np.ndarray:
     return x
 
 
-def unstack(
-    x: np.ndarray, layout: Layout, convention: Convention, field: Field
-) -> np.ndarray:
+def unstack(x: np.ndarray, layout: Layout, convention: Convention, field: Field) -> np.ndarray:
     """(*batch, node, level) -> (*batch[, level], lat, lon) in the user's order of each axis."""
     values = np.moveaxis(x, -1, -2).reshape(*x.shape[:-2], x.shape[-1], *layout.grid.shape)
     values = _take(values, np.argsort(convention.lat_order), -2)
@@ -84,7 +85,9 @@ def in_user_units(values: np.ndarray, field: Field, difference: bool) -> np.ndar
 
 
 def target_dims(
-    dims: tuple[str, ...], convention: Convention, batch_dims: tuple[str, ...],
+    dims: tuple[str, ...],
+    convention: Convention,
+    batch_dims: tuple[str, ...],
     names: Mapping[str, str],
 ) -> list[str]:
     """The user's order of dimensions, without those that went and with those that came."""

@@ -54,8 +54,11 @@ def _missing_problem(values, missing, n_missing, field: Field, axes) -> Problem:
         others = tuple(i for i, dim in enumerate(values.dims) if dim != axis.dim)
         hit = np.flatnonzero(missing.any(axis=others))
         if hit.size < values.sizes[axis.dim]:
-            labels = values[axis.dim].values if axis.dim in values.coords else np.arange(
-                values.sizes[axis.dim])
+            labels = (
+                values[axis.dim].values
+                if axis.dim in values.coords
+                else np.arange(values.sizes[axis.dim])
+            )
             where.append(f"{axis.name} {_span(labels[hit])}")
     place = f" at {', '.join(where)}" if where else ""
     lon, level = axes["lon"].name, axes.get("level")
@@ -64,8 +67,11 @@ def _missing_problem(values, missing, n_missing, field: Field, axes) -> Problem:
         others = tuple(i for i, dim in enumerate(values.dims) if dim != level.dim)
         empty = values[level.dim].values[missing.all(axis=others)]
         if empty.size and share == empty.size / values.sizes[level.dim]:
-            return Problem(f"{n_missing} NaN of {missing.size} in `{user}`{place}", "finite values",
-                           f"ds.drop_sel({level.name}={empty.tolist()})")
+            return Problem(
+                f"{n_missing} NaN of {missing.size} in `{user}`{place}",
+                "finite values",
+                f"ds.drop_sel({level.name}={empty.tolist()})",
+            )
     rows = missing.all(axis=values.dims.index(axes["lon"].dim)).any()
     repair = f'ds.assign({user}=ds["{user}"].interpolate_na("{lon}", fill_value="extrapolate"))'
     if rows or share > 0.2:
@@ -94,11 +100,14 @@ def _range_problem(lowest: float, highest: float, field: Field) -> list[Problem]
     line = conversion(field.units, field.name) or (1.0, 0.0)
     bounds = sorted(((low - line[1]) / line[0], (high - line[1]) / line[0]))
     name = field.user_name
-    return [Problem(
-        found, needed,
-        f'ds.assign({name}=ds["{name}"].where((ds["{name}"] >= {bounds[0]:g}) & '
-        f'(ds["{name}"] <= {bounds[1]:g})).interpolate_na(...))',
-    )]
+    return [
+        Problem(
+            found,
+            needed,
+            f'ds.assign({name}=ds["{name}"].where((ds["{name}"] >= {bounds[0]:g}) & '
+            f'(ds["{name}"] <= {bounds[1]:g})).interpolate_na(...))',
+        )
+    ]
 
 
 def _height_problem(values: xr.DataArray, field: Field, axes) -> list[Problem]:
@@ -124,10 +133,13 @@ def _height_problem(values: xr.DataArray, field: Field, axes) -> list[Problem]:
         for units in ("m2 s-2", "gpm", "gpdm"):
             line = conversion(units, "geopotential")
             if line and 0.5 < mean / field.factor * line[0] / standard < 2.0:
-                return [Problem(
-                    f"`{field.user_name}` in {field.units} with mean {mean / field.factor:.6g} at "
-                    f"{pressure:g} hPa", f"geopotential, there about {standard:.6g} m2 s-2",
-                    f'ds["{field.user_name}"].attrs["units"] = "{units}"',
-                )]
+                return [
+                    Problem(
+                        f"`{field.user_name}` in {field.units} with mean {mean / field.factor:.6g} at "
+                        f"{pressure:g} hPa",
+                        f"geopotential, there about {standard:.6g} m2 s-2",
+                        f'ds["{field.user_name}"].attrs["units"] = "{units}"',
+                    )
+                ]
         return []
     return []

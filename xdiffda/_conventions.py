@@ -65,8 +65,9 @@ class Convention:
         user_dims = [str(self.axes[dim].dim) for dim in self.batch_dims]
         if not set(times.dims) <= set(user_dims):
             return None
-        missing = {d: n for d, n in zip(user_dims, self.batch_shape, strict=True)
-                   if d not in times.dims}
+        missing = {
+            d: n for d, n in zip(user_dims, self.batch_shape, strict=True) if d not in times.dims
+        }
         full = times.variable.set_dims({**missing, **dict(times.sizes)}).transpose(*user_dims)
         return full.values.astype("datetime64[ns]")
 
@@ -91,7 +92,8 @@ def default_convention(layout: Layout) -> Convention:
     north = {"units": "degrees_north", "standard_name": "latitude"}
     east = {"units": "degrees_east", "standard_name": "longitude"}
     coords: dict = {
-        "lat": ("lat", np.asarray(grid.lat), north), "lon": ("lon", np.asarray(grid.lon), east)
+        "lat": ("lat", np.asarray(grid.lat), north),
+        "lon": ("lon", np.asarray(grid.lon), east),
     }
     if layout.levels:
         attrs = {"units": "hPa", "standard_name": "air_pressure", "positive": "down"}
@@ -99,9 +101,14 @@ def default_convention(layout: Layout) -> Convention:
     return Convention(
         axes={name: Axis(name, name) for name in coords},
         fields=tuple(default_field(name) for name in layout.variables),
-        template=xr.Dataset(coords=coords), lat_order=np.arange(grid.n_lat),
-        lon_order=np.arange(grid.n_lon), level_order=np.arange(len(layout.levels)),
-        batch_dims=(), batch_shape=(), extras=(), layout=layout,
+        template=xr.Dataset(coords=coords),
+        lat_order=np.arange(grid.n_lat),
+        lon_order=np.arange(grid.n_lon),
+        level_order=np.arange(len(layout.levels)),
+        batch_dims=(),
+        batch_shape=(),
+        extras=(),
+        layout=layout,
     )
 
 
@@ -160,11 +167,16 @@ def _assemble(ds, axes, recognised: Recognised, layout: Layout, levels: np.ndarr
             template = template.isel({dim: kept})
     lon = longitudes_from_zero(ds[axes["lon"].coord].values)
     return Convention(
-        axes=axes, fields=recognised.fields, template=template,
-        lat_order=np.argsort(ds[axes["lat"].coord].values), lon_order=np.argsort(lon),
-        level_order=level_order, batch_dims=batch_dims,
+        axes=axes,
+        fields=recognised.fields,
+        template=template,
+        lat_order=np.argsort(ds[axes["lat"].coord].values),
+        lon_order=np.argsort(lon),
+        level_order=level_order,
+        batch_dims=batch_dims,
         batch_shape=tuple(ds.sizes[str(axes[d].dim)] for d in batch_dims),
-        extras=recognised.extras, layout=layout,
+        extras=recognised.extras,
+        layout=layout,
     )
 
 
@@ -177,12 +189,17 @@ def _read_grid(ds, axes, layout: Layout | None) -> tuple[Grid | None, list[Probl
             continue
         curved = [str(n) for n, c in ds.coords.items() if c.ndim > 1 and str(n).startswith(key)]
         dims = [str(dim) for dim in ds.dims]
-        problems.append(Problem(
-            f"two-dimensional `{curved[0]}`" if curved else f"no {word} among {', '.join(dims)}",
-            f"one-dimensional {word} in degrees",
-            "ds.interp(...)  # to a regular grid, for example with xesmf" if curved
-            else f'ds.rename({{"{dims[-1] if dims else other}": "{key}"}})',
-        ))
+        problems.append(
+            Problem(
+                f"two-dimensional `{curved[0]}`"
+                if curved
+                else f"no {word} among {', '.join(dims)}",
+                f"one-dimensional {word} in degrees",
+                "ds.interp(...)  # to a regular grid, for example with xesmf"
+                if curved
+                else f'ds.rename({{"{dims[-1] if dims else other}": "{key}"}})',
+            )
+        )
     if problems:
         return None, problems
     lat_name, lon_name = axes["lat"].name, axes["lon"].name
@@ -191,10 +208,13 @@ def _read_grid(ds, axes, layout: Layout | None) -> tuple[Grid | None, list[Probl
         return None, problems
     grid = Grid.from_coords(values["lat"], values["lon"])
     if layout is not None and not grid.is_close(layout.grid):
-        problems = [Problem(
-            f"grid {grid}", f"grid {layout.grid}",
-            f"xdiffda.regrid(ds, like={_grid_word(layout.grid)})",
-        )]
+        problems = [
+            Problem(
+                f"grid {grid}",
+                f"grid {layout.grid}",
+                f"xdiffda.regrid(ds, like={_grid_word(layout.grid)})",
+            )
+        ]
     return grid, problems
 
 
@@ -206,10 +226,13 @@ def _grid_word(grid: Grid) -> str:
 def _read_levels(ds, axes, layout: Layout | None) -> tuple[np.ndarray, list[Problem]]:
     axis = axes["level"]
     if axis.coord is None:
-        return np.array([]), [Problem(
-            f"dimension `{axis.dim}` without values", "pressure in hPa",
-            f'ds.assign_coords({axis.dim}=("{axis.dim}", [500, 850]))',
-        )]
+        return np.array([]), [
+            Problem(
+                f"dimension `{axis.dim}` without values",
+                "pressure in hPa",
+                f'ds.assign_coords({axis.dim}=("{axis.dim}", [500, 850]))',
+            )
+        ]
     levels, factor, problems = levels_in_hpa(ds[axis.coord], axis.name)
     # Levels that the layout does not ask for may be anything.
     if problems and (layout is None or not set(layout.levels) <= set(levels.tolist())):
@@ -224,10 +247,14 @@ def _read_levels(ds, axes, layout: Layout | None) -> tuple[np.ndarray, list[Prob
     absent = [p for p in wanted if p * factor in missing]
     inside = levels.min() < min(missing) and max(missing) < levels.max()
     repair = (
-        f"ds.interp({axis.name}={wanted})" if inside
+        f"ds.interp({axis.name}={wanted})"
+        if inside
         else f'xr.concat([ds, other.sel({axis.name}={absent})], dim="{axis.name}")'
     )
-    return levels, [Problem(
-        f"no level {', '.join(map(str, missing))} hPa in `{axis.name}`",
-        f"levels {', '.join(map(str, layout.levels))} hPa", repair,
-    )]
+    return levels, [
+        Problem(
+            f"no level {', '.join(map(str, missing))} hPa in `{axis.name}`",
+            f"levels {', '.join(map(str, layout.levels))} hPa",
+            repair,
+        )
+    ]

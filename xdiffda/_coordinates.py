@@ -77,10 +77,13 @@ def find_axes(ds: xr.Dataset) -> tuple[dict[str, Axis], list[Problem]]:
         axes[canonical] = candidates[0][1]
         dims = sorted({axis.dim for _, axis in candidates if axis.dim is not None})
         if len(dims) > 1 and all(ds.sizes[dim] > 1 for dim in dims):
-            problems.append(Problem(
-                f"dimensions {', '.join(dims)}, all of which look like {canonical}",
-                f"one {canonical} dimension", f"ds.isel({dims[-1]}=0)",
-            ))
+            problems.append(
+                Problem(
+                    f"dimensions {', '.join(dims)}, all of which look like {canonical}",
+                    f"one {canonical} dimension",
+                    f"ds.isel({dims[-1]}=0)",
+                )
+            )
     return axes, problems
 
 
@@ -117,9 +120,7 @@ def _has_axis_z(ds: xr.Dataset) -> bool:
     return any(c.attrs.get("axis") == "Z" or c.attrs.get("positive") for c in ds.coords.values())
 
 
-def levels_in_hpa(
-    coord: xr.DataArray, name: str
-) -> tuple[np.ndarray, float, list[Problem]]:
+def levels_in_hpa(coord: xr.DataArray, name: str) -> tuple[np.ndarray, float, list[Problem]]:
     """Levels in hPa, the factor from the user's unit to hPa, and what is wrong with them.
 
     Without units, values above 2000 are taken for Pa.
@@ -127,37 +128,71 @@ def levels_in_hpa(
     units = str(coord.attrs.get("units", "")).strip().lower()
     values = np.atleast_1d(np.asarray(coord.values))
     standard_name = str(coord.attrs.get("standard_name", ""))
-    if not np.issubdtype(values.dtype, np.number) or "sigma" in standard_name or (
-        "hybrid" in standard_name
+    if (
+        not np.issubdtype(values.dtype, np.number)
+        or "sigma" in standard_name
+        or ("hybrid" in standard_name)
     ):
-        return np.array([]), 1.0, [Problem(
-            f"`{name}` that is not pressure ({standard_name or values.dtype})",
-            "levels of pressure in hPa or Pa",
-            f'ds.rename({name}="model_level").interp(...)  # to pressure, for example with metpy',
-        )]
+        return (
+            np.array([]),
+            1.0,
+            [
+                Problem(
+                    f"`{name}` that is not pressure ({standard_name or values.dtype})",
+                    "levels of pressure in hPa or Pa",
+                    f'ds.rename({name}="model_level").interp(...)  # to pressure, for example with metpy',
+                )
+            ],
+        )
     values = values.astype(np.float64)
     if units in _PA or (units not in _HPA and values.size and values.max() > 2000.0):
         factor = 0.01
     elif units in _HPA or units in {"", "1"}:
         factor = 1.0
     else:
-        return np.array([]), 1.0, [Problem(
-            f"`{name}` in {units!r}", "levels of pressure in hPa or Pa",
-            f'ds["{name}"].attrs["units"] = "hPa"',
-        )]
+        return (
+            np.array([]),
+            1.0,
+            [
+                Problem(
+                    f"`{name}` in {units!r}",
+                    "levels of pressure in hPa or Pa",
+                    f'ds["{name}"].attrs["units"] = "hPa"',
+                )
+            ],
+        )
     hpa = values * factor
     whole = np.round(hpa)
-    bad = [f"{value:g}" for value, near in zip(hpa, whole, strict=True)
-           if abs(value - near) > 1e-3 * max(value, 1.0) or near < 1]
+    bad = [
+        f"{value:g}"
+        for value, near in zip(hpa, whole, strict=True)
+        if abs(value - near) > 1e-3 * max(value, 1.0) or near < 1
+    ]
     if bad:
         keep = [v for v, p in zip(values.tolist(), hpa, strict=True) if f"{p:g}" not in bad]
-        return whole, factor, [Problem(
-            f"`{name}` at {', '.join(bad)} hPa", "whole positive hPa", f"ds.sel({name}={keep})"
-        )]
+        return (
+            whole,
+            factor,
+            [
+                Problem(
+                    f"`{name}` at {', '.join(bad)} hPa",
+                    "whole positive hPa",
+                    f"ds.sel({name}={keep})",
+                )
+            ],
+        )
     if len(set(whole.tolist())) < whole.size:
-        return whole, factor, [Problem(
-            f"`{name}` with a repeated level", "each level once", f'ds.drop_duplicates("{name}")'
-        )]
+        return (
+            whole,
+            factor,
+            [
+                Problem(
+                    f"`{name}` with a repeated level",
+                    "each level once",
+                    f'ds.drop_duplicates("{name}")',
+                )
+            ],
+        )
     return whole, factor, []
 
 

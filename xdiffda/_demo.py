@@ -41,8 +41,10 @@ def run(out: Path, *, columns: int = 416, members: int = 8, seed: int = 0) -> xr
     truth = xdiffda.open_sample("truth").isel(at).load()
     background = xdiffda.open_sample("background").isel(at).load()
     obs = truth.diffda.emulate_obs(n_columns=columns, error_std=quarter_errors(), seed=seed)
-    print(f"Background: 48 h forecast valid {np.datetime_as_string(truth.time.values, 'h')}; "
-          f"{columns} columns observed")
+    print(
+        f"Background: 48 h forecast valid {np.datetime_as_string(truth.time.values, 'h')}; "
+        f"{columns} columns observed"
+    )
     analysis = background.diffda.assimilate(obs, n_members=members, seed=seed, progress=True)
     interpolated = obs.diffda.interpolate(like=background, background=background)
     print(table(truth, background, interpolated, analysis))
@@ -52,8 +54,10 @@ def run(out: Path, *, columns: int = 416, members: int = 8, seed: int = 0) -> xr
         panels=("background", "analysis", "truth", "increment", "error", "spread"),
     )  # fmt: skip
     figure.savefig(out / "analysis.png", dpi=110)
-    print(f"{out / 'analysis.zarr'} and {out / 'analysis.png'} written; "
-          f"{time.perf_counter() - begin:.0f} s in all")
+    print(
+        f"{out / 'analysis.zarr'} and {out / 'analysis.png'} written; "
+        f"{time.perf_counter() - begin:.0f} s in all"
+    )
     return analysis
 
 
@@ -90,6 +94,8 @@ def table(
         lines.append(f"{f'{label} ({units})':26s}{values}{spread:12.4g}")
     ratio = scores["analysis mean"].sel(score="rmse") / scores["background"].sel(score="rmse")
     mean = np.mean(np.concatenate([np.ravel(v.values) for v in ratio.data_vars.values()]))
-    lines.append(f"Analysis error over all variables and levels: {100 * (1 - mean):.0f} % below "
-                 "the background's")
+    lines.append(
+        f"Analysis error over all variables and levels: {100 * (1 - mean):.0f} % below "
+        "the background's"
+    )
     return "\n".join(lines)

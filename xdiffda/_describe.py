@@ -23,8 +23,9 @@ def describe(ds: xr.Dataset) -> str:
     lines = ["<xdiffda accessor>"]
     if {"station", "obs"} & set(map(str, ds.dims)):
         sizes = ", ".join(f"{n} {dim}" for dim, n in ds.sizes.items())
-        return "\n".join([*lines, f"Observations: {sizes}",
-                          f"Variables:    {', '.join(map(str, ds.data_vars))}"])
+        return "\n".join(
+            [*lines, f"Observations: {sizes}", f"Variables:    {', '.join(map(str, ds.data_vars))}"]
+        )
     try:
         layout = infer_layout(ds)
     except InputError as error:

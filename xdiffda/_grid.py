@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy.typing import ArrayLike
 
+
 @dataclass(frozen=True)
 class Grid:
     """A regular global latitude-longitude grid.
@@ -52,12 +53,16 @@ class Grid:
         object.__setattr__(self, "lat", tuple(lat.ravel().tolist()))
         object.__setattr__(self, "lon", tuple(lon.ravel().tolist()))
         problems = grid_problems(lat, lon)
-        if not problems and (np.any(np.diff(lat) < 0) or np.any(np.diff(lon) < 0)
-                             or lon[0] < 0 or lon[-1] >= 360):
-            problems = [Problem(
-                f"lat from {lat[0]:g} to {lat[-1]:g}, lon from {lon[0]:g} to {lon[-1]:g}",
-                "lat ascending, lon ascending in [0, 360)", "Grid.from_coords(lat, lon)",
-            )]
+        if not problems and (
+            np.any(np.diff(lat) < 0) or np.any(np.diff(lon) < 0) or lon[0] < 0 or lon[-1] >= 360
+        ):
+            problems = [
+                Problem(
+                    f"lat from {lat[0]:g} to {lat[-1]:g}, lon from {lon[0]:g} to {lon[-1]:g}",
+                    "lat ascending, lon ascending in [0, 360)",
+                    "Grid.from_coords(lat, lon)",
+                )
+            ]
         raise_if(problems, what="grid")
 
     @classmethod
@@ -201,28 +206,45 @@ class Layout:
 
     def __post_init__(self) -> None:
         problems = [
-            Problem(f"variable {name!r}", "a name in WeatherBench form",
-                    "sorted(xdiffda.variables.VARIABLES)")
-            for name in self.variables if name not in VARIABLES
+            Problem(
+                f"variable {name!r}",
+                "a name in WeatherBench form",
+                "sorted(xdiffda.variables.VARIABLES)",
+            )
+            for name in self.variables
+            if name not in VARIABLES
         ]
         if len(set(self.variables)) < len(self.variables) or not self.variables:
-            problems.append(Problem(
-                f"variables {tuple(self.variables)}", "at least one, each once",
-                "tuple(dict.fromkeys(variables))",
-            ))
+            problems.append(
+                Problem(
+                    f"variables {tuple(self.variables)}",
+                    "at least one, each once",
+                    "tuple(dict.fromkeys(variables))",
+                )
+            )
         if any(int(p) != p or p <= 0 for p in self.levels) or (
             len(set(self.levels)) < len(self.levels)
         ):
-            problems.append(Problem(
-                f"levels {tuple(self.levels)}", "whole positive hPa, each once",
-                "tuple(sorted(set(levels)))",
-            ))
+            problems.append(
+                Problem(
+                    f"levels {tuple(self.levels)}",
+                    "whole positive hPa, each once",
+                    "tuple(sorted(set(levels)))",
+                )
+            )
         raise_if(problems, what="layout")
         on_levels = any(VARIABLES[name].on_levels for name in self.variables)
         if on_levels and not self.levels:
-            raise InputError([Problem(
-                "no levels", "pressure levels in hPa", "Layout(grid, variables, levels=(500, 850))"
-            )], what="layout")
+            raise InputError(
+                [
+                    Problem(
+                        "no levels",
+                        "pressure levels in hPa",
+                        "Layout(grid, variables, levels=(500, 850))",
+                    )
+                ],
+                what="layout",
+            )
         object.__setattr__(self, "variables", tuple(sorted(self.variables)))
         levels = tuple(sorted(int(p) for p in self.levels)) if on_levels else ()
         object.__setattr__(self, "levels", levels)

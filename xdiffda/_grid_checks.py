@@ -32,26 +32,37 @@ def latitude_problems(lat: np.ndarray, name: str) -> list[Problem]:
     if lat.ndim != 1 or lat.size < 2:
         return [Problem(f"`{name}` of shape {lat.shape}", "one dimension of rows", regrid)]
     if not np.all(np.isfinite(lat)) or np.max(np.abs(lat)) > 90.0 + 1e-4:
-        return [Problem(
-            f"`{name}` from {lat.min():g} to {lat.max():g}", "degrees north in [-90, 90]",
-            f"ds.sel({name}=slice(-90, 90))",
-        )]
+        return [
+            Problem(
+                f"`{name}` from {lat.min():g} to {lat.max():g}",
+                "degrees north in [-90, 90]",
+                f"ds.sel({name}=slice(-90, 90))",
+            )
+        ]
     if np.max(np.abs(lat)) < 1.6 and lat.size > 4:
-        return [Problem(
-            f"`{name}` from {lat.min():g} to {lat.max():g}, as if in radians",
-            "degrees north", f"ds.assign_coords({name}=np.rad2deg(ds.{name}))",
-        )]
+        return [
+            Problem(
+                f"`{name}` from {lat.min():g} to {lat.max():g}, as if in radians",
+                "degrees north",
+                f"ds.assign_coords({name}=np.rad2deg(ds.{name}))",
+            )
+        ]
     steps = np.diff(lat)
     if not (np.all(steps > 0) or np.all(steps < 0)):
-        return [Problem(
-            f"`{name}` that turns back or repeats", "strictly increasing or decreasing rows",
-            f'ds.drop_duplicates("{name}").sortby("{name}")',
-        )]
+        return [
+            Problem(
+                f"`{name}` that turns back or repeats",
+                "strictly increasing or decreasing rows",
+                f'ds.drop_duplicates("{name}").sortby("{name}")',
+            )
+        ]
     gap = max(90.0 - lat.max(), 90.0 + lat.min())
     if gap > 1.01 * np.abs(steps).max():
-        return [Problem(
-            f"`{name}` from {lat.min():g} to {lat.max():g}", "rows from pole to pole", _GLOBAL
-        )]
+        return [
+            Problem(
+                f"`{name}` from {lat.min():g} to {lat.max():g}", "rows from pole to pole", _GLOBAL
+            )
+        ]
     return []
 
 
@@ -62,27 +73,38 @@ def longitude_problems(lon: np.ndarray, name: str) -> list[Problem]:
     folded = np.sort(longitudes_from_zero(lon))
     steps = np.diff(np.append(folded, folded[0] + 360.0))
     if abs(abs(lon[-1] - lon[0]) - 360.0) < 1e-3:
-        return [Problem(
-            f"`{name}` with its end point twice ({lon[0]:g} and {lon[-1]:g})",
-            "each meridian once", f"ds.isel({name}=slice(None, -1))",
-        )]
+        return [
+            Problem(
+                f"`{name}` with its end point twice ({lon[0]:g} and {lon[-1]:g})",
+                "each meridian once",
+                f"ds.isel({name}=slice(None, -1))",
+            )
+        ]
     if np.max(np.abs(lon)) < 6.3 and lon.size > 6:
-        return [Problem(
-            f"`{name}` from {lon.min():g} to {lon.max():g}, as if in radians",
-            "degrees east", f"ds.assign_coords({name}=np.rad2deg(ds.{name}))",
-        )]
+        return [
+            Problem(
+                f"`{name}` from {lon.min():g} to {lon.max():g}, as if in radians",
+                "degrees east",
+                f"ds.assign_coords({name}=np.rad2deg(ds.{name}))",
+            )
+        ]
     if np.any(steps < 1e-4):
-        return [Problem(
-            f"`{name}` with a repeated meridian", "each meridian once",
-            f'ds.drop_duplicates("{name}")',
-        )]
+        return [
+            Problem(
+                f"`{name}` with a repeated meridian",
+                "each meridian once",
+                f'ds.drop_duplicates("{name}")',
+            )
+        ]
     spacing = 360.0 / lon.size
     if np.max(np.abs(steps - spacing)) > SAME_GRID * spacing:
         regional = np.max(steps) > 3.0 * np.median(steps)
         part = "on a part of the globe" if regional else "in unequal steps"
-        return [Problem(
-            f"`{name}` from {lon.min():g} to {lon.max():g} {part}",
-            f"equal steps around the globe ({lon.size} of {spacing:g} degrees)",
-            _GLOBAL if regional else regrid,
-        )]
+        return [
+            Problem(
+                f"`{name}` from {lon.min():g} to {lon.max():g} {part}",
+                f"equal steps around the globe ({lon.size} of {spacing:g} degrees)",
+                _GLOBAL if regional else regrid,
+            )
+        ]
     return []

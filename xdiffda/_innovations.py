@@ -63,8 +63,10 @@ def observe(
     good = np.ones(len(departure), bool)
     r0 = 1.0 if background_error == "estimate" else float(background_error)
     for _ in range(2):  # a gross error must not inflate the r that judges it
-        r = r0 if background_error != "estimate" else estimate_r(
-            departure[good], spread[good], _n_sites(tidy, len(departure))
+        r = (
+            r0
+            if background_error != "estimate"
+            else estimate_r(departure[good], spread[good], _n_sites(tidy, len(departure)))
         )
         good = np.abs(departure) <= gross_check * np.sqrt(1 + (r * spread) ** 2)
     if not good.all():

@@ -40,9 +40,7 @@ class Recognised:
     problems: tuple[Problem, ...]
 
 
-def recognise_fields(
-    ds: xr.Dataset, axes: Mapping[str, Axis], layout: Layout | None
-) -> Recognised:
+def recognise_fields(ds: xr.Dataset, axes: Mapping[str, Axis], layout: Layout | None) -> Recognised:
     """Sort the variables of ``ds`` into state, static fields and extras."""
     names = [str(name) for name in ds.data_vars]
     matches, problems = _best_matches(ds, axes)
@@ -62,9 +60,7 @@ def recognise_fields(
     if layout is None and not fields and not problems:
         problems.append(_nothing_known(names))
     if layout is not None:
-        problems += [
-            _missing(name, extras, ds) for name in layout.variables if name not in seen
-        ]
+        problems += [_missing(name, extras, ds) for name in layout.variables if name not in seen]
     order = {name: i for i, name in enumerate(names)}
     fields.sort(key=lambda f: order[f.user_name])
     return Recognised(tuple(fields), tuple(statics), extras, tuple(problems))
@@ -83,9 +79,7 @@ def has_level(variable: xr.DataArray, axes: Mapping[str, Axis]) -> bool | None:
     return None if level.dim is None else level.dim in variable.dims
 
 
-def _best_matches(
-    ds: xr.Dataset, axes: Mapping[str, Axis]
-) -> tuple[list[Match], list[Problem]]:
+def _best_matches(ds: xr.Dataset, axes: Mapping[str, Axis]) -> tuple[list[Match], list[Problem]]:
     """One user variable for each canonical name: the one recognised for the strongest reason."""
     horizontal = {axes[key].dim for key in ("lat", "lon") if key in axes}
     by_name: dict[str, list[Match]] = {}
@@ -101,10 +95,14 @@ def _best_matches(
         matches.sort(key=lambda match: match.rank)
         best.append(matches[0])
         if len(matches) > 1 and matches[0].rank == matches[1].rank:
-            problems.append(Problem(
-                f"`{matches[0].user_name}` and `{matches[1].user_name}`, both of which look like "
-                f"{name}", f"one {name}", f'ds.drop_vars("{matches[1].user_name}")',
-            ))
+            problems.append(
+                Problem(
+                    f"`{matches[0].user_name}` and `{matches[1].user_name}`, both of which look like "
+                    f"{name}",
+                    f"one {name}",
+                    f'ds.drop_vars("{matches[1].user_name}")',
+                )
+            )
     return best, problems
 
 
@@ -115,34 +113,45 @@ def _field(
     problems = []
     if known.on_levels and has_level(variable, axes) is False:
         dims = f"({', '.join(map(str, variable.dims))})"
-        problems.append(Problem(
-            f"`{user}` {dims} without a pressure level", f"the level of {match.name}, in hPa",
-            "ds.expand_dims(level=[500])" if "level" not in axes
-            else f'ds["{user}"].expand_dims({axes["level"].name}=[500])',
-        ))
+        problems.append(
+            Problem(
+                f"`{user}` {dims} without a pressure level",
+                f"the level of {match.name}, in hPa",
+                "ds.expand_dims(level=[500])"
+                if "level" not in axes
+                else f'ds["{user}"].expand_dims({axes["level"].name}=[500])',
+            )
+        )
     if not known.on_levels and has_level(variable, axes):
         level = axes["level"].name
-        problems.append(Problem(
-            f"`{user}` with dimension `{level}`", f"{match.name} at one height",
-            f'ds.assign({user}=ds["{user}"].isel({level}=0, drop=True))',
-        ))
+        problems.append(
+            Problem(
+                f"`{user}` with dimension `{level}`",
+                f"{match.name} at one height",
+                f'ds.assign({user}=ds["{user}"].isel({level}=0, drop=True))',
+            )
+        )
     written = str(variable.attrs.get("units", "")).strip()
     units = user_default_units(user, match.name) if written.lower() in NO_UNITS else written
     line = conversion(units, match.name)
     if line is None:
-        problems.append(Problem(
-            f"`{user}` in {units!r}",
-            f"{match.name} in {known.units} or a unit that converts to it",
-            f'ds["{user}"].attrs["units"] = "{known.units}"',
-        ))
+        problems.append(
+            Problem(
+                f"`{user}` in {units!r}",
+                f"{match.name} in {known.units} or a unit that converts to it",
+                f'ds["{user}"].attrs["units"] = "{known.units}"',
+            )
+        )
     for dim in variable.dims:
         size, known_dims = ds.sizes[dim], {axis.dim for axis in axes.values()}
         if size == 0 or (size > 1 and dim not in known_dims):
-            problems.append(Problem(
-                f"`{user}` with dimension `{dim}` of size {size}",
-                "time, member, level, latitude and longitude",
-                f"ds.isel({dim}=0)" if size else f"ds with at least one {dim}",
-            ))
+            problems.append(
+                Problem(
+                    f"`{user}` with dimension `{dim}` of size {size}",
+                    "time, member, level, latitude and longitude",
+                    f"ds.isel({dim}=0)" if size else f"ds with at least one {dim}",
+                )
+            )
     if line is None or problems:
         return None, problems
     dims = tuple(str(dim) for dim in variable.dims)

@@ -65,15 +65,26 @@ def regrid(
     lat = np.asarray(ds[lat_axis.coord].values, np.float64)
     lon = longitudes_from_zero(ds[lon_axis.coord].values)
     if np.any(np.diff(np.sort(lon)) < 1e-4):
-        raise_if(grid_problems(lat, ds[lon_axis.coord].values, lat_name=lat_axis.name,
-                               lon_name=lon_axis.name), what="dataset to regrid")
+        raise_if(
+            grid_problems(
+                lat, ds[lon_axis.coord].values, lat_name=lat_axis.name, lon_name=lon_axis.name
+            ),
+            what="dataset to regrid",
+        )
     new_lat, new_lon = _target(like)
     if method == "auto":
         method = "conservative" if new_lat.size * new_lon.size < lat.size * lon.size else "bilinear"
     if method not in ("conservative", "bilinear"):
-        raise InputError([Problem(
-            f"method={method!r}", "auto, conservative or bilinear", "xdiffda.regrid(ds, like=like)"
-        )], what="regrid")
+        raise InputError(
+            [
+                Problem(
+                    f"method={method!r}",
+                    "auto, conservative or bilinear",
+                    "xdiffda.regrid(ds, like=like)",
+                )
+            ],
+            what="regrid",
+        )
     matrices = {"conservative": _conservative, "bilinear": _bilinear}[method](
         lat, lon, new_lat, longitudes_from_zero(new_lon)
     )
@@ -84,14 +95,19 @@ def _horizontal_axes(ds: xr.Dataset) -> tuple[Axis, Axis]:
     axes, _ = find_axes(ds)
     found = [axes.get(key) for key in ("lat", "lon")]
     problems = [
-        Problem(f"no one-dimensional {word} with values", f"{word} in degrees",
-                f'ds.rename(y="{word}")')
+        Problem(
+            f"no one-dimensional {word} with values", f"{word} in degrees", f'ds.rename(y="{word}")'
+        )
         for axis, word in zip(found, ("lat", "lon"), strict=True)
         if axis is None or axis.dim is None or axis.coord is None
     ]
     if not problems:
-        wrong = grid_problems(ds[axes["lat"].coord].values, ds[axes["lon"].coord].values,
-                              lat_name=axes["lat"].name, lon_name=axes["lon"].name)
+        wrong = grid_problems(
+            ds[axes["lat"].coord].values,
+            ds[axes["lon"].coord].values,
+            lat_name=axes["lat"].name,
+            lon_name=axes["lon"].name,
+        )
         # Unequal steps are what this function is for; the rest it cannot mend.
         problems = [p for p in wrong if not p.repair.startswith("xdiffda.regrid")]
     raise_if(problems, what="dataset to regrid")
@@ -108,10 +124,16 @@ def _target(like: str | Grid | Layout | xr.Dataset) -> tuple[np.ndarray, np.ndar
         like = NAMED_GRIDS[like]()
     grid = like.grid if isinstance(like, Layout) else like
     if not isinstance(grid, Grid):
-        raise InputError([Problem(
-            f"like={like!r}", f"one of {', '.join(NAMED_GRIDS)}, a Grid, a Layout or a Dataset",
-            'xdiffda.regrid(ds, like="speedy")',
-        )], what="regrid")
+        raise InputError(
+            [
+                Problem(
+                    f"like={like!r}",
+                    f"one of {', '.join(NAMED_GRIDS)}, a Grid, a Layout or a Dataset",
+                    'xdiffda.regrid(ds, like="speedy")',
+                )
+            ],
+            what="regrid",
+        )
     return np.asarray(grid.lat), np.asarray(grid.lon)
 
 
@@ -175,11 +197,17 @@ def _apply(ds, axes: tuple[Axis, Axis], matrices, new_lat, new_lon) -> xr.Datase
         if not set(core) <= set(variable.dims) or variable.dtype.kind not in "fiub":
             continue
         out = xr.apply_ufunc(
-            _multiply, variable.variable, input_core_dims=[core], output_core_dims=[new],
+            _multiply,
+            variable.variable,
+            input_core_dims=[core],
+            output_core_dims=[new],
             kwargs={"rows": matrices[0], "columns": matrices[1], "ends": order[[0, -1]]},
-            dask="parallelized", output_dtypes=[np.result_type(variable.dtype, np.float32)],
-            dask_gufunc_kwargs={"output_sizes": {"_lat": new_lat.size, "_lon": new_lon.size},
-                                "allow_rechunk": True},
+            dask="parallelized",
+            output_dtypes=[np.result_type(variable.dtype, np.float32)],
+            dask_gufunc_kwargs={
+                "output_sizes": {"_lat": new_lat.size, "_lon": new_lon.size},
+                "allow_rechunk": True,
+            },
         )
         renamed = [core[0] if d == "_lat" else core[1] if d == "_lon" else d for d in out.dims]
         out = xr.Variable(renamed, out.data, variable.attrs)
@@ -195,7 +223,10 @@ def _apply(ds, axes: tuple[Axis, Axis], matrices, new_lat, new_lon) -> xr.Datase
 
 
 def _multiply(
-    x: Float[np.ndarray, "*batch lat lon"], *, rows: np.ndarray, columns: np.ndarray,
+    x: Float[np.ndarray, "*batch lat lon"],
+    *,
+    rows: np.ndarray,
+    columns: np.ndarray,
     ends: np.ndarray,
 ) -> Float[np.ndarray, "*batch new_lat new_lon"]:
     x = x.astype(np.result_type(x.dtype, np.float32))
@@ -210,7 +241,8 @@ def _multiply(
 
 def _both(x, rows, columns, ends):
     if rows.shape[1] == x.shape[-2] + 2:  # bilinear: the poles are means of the outer rows
-        poles = np.broadcast_to(x[..., ends, :].mean(-1, keepdims=True), (*x.shape[:-2], 2,
-                                                                          x.shape[-1]))
+        poles = np.broadcast_to(
+            x[..., ends, :].mean(-1, keepdims=True), (*x.shape[:-2], 2, x.shape[-1])
+        )
         x = np.concatenate([x, poles], axis=-2)
     return rows @ (x.astype(np.float64) @ columns.T)

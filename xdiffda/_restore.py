@@ -91,8 +91,11 @@ def _replace(
         template = template.drop_vars(axis.coord)
     if dim == "time":
         # The new times are valid times: what told the initial time and the lead is void.
-        clocks = [n for n, c in template.coords.items()
-                  if c.attrs.get("standard_name") in _FORECAST_CLOCK or n == "valid_time"]
+        clocks = [
+            n
+            for n, c in template.coords.items()
+            if c.attrs.get("standard_name") in _FORECAST_CLOCK or n == "valid_time"
+        ]
         template = template.drop_vars([n for n in clocks if n not in template.dims])
         attrs = {"standard_name": "time", "long_name": "valid time"}
     dims = () if new_dim is None else (new_dim,)

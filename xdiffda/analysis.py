@@ -124,8 +124,13 @@ def assimilate(
     with bar:
         for state, time in zip(x_b, times, strict=True):
             likelihood, r, record = innovations.observe(
-                tidy, prior, state, time, window=window,
-                gross_check=gross_check, background_error=background_error,
+                tidy,
+                prior,
+                state,
+                time,
+                window=window,
+                gross_check=gross_check,
+                background_error=background_error,
             )
             conditioned = prior.condition(state, time, r)
             key = jax.random.fold_in(jax.random.key(seed), _stamp(time))
@@ -133,8 +138,17 @@ def assimilate(
                 z = three_d_var(prior.covariance, likelihood, solver=guidance.solver)
                 bar.tick()
             else:
-                z = _draw(conditioned, likelihood, key, np.arange(n_members), max_batch,
-                          antithetic, covariance or prior.default_covariance, guidance, bar.tick)
+                z = _draw(
+                    conditioned,
+                    likelihood,
+                    key,
+                    np.arange(n_members),
+                    max_batch,
+                    antithetic,
+                    covariance or prior.default_covariance,
+                    guidance,
+                    bar.tick,
+                )
             members.append(state[None] + r * prior.scale[None] * np.moveaxis(np.asarray(z), 1, 0))
             records.append(record)
     return _dataset(
@@ -168,8 +182,9 @@ def _settings(prior: Prior, given: dict[str, Any]) -> Guidance:
         )  # fmt: skip
     guidance = Guidance()
     try:
-        guidance = Guidance(start=given["start"], n_steps=given["n_steps"],
-                            sampler=given["sampler"])
+        guidance = Guidance(
+            start=given["start"], n_steps=given["n_steps"], sampler=given["sampler"]
+        )
         name = given["covariance"] or prior.default_covariance
         has_table = prior.default_covariance == "calibrated"
         if name == "calibrated" and not has_table:
@@ -207,8 +222,9 @@ def _draw(
     for first in range(0, len(numbers), batch):
         members = jnp.asarray(numbers[first : first + batch])
         draws = make_draws(key, members, antithetic=antithetic)
-        z = sample_posterior(prior, likelihood, draws, covariance=covariance,
-                             guidance=guidance, tick=tick)
+        z = sample_posterior(
+            prior, likelihood, draws, covariance=covariance, guidance=guidance, tick=tick
+        )
         groups.append(np.asarray(z))
     return np.concatenate(groups, axis=1)
 

@@ -63,19 +63,24 @@ class Statistics:
             values.setflags(write=False)
             object.__setattr__(self, name, values)
             if values.shape != (self.layout.n_channel,):
-                problems.append(Problem(
-                    f"{name} of shape {values.shape}", f"shape ({self.layout.n_channel},)",
-                    "Statistics.from_dataset(ds, layout)",
-                ))
+                problems.append(
+                    Problem(
+                        f"{name} of shape {values.shape}",
+                        f"shape ({self.layout.n_channel},)",
+                        "Statistics.from_dataset(ds, layout)",
+                    )
+                )
                 continue
             bad = ~np.isfinite(values) if name == "mean" else ~(np.isfinite(values) & (values > 0))
             if bad.any():
                 channels = ", ".join(np.asarray(self.layout.channel_names)[bad][:5])
-                problems.append(Problem(
-                    f"{name} of {channels} {values[bad][:5]}",
-                    "finite values" if name == "mean" else "finite values above zero",
-                    "Statistics.from_samples(x, layout)",
-                ))
+                problems.append(
+                    Problem(
+                        f"{name} of {channels} {values[bad][:5]}",
+                        "finite values" if name == "mean" else "finite values above zero",
+                        "Statistics.from_samples(x, layout)",
+                    )
+                )
         raise_if(problems, what="statistics")
 
     def normalise(self, x: Array) -> Array:
@@ -96,15 +101,24 @@ class Statistics:
 
     def _diffs(self) -> np.ndarray:
         if self.diffs_stddev is None:
-            raise_if([Problem(
-                "statistics without diffs_stddev", "the standard deviation of one-step changes",
-                "dataclasses.replace(statistics, diffs_stddev=values)",
-            )], what="statistics")
+            raise_if(
+                [
+                    Problem(
+                        "statistics without diffs_stddev",
+                        "the standard deviation of one-step changes",
+                        "dataclasses.replace(statistics, diffs_stddev=values)",
+                    )
+                ],
+                what="statistics",
+            )
         return self.diffs_stddev  # type: ignore[return-value]
 
     @classmethod
     def from_samples(
-        cls, x: Float[np.ndarray, "*batch node channel"], layout: Layout, *,
+        cls,
+        x: Float[np.ndarray, "*batch node channel"],
+        layout: Layout,
+        *,
         changes: Float[np.ndarray, "*batch node channel"] | None = None,
     ) -> Statistics:
         """Area-weighted statistics of states, and of changes over one step."""
@@ -113,7 +127,11 @@ class Statistics:
 
     @classmethod
     def from_datasets(
-        cls, layout: Layout, *, mean: xr.Dataset, stddev: xr.Dataset,
+        cls,
+        layout: Layout,
+        *,
+        mean: xr.Dataset,
+        stddev: xr.Dataset,
         diffs_stddev: xr.Dataset | None = None,
     ) -> Statistics:
         """From one dataset per statistic, as published with GraphCast.
@@ -132,7 +150,9 @@ class Statistics:
             With all missing variables and levels at once.
         """
         given: dict[str, xr.Dataset | None] = {
-            "mean": mean, "stddev": stddev, "diffs_stddev": diffs_stddev
+            "mean": mean,
+            "stddev": stddev,
+            "diffs_stddev": diffs_stddev,
         }
         problems: list[Problem] = []
         arrays = {
@@ -146,9 +166,13 @@ class Statistics:
         """From one dataset with dimension ``statistic``, as `to_dataset` writes it."""
         labels = ds["statistic"].values.tolist() if "statistic" in ds.coords else []
         problems = [
-            Problem(f"no statistic {name!r}", "mean and stddev along `statistic`",
-                    "Statistics.from_datasets(layout, mean=..., stddev=...)")
-            for name in _NAMES[:2] if name not in labels
+            Problem(
+                f"no statistic {name!r}",
+                "mean and stddev along `statistic`",
+                "Statistics.from_datasets(layout, mean=..., stddev=...)",
+            )
+            for name in _NAMES[:2]
+            if name not in labels
         ]
         raise_if(problems, what="statistics")
         parts = {name: ds.sel(statistic=name) for name in _NAMES if name in labels}
@@ -194,23 +218,29 @@ def _pick(
     for name in layout.variables:
         where = layout.channel_slice(name)
         if name not in names:
-            problems.append(Problem(f"{what} without {name}", f"{name}",
-                                    f'{what}.rename({{"...": "{name}"}})'))
+            problems.append(
+                Problem(f"{what} without {name}", f"{name}", f'{what}.rename({{"...": "{name}"}})')
+            )
             continue
         values = np.asarray(ds[names[name]].squeeze(drop=True).values, np.float64)
         levels: Sequence[int] = layout.levels if VARIABLES[name].on_levels else ()
         missing = [p for p in levels if p not in positions]
         if missing:
-            problems.append(Problem(
-                f"{what} of {name} without {', '.join(map(str, missing))} hPa",
-                f"levels {', '.join(map(str, levels))} hPa",
-                f'xr.concat([{what}, other.sel(level={missing})], dim="level")',
-            ))
+            problems.append(
+                Problem(
+                    f"{what} of {name} without {', '.join(map(str, missing))} hPa",
+                    f"levels {', '.join(map(str, levels))} hPa",
+                    f'xr.concat([{what}, other.sel(level={missing})], dim="level")',
+                )
+            )
         elif values.ndim > (1 if levels else 0):
-            problems.append(Problem(
-                f"{what} of {name} with dimensions {ds[names[name]].dims}",
-                "a level dimension" if levels else "a scalar", f"{what}.mean(...)",
-            ))
+            problems.append(
+                Problem(
+                    f"{what} of {name} with dimensions {ds[names[name]].dims}",
+                    "a level dimension" if levels else "a scalar",
+                    f"{what}.mean(...)",
+                )
+            )
         elif levels:
             out[where] = np.atleast_1d(values)[[positions[p] for p in levels]]
         else:

@@ -68,7 +68,10 @@ class set_options:
     """
 
     def __init__(
-        self, *, cache_dir: str | os.PathLike | None = None, progress: bool | None = None,
+        self,
+        *,
+        cache_dir: str | os.PathLike | None = None,
+        progress: bool | None = None,
         default_model: str | None = None,
     ) -> None:
         given = {"cache_dir": cache_dir, "progress": progress, "default_model": default_model}
@@ -80,7 +83,9 @@ class set_options:
         return None
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         _current[0] = self._before
@@ -93,17 +98,26 @@ def _checked(options: dict[str, object]) -> dict:
             folder = Path(value).expanduser() if isinstance(value, str | os.PathLike) else None
             checked[name] = folder
             if folder is None or folder.is_file():
-                problems.append(Problem(
-                    f"cache_dir={value!r}", "a folder", 'xdiffda.set_options(cache_dir="~/weights")'
-                ))
+                problems.append(
+                    Problem(
+                        f"cache_dir={value!r}",
+                        "a folder",
+                        'xdiffda.set_options(cache_dir="~/weights")',
+                    )
+                )
         elif name == "progress" and not isinstance(value, bool):
-            problems.append(Problem(
-                f"progress={value!r}", "True or False", "xdiffda.set_options(progress=False)"
-            ))
+            problems.append(
+                Problem(
+                    f"progress={value!r}", "True or False", "xdiffda.set_options(progress=False)"
+                )
+            )
         elif name == "default_model" and not (isinstance(value, str) and value):
-            problems.append(Problem(
-                f"default_model={value!r}", "the name of a model",
-                'xdiffda.set_options(default_model="speedy")',
-            ))
+            problems.append(
+                Problem(
+                    f"default_model={value!r}",
+                    "the name of a model",
+                    'xdiffda.set_options(default_model="speedy")',
+                )
+            )
     raise_if(problems, what="options")
     return checked

@@ -139,11 +139,17 @@ class GaussianPrior(Prior):
         x = x.reshape(-1, *x.shape[-2:])
         problems = []
         if len(x) < 2:
-            problems.append(Problem(f"{len(x)} sample", "2 or more samples of the background error",
-                                    'xr.concat([...], dim="member")'))
+            problems.append(
+                Problem(
+                    f"{len(x)} sample",
+                    "2 or more samples of the background error",
+                    'xr.concat([...], dim="member")',
+                )
+            )
         if not np.isfinite(x).all():
-            problems.append(Problem("NaN in the residuals", "finite values",
-                                    'residuals.dropna("time")'))
+            problems.append(
+                Problem("NaN in the residuals", "finite values", 'residuals.dropna("time")')
+            )
         if problems:
             raise InputError(problems, what="residuals")
         x = x - x.mean(0) * centre
@@ -172,8 +178,9 @@ class GaussianPrior(Prior):
         return Conditioned(Wiener(self._covariance), self._covariance, None)
 
     def __repr__(self) -> str:
-        return (f"<GaussianPrior {self.name!r}: {self.layout.n_channel} channels on "
-                f"{self.layout.grid}>")
+        return (
+            f"<GaussianPrior {self.name!r}: {self.layout.n_channel} channels on {self.layout.grid}>"
+        )
 
 
 def row_scale(x: Float[np.ndarray, "sample node channel"], layout: Layout) -> np.ndarray:
@@ -246,8 +253,10 @@ class DiffusionPrior(Prior):
         )
 
     def __repr__(self) -> str:
-        return (f"<DiffusionPrior {self.name!r}: {self.layout.n_channel} channels on "
-                f"{self.layout.grid}>")
+        return (
+            f"<DiffusionPrior {self.name!r}: {self.layout.n_channel} channels on "
+            f"{self.layout.grid}>"
+        )
 
 
 def year_phase(time: np.ndarray | np.datetime64 | None) -> Float[np.ndarray, "*time 2"]:

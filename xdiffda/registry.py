@@ -122,7 +122,8 @@ def load_card(folder: Path) -> dict[str, Any]:
 
 def _verify(folder: Path, card: dict[str, Any]) -> None:
     damaged = [
-        file for file, expected in card.get("sha256", {}).items()
+        file
+        for file, expected in card.get("sha256", {}).items()
         if hashlib.sha256((folder / file).read_bytes()).hexdigest() != expected
     ]
     if damaged:

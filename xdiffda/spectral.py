@@ -163,9 +163,7 @@ def _fourier(wavenumber: np.ndarray, angle: np.ndarray) -> np.ndarray:
     return np.where(wavenumber[:, None] == 0, 1.0, wave)
 
 
-def _build(
-    rows: np.ndarray, columns: np.ndarray, weight: np.ndarray, mask: np.ndarray
-) -> Basis:
+def _build(rows: np.ndarray, columns: np.ndarray, weight: np.ndarray, mask: np.ndarray) -> Basis:
     inverse = np.zeros_like(rows)
     root = np.sqrt(weight)
     for order in range(rows.shape[1]):

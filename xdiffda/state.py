@@ -89,7 +89,10 @@ def read_metadata(
 
 
 def to_state(
-    ds: xr.Dataset, layout: Layout | None = None, *, what: str = "background",
+    ds: xr.Dataset,
+    layout: Layout | None = None,
+    *,
+    what: str = "background",
     check_values: bool = True,
 ) -> tuple[Float[np.ndarray, "*batch node channel"], Layout, Convention]:
     """Turn a dataset in any usual convention into a state array.
@@ -153,8 +156,12 @@ def to_state(
 
 
 def from_state(
-    x: Float[np.ndarray, "*batch node channel"], layout: Layout, convention: Convention, *,
-    dims: Sequence[str] | None = None, coords: Mapping[str, object] | None = None,
+    x: Float[np.ndarray, "*batch node channel"],
+    layout: Layout,
+    convention: Convention,
+    *,
+    dims: Sequence[str] | None = None,
+    coords: Mapping[str, object] | None = None,
     difference: bool = False,
 ) -> xr.Dataset:
     """Turn a state array into a dataset in the user's own convention; inverse of `to_state`.
@@ -225,13 +232,19 @@ def from_state(
 
 def _dataset(ds: object, what: str) -> xr.Dataset:
     if isinstance(ds, xr.DataArray):
-        raise InputError([Problem(
-            "a DataArray", "a Dataset", f'da.to_dataset(name="{ds.name or "temperature"}")'
-        )], what=what)
+        raise InputError(
+            [
+                Problem(
+                    "a DataArray", "a Dataset", f'da.to_dataset(name="{ds.name or "temperature"}")'
+                )
+            ],
+            what=what,
+        )
     if not isinstance(ds, xr.Dataset):
-        raise InputError([Problem(
-            f"a {type(ds).__name__}", "an xarray.Dataset", "xdiffda.open_dataset(path)"
-        )], what=what)
+        raise InputError(
+            [Problem(f"a {type(ds).__name__}", "an xarray.Dataset", "xdiffda.open_dataset(path)")],
+            what=what,
+        )
     return ds
 
 
@@ -242,13 +255,19 @@ def _check_shape(x, layout: Layout, convention: Convention, dims: tuple[str, ...
         problems.append(Problem(f"dims {unknown}", f"some of {BATCH_DIMS}", 'dims=("member",)'))
     expected = f"({', '.join((*dims, ''))}{layout.grid.n_node}, {layout.n_channel})"
     if x.ndim != len(dims) + 2 or x.shape[-2:] != (layout.grid.n_node, layout.n_channel):
-        problems.append(Problem(
-            f"state of shape {x.shape}", f"shape {expected}",
-            "from_state(x, layout, convention, dims=...)",
-        ))
+        problems.append(
+            Problem(
+                f"state of shape {x.shape}",
+                f"shape {expected}",
+                "from_state(x, layout, convention, dims=...)",
+            )
+        )
     if layout.grid.shape != convention.layout.grid.shape:
-        problems.append(Problem(
-            f"grid {layout.grid}", f"grid {convention.layout.grid} as in the convention",
-            "from_state(x, layout, default_convention(layout))",
-        ))
+        problems.append(
+            Problem(
+                f"grid {layout.grid}",
+                f"grid {convention.layout.grid} as in the convention",
+                "from_state(x, layout, default_convention(layout))",
+            )
+        )
     raise_if(problems, what="state")

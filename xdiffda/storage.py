@@ -128,7 +128,10 @@ def _open_grib(path: str) -> xr.Dataset:
     options = {"indexpath": ""}  # no index file is written beside the user's data
     try:
         return xr.open_dataset(
-            path, engine="cfgrib", chunks={}, decode_timedelta=True,
+            path,
+            engine="cfgrib",
+            chunks={},
+            decode_timedelta=True,
             backend_kwargs={**options, "errors": "raise"},
         )
     except cfgrib.DatasetBuildError:  # several kinds of levels or steps in one file
@@ -142,15 +145,20 @@ def _merge_grib(parts: list[xr.Dataset], path: str) -> xr.Dataset:
     """One dataset of all parts, without scalar heights that differ; times must not differ."""
     scalars = {str(n) for part in parts for n, c in part.coords.items() if c.ndim == 0}
     differing = [
-        name for name in scalars - _CLOCK
+        name
+        for name in scalars - _CLOCK
         if len({str(part[name].values) for part in parts if name in part.coords}) > 1
         or any(name in part.dims for part in parts)
     ]
     try:
         return xr.merge(
-            [part.drop_vars([n for n in differing if n in part.coords and not part[n].ndim])
-             for part in parts],
-            join="exact", compat="no_conflicts", combine_attrs="override",
+            [
+                part.drop_vars([n for n in differing if n in part.coords and not part[n].ndim])
+                for part in parts
+            ],
+            join="exact",
+            compat="no_conflicts",
+            combine_attrs="override",
         )
     except ValueError as error:  # xr.MergeError is one
         raise StorageError(
@@ -174,9 +182,7 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
             f"`write_dataset(ds, {str(path.with_suffix('.zarr'))!r})`"
         )
     if not path.parent.is_dir():
-        raise StorageError(
-            f"{path}: no folder {path.parent}; repair: `mkdir -p {path.parent}`"
-        )
+        raise StorageError(f"{path}: no folder {path.parent}; repair: `mkdir -p {path.parent}`")
     if path.exists() and not overwrite:
         raise StorageError(
             f"{path}: exists already and is left as it is; repair: `overwrite=True`, or another "
@@ -239,8 +245,10 @@ def _explained(error: OSError | RuntimeError, path: Path) -> StorageError:
 def _absent(path: Path) -> StorageError:
     names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1)
-    repair = f"`xdiffda.open_dataset({str(path.parent / near[0])!r})`" if near else (
-        f"look at `ls {path.parent}`"
+    repair = (
+        f"`xdiffda.open_dataset({str(path.parent / near[0])!r})`"
+        if near
+        else (f"look at `ls {path.parent}`")
     )
     return StorageError(f"{path}: no such file; repair: {repair}")
 

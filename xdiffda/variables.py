@@ -65,10 +65,18 @@ def _level(name, units, standard_name, aliases, valid_range, error, long_name):
     )
 
 
-def _surface(name, units, standard_name, aliases, valid_range, error, long_name,
-             role: Role = "state"):
+def _surface(
+    name, units, standard_name, aliases, valid_range, error, long_name, role: Role = "state"
+):
     return Variable(
-        name, units, standard_name, tuple(aliases.split()), False, valid_range, error, long_name,
+        name,
+        units,
+        standard_name,
+        tuple(aliases.split()),
+        False,
+        valid_range,
+        error,
+        long_name,
         role,
     )
 

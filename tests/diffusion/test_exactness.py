@@ -108,8 +108,9 @@ def test_the_jacobian_gives_the_same_v_for_a_gaussian_prior():
     covariance, likelihood, _, _ = _problem("line", 0.3)
     guidance = Guidance(start="cold", n_steps=12, solver=SOLVER)
     by_jacobian, by_spectrum = (
-        sample_posterior(_prior(covariance), likelihood, _draws(3), covariance=name,
-                         guidance=guidance)
+        sample_posterior(
+            _prior(covariance), likelihood, _draws(3), covariance=name, guidance=guidance
+        )
         for name in ("jacobian", "climatological")
     )
     np.testing.assert_allclose(by_jacobian, by_spectrum, atol=3e-3)
@@ -129,9 +130,7 @@ def test_antithetic_members_have_the_exact_mean(start):
 
 def test_members_do_not_depend_on_those_beside_them():
     covariance, likelihood, _, _ = _problem("line", 0.3)
-    few, many = (
-        sample_posterior(_prior(covariance), likelihood, _draws(n)) for n in (2, 5)
-    )
+    few, many = (sample_posterior(_prior(covariance), likelihood, _draws(n)) for n in (2, 5))
     np.testing.assert_allclose(few, many[:, :2], atol=1e-5)
 
 
@@ -141,8 +140,10 @@ def test_observations_in_another_order_give_the_same_analysis():
     shuffled = jax.tree.map(lambda a: a[order], likelihood)
     # the errors that perturb observations are drawn in their order: compare a cold start
     guidance = Guidance(start="cold", n_steps=6, solver=SOLVER)
-    a, b = (sample_posterior(_prior(covariance), one, _draws(2), guidance=guidance)
-            for one in (likelihood, shuffled))
+    a, b = (
+        sample_posterior(_prior(covariance), one, _draws(2), guidance=guidance)
+        for one in (likelihood, shuffled)
+    )
     np.testing.assert_allclose(a, b, atol=2e-3)
 
 

@@ -61,8 +61,10 @@ def test_preconditioning_is_that_of_gencast() -> None:
     karras = Karras()
     sigma = jnp.asarray(SIGMA, jnp.float32)
     for found, golden in (
-        (karras.c_in(sigma), C_IN), (karras.c_out(sigma), C_OUT),
-        (karras.c_skip(sigma), C_SKIP), (karras.loss_weight(sigma), WEIGHT),
+        (karras.c_in(sigma), C_IN),
+        (karras.c_out(sigma), C_OUT),
+        (karras.c_skip(sigma), C_SKIP),
+        (karras.loss_weight(sigma), WEIGHT),
     ):
         np.testing.assert_allclose(found, golden, rtol=2e-5)
 

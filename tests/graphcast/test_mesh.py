@@ -18,9 +18,7 @@ def meshes():
 @pytest.mark.parametrize("refinement", range(4))
 def test_values_agree(meshes_r0_r3, meshes, refinement):
     stored, mesh = meshes_r0_r3, meshes[refinement]
-    np.testing.assert_allclose(
-        mesh.vertices, stored[f"r{refinement}_vertices"], rtol=0, atol=2e-7
-    )
+    np.testing.assert_allclose(mesh.vertices, stored[f"r{refinement}_vertices"], rtol=0, atol=2e-7)
     np.testing.assert_array_equal(mesh.faces, stored[f"r{refinement}_faces"])
     np.testing.assert_allclose(mesh.lat, stored[f"r{refinement}_lat"], rtol=0, atol=4e-5)
     np.testing.assert_allclose(mesh.lon, stored[f"r{refinement}_lon"], rtol=0, atol=4e-5)

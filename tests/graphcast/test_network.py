@@ -89,7 +89,9 @@ def test_gradient_against_finite_differences(graph):
 
 def test_members_do_not_see_each_other(graph):
     net, x = network(graph)
-    np.testing.assert_allclose(apply(net, x[:, 1:2], graph), apply(net, x, graph)[:, 1:2], atol=2e-6)
+    np.testing.assert_allclose(
+        apply(net, x[:, 1:2], graph), apply(net, x, graph)[:, 1:2], atol=2e-6
+    )
 
 
 def test_conditioning_starts_as_the_identity(graph):

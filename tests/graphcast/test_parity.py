@@ -166,9 +166,7 @@ def test_gradients_agree(case, loss_and_gradients):
     for name, gradient in ours.items():
         scale = np.abs(stored[name]).max()
         assert scale > 0
-        np.testing.assert_allclose(
-            gradient, stored[name], rtol=0, atol=2e-5 * scale, err_msg=name
-        )
+        np.testing.assert_allclose(gradient, stored[name], rtol=0, atol=2e-5 * scale, err_msg=name)
     # What is left over is what cannot influence the outputs.
     for name in set(stored) - set(ours):
         assert name in case.net.unused

@@ -27,20 +27,43 @@ def bundled(
     nature_folder: Path, pairs_folder: Path, forecaster_folder: Path, denoiser_folder: Path
 ) -> tuple[Path, Path]:
     root = nature_folder.parent / "bundle"
-    folder = bundle(str(nature_folder), str(pairs_folder), str(forecaster_folder),
-                    str(denoiser_folder), name="tiny", out=root / "tiny",
-                    sample_out=root / "sample")
+    folder = bundle(
+        str(nature_folder),
+        str(pairs_folder),
+        str(forecaster_folder),
+        str(denoiser_folder),
+        name="tiny",
+        out=root / "tiny",
+        sample_out=root / "sample",
+    )
     return folder, root / "sample"
 
 
 def test_input_order_sorts_state_and_static_fields_together() -> None:
     grid = Grid((-45.0, 45.0), (0.0, 90.0, 180.0, 270.0))
     layout = Layout(grid, ("2m_temperature", "geopotential", "temperature"), (500, 850))
-    names = ["2m_temperature", "geopotential", "geopotential", "temperature", "temperature",
-             "geopotential_at_surface", "land_sea_mask", "year cos", "year sin"]
+    names = [
+        "2m_temperature",
+        "geopotential",
+        "geopotential",
+        "temperature",
+        "temperature",
+        "geopotential_at_surface",
+        "land_sea_mask",
+        "year cos",
+        "year sin",
+    ]
     assert [names[i] for i in input_order(layout)] == [
-        "2m_temperature", "geopotential", "geopotential", "geopotential_at_surface",
-        "land_sea_mask", "temperature", "temperature", "year cos", "year sin"]
+        "2m_temperature",
+        "geopotential",
+        "geopotential",
+        "geopotential_at_surface",
+        "land_sea_mask",
+        "temperature",
+        "temperature",
+        "year cos",
+        "year sin",
+    ]
     # levels stay ascending inside a variable
     assert input_order(layout).tolist() == [0, 1, 2, 5, 6, 3, 4, 7, 8]
 
@@ -51,8 +74,9 @@ def test_the_exported_forecaster_steps_as_the_trained_one(
     nature = load_nature(nature_folder)
     stepper = load_stepper(TrainConfig.read_back(forecaster_folder), nature)
     start = xr.open_zarr(nature_folder / "stream1.zarr", consolidated=False).isel(time=100)
-    found = forecast(start.drop_vars(["land_sea_mask", "geopotential_at_surface"]), "12h",
-                     model=str(bundled[0]))
+    found = forecast(
+        start.drop_vars(["land_sea_mask", "geopotential_at_surface"]), "12h", model=str(bundled[0])
+    )
     row = nature.stream_start[1] + 100
     x = jnp.asarray(nature.states[row])[:, None]
     for n in (1, 2):
@@ -75,17 +99,26 @@ def test_the_bundled_prior_is_the_trained_one(
     prior = load_model(bundled[0])
     assert prior.layout == nature.layout
     np.testing.assert_allclose(prior.scale, setting.node_scale() * nature.stddev, rtol=1e-5)
-    np.testing.assert_allclose(prior.covariance.blocks, setting.covariance.blocks, rtol=1e-3,
-                               atol=1e-5)
+    np.testing.assert_allclose(
+        prior.covariance.blocks, setting.covariance.blocks, rtol=1e-3, atol=1e-5
+    )
     from xdiffda.diffusion.denoiser import Conditioning, Denoiser
 
     row = nature.stream_start[1] + 100
     background = nature.states[row]
     z = np.random.default_rng(0).normal(size=(128, 2, 4)).astype(np.float32)
-    given = Conditioning(jnp.asarray(background)[:, None],
-                         jnp.asarray(year_phase(nature.time[row]))[None], jnp.asarray([0.7]))
-    trained = Denoiser(load_network(config, 4, 2), setting.covariance, setting.graph,
-                       jnp.asarray(setting.static), given)
+    given = Conditioning(
+        jnp.asarray(background)[:, None],
+        jnp.asarray(year_phase(nature.time[row]))[None],
+        jnp.asarray([0.7]),
+    )
+    trained = Denoiser(
+        load_network(config, 4, 2),
+        setting.covariance,
+        setting.graph,
+        jnp.asarray(setting.static),
+        given,
+    )
     loaded = prior.condition(background * nature.stddev + nature.mean, nature.time[row], 0.7)
     expected = np.asarray(trained(z, jnp.asarray(0.8)))
     np.testing.assert_allclose(loaded.denoise(z, jnp.asarray(0.8)), expected, atol=2e-3)
@@ -95,10 +128,14 @@ def test_card_and_sample_tell_where_they_come_from(bundled: tuple[Path, Path]) -
     folder, sample = bundled
     card = json.loads((folder / "card.json").read_text())
     assert card["name"] == "tiny" and card["split_days"]["evaluation"] == [[1, 12, 60]]
-    assert set(card["sha256"]) == {"denoiser.safetensors", "statistics.safetensors",
-                                   "forecaster.npz"}
-    truth, background, six = (xr.open_dataset(sample / f"{name}.nc")
-                              for name in ("truth", "background", "background_6h"))
+    assert set(card["sha256"]) == {
+        "denoiser.safetensors",
+        "statistics.safetensors",
+        "forecaster.npz",
+    }
+    truth, background, six = (
+        xr.open_dataset(sample / f"{name}.nc") for name in ("truth", "background", "background_6h")
+    )
     assert truth.sizes["time"] == 17
     np.testing.assert_array_equal(truth.time, background.time)
     rmse = lambda ds: float(np.sqrt(((ds.temperature - truth.temperature) ** 2).mean()))  # noqa: E731

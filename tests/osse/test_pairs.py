@@ -53,9 +53,7 @@ def _failing_after(make, n_call: int):
     return made
 
 
-def test_labels_belong_to_the_forecasts(
-    world: tuple[Nature, Stepper], pairs_folder: Path
-) -> None:
+def test_labels_belong_to_the_forecasts(world: tuple[Nature, Stepper], pairs_folder: Path) -> None:
     nature, stepper = world
     found = load_pairs(pairs_folder, "train")
     assert len(found.row) == 40 * 12 and found.background.shape[1:] == nature.states.shape[1:]
@@ -65,17 +63,22 @@ def test_labels_belong_to_the_forecasts(
     assert 0.3 < found.perturbed.mean() < 0.5  # two groups of five
     one = np.flatnonzero((found.lead == 6) & ~found.perturbed)[:8]
     start = found.row[one] - 1
-    expected = stepper(jnp.moveaxis(jnp.asarray(nature.states[start]), 0, 1),
-                       year_phase(nature.time[start + 1]))
-    np.testing.assert_allclose(found.background[one], np.moveaxis(np.asarray(expected), 1, 0),
-                               atol=1e-4)
+    expected = stepper(
+        jnp.moveaxis(jnp.asarray(nature.states[start]), 0, 1), year_phase(nature.time[start + 1])
+    )
+    np.testing.assert_allclose(
+        found.background[one], np.moveaxis(np.asarray(expected), 1, 0), atol=1e-4
+    )
 
 
 def test_imperfect_starts_make_worse_forecasts(
     world: tuple[Nature, Stepper], pairs_folder: Path
 ) -> None:
     nature, found = world[0], load_pairs(pairs_folder, "train")
-    error = lambda pick: np.sqrt(np.mean(  # noqa: E731
-        (found.background[pick] - nature.states[found.row[pick]]) ** 2))
+    error = lambda pick: np.sqrt(
+        np.mean(  # noqa: E731
+            (found.background[pick] - nature.states[found.row[pick]]) ** 2
+        )
+    )
     first = found.lead == 6
     assert error(first & found.perturbed) > 1.2 * error(first & ~found.perturbed)

@@ -37,8 +37,9 @@ def test_isothermal_heights_are_exact_above_the_lowest_centre() -> None:
     scale = GAS_CONSTANT * t / GRAVITY
     surface = P_SEA * np.exp(-HEIGHT / scale)
     pressure = SIGMA[None, :, None, None] * surface[:, None]
-    found = _interpolate(pressure, surface, np.full(pressure.shape, t),
-                         scale * np.log(P_SEA / pressure))
+    found = _interpolate(
+        pressure, surface, np.full(pressure.shape, t), scale * np.log(P_SEA / pressure)
+    )
     for i, level in enumerate(LEVELS):
         above = 100.0 * level <= 0.95 * surface
         if above.any():
@@ -46,9 +47,11 @@ def test_isothermal_heights_are_exact_above_the_lowest_centre() -> None:
             np.testing.assert_allclose(found["geopotential"][:, i][above], expected, rtol=1e-10)
             np.testing.assert_allclose(found["temperature"][:, i][above], t, rtol=1e-12)
             np.testing.assert_allclose(
-                found["u_component_of_wind"][:, i][above], np.log(100.0 * level), rtol=1e-12)
+                found["u_component_of_wind"][:, i][above], np.log(100.0 * level), rtol=1e-12
+            )
             np.testing.assert_allclose(
-                found["specific_humidity"][:, i][above], 2 * np.log(100.0 * level), rtol=1e-12)
+                found["specific_humidity"][:, i][above], 2 * np.log(100.0 * level), rtol=1e-12
+            )
 
 
 def test_sea_level_pressure_of_the_standard_atmosphere_over_any_mountain() -> None:
@@ -65,7 +68,8 @@ def test_below_ground_the_standard_atmosphere_continues() -> None:
         np.testing.assert_allclose(found["temperature"][:, i][below], t, rtol=1e-10)
         z = (T_SEA - t) / LAPSE_RATE
         np.testing.assert_allclose(
-            found["geopotential"][:, i][below], GRAVITY * z, rtol=1e-9, atol=1e-6)
+            found["geopotential"][:, i][below], GRAVITY * z, rtol=1e-9, atol=1e-6
+        )
         lowest = np.broadcast_to(np.log(0.95 * surface), below.shape)
         np.testing.assert_allclose(found["u_component_of_wind"][:, i][below], lowest[below])
         np.testing.assert_allclose(found["v_component_of_wind"][:, i][below], -lowest[below])

@@ -84,7 +84,8 @@ def denoiser_folder(nature_folder: Path, pairs_folder: Path, forecaster_folder: 
 
     out = nature_folder.parent / "denoiser"
     path = nature_folder.parent / "denoiser.toml"
-    path.write_text(DENOISER.format(
-        data=nature_folder, pairs=pairs_folder, initial=forecaster_folder, out=out))
+    path.write_text(
+        DENOISER.format(data=nature_folder, pairs=pairs_folder, initial=forecaster_folder, out=out)
+    )
     main([str(path)])
     return out

@@ -22,8 +22,9 @@ def _write(folder: Path, text: str) -> Path:
 def test_defaults_and_integers_for_floats(tmp_path: Path) -> None:
     text = GOOD + "[optimiser]\npeak = 1\n[network]\nlatent = 8"
     config = TrainConfig.read(_write(tmp_path, text))
-    assert config == TrainConfig("denoiser", "d", "o", network=Network(latent=8),
-                                 optimiser=Optimiser(peak=1.0))
+    assert config == TrainConfig(
+        "denoiser", "d", "o", network=Network(latent=8), optimiser=Optimiser(peak=1.0)
+    )
     assert isinstance(config.optimiser.peak, float)
 
 
@@ -33,8 +34,15 @@ def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         TrainConfig.read(_write(tmp_path, text))
     message = str(caught.value)
-    for part in ("data = 3", "entry step", "entry network.latnt", "network.refinement = 'two'",
-                 "optimiser.peak = 'hi'", "no entry task", "no entry out"):
+    for part in (
+        "data = 3",
+        "entry step",
+        "entry network.latnt",
+        "network.refinement = 'two'",
+        "optimiser.peak = 'hi'",
+        "no entry task",
+        "no entry out",
+    ):
         assert part in message
     assert len(caught.value.problems) == 7
 
@@ -62,8 +70,16 @@ def test_a_file_that_is_no_toml_names_the_file(tmp_path: Path) -> None:
 
 
 def test_round_trip_through_a_run_folder(tmp_path: Path) -> None:
-    config = TrainConfig("forecaster", "d", str(tmp_path), steps=7, seed=3, initial="x",
-                         network=Network(latent=8), optimiser=Optimiser(peak=0.5))
+    config = TrainConfig(
+        "forecaster",
+        "d",
+        str(tmp_path),
+        steps=7,
+        seed=3,
+        initial="x",
+        network=Network(latent=8),
+        optimiser=Optimiser(peak=0.5),
+    )
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     assert TrainConfig.read_back(tmp_path) == config
     moved = tmp_path.rename(tmp_path.with_name("moved"))

@@ -29,7 +29,9 @@ from xdiffda.train.denoiser import (
 N_CHANNEL = 3
 LAT, LON = np.linspace(-78.75, 78.75, 8), np.arange(16) * 22.5
 CONFIG = TrainConfig(
-    "denoiser", "", "",
+    "denoiser",
+    "",
+    "",
     network=Network(refinement=1, latent=16, processor_steps=1, conditioning_width=8),
 )
 
@@ -45,8 +47,13 @@ def setting() -> Setting:
     covariance = SpectralCovariance.from_blocks(basis, 2 * spectrum[:, None, None] * channels)
     area = Grid(tuple(LAT.tolist()), tuple(LON.tolist())).area_weights()
     static = np.random.default_rng(0).normal(size=(128, 2)).astype(np.float32)
-    return Setting(np.ones((8, N_CHANNEL), np.float32), covariance,
-                   build_graph(LAT, LON, refinement=1), static, area)
+    return Setting(
+        np.ones((8, N_CHANNEL), np.float32),
+        covariance,
+        build_graph(LAT, LON, refinement=1),
+        static,
+        area,
+    )
 
 
 def _given(n: int) -> Conditioning:
@@ -59,15 +66,18 @@ def test_the_untrained_network_is_the_wiener_filter(setting: Setting) -> None:
     sigma = jnp.asarray([0.05, 0.8, 30.0])
     keys = jax.random.split(jax.random.key(1), 3)
     z = setting.covariance.sample(keys) + sigma[None, :, None] * white_noise(
-        setting.covariance, jax.random.split(jax.random.key(2), 3))
+        setting.covariance, jax.random.split(jax.random.key(2), 3)
+    )
     found, c_out = denoise_batch(
         network, setting.covariance, setting.graph, jnp.asarray(setting.static), _given(3), z, sigma
     )
     for i, s in enumerate(sigma):
         np.testing.assert_allclose(
-            found[:, i], setting.covariance.wiener(z[:, i], s), atol=1e-4 * float(s + 1))
+            found[:, i], setting.covariance.wiener(z[:, i], s), atol=1e-4 * float(s + 1)
+        )
         np.testing.assert_allclose(
-            c_out[i] ** 2, setting.covariance.posterior(s).variance, rtol=1e-4)
+            c_out[i] ** 2, setting.covariance.posterior(s).variance, rtol=1e-4
+        )
 
 
 def test_the_untrained_loss_is_one_on_gaussian_data(setting: Setting) -> None:
@@ -77,8 +87,10 @@ def test_the_untrained_loss_is_one_on_gaussian_data(setting: Setting) -> None:
     for seed in range(6):
         keys = jax.random.split(jax.random.key(100 + seed), n)
         batch = {
-            "z": jnp.moveaxis(setting.covariance.sample(keys), 1, 0), "r": jnp.ones(n),
-            "background": jnp.zeros((n, 128, N_CHANNEL)), "year": jnp.ones((n, 2)),
+            "z": jnp.moveaxis(setting.covariance.sample(keys), 1, 0),
+            "r": jnp.ones(n),
+            "background": jnp.zeros((n, 128, N_CHANNEL)),
+            "year": jnp.ones((n, 2)),
         }
         values.append(float(loss(batch, jax.random.key(seed))))
     # r is jittered by 15 %, which costs at most a few per cent
@@ -93,11 +105,19 @@ def test_the_network_stays_in_the_span_of_the_basis(setting: Setting) -> None:
     ramp = lambda w: 1 + 0.1 * jnp.arange(w.size, dtype=w.dtype).reshape(w.shape)  # noqa: E731
     shaken = eqx.tree_at(last, network, replace_fn=ramp)
     z = jnp.zeros((128, 1, N_CHANNEL))
-    found, _ = denoise_batch(shaken, setting.covariance, setting.graph,
-                             jnp.asarray(setting.static), _given(1), z, jnp.ones(1))
+    found, _ = denoise_batch(
+        shaken,
+        setting.covariance,
+        setting.graph,
+        jnp.asarray(setting.static),
+        _given(1),
+        z,
+        jnp.ones(1),
+    )
     assert float(jnp.abs(found).max()) > 0.1
-    np.testing.assert_allclose(setting.covariance.basis.project(found), found,
-                               atol=1e-3 * float(jnp.abs(found).max()))
+    np.testing.assert_allclose(
+        setting.covariance.basis.project(found), found, atol=1e-3 * float(jnp.abs(found).max())
+    )
 
 
 def test_residuals_have_unit_size_and_give_the_truth_back(
@@ -133,9 +153,13 @@ def test_the_processor_starts_from_the_forecaster(
     donor = load_stepper(TrainConfig.read_back(forecaster_folder)).network.processor
     own = moved.backbone.processor
     np.testing.assert_array_equal(
-        own.steps[0].edge.layers[0].weight, donor.steps[0].edge.layers[0].weight)
-    same = zip(jax.tree.leaves(fresh.backbone.decoder), jax.tree.leaves(moved.backbone.decoder),
-               strict=True)
+        own.steps[0].edge.layers[0].weight, donor.steps[0].edge.layers[0].weight
+    )
+    same = zip(
+        jax.tree.leaves(fresh.backbone.decoder),
+        jax.tree.leaves(moved.backbone.decoder),
+        strict=True,
+    )
     assert all(np.array_equal(a, b) for a, b in same)
 
 

@@ -37,13 +37,16 @@ def test_states_are_normalised_and_come_back(nature: Nature, nature_folder: Path
     state = nature.states[row] * nature.stddev + nature.mean
     np.testing.assert_allclose(
         state[:, nature.layout.channel_index("temperature", 850)],
-        truth.temperature.sel(level=850).values.reshape(-1), rtol=1e-5,
+        truth.temperature.sel(level=850).values.reshape(-1),
+        rtol=1e-5,
     )
 
 
 def test_parts_do_not_overlap_and_keep_to_their_streams(nature: Nature) -> None:
-    rows = {part: set(nature.rows(part)[:, 0].tolist())
-            for part in ("train", "validation", "evaluation")}
+    rows = {
+        part: set(nature.rows(part)[:, 0].tolist())
+        for part in ("train", "validation", "evaluation")
+    }
     assert [len(r) for r in rows.values()] == [160, 48, 192]
     assert not (rows["train"] & rows["validation"] or rows["validation"] & rows["evaluation"])
     assert max(rows["train"]) < nature.stream_start[1] <= min(rows["validation"])
@@ -72,8 +75,10 @@ def test_batches_are_consecutive_states_and_depend_on_step_and_seed(nature: Natu
         np.testing.assert_array_equal(year, year_phase(nature.time[row : row + 3]))
     same = batches(nature, "train", config)(4)["states"]
     np.testing.assert_array_equal(batch["states"], same)
-    for other in (batches(nature, "train", config)(5),
-                  batches(nature, "train", dataclasses.replace(config, seed=1))(4)):
+    for other in (
+        batches(nature, "train", config)(5),
+        batches(nature, "train", dataclasses.replace(config, seed=1))(4),
+    ):
         assert not np.array_equal(other["states"], same)
 
 
@@ -84,12 +89,20 @@ def test_persistence_costs_one(nature: Nature, forecaster_folder: Path) -> None:
     config = TrainConfig.read_back(forecaster_folder)
     stepper = make_stepper(nature, config)
     last = lambda net: net.decoder.output.layers[-1]  # noqa: E731
-    zeros = eqx.tree_at(last, stepper.network, replace_fn=lambda layer: eqx.tree_at(
-        lambda m: [w for w in (m.weight, m.bias) if w is not None], layer,
-        replace_fn=jnp.zeros_like))
+    zeros = eqx.tree_at(
+        last,
+        stepper.network,
+        replace_fn=lambda layer: eqx.tree_at(
+            lambda m: [w for w in (m.weight, m.bias) if w is not None],
+            layer,
+            replace_fn=jnp.zeros_like,
+        ),
+    )
     rows = nature.rows("train")[:-1, 0]
-    batch = {"states": nature.states[np.stack([rows, rows + 1], 1)],
-             "year": year_phase(nature.time[np.stack([rows, rows + 1], 1)])}
+    batch = {
+        "states": nature.states[np.stack([rows, rows + 1], 1)],
+        "year": year_phase(nature.time[np.stack([rows, rows + 1], 1)]),
+    }
     loss = rollout_loss(stepper, nature.layout.grid.area_weights())(zeros, batch, None)
     assert float(loss) == pytest.approx(1.0, rel=0.15)
 
@@ -116,12 +129,14 @@ def test_the_trained_stepper_beats_persistence_in_physical_units(
     assert (rmse(after - truth) < 0.7 * rmse(nature.states[rows] - truth)).all()
 
 
-def test_a_run_can_start_from_another_and_roll_out(
-    forecaster_folder: Path, tmp_path: Path
-) -> None:
+def test_a_run_can_start_from_another_and_roll_out(forecaster_folder: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(
-        TrainConfig.read_back(forecaster_folder), out=str(tmp_path), steps=2, rollout=2,
-        log_every=1, initial=str(forecaster_folder),
+        TrainConfig.read_back(forecaster_folder),
+        out=str(tmp_path),
+        steps=2,
+        rollout=2,
+        log_every=1,
+        initial=str(forecaster_folder),
     )
     run(config)
     with (tmp_path / "log.csv").open(newline="") as file:

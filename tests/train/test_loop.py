@@ -52,8 +52,14 @@ def _config(out: Path, **changes: object) -> TrainConfig:
 
 
 def _train(out: Path, batch_at: Callable[[int], Batch] = _batch, **changes: object) -> tuple:
-    return train(_model(), _loss, batch_at, [_batch(900), _batch(901)], _config(out, **changes),
-                 progress=False)
+    return train(
+        _model(),
+        _loss,
+        batch_at,
+        [_batch(900), _batch(901)],
+        _config(out, **changes),
+        progress=False,
+    )
 
 
 def _rows(out: Path) -> list[dict[str, str]]:
@@ -80,8 +86,10 @@ def test_a_killed_run_ends_in_the_same_bits(
         _train(tmp_path, _interrupted(killed_at))
     resumed = _train(tmp_path)
     assert _equal(resumed, straight[1])
-    first, second = ([{k: v for k, v in row.items() if k != "seconds"} for row in _rows(out)]
-                     for out in (straight[0], tmp_path))
+    first, second = (
+        [{k: v for k, v in row.items() if k != "seconds"} for row in _rows(out)]
+        for out in (straight[0], tmp_path)
+    )
     assert [row["step"] for row in second] == ["5", "10", "15", "20"]
     assert first == second
     seconds = [float(row["seconds"]) for row in _rows(tmp_path)]

@@ -45,8 +45,12 @@ def stream(number: int, days: int) -> xr.Dataset:
             "land_sea_mask": (("lat", "lon"), (ground > 0).astype(np.float32)),
             "geopotential_at_surface": (("lat", "lon"), (1e3 * (1 + ground)).astype(np.float32)),
         },
-        coords={"time": start + hours.astype("timedelta64[h]"),
-                "level": np.array(LEVELS, np.int32), "lat": LAT, "lon": LON},
+        coords={
+            "time": start + hours.astype("timedelta64[h]"),
+            "level": np.array(LEVELS, np.int32),
+            "lat": LAT,
+            "lon": LON,
+        },
     )
 
 

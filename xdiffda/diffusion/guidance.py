@@ -168,9 +168,7 @@ def guide(
         assert covariance is not None
         estimate = denoise(z, sigma)
         innovation = _innovation(likelihood, estimate)
-        increment, _ = kalman_increment(
-            likelihood, covariance(sigma), innovation, z.shape, solver
-        )
+        increment, _ = kalman_increment(likelihood, covariance(sigma), innovation, z.shape, solver)
         return estimate + increment
 
     return with_jacobian if covariance is None else with_covariance

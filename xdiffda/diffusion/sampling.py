@@ -199,9 +199,7 @@ def _guided(
 
 
 @eqx.filter_jit
-def _three_d_var(
-    covariance: SpectralCovariance, likelihood: Likelihood, solver: Solver
-) -> Array:
+def _three_d_var(covariance: SpectralCovariance, likelihood: Likelihood, solver: Solver) -> Array:
     shape = (covariance.basis.n_node, 1, covariance.values.shape[1])
     innovation = likelihood.value[:, None]
     return kalman_increment(likelihood, covariance, innovation, shape, solver)[0]

@@ -90,9 +90,7 @@ def mesh_to_grid_edges(
     return mesh.faces[face].reshape(-1), receivers
 
 
-def nearest_face(
-    positions: Float[np.ndarray, "node 3"], mesh: Mesh
-) -> Int[np.ndarray, " node"]:
+def nearest_face(positions: Float[np.ndarray, "node 3"], mesh: Mesh) -> Int[np.ndarray, " node"]:
     """Number of the flat triangle nearest to each position.
 
     Over an edge two triangles are equally near: then the one that faces the position more

@@ -40,9 +40,7 @@ def year_progress(time: np.ndarray) -> Float[np.ndarray, " time"]:
     return np.mod(years, 1.0).astype(np.float32)
 
 
-def day_progress(
-    time: np.ndarray, lon: Float[np.ndarray, " lon"]
-) -> Float[np.ndarray, "time lon"]:
+def day_progress(time: np.ndarray, lon: Float[np.ndarray, " lon"]) -> Float[np.ndarray, "time lon"]:
     """Fraction of the local mean solar day, at each longitude (degrees).
 
     Examples

@@ -17,7 +17,20 @@ _OUTER = np.sqrt((5 + 2 * np.sqrt(5)) / 15)  # sine of 52.62 degrees
 _INNER = np.sqrt((5 - 2 * np.sqrt(5)) / 15)  # sine of 10.81 degrees
 _BASE_LON = np.array([60, 120, 0, 300, 60, 180, 120, 240, 0, 240, 300, 180])
 _BASE_SIN_LAT = np.array(
-    [_INNER, _OUTER, _OUTER, _INNER, -_OUTER, _INNER, -_INNER, _OUTER, -_INNER, -_INNER, -_OUTER, -_OUTER]
+    [
+        _INNER,
+        _OUTER,
+        _OUTER,
+        _INNER,
+        -_OUTER,
+        _INNER,
+        -_INNER,
+        _OUTER,
+        -_INNER,
+        -_INNER,
+        -_OUTER,
+        -_OUTER,
+    ]
 )
 _BASE_FACES = np.array(
     [

@@ -239,9 +239,7 @@ class GraphCast(eqx.Module):
         edge = self.processor.edge_embed(graph.mesh.features[:, None])
 
         def apply(step: Interaction, edge: Values, mesh: Values) -> tuple[Values, Values]:
-            edge_update, mesh_update = self._apply(
-                step, edge, mesh, mesh, graph.mesh, conditioning
-            )
+            edge_update, mesh_update = self._apply(step, edge, mesh, mesh, graph.mesh, conditioning)
             return edge + edge_update, mesh + mesh_update
 
         first, *others = self.processor.steps

@@ -1,6 +1,6 @@
 """Write a trained model and its sample the way the package carries them.
 
-    python -m xdiffda.osse bundle --data DIR --pairs DIR --forecaster DIR --denoiser DIR
+python -m xdiffda.osse bundle --data DIR --pairs DIR --forecaster DIR --denoiser DIR
 """
 
 from __future__ import annotations
@@ -114,19 +114,26 @@ def write_sample(nature: Nature, stepper: Stepper, folder: Path) -> None:
     valid = rows[4 * SAMPLE_FIRST_DAY : 4 * SAMPLE_FIRST_DAY + SAMPLE_TIMES]
     roll = _make_rollout(stepper)
     years = lambda first, n: year_phase(  # noqa: E731
-        nature.time[first[:, None] + np.arange(1, n + 1)]).transpose(1, 0, 2)
+        nature.time[first[:, None] + np.arange(1, n + 1)]
+    ).transpose(1, 0, 2)
     forecasts = {
-        lead: np.asarray(roll(np.array(nature.states[valid - lead // 6]),
-                              years(valid - lead // 6, lead // 6)))[-1]
+        lead: np.asarray(
+            roll(np.array(nature.states[valid - lead // 6]), years(valid - lead // 6, lead // 6))
+        )[-1]
         for lead in (6, 48)
     }
-    fields = {"truth": nature.states[valid], "background": forecasts[48],
-              "background_6h": forecasts[6]}
+    fields = {
+        "truth": nature.states[valid],
+        "background": forecasts[48],
+        "background_6h": forecasts[6],
+    }
     for name, x in fields.items():
         ds = _labelled(x * nature.stddev + nature.mean, nature, nature.time[valid])
-        ds.attrs["title"] = {"truth": "nature run, held-out days",
-                             "background": "48 h forecasts of the testbed's forecaster",
-                             "background_6h": "6 h forecasts of the testbed's forecaster"}[name]
+        ds.attrs["title"] = {
+            "truth": "nature run, held-out days",
+            "background": "48 h forecasts of the testbed's forecaster",
+            "background_6h": "6 h forecasts of the testbed's forecaster",
+        }[name]
         temporary = folder / f"{name}.tmp"
         ds.to_netcdf(temporary, encoding=_encoding(ds))
         os.replace(temporary, folder / f"{name}.nc")
@@ -145,8 +152,13 @@ def _encoding(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
         bits = 12 if "geopotential" in str(name) or "pressure" in str(name) else 10
         if "temperature" in str(name):
             bits = 13
-        packing[name] = {"zlib": True, "complevel": 6, "shuffle": True,
-                         "significant_digits": bits, "quantize_mode": "BitRound"}
+        packing[name] = {
+            "zlib": True,
+            "complevel": 6,
+            "shuffle": True,
+            "significant_digits": bits,
+            "quantize_mode": "BitRound",
+        }
     return packing
 
 

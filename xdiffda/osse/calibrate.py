@@ -72,8 +72,15 @@ def measure(
         for start in range(0, n_pair, BATCH):
             own = slice(start, start + BATCH)
             key = jax.random.fold_in(jax.random.key(seed), 1000 * level + start)
-            out = error(network, z[own], np.asarray(pairs.background[index[own]]), year[own],
-                        r[own], key, jnp.asarray(sigma, jnp.float32))
+            out = error(
+                network,
+                z[own],
+                np.asarray(pairs.background[index[own]]),
+                year[own],
+                r[own],
+                key,
+                jnp.asarray(sigma, jnp.float32),
+            )
             parts.append(tuple(map(np.asarray, out)))
         blocks.append(estimate_blocks(basis, np.concatenate([p[0] for p in parts])))
         shares.append(np.mean([p[1] for p in parts]))

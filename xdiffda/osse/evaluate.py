@@ -127,7 +127,8 @@ def methods(prior: DiffusionPrior) -> dict[str, Method]:
     return {
         "background": lambda case, obs: case.background,
         "interpolated observations": lambda case, obs: interpolate(
-            obs, like=case.background, background=case.background),
+            obs, like=case.background, background=case.background
+        ),
         "3D-Var, same B": analyse(prior, method="3dvar"),
         "draws from the Gaussian posterior (B)": analyse(prior.gaussian()),
         "guided, warm start, 8 evaluations": analyse(prior),
@@ -175,8 +176,12 @@ def evaluate(
         rows = {k: v for k, v in methods(prior).items() if k not in COSTLY or n_column in costly}
         tallies = {name: Tally(layout) for name in rows}
         for case in tqdm(cases, desc=f"{n_column} columns, {errors}", mininterval=5):
-            obs = emulate_obs(case.truth, n_columns=n_column, error_std=error_std,
-                              seed=1000 * n_column + case.number)
+            obs = emulate_obs(
+                case.truth,
+                n_columns=n_column,
+                error_std=error_std,
+                seed=1000 * n_column + case.number,
+            )
             truth = _array(case.truth, layout)
             for name, method in rows.items():
                 begin = time.perf_counter()
@@ -217,8 +222,10 @@ SHOWN = ("geopotential@500", "temperature@850", "u_component_of_wind@300",
 
 def markdown(report: dict[str, object]) -> str:
     """The table as Markdown: everything divided by the background's."""
-    head = ("| columns | method | RMSE | z500 | T850 | u300 | q850 | T2m | worst channel | CRPS "
-            "| spread/skill | s per analysis |\n" + "|---" * 12 + "|\n")
+    head = (
+        "| columns | method | RMSE | z500 | T850 | u300 | q850 | T2m | worst channel | CRPS "
+        "| spread/skill | s per analysis |\n" + "|---" * 12 + "|\n"
+    )
     lines = []
     for n_column, rows in report["table"].items():  # type: ignore[attr-defined]
         for name, row in rows.items():

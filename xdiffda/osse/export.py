@@ -55,7 +55,8 @@ def write_forecaster(
 def _reordered(network: GraphCast, order: np.ndarray) -> GraphCast:
     """Sort the rows of the two embedders' first weights; the structural rows stay last."""
     first = lambda net: [  # noqa: E731
-        net.encoder.grid_embed.layers[0].weight, net.encoder.mesh_embed.layers[0].weight
+        net.encoder.grid_embed.layers[0].weight,
+        net.encoder.mesh_embed.layers[0].weight,
     ]
     moved = [jnp.concatenate([w[: len(order)][order], w[len(order) :]]) for w in first(network)]
     return eqx.tree_at(first, network, moved)

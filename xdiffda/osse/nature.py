@@ -80,7 +80,10 @@ def build_model(config: NatureRun) -> tuple[Any, Any, Any]:
         np.r_[216.0, 211.0, np.full(6, 250.0)], n_levels=2, timescale_s=15 * 86400.0, ramp=2.0
     )
     model = Model(
-        coords=coords, terrain=terrain, physics=speedy_physics() + lid, time_step=30,
+        coords=coords,
+        terrain=terrain,
+        physics=speedy_physics() + lid,
+        time_step=30,
         start_time=str(config.start.astype("datetime64[D]")),
     )
     state = model.dycore.to_physics_state(model.initial_state())
@@ -109,7 +112,8 @@ def _to_dataset(predictions: Any, model: Any, times: np.ndarray) -> xr.Dataset:
     fields = to_pressure_levels(
         sigma=np.asarray(model.coords.vertical.centers),
         surface_pressure=1e5 * np.asarray(dynamics.normalized_surface_pressure),
-        u=np.asarray(dynamics.u_wind), v=np.asarray(dynamics.v_wind),
+        u=np.asarray(dynamics.u_wind),
+        v=np.asarray(dynamics.v_wind),
         temperature=np.asarray(dynamics.temperature),
         specific_humidity=np.asarray(dynamics.specific_humidity),
         geopotential=np.asarray(dynamics.geopotential),
@@ -146,14 +150,22 @@ def _create_store(store: Path, config: NatureRun, first: xr.Dataset, model: Any)
     times = start + np.arange(1, config.n_times + 1) * np.timedelta64(6, "h")
     template = xr.Dataset(
         {
-            k: (v.dims, da.zeros((config.n_times, *v.shape[1:]), dtype=v.dtype,
-                                 chunks=(CHUNK_DAYS * STEPS_PER_DAY, *v.shape[1:])))
+            k: (
+                v.dims,
+                da.zeros(
+                    (config.n_times, *v.shape[1:]),
+                    dtype=v.dtype,
+                    chunks=(CHUNK_DAYS * STEPS_PER_DAY, *v.shape[1:]),
+                ),
+            )
             for k, v in first.items()
         },
         coords={**first.drop_vars("time").coords, "time": times},
         attrs={
-            "title": "nature run, SPEEDY physics, T31 L8", "stream": config.stream,
-            "spinup_days": config.spinup_days, "jcm_version": str(getattr(jcm, "__version__", "?")),
+            "title": "nature run, SPEEDY physics, T31 L8",
+            "stream": config.stream,
+            "spinup_days": config.spinup_days,
+            "jcm_version": str(getattr(jcm, "__version__", "?")),
         },
     )
     template = template.merge(static_fields(model))
@@ -187,15 +199,15 @@ def run(out: str | Path, config: NatureRun) -> Path:
     if done >= config.n_chunks:
         return store
     model, forcing, initial = build_model(config)
-    arguments = {"forcing": forcing, "save_interval": "6 hours",
-                 "total_time": f"{CHUNK_DAYS} days"}
+    arguments = {"forcing": forcing, "save_interval": "6 hours", "total_time": f"{CHUNK_DAYS} days"}
     if done:
         # a bootstrap gives the restart reader the structure it fills
         model.bootstrap_state(initial)
         load_checkpoint(model, _restart_of(restart, done))
     for chunk in tqdm(range(done, config.n_chunks), desc=f"nature run {config.stream}"):
-        predictions = (model.resume(**arguments) if chunk
-                       else model.run(initial_state=initial, **arguments))
+        predictions = (
+            model.resume(**arguments) if chunk else model.run(initial_state=initial, **arguments)
+        )
         _write_chunk(store, config, predictions, model, chunk)
         save_checkpoint(model, _restart_of(restart, chunk + 1))
         temporary = progress.with_suffix(".tmp")
@@ -209,9 +221,7 @@ def _restart_of(restart: Path, chunk: int) -> Path:
     return restart.with_suffix(f".{chunk:04d}.msgpack")
 
 
-def _write_chunk(
-    store: Path, config: NatureRun, predictions: Any, model: Any, chunk: int
-) -> None:
+def _write_chunk(store: Path, config: NatureRun, predictions: Any, model: Any, chunk: int) -> None:
     n = CHUNK_DAYS * STEPS_PER_DAY
     first = chunk * n - config.spinup_days * STEPS_PER_DAY
     if first < 0:

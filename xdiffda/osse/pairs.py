@@ -84,8 +84,9 @@ def make_pairs(
         path, "r+" if done else "w+", np.float32, None if done else shape
     )
     roll = _make_rollout(stepper)
-    for group in tqdm(range(done, n_group), initial=done, total=n_group, desc=f"pairs {part}",
-                      mininterval=5):
+    for group in tqdm(
+        range(done, n_group), initial=done, total=n_group, desc=f"pairs {part}", mininterval=5
+    ):
         first = chosen[group]
         states = np.array(nature.states[first])
         if group % 2:

@@ -1,6 +1,6 @@
 """Copy the skill tables into the README and the model card, between their markers.
 
-    python -m xdiffda.osse publish --readme README.md
+python -m xdiffda.osse publish --readme README.md
 """
 
 from __future__ import annotations

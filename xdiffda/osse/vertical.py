@@ -46,12 +46,14 @@ def to_pressure_levels(
         ``mean_sea_level_pressure`` in Pa.
     """
     log_p = np.log(sigma)[None, :, None, None] + np.log(surface_pressure)[:, None]
-    p_low, t_low, z_low = (np.exp(log_p[:, -1]), temperature[:, -1],
-                           geopotential[:, -1] / GRAVITY)
+    p_low, t_low, z_low = (np.exp(log_p[:, -1]), temperature[:, -1], geopotential[:, -1] / GRAVITY)
     exponent = GAS_CONSTANT * LAPSE_RATE / GRAVITY
     columns = {
-        "u_component_of_wind": u, "v_component_of_wind": v, "temperature": temperature,
-        "specific_humidity": specific_humidity, "geopotential": geopotential,
+        "u_component_of_wind": u,
+        "v_component_of_wind": v,
+        "temperature": temperature,
+        "specific_humidity": specific_humidity,
+        "geopotential": geopotential,
     }
     out: dict[str, list[np.ndarray]] = {name: [] for name in columns}
     for level in levels:

@@ -79,9 +79,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         problems = []
         if self.task not in ("forecaster", "denoiser"):
-            problems.append(
-                Problem(f"task = {self.task!r}", "a known task", 'task = "denoiser"')
-            )
+            problems.append(Problem(f"task = {self.task!r}", "a known task", 'task = "denoiser"'))
         for name in ("steps", "batch", "rollout", "validate_every", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 problems.append(

@@ -122,11 +122,21 @@ def _write_cache(
 ) -> None:
     parts = [to_state(ds.drop_vars(list(STATIC)), layout)[0] for ds in streams]
     weight = layout.grid.area_weights()[:, None] / layout.grid.n_node
-    mean = np.mean([np.einsum("tnc,nc->c", p, np.broadcast_to(weight, p.shape[1:])) / len(p)
-                    for p in parts], axis=0)
-    moments = lambda f: np.sqrt(np.mean(  # noqa: E731
-        [np.mean([np.sum(weight * f(p, t) ** 2, axis=0) for t in range(1, len(p), 7)], axis=0)
-         for p in parts], axis=0))
+    mean = np.mean(
+        [np.einsum("tnc,nc->c", p, np.broadcast_to(weight, p.shape[1:])) / len(p) for p in parts],
+        axis=0,
+    )
+    moments = lambda f: np.sqrt(
+        np.mean(  # noqa: E731
+            [
+                np.mean(
+                    [np.sum(weight * f(p, t) ** 2, axis=0) for t in range(1, len(p), 7)], axis=0
+                )
+                for p in parts
+            ],
+            axis=0,
+        )
+    )
     stddev = moments(lambda p, t: p[t] - mean)
     diffs = moments(lambda p, t: p[t] - p[t - 1])
     states = np.lib.format.open_memmap(
@@ -135,6 +145,12 @@ def _write_cache(
     for part, start in zip(parts, starts, strict=False):
         states[start : start + len(part)] = (part - mean) / stddev
     states.flush()
-    stats.write_text(json.dumps({
-        "mean": mean.tolist(), "stddev": stddev.tolist(), "diffs_stddev": diffs.tolist(),
-    }))
+    stats.write_text(
+        json.dumps(
+            {
+                "mean": mean.tolist(),
+                "stddev": stddev.tolist(),
+                "diffs_stddev": diffs.tolist(),
+            }
+        )
+    )

@@ -155,8 +155,9 @@ def run(config: TrainConfig) -> DenoiserNetwork:
     network = make_network(config, nature.layout.n_channel, nature.static.shape[1])
     if config.initial:
         network = _from_forecaster(network, config)
-    held = batches(nature, load_pairs(config.pairs, "validation"), setting.node_scale(), config,
-                   "validation")
+    held = batches(
+        nature, load_pairs(config.pairs, "validation"), setting.node_scale(), config, "validation"
+    )
     seen = batches(nature, pairs, setting.node_scale(), config, "train")
     validation = [held(i) for i in range(12)]
     _, average = train(network, denoising_loss(setting), seen, validation, config)
@@ -184,7 +185,8 @@ def _from_forecaster(network: DenoiserNetwork, config: TrainConfig) -> DenoiserN
 def _copy_weights(own: Any, donor: Any) -> Any:
     """Take the donor's perceptrons and layer norms; the conditioning stays the own (zero)."""
     parts = lambda step: [  # noqa: E731
-        leaf for block in (step.edge, step.node)
+        leaf
+        for block in (step.edge, step.node)
         for leaf in (block.layers, block.norm.scale, block.norm.offset)
     ]
     return eqx.tree_at(parts, own, parts(donor))

@@ -52,8 +52,11 @@ def make_stepper(nature: Nature, config: TrainConfig) -> Stepper:
     size = config.network
     network = GraphCast(
         NetworkConfig(
-            n_inputs=n_channel + 4, n_outputs=n_channel, latent=size.latent,
-            processor_steps=size.processor_steps, hidden_layers=size.hidden_layers,
+            n_inputs=n_channel + 4,
+            n_outputs=n_channel,
+            latent=size.latent,
+            processor_steps=size.processor_steps,
+            hidden_layers=size.hidden_layers,
         ),
         key=jax.random.key(config.seed),
     )
@@ -104,8 +107,11 @@ def run(config: TrainConfig) -> Stepper:
         network, _ = restore_average(network, config.initial, config.optimiser)
     validation = batches(nature, "validation", config)
     _, average = train(
-        network, rollout_loss(stepper, area), batches(nature, "train", config),
-        [validation(i) for i in range(4)], config,
+        network,
+        rollout_loss(stepper, area),
+        batches(nature, "train", config),
+        [validation(i) for i in range(4)],
+        config,
     )
     return eqx.tree_at(lambda s: s.network, stepper, average)
 

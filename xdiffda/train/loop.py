@@ -88,8 +88,14 @@ def train(
     log = _Log(out / "log.csv", begin)
     step = _make_step(loss, static, optimiser, config)
     evaluate = eqx.filter_jit(lambda w, batch, key: loss(eqx.combine(w, static), batch, key))
-    bar = tqdm(range(begin, config.steps), desc=config.task, initial=begin, total=config.steps,
-               disable=not progress, mininterval=5)
+    bar = tqdm(
+        range(begin, config.steps),
+        desc=config.task,
+        initial=begin,
+        total=config.steps,
+        disable=not progress,
+        mininterval=5,
+    )
     losses: list[jax.Array] = []
     try:
         for index in bar:
@@ -183,6 +189,10 @@ class _Log:
         seconds = self.offset + time.monotonic() - self.start
         with self.path.open("a", newline="") as file:
             csv.writer(file).writerow(
-                [step, f"{loss:.6f}", "" if validation is None else f"{validation:.6f}",
-                 f"{seconds:.1f}"]
+                [
+                    step,
+                    f"{loss:.6f}",
+                    "" if validation is None else f"{validation:.6f}",
+                    f"{seconds:.1f}",
+                ]
             )
