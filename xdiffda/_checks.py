@@ -135,8 +135,8 @@ def _height_problem(values: xr.DataArray, field: Field, axes) -> list[Problem]:
             if line and 0.5 < mean / field.factor * line[0] / standard < 2.0:
                 return [
                     Problem(
-                        f"`{field.user_name}` in {field.units} with mean {mean / field.factor:.6g} at "
-                        f"{pressure:g} hPa",
+                        f"`{field.user_name}` in {field.units} with mean "
+                        f"{mean / field.factor:.6g} at {pressure:g} hPa",
                         f"geopotential, there about {standard:.6g} m2 s-2",
                         f'ds["{field.user_name}"].attrs["units"] = "{units}"',
                     )

@@ -140,7 +140,7 @@ def levels_in_hpa(coord: xr.DataArray, name: str) -> tuple[np.ndarray, float, li
                 Problem(
                     f"`{name}` that is not pressure ({standard_name or values.dtype})",
                     "levels of pressure in hPa or Pa",
-                    f'ds.rename({name}="model_level").interp(...)  # to pressure, for example with metpy',
+                    f'ds.rename({name}="model_level").interp(...)  # to pressure, as metpy does',
                 )
             ],
         )

@@ -51,9 +51,12 @@ def observe(
     rejected |= {reason: len(where) for reason, where in reasons.items()}
 
     obs = _sorted(obs)
+    r0 = 1.0 if background_error == "estimate" else float(background_error)
     flat = np.asarray(background, np.float64).reshape(-1)
     index, weight = np.asarray(obs.index), np.asarray(obs.weight, np.float64)
-    error = np.asarray(obs.error_std, np.float64)
+    # what the basis cannot represent is error of representativeness
+    unresolved = (weight * (prior.scale * prior.unresolved).reshape(-1)[index] * r0) ** 2
+    error = np.sqrt(np.asarray(obs.error_std, np.float64) ** 2 + unresolved.sum(1))
     departure = (np.asarray(obs.value, np.float64) - (flat[index] * weight).sum(1)) / error
     # how one unit of z in each of the elements shows in an observation, per error
     sensitivity = weight * prior.scale.reshape(-1)[index] / error[:, None]
@@ -61,7 +64,6 @@ def observe(
     spread = np.abs(sensitivity * channel).sum(1)
 
     good = np.ones(len(departure), bool)
-    r0 = 1.0 if background_error == "estimate" else float(background_error)
     for _ in range(2):  # a gross error must not inflate the r that judges it
         r = (
             r0

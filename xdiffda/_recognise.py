@@ -97,8 +97,8 @@ def _best_matches(ds: xr.Dataset, axes: Mapping[str, Axis]) -> tuple[list[Match]
         if len(matches) > 1 and matches[0].rank == matches[1].rank:
             problems.append(
                 Problem(
-                    f"`{matches[0].user_name}` and `{matches[1].user_name}`, both of which look like "
-                    f"{name}",
+                    f"`{matches[0].user_name}` and `{matches[1].user_name}`, which both look "
+                    f"like {name}",
                     f"one {name}",
                     f'ds.drop_vars("{matches[1].user_name}")',
                 )

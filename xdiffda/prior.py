@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
@@ -22,7 +23,7 @@ from xdiffda.diffusion.denoiser import Conditioning, Denoiser, DenoiserNetwork
 from xdiffda.diffusion.sampling import Conditioned
 from xdiffda.errors import InputError, Problem
 from xdiffda.graphcast.graph import Graph
-from xdiffda.spectral import sphere_basis
+from xdiffda.spectral import Basis, sphere_basis
 from xdiffda.state import Layout, to_state
 
 SECONDS_PER_YEAR = 86400 * 365.24219
@@ -39,11 +40,15 @@ class Prior(abc.ABC):
         Grid, variables and levels of the state.
     scale : array (node, channel)
         Standard deviation s of background errors, physical units.
+    unresolved : array (node, channel)
+        Standard deviation, in units of s, of what the basis cannot represent: observations
+        see it, the analysis cannot change it, so it counts as error of representativeness.
     """
 
     name: str
     layout: Layout
     scale: Float[np.ndarray, "node channel"]
+    unresolved: Float[np.ndarray, "node channel"]
 
     @property
     @abc.abstractmethod
@@ -88,9 +93,11 @@ class GaussianPrior(Prior):
 
     def __init__(
         self, layout: Layout, scale: Float[np.ndarray, "node channel"],
-        covariance: SpectralCovariance, *, name: str = "gaussian",
+        covariance: SpectralCovariance, *, unresolved: np.ndarray | None = None,
+        name: str = "gaussian",
     ) -> None:  # fmt: skip
         self.layout, self.scale, self.name = layout, np.asarray(scale, np.float32), name
+        self.unresolved = np.zeros_like(self.scale) if unresolved is None else unresolved
         self._covariance = covariance
 
     @classmethod
@@ -166,7 +173,10 @@ class GaussianPrior(Prior):
         # one degree of freedom goes with the mean
         inflation = len(x) / max(len(x) - centre, 1)
         blocks = estimate_blocks(basis, x / scale) * inflation
-        return cls(layout, scale, SpectralCovariance.from_blocks(basis, blocks))
+        unresolved = row_scale(unresolved_part(basis, x / scale), layout, floor=0.0)
+        return cls(
+            layout, scale, SpectralCovariance.from_blocks(basis, blocks), unresolved=unresolved
+        )
 
     @property
     def covariance(self) -> SpectralCovariance:
@@ -183,13 +193,30 @@ class GaussianPrior(Prior):
         )
 
 
-def row_scale(x: Float[np.ndarray, "sample node channel"], layout: Layout) -> np.ndarray:
-    """Root mean square of samples per latitude row and channel, smoothed, on every node."""
+def unresolved_part(
+    basis: Basis, samples: Float[np.ndarray, "sample node channel"], *, batch: int = 32
+) -> Float[np.ndarray, "sample node channel"]:
+    """What the basis cannot represent of each sample."""
+    project = jax.jit(jax.vmap(lambda x: x - basis.project(x)))
+    parts = [
+        np.asarray(project(jnp.asarray(samples[i : i + batch], jnp.float32)))
+        for i in range(0, len(samples), batch)
+    ]
+    return np.concatenate(parts)
+
+
+def row_scale(
+    x: Float[np.ndarray, "sample node channel"], layout: Layout, *, floor: float = 0.1
+) -> Float[np.ndarray, "node channel"]:
+    """Root mean square of samples per latitude row and channel, smoothed, on every node.
+
+    Rows below ``floor`` times a channel's mean are raised to it.
+    """
     n_lat, n_lon = layout.grid.shape
     square = np.mean(np.asarray(x) ** 2, axis=0).reshape(n_lat, n_lon, -1).mean(1)
     padded = np.pad(square, ((1, 1), (0, 0)), mode="edge")
     rows = np.sqrt((padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4)
-    rows = np.maximum(rows, 0.1 * rows.mean(0))
+    rows = np.maximum(rows, floor * rows.mean(0))
     return np.repeat(rows, n_lon, axis=0).astype(np.float32)
 
 
@@ -212,6 +239,7 @@ class DiffusionPrior(Prior):
         Normalisation of the background as an input of the network.
     calibrated : CovarianceTable
         Measured V(sigma).
+    unresolved : array (node, channel)
     card : mapping
         The model card: training data, steps, scores, licence.
     """
@@ -219,8 +247,10 @@ class DiffusionPrior(Prior):
     def __init__(
         self, name: str, layout: Layout, scale: np.ndarray, covariance: SpectralCovariance, *,
         network: DenoiserNetwork, graph: Graph, static: np.ndarray, mean: np.ndarray,
-        stddev: np.ndarray, calibrated: CovarianceTable, card: Mapping[str, Any],
+        stddev: np.ndarray, calibrated: CovarianceTable, unresolved: np.ndarray,
+        card: Mapping[str, Any],
     ) -> None:  # fmt: skip
+        self.unresolved = unresolved
         self.name, self.layout, self.scale = name, layout, np.asarray(scale, np.float32)
         self._covariance, self._network, self._graph = covariance, network, graph
         self._static, self._mean, self._stddev = jnp.asarray(static), mean, stddev
@@ -249,8 +279,9 @@ class DiffusionPrior(Prior):
     def gaussian(self) -> GaussianPrior:
         """The Gaussian prior with the same s and B: what the network adds shows against it."""
         return GaussianPrior(
-            self.layout, self.scale, self._covariance, name=f"{self.name} (Gaussian)"
-        )
+            self.layout, self.scale, self._covariance, unresolved=self.unresolved,
+            name=f"{self.name} (Gaussian)",
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return (

@@ -197,6 +197,7 @@ def build_prior(
             np.array(grid.lat), np.array(grid.lon), refinement=card["network"]["refinement"]
         ),
         mean=statistics["mean"], stddev=statistics["stddev"], calibrated=table, card=card,
+        unresolved=np.repeat(statistics["unresolved"], grid.n_lon, axis=0),
     )  # fmt: skip
 
 

@@ -75,10 +75,10 @@ def test_imperfect_starts_make_worse_forecasts(
     world: tuple[Nature, Stepper], pairs_folder: Path
 ) -> None:
     nature, found = world[0], load_pairs(pairs_folder, "train")
-    error = lambda pick: np.sqrt(
-        np.mean(  # noqa: E731
-            (found.background[pick] - nature.states[found.row[pick]]) ** 2
-        )
-    )
+
+    def error(pick: np.ndarray) -> float:
+        departure = found.background[pick] - nature.states[found.row[pick]]
+        return float(np.sqrt(np.mean(departure**2)))
+
     first = found.lead == 6
     assert error(first & found.perturbed) > 1.2 * error(first & ~found.perturbed)

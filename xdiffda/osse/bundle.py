@@ -18,13 +18,13 @@ from safetensors.numpy import save_file
 
 from xdiffda.osse.calibrate import SIGMAS, measure
 from xdiffda.osse.export import write_forecaster
-from xdiffda.osse.pairs import _make_rollout, load_pairs
-from xdiffda.prior import year_phase
+from xdiffda.osse.pairs import Pairs, _make_rollout, load_pairs
+from xdiffda.prior import row_scale, unresolved_part, year_phase
 from xdiffda.registry import flatten, models_folder, pack_symmetric
 from xdiffda.state import default_convention, from_state
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.data import Nature, load_nature
-from xdiffda.train.denoiser import Setting, load_network, prepare
+from xdiffda.train.denoiser import Setting, load_network, prepare, residuals
 from xdiffda.train.forecaster import Stepper, load_stepper
 
 SAMPLE_TIMES = 17  # four days, 6-hourly
@@ -46,7 +46,7 @@ def bundle(
     network = load_network(config, nature.layout.n_channel, nature.static.shape[1])
     blocks, share = measure(nature, held, setting, network)
     _save(folder / "denoiser.safetensors", flatten(network))
-    _save(folder / "statistics.safetensors", _statistics(nature, setting, blocks))
+    _save(folder / "statistics.safetensors", _statistics(nature, setting, held, blocks))
     stepper = load_stepper(TrainConfig.read_back(forecaster), nature)
     write_forecaster(folder / "forecaster.npz", nature, stepper, TrainConfig.read_back(forecaster))
     card = _card(name, nature, config, TrainConfig.read_back(forecaster), network, share)
@@ -60,14 +60,21 @@ def bundle(
     return folder
 
 
-def _statistics(nature: Nature, setting: Setting, blocks: np.ndarray) -> dict[str, np.ndarray]:
+def _statistics(
+    nature: Nature, setting: Setting, held: Pairs, blocks: np.ndarray
+) -> dict[str, np.ndarray]:
     grid = nature.layout.grid
+    sample = np.linspace(0, len(held.row) - 1, 160).astype(int)
+    z, _ = residuals(nature, held, sample, setting.node_scale())
+    rest = unresolved_part(setting.covariance.basis, z)
+    unresolved = row_scale(rest, nature.layout, floor=0.0)[:: grid.n_lon]
     return {
         "lat": np.array(grid.lat), "lon": np.array(grid.lon),
         "mean": nature.mean, "stddev": nature.stddev, "diffs_stddev": nature.diffs_stddev,
         "static": nature.static,
         "static_mean": nature.static_mean, "static_stddev": nature.static_stddev,
         "scale": (setting.scale * nature.stddev).astype(np.float32),
+        "unresolved": unresolved,
         "b_blocks": pack_symmetric(np.asarray(setting.covariance.blocks)).astype(np.float32),
         "v_sigma": np.array(SIGMAS, np.float32),
         "v_blocks": pack_symmetric(blocks).astype(np.float32),

@@ -25,9 +25,15 @@ BATCH = 8
 
 
 def measure(
-    nature: Nature, pairs: Pairs, setting: Setting, network: DenoiserNetwork, *,
-    n_pair: int = 160, sigmas: tuple[float, ...] = SIGMAS, seed: int = 0,
-) -> tuple[Float[np.ndarray, "level degree channel channel"], Float[np.ndarray, " level"]]:  # fmt: skip
+    nature: Nature,
+    pairs: Pairs,
+    setting: Setting,
+    network: DenoiserNetwork,
+    *,
+    n_pair: int = 160,
+    sigmas: tuple[float, ...] = SIGMAS,
+    seed: int = 0,
+) -> tuple[Float[np.ndarray, "level degree channel channel"], Float[np.ndarray, " level"]]:
     """Return V at each noise level, and the mean squared error over the Gaussian one's.
 
     Parameters

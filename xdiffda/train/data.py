@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -126,17 +127,14 @@ def _write_cache(
         [np.einsum("tnc,nc->c", p, np.broadcast_to(weight, p.shape[1:])) / len(p) for p in parts],
         axis=0,
     )
-    moments = lambda f: np.sqrt(
-        np.mean(  # noqa: E731
-            [
-                np.mean(
-                    [np.sum(weight * f(p, t) ** 2, axis=0) for t in range(1, len(p), 7)], axis=0
-                )
-                for p in parts
-            ],
-            axis=0,
-        )
-    )
+
+    def moments(departure: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
+        squares = [
+            np.mean([np.sum(weight * departure(p, t) ** 2, axis=0) for t in range(1, len(p), 7)], 0)
+            for p in parts
+        ]
+        return np.sqrt(np.mean(squares, axis=0))
+
     stddev = moments(lambda p, t: p[t] - mean)
     diffs = moments(lambda p, t: p[t] - p[t - 1])
     states = np.lib.format.open_memmap(
