@@ -271,7 +271,7 @@ class _Bar:
     ) -> None:
         total = n_time * (groups * guidance.evaluations if method == "guided" else 1)
         wanted = get_options().progress if wanted is None else wanted
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
 
         self._bar = tqdm(total=total, desc="assimilate", unit="level", disable=not wanted)
 

@@ -125,7 +125,7 @@ class Forecaster:
             outputs.append(self(inputs, now))
             fed_back = outputs[-1].merge(now[list(task.forcing_variables)], compat="override")
             inputs = _advance(inputs, fed_back)
-        return xr.Dataset(xr.concat(outputs, dim="time"))
+        return xr.combine_nested(outputs, concat_dim="time")
 
     def normalize(self, ds: xr.Dataset) -> xr.Dataset:
         """(x - mean) / stddev, in the precision of the data."""
