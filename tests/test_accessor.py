@@ -25,13 +25,6 @@ def test_repr_of_a_state_says_that_the_model_takes_it(state: xr.Dataset, no_comp
     assert "Model speedy: can take it" in text
 
 
-def test_repr_names_what_the_model_misses(state: xr.Dataset) -> None:
-    part = state.drop_vars("temperature").sel(level=[500, 850]).isel(lat=slice(1, -1))
-    line = repr(part.diffda).splitlines()[-1]
-    assert "missing temperature" in line and "missing levels 100, 200, 300, 700, 925" in line
-    assert "grid is not 32 x 64" in line
-
-
 def test_repr_of_observations(state: xr.Dataset) -> None:
     obs = state.load().diffda.emulate_obs(n_columns=5, seed=0)
     text = repr(obs.diffda)

@@ -10,6 +10,7 @@ import difflib
 import errno
 import os
 import shutil
+import time
 import uuid
 import warnings
 from pathlib import Path
@@ -219,7 +220,12 @@ def _put_in_place(partial: Path, path: Path) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+        # writer threads of zarr may still be closing files: try until it stays away
+        for _ in range(20):
+            shutil.rmtree(path, ignore_errors=True)
+            time.sleep(0.05)
+            if not path.exists():
+                break
     else:
         path.unlink(missing_ok=True)
 

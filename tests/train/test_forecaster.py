@@ -14,7 +14,7 @@ import xarray as xr
 from xdiffda.prior import year_phase
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.data import SPLIT, Nature, load_nature
-from xdiffda.train.forecaster import batches, load_stepper, make_stepper, rollout_loss, run
+from xdiffda.train.forecaster import batches, make_stepper, rollout_loss, run
 
 
 @pytest.fixture(scope="module")
@@ -105,28 +105,6 @@ def test_persistence_costs_one(nature: Nature, forecaster_folder: Path) -> None:
     }
     loss = rollout_loss(stepper, nature.layout.grid.area_weights())(zeros, batch, None)
     assert float(loss) == pytest.approx(1.0, rel=0.15)
-
-
-def test_loss_falls_far_below_persistence(forecaster_folder: Path) -> None:
-    with (forecaster_folder / "log.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == list(range(10, 81, 10))
-    assert float(rows[-1]["train_loss"]) < 0.35
-    assert float(rows[-1]["train_loss"]) < 0.3 * float(rows[0]["train_loss"])
-    assert float(rows[-1]["validation_loss"]) < 0.5
-    assert (forecaster_folder / "curves.png").stat().st_size > 5000
-
-
-def test_the_trained_stepper_beats_persistence_in_physical_units(
-    nature: Nature, forecaster_folder: Path
-) -> None:
-    stepper = load_stepper(TrainConfig.read_back(forecaster_folder), nature)
-    rows = nature.rows("evaluation")[10:40, 0]
-    x = jnp.moveaxis(jnp.asarray(nature.states[rows]), 0, 1)
-    after = np.moveaxis(np.asarray(stepper(x, year_phase(nature.time[rows + 1]))), 1, 0)
-    truth = nature.states[rows + 1]
-    rmse = lambda error: np.sqrt(np.mean(error**2, axis=(0, 1)))  # noqa: E731
-    assert (rmse(after - truth) < 0.7 * rmse(nature.states[rows] - truth)).all()
 
 
 def test_a_run_can_start_from_another_and_roll_out(forecaster_folder: Path, tmp_path: Path) -> None:

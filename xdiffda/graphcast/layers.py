@@ -39,34 +39,6 @@ class Linear(eqx.Module):
         return dense(x, self.weight) + self.bias
 
 
-@jax.custom_vjp
-def standardize(x: Values) -> Values:
-    """Mean 0 and variance 1 over the channels.
-
-    The gradient is written out: it needs the result only, which the scale's gradient needs as
-    well, and takes two sums where automatic differentiation takes four.
-    """
-    return _standardize_forward(x)[0]
-
-
-def _standardize_forward(x: Values) -> tuple[Values, tuple[Values, Values]]:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-    inverse = jax.lax.rsqrt(variance + _EPSILON)
-    result = centred * inverse
-    return result, (result, inverse)
-
-
-def _standardize_backward(saved: tuple[Values, Values], slope: Values) -> tuple[Values]:
-    result, inverse = saved
-    mean = slope.mean(axis=-1, keepdims=True)
-    along = (slope * result).mean(axis=-1, keepdims=True)
-    return (inverse * (slope - mean - result * along),)
-
-
-standardize.defvjp(_standardize_forward, _standardize_backward)
-
-
 class LayerNorm(eqx.Module):
     """Layer normalisation over channels, optionally conditioned.
 
@@ -92,7 +64,9 @@ class LayerNorm(eqx.Module):
             a, b = jnp.split(self.modulation(conditioning), 2, axis=-1)
             scale, offset = scale * (1 + a), offset + b
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        return standardize(wide).astype(x.dtype) * scale + offset
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        return (centred * jax.lax.rsqrt(variance + _EPSILON)).astype(x.dtype) * scale + offset
 
 
 class Block(eqx.Module):

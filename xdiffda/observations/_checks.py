@@ -159,6 +159,7 @@ def _duplicates(raw: Raw) -> list[Problem]:
 def repeated(fields: dict[str, np.ndarray]) -> np.ndarray:
     """Which observations equal an earlier one in every field."""
     import pandas as pd
+    from pandas.util import hash_array
 
     # Sorting a million rows by ten keys takes seconds; a 64-bit hash of each row does not.
     row = np.zeros(fields["value"].size, np.uint64)
@@ -170,7 +171,7 @@ def repeated(fields: dict[str, np.ndarray]) -> np.ndarray:
             column = column + 0.0  # -0.0 and 0.0 are one value
         elif column.dtype.kind in "US":
             column = pd.factorize(column.astype(object))[0]
-        row = row * np.uint64(0x9E3779B97F4A7C15) + pd.util.hash_array(column)
+        row = row * np.uint64(0x9E3779B97F4A7C15) + hash_array(column)
     suspects = pd.Series(row).duplicated(keep=False).to_numpy()
     again = np.zeros(row.size, bool)
     if suspects.any():
