@@ -171,7 +171,7 @@ def repeated(fields: dict[str, np.ndarray]) -> np.ndarray:
             column = column + 0.0  # -0.0 and 0.0 are one value
         elif column.dtype.kind in "US":
             column = pd.factorize(column.astype(object))[0]
-        row = row * np.uint64(0x9E3779B97F4A7C15) + hash_array(column)
+        row = row * np.uint64(0x9E3779B97F4A7C15) + hash_array(column)  # pyright: ignore[reportCallIssue]
     suspects = pd.Series(row).duplicated(keep=False).to_numpy()
     again = np.zeros(row.size, bool)
     if suspects.any():
