@@ -154,7 +154,7 @@ def run(config: TrainConfig) -> DenoiserNetwork:
     setting = prepare(nature, pairs, config)
     network = make_network(config, nature.layout.n_channel, nature.static.shape[1])
     if config.initial:
-        network = _from_forecaster(network, config)
+        network = _start(network, config)
     held = batches(
         nature, load_pairs(config.pairs, "validation"), setting.node_scale(), config, "validation"
     )
@@ -164,14 +164,22 @@ def run(config: TrainConfig) -> DenoiserNetwork:
     return average
 
 
-def _from_forecaster(network: DenoiserNetwork, config: TrainConfig) -> DenoiserNetwork:
+def _start(network: DenoiserNetwork, config: TrainConfig) -> DenoiserNetwork:
+    """Start from another run: all of a denoiser, the processor of a forecaster."""
+    other = TrainConfig.read_back(config.initial)
+    if other.task == "denoiser":
+        return restore_average(network, other.out, other.optimiser)[0]
+    return _from_forecaster(network, other)
+
+
+def _from_forecaster(network: DenoiserNetwork, other: TrainConfig) -> DenoiserNetwork:
     """Start the processor from a forecaster's, as DiffDA starts from GraphCast's.
 
     Only what has the same shape and the same meaning is taken: the processor.
     """
     from xdiffda.train.forecaster import load_stepper
 
-    donor = load_stepper(TrainConfig.read_back(config.initial)).network.processor
+    donor = load_stepper(other).network.processor
     own = network.backbone.processor
     steps = list(own.steps)
     for i in range(min(len(steps), len(donor.steps))):
