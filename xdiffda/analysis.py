@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Float
+from jaxtyping import Float
+from tqdm import tqdm
 
 from xdiffda import _innovations as innovations
 from xdiffda import registry
-from xdiffda.diffusion.guidance import Likelihood, choose_covariance, make_draws
-from xdiffda.diffusion.sampling import Conditioned, Guidance, sample_posterior, three_d_var
+from xdiffda._methods import METHODS, AnalysisTime
+from xdiffda._settings import Settings, check_settings
+from xdiffda.diffusion.repaint import RePaint
 from xdiffda.errors import InputError, Problem
-from xdiffda.observations import to_tidy
+from xdiffda.observations import select_window, to_tidy
 from xdiffda.options import get_options
 from xdiffda.prior import Prior
 from xdiffda.state import Convention, from_state, to_state
-
-METHODS = ("guided", "3dvar")
 
 
 def assimilate(
@@ -37,6 +35,7 @@ def assimilate(
     start: str = "warm",
     sampler: str = "dpm-solver",
     covariance: str | None = None,
+    repaint: RePaint | None = None,
     background_error: float | str = "estimate",
     window: str | np.timedelta64 = "6h",
     gross_check: float = 10.0,
@@ -59,15 +58,20 @@ def assimilate(
     model : str or Prior, optional
         Name of a model (`xdiffda.models`) or a prior; default the option
         ``default_model``.
-    method : {"guided", "3dvar"}
-        Guided: posterior sampling with the diffusion prior. 3dvar: the mean of the Gaussian
-        posterior with the model's B, one member.
+    method : {"guided", "repaint", "3dvar"}
+        guided: posterior sampling with the diffusion prior. repaint: inpainting of
+        interpolated observations by the same prior, as in the DiffDA paper; knows no
+        observation error. 3dvar: the mean of the Gaussian posterior with the model's B, one
+        member.
     n_steps : int
         Network evaluations for each member.
     start : {"warm", "cold"}
     sampler : {"dpm-solver", "heun"}
     covariance : {"calibrated", "climatological", "jacobian", "diagonal"}, optional
         V of the Kalman update of guidance; default what the model has measured.
+    repaint : RePaint, optional
+        Settings of ``method="repaint"`` (`xdiffda.RePaint`); default the paper's, 2,910
+        evaluations for each member.
     background_error : float or "estimate"
         Scale r of the background error, in units of the model's s (its 48 h forecasts);
         estimated from the innovations by default.
@@ -114,88 +118,40 @@ def assimilate(
     2
     """
     prior = registry.resolve(model)
-    guidance = _settings(prior, locals())
+    settings = check_settings(
+        prior, method=method, n_members=n_members, n_steps=n_steps, start=start, sampler=sampler,
+        repaint=repaint, covariance=covariance, background_error=background_error, window=window,
+        gross_check=gross_check, antithetic=antithetic, max_batch=max_batch, seed=seed,
+    )  # fmt: skip
     x_b, convention, times = _read_background(background, prior)
     tidy = to_tidy(obs)
-    n_members = 1 if method == "3dvar" else n_members
-    groups = -(-n_members // max_batch)
-    bar = _Bar(len(times), groups, guidance, method, progress)
     members, records = [], []
-    with bar:
+    wanted = get_options().progress if progress is None else progress
+    with tqdm(total=len(times) * settings.ticks, desc=f"assimilate ({method})", unit="level",
+              disable=not wanted) as bar:  # fmt: skip
         for state, time in zip(x_b, times, strict=True):
-            likelihood, r, record = innovations.observe(
-                tidy,
-                prior,
-                state,
-                time,
-                window=window,
-                gross_check=gross_check,
-                background_error=background_error,
-            )
-            conditioned = prior.condition(state, time, r)
-            key = jax.random.fold_in(jax.random.key(seed), _stamp(time))
-            if method == "3dvar":
-                z = three_d_var(prior.covariance, likelihood, solver=guidance.solver)
-                bar.tick()
-            else:
-                z = _draw(
-                    conditioned,
-                    likelihood,
-                    key,
-                    np.arange(n_members),
-                    max_batch,
-                    antithetic,
-                    covariance or prior.default_covariance,
-                    guidance,
-                    bar.tick,
-                )
-            members.append(state[None] + r * prior.scale[None] * np.moveaxis(np.asarray(z), 1, 0))
+            x, record = analyse_time(prior, state, time, tidy, settings, bar.update)
+            members.append(x)
             records.append(record)
-    return _dataset(
-        np.stack(members), convention, prior, records,
-        {"method": method, "seed": seed, "antithetic": antithetic,
-         "evaluations": guidance.evaluations if method == "guided" else 0,
-         "guidance": dataclasses.asdict(guidance),
-         "covariance": covariance or prior.default_covariance},
+    return _dataset(np.stack(members), convention, prior, records, settings)
+
+
+def analyse_time(
+    prior: Prior, background: Float[np.ndarray, "node channel"], time: np.datetime64 | None,
+    tidy: xr.Dataset, settings: Settings, tick: Callable[[int], Any],
+) -> tuple[Float[np.ndarray, "member node channel"], dict[str, Any]]:  # fmt: skip
+    """Analyse one time on arrays, physical units; also return the record of what was used."""
+    likelihood, r, record = innovations.observe(
+        tidy, prior, background, time, window=settings.window, gross_check=settings.gross_check,
+        background_error=settings.background_error,
     )  # fmt: skip
-
-
-def _settings(prior: Prior, given: dict[str, Any]) -> Guidance:
-    """Check the settings as a whole and return them as a frozen object."""
-    problems = []
-    if given["method"] not in METHODS:
-        problems.append(
-            Problem(f"method={given['method']!r}", f"one of {', '.join(METHODS)}",
-                    'assimilate(obs, method="guided")')
-        )  # fmt: skip
-    for name in ("n_members", "max_batch"):
-        if not isinstance(given[name], int | np.integer) or given[name] < 1:
-            problems.append(
-                Problem(f"{name}={given[name]!r}", "a whole number of 1 or more",
-                        f"assimilate(obs, {name}=8)")
-            )  # fmt: skip
-    r = given["background_error"]
-    if r != "estimate" and not (isinstance(r, int | float) and 0 < r < np.inf):
-        problems.append(
-            Problem(f"background_error={r!r}", 'a positive number or "estimate"',
-                    "assimilate(obs, background_error=1.0)")
-        )  # fmt: skip
-    guidance = Guidance()
-    try:
-        guidance = Guidance(
-            start=given["start"], n_steps=given["n_steps"], sampler=given["sampler"]
-        )
-        name = given["covariance"] or prior.default_covariance
-        has_table = prior.default_covariance == "calibrated"
-        if name == "calibrated" and not has_table:
-            raise ValueError("this model has no measured V: covariance='climatological'")
-        if name != "calibrated":
-            choose_covariance(name, prior.covariance, None)
-    except ValueError as error:
-        problems.append(Problem(str(error), "settings that fit together", "assimilate(obs)"))
-    if problems:
-        raise InputError(problems, what="settings of assimilate")
-    return guidance
+    inside = tidy
+    if time is not None and not np.isnat(time):
+        inside, _ = select_window(tidy, time, settings.window)
+    key = jax.random.fold_in(jax.random.key(settings.seed), _stamp(time))
+    at = AnalysisTime(prior, background, time, r, likelihood, inside, key)
+    z = METHODS[settings.method](at, settings, tick)
+    return background[None] + r * prior.scale[None] * np.moveaxis(z, 1, 0), record
 
 
 def _read_background(
@@ -213,25 +169,9 @@ def _read_background(
     return x.reshape(-1, *x.shape[-2:]), convention, times
 
 
-def _draw(
-    prior: Conditioned, likelihood: Likelihood, key: Array, numbers: np.ndarray, batch: int,
-    antithetic: bool, covariance: str, guidance: Guidance, tick: Callable[[], None],
-) -> Float[np.ndarray, "node member channel"]:  # fmt: skip
-    """Draw the members of given numbers, ``batch`` at a time."""
-    groups = []
-    for first in range(0, len(numbers), batch):
-        members = jnp.asarray(numbers[first : first + batch])
-        draws = make_draws(key, members, antithetic=antithetic)
-        z = sample_posterior(
-            prior, likelihood, draws, covariance=covariance, guidance=guidance, tick=tick
-        )
-        groups.append(np.asarray(z))
-    return np.concatenate(groups, axis=1)
-
-
 def _dataset(
     members: Float[np.ndarray, "time member node channel"], convention: Convention, prior: Prior,
-    records: list[dict[str, Any]], settings: dict[str, Any],
+    records: list[dict[str, Any]], settings: Settings,
 ) -> xr.Dataset:  # fmt: skip
     from xdiffda import __version__
 
@@ -245,10 +185,10 @@ def _dataset(
         "xdiffda_version": __version__,
         "xdiffda_jax_version": jax.__version__,
         "xdiffda_model": prior.name,
-        "xdiffda_method": settings["method"],
-        "xdiffda_seed": settings["seed"],
-        "xdiffda_settings": json.dumps(settings),
-        "xdiffda_network_evaluations": settings["evaluations"],
+        "xdiffda_method": settings.method,
+        "xdiffda_seed": settings.seed,
+        "xdiffda_settings": json.dumps(settings.provenance()),
+        "xdiffda_network_evaluations": settings.evaluations,
         "xdiffda_observations_used": used,
         "xdiffda_observations_rejected": json.dumps([r["rejected"] for r in records]),
         "xdiffda_background_error": [round(r["r"], 4) for r in records],
@@ -261,25 +201,3 @@ def _stamp(time: np.datetime64 | None) -> int:
     if time is None or np.isnat(time):
         return 0
     return int(np.asarray(time, "datetime64[m]").astype(np.int64) % (2**31 - 1))
-
-
-class _Bar:
-    """Progress over noise levels, member groups and analysis times; silent when not wanted."""
-
-    def __init__(
-        self, n_time: int, groups: int, guidance: Guidance, method: str, wanted: bool | None
-    ) -> None:
-        total = n_time * (groups * guidance.evaluations if method == "guided" else 1)
-        wanted = get_options().progress if wanted is None else wanted
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=total, desc="assimilate", unit="level", disable=not wanted)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def tick(self) -> None:
-        self._bar.update()

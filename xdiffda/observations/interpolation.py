@@ -8,13 +8,13 @@ import numpy as np
 import xarray as xr
 
 from ..errors import InputError, Problem
-from ..state import Grid, read_metadata, to_state
+from ..state import Grid, Layout, read_metadata, to_state
 from ._sites import SiteSet, channel_sites, unit_vectors
 from .mask import in_convention
 from .table import to_tidy
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 EARTH_RADIUS_KM = 6371.0
 _CHUNK = 32768  # nodes solved at once: 25 MB of 10 x 10 systems
@@ -77,32 +77,70 @@ def interpolate(
     convention = read_metadata(like, what="like")
     layout = convention.layout
     tidy = to_tidy(obs)
-    if background is None:
-        state = np.full((layout.grid.n_node, layout.n_channel), np.nan)
+    state = None if background is None else _one_state(background, layout)
+    field, covered = interpolated_state(
+        tidy, layout, range_km=range_km, n_neighbours=n_neighbours, radius_km=radius_km,
+        nugget=nugget,
+    )  # fmt: skip
+    if state is None:
+        state = _filled_by_means(layout.grid, field, covered)
     else:
-        state, _, _ = to_state(background, layout, what="background")
-        if np.prod(state.shape[:-2]) != 1:
-            raise InputError([Problem(
-                f"a background of batch shape {state.shape[:-2]}", "one member at one time",
-                "background.isel(member=0, time=0)",
-            )], what="background")  # fmt: skip
-        state = state.reshape(state.shape[-2:]).astype(np.float64)
-    for sites in channel_sites(tidy, layout):
-        columns = _split(sites) if nugget else [sites]
-        for one in columns:
-            noise = _relative_noise(one) if nugget else None
-            field, covered = krige(
-                layout.grid, one.place, one.value, range_km=range_km, n_neighbours=n_neighbours,
-                radius_km=radius_km, noise=noise,
-            )  # fmt: skip
-            if background is not None:
-                field = np.where(covered[:, None], field, state[:, one.channels])
-            else:
-                field = np.where(covered[:, None], field, _area_mean(layout.grid, field, covered))
-            state[:, one.channels] = field
+        state = np.where(covered, field, state)
     out = in_convention(state.astype(np.float32), convention)
     return out.assign_attrs(interpolation=f"{method}, exponential covariance, {range_km:g} km, "
                             f"{n_neighbours} neighbours within {radius_km:g} km")  # fmt: skip
+
+
+def _one_state(background: xr.Dataset, layout: Layout) -> Float[np.ndarray, "node channel"]:
+    state, _, _ = to_state(background, layout, what="background")
+    if np.prod(state.shape[:-2]) != 1:
+        raise InputError([Problem(
+            f"a background of batch shape {state.shape[:-2]}", "one member at one time",
+            "background.isel(member=0, time=0)",
+        )], what="background")  # fmt: skip
+    return state.reshape(state.shape[-2:]).astype(np.float64)
+
+
+def interpolated_state(
+    tidy: xr.Dataset, layout: Layout, *, range_km: float = 600.0, n_neighbours: int = 9,
+    radius_km: float = 2000.0, nugget: bool = False,
+) -> tuple[Float[np.ndarray, "node channel"], Bool[np.ndarray, "node channel"]]:  # fmt: skip
+    """`interpolate` on arrays: the kriged state, and where a site is within the radius.
+
+    Returns
+    -------
+    field : float64 array (node, channel)
+        Zero where not covered.
+    covered : bool array (node, channel)
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> layout = Layout(Grid.from_coords([-45, 0, 45], [0, 120, 240]), ("2m_temperature",))
+    >>> frame = pd.DataFrame({"variable": ["2t"], "lat": 0.0, "lon": 120.0, "value": 280.0})
+    >>> field, covered = interpolated_state(to_tidy(frame), layout)
+    >>> field[covered].tolist()
+    [280.0]
+    """
+    shape = (layout.grid.n_node, layout.n_channel)
+    state, seen = np.zeros(shape), np.zeros(shape, bool)
+    for sites in channel_sites(tidy, layout):
+        for one in _split(sites) if nugget else [sites]:
+            field, covered = krige(
+                layout.grid, one.place, one.value, range_km=range_km, n_neighbours=n_neighbours,
+                radius_km=radius_km, noise=_relative_noise(one) if nugget else None,
+            )  # fmt: skip
+            state[:, one.channels] = field
+            seen[:, one.channels] = covered[:, None]
+    return state, seen
+
+
+def _filled_by_means(grid: Grid, field: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Area mean of the covered points where not covered; NaN in channels without any."""
+    weight = grid.area_weights()[:, None] * covered
+    with np.errstate(invalid="ignore"):
+        mean = (weight * field).sum(0) / weight.sum(0)
+    return np.where(covered, field, mean)
 
 
 def _check_settings(method: str, range_km: float, n_neighbours: int, radius_km: float) -> None:
@@ -132,13 +170,6 @@ def _relative_noise(sites: SiteSet) -> Float[np.ndarray, "site"]:
     signal = np.var(sites.value[:, 0]) - np.mean(error[np.isfinite(error)]) if error.size else 0.0
     # Where the values scatter less than their errors, the field is constant as far as is known.
     return np.minimum(error / max(signal, 1e-6 * np.min(error)), 1e6)
-
-
-def _area_mean(
-    grid: Grid, field: Float[np.ndarray, "node channel"], covered: np.ndarray
-) -> Float[np.ndarray, "channel"]:
-    weight = grid.area_weights()[covered]
-    return weight @ field[covered] / weight.sum()
 
 
 def krige(

@@ -1,0 +1,105 @@
+"""The settings of `assimilate`, checked as a whole and frozen."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from xdiffda.diffusion.guidance import choose_covariance
+from xdiffda.diffusion.repaint import RePaint
+from xdiffda.diffusion.sampling import Guidance
+from xdiffda.errors import InputError, Problem
+from xdiffda.prior import Prior
+
+METHODS = ("guided", "3dvar", "repaint")
+SINGLE = ("3dvar",)  # one best state, no ensemble
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What `assimilate` was asked for; see its parameters."""
+
+    method: str
+    n_members: int
+    guidance: Guidance
+    repaint: RePaint
+    covariance: str
+    background_error: float | str
+    window: str | np.timedelta64
+    gross_check: float
+    antithetic: bool
+    max_batch: int
+    seed: int
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations for each member."""
+        if self.method == "guided":
+            return self.guidance.evaluations
+        return self.repaint.evaluations if self.method == "repaint" else 0
+
+    @property
+    def ticks(self) -> int:
+        """Steps of the progress bar for one analysis time."""
+        groups = -(-self.n_members // self.max_batch)
+        return max(groups * self.evaluations, 1)
+
+    def provenance(self) -> dict[str, Any]:
+        """What goes into the attributes of the analysis."""
+        kept = dataclasses.asdict(self) | {"window": str(self.window)}
+        unused = {"guided": ("repaint",), "repaint": ("guidance", "covariance")}
+        for name in unused.get(self.method, ("repaint", "covariance", "antithetic")):
+            kept.pop(name)
+        return kept
+
+
+def check_settings(
+    prior: Prior, *, method: str, n_members: int, n_steps: int, start: str, sampler: str,
+    repaint: RePaint | None, covariance: str | None, **rest: Any,
+) -> Settings:  # fmt: skip
+    """Return the settings, or raise with all that is wrong with them."""
+    problems = _plain_problems(method=method, n_members=n_members, **rest)
+    guidance = Guidance()
+    name = covariance or prior.default_covariance
+    try:
+        guidance = Guidance(start=start, n_steps=n_steps, sampler=sampler)
+        if name == "calibrated" and prior.default_covariance != "calibrated":
+            raise ValueError("this model has no measured V: covariance='climatological'")
+        if name != "calibrated":
+            choose_covariance(name, prior.covariance, None)
+    except ValueError as error:
+        problems.append(Problem(str(error), "settings that fit together", "assimilate(obs)"))
+    if repaint is not None and method != "repaint":
+        problems.append(Problem(f"repaint=... with method={method!r}", "the method it belongs to",
+                                'assimilate(obs, method="repaint", repaint=...)'))  # fmt: skip
+    if problems:
+        raise InputError(problems, what="settings of assimilate")
+    n_members = 1 if method in SINGLE else n_members
+    return Settings(
+        method=method, n_members=n_members, guidance=guidance, repaint=repaint or RePaint(),
+        covariance=name, **rest,
+    )  # fmt: skip
+
+
+def _plain_problems(**given: Any) -> list[Problem]:
+    problems = []
+    if given["method"] not in METHODS:
+        problems.append(
+            Problem(f"method={given['method']!r}", f"one of {', '.join(METHODS)}",
+                    'assimilate(obs, method="guided")')
+        )  # fmt: skip
+    for name in ("n_members", "max_batch"):
+        if not isinstance(given[name], int | np.integer) or given[name] < 1:
+            problems.append(
+                Problem(f"{name}={given[name]!r}", "a whole number of 1 or more",
+                        f"assimilate(obs, {name}=8)")
+            )  # fmt: skip
+    r = given["background_error"]
+    if r != "estimate" and not (isinstance(r, int | float) and 0 < r < np.inf):
+        problems.append(
+            Problem(f"background_error={r!r}", 'a positive number or "estimate"',
+                    "assimilate(obs, background_error=1.0)")
+        )  # fmt: skip
+    return problems
