@@ -47,10 +47,11 @@ def test_parts_do_not_overlap_and_keep_to_their_streams(nature: Nature) -> None:
         part: set(nature.rows(part)[:, 0].tolist())
         for part in ("train", "validation", "evaluation")
     }
-    assert [len(r) for r in rows.values()] == [160, 48, 192]
+    assert [len(r) for r in rows.values()] == [160, 56, 192]
     assert not (rows["train"] & rows["validation"] or rows["validation"] & rows["evaluation"])
-    assert max(rows["train"]) < nature.stream_start[1] <= min(rows["validation"])
-    assert (nature.rows("validation")[:, 1] == nature.stream_start[1] + 47).all()
+    assert max(rows["train"]) < min(rows["validation"]) < nature.stream_start[1]
+    assert min(rows["evaluation"]) >= nature.stream_start[1] + 48
+    assert (nature.rows("validation")[:, 1] == 4 * 58 - 1).all()
 
 
 def test_the_testbed_has_its_own_split_by_default(nature: Nature) -> None:
@@ -120,3 +121,12 @@ def test_a_run_can_start_from_another_and_roll_out(forecaster_folder: Path, tmp_
     with (tmp_path / "log.csv").open(newline="") as file:
         first = float(next(csv.DictReader(file))["train_loss"])
     assert first < 1.0  # untrained networks of this size begin far above
+
+
+def test_the_trained_forecaster_beats_persistence_on_days_it_has_not_seen(
+    forecaster_folder: Path,
+) -> None:
+    with (forecaster_folder / "log.csv").open(newline="") as file:
+        checked = [float(r["validation_loss"]) for r in csv.DictReader(file) if r["validation_loss"]]
+    # one is persistence; what remains after 80 steps is a third of it
+    assert checked[-1] < 0.6 and checked[-1] < checked[0]

@@ -16,7 +16,7 @@ LAT = (np.arange(N_LAT) + 0.5) * 180 / N_LAT - 90
 LON = np.arange(N_LON) * 360 / N_LON
 MEAN = {"geopotential": (55000.0, 14000.0), "temperature": (255.0, 280.0)}
 AMPLITUDE = {"geopotential": (900.0, 500.0), "temperature": (6.0, 8.0)}
-SPLIT = {"train": [[0, 0, 40]], "validation": [[1, 0, 12]], "evaluation": [[1, 12, 60]]}
+SPLIT = {"train": [[0, 0, 40]], "validation": [[0, 44, 58]], "evaluation": [[1, 12, 60]]}
 
 
 def stream(number: int, days: int) -> xr.Dataset:

@@ -101,7 +101,7 @@ def load_nature(folder: str | Path) -> Nature:
             f"no stream*.zarr in {folder}: make them by "
             f"`python -m xdiffda.osse nature --out {folder}`"
         )
-    streams = [xr.open_zarr(store) for store in stores]
+    streams = [xr.open_zarr(store, consolidated=False) for store in stores]
     time = np.concatenate([ds.time.values for ds in streams])
     starts = (0, *np.cumsum([ds.sizes["time"] for ds in streams]).tolist())
     layout = to_state(streams[0].isel(time=[0]).drop_vars(list(STATIC)))[1]
