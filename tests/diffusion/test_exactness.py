@@ -94,6 +94,18 @@ def test_members_follow_the_kalman_posterior(domain, error_std, start, n_steps):
     assert np.abs(correlation).max() < 5 / np.sqrt(N_MEMBER)
 
 
+@pytest.mark.parametrize("sampler", ["heun", "stochastic"])
+def test_the_other_samplers_follow_the_kalman_posterior_too(sampler):
+    covariance, likelihood, mean, posterior = _problem("line", 0.5)
+    guidance = Guidance(start="cold", n_steps=32, sampler=sampler, solver=SOLVER)
+    z = sample_posterior(_prior(covariance), likelihood, _draws(N_MEMBER), guidance=guidance)
+    members = np.asarray(z, np.float64).transpose(1, 0, 2).reshape(N_MEMBER, -1)
+    std = np.maximum(np.sqrt(np.diag(posterior)) / np.sqrt(N_MEMBER), 1e-3)
+    assert np.sqrt(np.mean(((members.mean(0) - mean) / std) ** 2)) < 1.5
+    ratio = np.sqrt(members.var(0, ddof=1).mean() / np.diag(posterior).mean())
+    assert abs(ratio - 1) < 0.03
+
+
 def test_without_observations_members_follow_the_prior():
     covariance = _domain("line")
     empty = Likelihood(jnp.zeros(1), jnp.zeros((1, 1), int), jnp.zeros((1, 1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -144,12 +145,12 @@ def test_training_explains_more_than_the_gaussian_prior(denoiser_folder: Path) -
 def test_the_processor_starts_from_the_forecaster(
     nature_folder: Path, forecaster_folder: Path, denoiser_folder: Path
 ) -> None:
-    from xdiffda.train.denoiser import _from_forecaster
+    from xdiffda.train.denoiser import _start
     from xdiffda.train.forecaster import load_stepper
 
     config = TrainConfig.read_back(denoiser_folder)
     fresh = make_network(config, 4, 2)
-    moved = _from_forecaster(fresh, config)
+    moved = _start(fresh, config)
     donor = load_stepper(TrainConfig.read_back(forecaster_folder)).network.processor
     own = moved.backbone.processor
     np.testing.assert_array_equal(
@@ -161,6 +162,18 @@ def test_the_processor_starts_from_the_forecaster(
         strict=True,
     )
     assert all(np.array_equal(a, b) for a, b in same)
+
+
+def test_a_run_starts_from_all_of_another_denoiser(denoiser_folder: Path) -> None:
+    from xdiffda.train.denoiser import _start
+
+    config = TrainConfig.read_back(denoiser_folder)
+    donor = load_network(config, 4, 2)
+    moved = _start(
+        make_network(config, 4, 2), dataclasses.replace(config, initial=str(denoiser_folder))
+    )
+    for a, b in zip(jax.tree.leaves(donor), jax.tree.leaves(moved), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_what_was_measured_is_cached_with_the_run(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Denoise = Callable[[Array, Array], Array]
+Noise = Callable[[int], Array]
 
 
 def dpm_solver(
@@ -79,9 +80,50 @@ def heun(
     return denoise(z, ladder[-2])
 
 
-SAMPLERS = {"dpm-solver": dpm_solver, "heun": heun}
+def churned(
+    denoise: Denoise, z: Float[Array, "*state"], ladder: Float[Array, " level"], *, noise: Noise,
+    churn: float = 0.4,
+) -> Float[Array, "*state"]:  # fmt: skip
+    """Heun's method with fresh noise before each step: errors of earlier steps are forgotten.
+
+    Karras et al. (2022), arXiv 2206.00364, algorithm 2, with S_noise = 1 and the same share
+    of churn at all levels.
+
+    Parameters
+    ----------
+    denoise, z, ladder
+        As for the others.
+    noise : callable level number -> array
+        Unit noise of the kind that ``z`` was made with.
+    churn : float
+        Relative rise of the noise level before each step, at most sqrt(2) - 1 there.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from xdiffda.diffusion.noise import karras_ladder
+    >>> ladder = karras_ladder(4, sigma_max=10.0, sigma_min=0.1)
+    >>> churned(lambda z, sigma: jnp.full_like(z, 3.0), jnp.zeros(2), ladder,
+    ...         noise=lambda i: jnp.ones(2)).tolist()
+    [3.0, 3.0]
+    """
+    for i in range(ladder.size - 2):
+        now, after = (1 + churn) * ladder[i], ladder[i + 1]
+        z = z + jnp.sqrt(now**2 - ladder[i] ** 2) * noise(i)
+        slope = (z - denoise(z, now)) / now
+        euler = z + (after - now) * slope
+        slope_after = (euler - denoise(euler, after)) / after
+        z = z + (after - now) * 0.5 * (slope + slope_after)
+    return denoise(z, ladder[-2])
+
+
+SAMPLERS: dict[str, Callable[..., Array]] = {
+    "dpm-solver": dpm_solver, "heun": heun, "stochastic": churned,
+}  # fmt: skip
+NOISY = ("stochastic",)
+"""Samplers that take ``noise``."""
 
 
 def evaluations(sampler: str, n_steps: int) -> int:
     """Number of evaluations of the denoiser that a sampler makes for ``n_steps`` levels."""
-    return 2 * n_steps - 1 if sampler == "heun" else n_steps
+    return n_steps if sampler == "dpm-solver" else 2 * n_steps - 1

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -25,7 +26,7 @@ from xdiffda.diffusion.guidance import (
     split_keys,
 )
 from xdiffda.diffusion.noise import karras_ladder
-from xdiffda.diffusion.sampler import SAMPLERS, evaluations
+from xdiffda.diffusion.sampler import NOISY, SAMPLERS, evaluations
 
 
 class Conditioned(NamedTuple):
@@ -58,7 +59,7 @@ class Guidance:
     n_steps : int
         Network evaluations for each member with ``dpm-solver``, the one for the
         conditional mean included (it is shared by all members).
-    sampler : {"dpm-solver", "heun"}
+    sampler : {"dpm-solver", "heun", "stochastic"}
     sigma_max, sigma_min : float
         Ends of the ladder, in units of the background error's standard deviation.
     sigma_start : float
@@ -150,7 +151,12 @@ def sample_posterior(
         tick()
         return out
 
-    return SAMPLERS[guidance.sampler](guided, base + ladder[0] * noise, ladder)
+    def fresh(level: int) -> Array:
+        keys = _fold_in(noise_keys, jnp.array(1 + level))
+        return draws.signs[:, None] * _white_noise(prior.climatology, keys)
+
+    options = {"noise": fresh} if guidance.sampler in NOISY else {}
+    return SAMPLERS[guidance.sampler](guided, base + ladder[0] * noise, ladder, **options)
 
 
 def three_d_var(
@@ -161,6 +167,7 @@ def three_d_var(
 
 
 _white_noise = eqx.filter_jit(white_noise)
+_fold_in = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
 
 
 @eqx.filter_jit
