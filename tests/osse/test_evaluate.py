@@ -5,28 +5,41 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xdiffda.osse.evaluate import Tally
-from xdiffda.state import Grid, Layout
+from xdiffda.osse.records import Ledger, Record, pool, score
+from xdiffda.state import Grid
 
 GRID = Grid(tuple(np.linspace(-75.0, 75.0, 6).tolist()), tuple((np.arange(12) * 30.0).tolist()))
-LAYOUT = Layout(GRID, ("2m_temperature", "mean_sea_level_pressure"), ())
 N = GRID.n_node
+AREA = GRID.area_weights()
+
+
+class Tally:
+    """Records of several cases, pooled."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def add(self, members: np.ndarray, truth: np.ndarray, seconds: float) -> None:
+        self.records.append(score(members, truth, AREA, seconds=seconds))
+
+    def result(self) -> dict:
+        return pool(self.records)
 
 
 def test_two_members_in_closed_form() -> None:
     """Members 0 and 3, truth 1: mean error 0.5, fair CRPS (1 + 2) / 2 - 3 / 2 = 0, variance 4.5."""
-    tally = Tally(LAYOUT)
+    tally = Tally()
     tally.add(np.stack([np.zeros((N, 2)), np.full((N, 2), 3.0)]), np.ones((N, 2)), 2.0)
     found = tally.result()
     np.testing.assert_allclose(found["rmse"], 0.5)
     np.testing.assert_allclose(found["crps"], 0.0, atol=1e-12)
     # sample variance 4.5, times (N + 1) / N
     np.testing.assert_allclose(found["spread"], np.sqrt(4.5 * 3 / 2))
-    assert tally.seconds == 2.0
+    assert found["seconds"] == 2.0
 
 
 def test_one_member_has_its_absolute_error_and_no_spread() -> None:
-    tally = Tally(LAYOUT)
+    tally = Tally()
     tally.add(np.full((1, N, 2), 2.0), np.full((N, 2), 5.0), 0.0)
     found = tally.result()
     np.testing.assert_allclose([found["rmse"], found["crps"]], 3.0)
@@ -34,7 +47,7 @@ def test_one_member_has_its_absolute_error_and_no_spread() -> None:
 
 
 def test_averages_are_by_area_and_pool_squares_over_cases() -> None:
-    tally = Tally(LAYOUT)
+    tally = Tally()
     lat = np.repeat(GRID.lat, 12)
     north = np.where(lat > 60, 1.0, 0.0)[:, None] * np.ones(2)
     share = (np.sin(np.pi / 2) - np.sin(np.deg2rad(60.0))) / 2
@@ -47,7 +60,7 @@ def test_averages_are_by_area_and_pool_squares_over_cases() -> None:
 def test_the_fair_score_is_the_double_sum() -> None:
     rng = np.random.default_rng(0)
     members, truth = rng.normal(size=(5, N, 2)), rng.normal(size=(N, 2))
-    tally = Tally(LAYOUT)
+    tally = Tally()
     tally.add(members, truth, 0.0)
     distance = np.abs(members[:, None] - members[None]).sum((0, 1)) / (2 * 5 * 4)
     field = np.abs(members - truth).mean(0) - distance
@@ -58,10 +71,28 @@ def test_the_fair_score_is_the_double_sum() -> None:
 @pytest.mark.parametrize("n_member", [2, 8])
 def test_a_perfect_ensemble_has_the_gaussian_values(n_member: int) -> None:
     """Truth and members from N(0, 1): CRPS 1 / sqrt(pi), whatever N; spread equals RMSE."""
-    rng, tally = np.random.default_rng(1), Tally(LAYOUT)
+    rng, tally = np.random.default_rng(1), Tally()
     for _ in range(150):
         tally.add(rng.normal(size=(n_member, N, 2)), rng.normal(size=(N, 2)), 0.0)
     found = tally.result()
     np.testing.assert_allclose(found["crps"], 1 / np.sqrt(np.pi), rtol=0.04)
     np.testing.assert_allclose(found["rmse"], np.sqrt(1 + 1 / n_member), rtol=0.03)
     np.testing.assert_allclose(found["spread"] / found["rmse"], 1.0, rtol=0.04)
+    # the truth is one more member: all ranks are as likely
+    np.testing.assert_allclose(found["ranks"] * (n_member + 1), 1.0, atol=0.05)
+
+
+def test_ranks_count_the_members_below_by_area() -> None:
+    truth = np.repeat(np.where(np.array(GRID.lat) > 0, 2.5, 9.0), 12)[:, None]
+    members = np.broadcast_to(np.arange(4.0)[:, None, None], (4, N, 1))
+    np.testing.assert_allclose(score(members, truth, AREA).ranks, [[0, 0, 0, 0.5, 0.5]])
+
+
+def test_an_evaluation_goes_on_where_it_stopped(tmp_path) -> None:
+    record = score(np.zeros((2, N, 1)), np.ones((N, 1)), AREA, evaluations=8, seconds=1.5)
+    Ledger(tmp_path / "records.jsonl", "weights one").add((416, "guided", 3), record)
+    again = Ledger(tmp_path / "records.jsonl", "weights one")
+    assert (416, "guided", 3) in again and (416, "guided", 4) not in again
+    assert again.of(416, "guided", range(20)) == [record] and again.cases(416, "guided") == [3]
+    # records of other weights are not mixed in
+    assert (416, "guided", 3) not in Ledger(tmp_path / "records.jsonl", "weights two")

@@ -9,25 +9,28 @@ protocol is that of `xdiffda.verify`; the averages are over all variables and le
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
 from xdiffda.analysis import assimilate
+from xdiffda.diffusion.repaint import RePaint
 from xdiffda.observations import emulate_obs, interpolate
 from xdiffda.osse.pairs import Pairs, load_pairs
+from xdiffda.osse.records import Ledger, markdown, score, summary
 from xdiffda.prior import DiffusionPrior
-from xdiffda.registry import load_model
+from xdiffda.registry import load_model, model_folder
 from xdiffda.state import Layout, default_convention, from_state, to_state
 from xdiffda.train.data import Nature, load_nature
 
-N_MEMBERS = 8
 SPEEDY_LETKF = {
     "temperature": 1.0, "2m_temperature": 1.0, "u_component_of_wind": 1.0,
     "v_component_of_wind": 1.0, "specific_humidity": 1e-3, "mean_sea_level_pressure": 100.0,
@@ -46,33 +49,12 @@ class Case:
     number: int
 
 
-class Tally:
-    """Sums of squared error, CRPS and ensemble variance per channel, over cases."""
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of the table: what is called, and how often the network is evaluated."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._area = layout.grid.area_weights() / layout.grid.n_node
-        self._rows: list[np.ndarray] = []
-        self.seconds = 0.0
-
-    def add(self, members: np.ndarray, truth: np.ndarray, seconds: float) -> None:
-        """Add one case: members (member, node, channel), truth (node, channel)."""
-        members, truth = members.astype(np.float64), truth.astype(np.float64)
-        n = len(members)
-        mean = members.mean(0)
-        crps = np.abs(members - truth).mean(0)
-        variance = np.zeros_like(truth)
-        if n > 1:
-            ranks = (2 * np.arange(1, n + 1) - n - 1)[:, None, None]
-            pairs = (ranks * np.sort(members, axis=0)).sum(0)
-            crps = crps - pairs / (n * (n - 1))
-            variance = members.var(0, ddof=1) * (n + 1) / n
-        stack = np.stack([(mean - truth) ** 2, crps, variance])
-        self._rows.append(np.einsum("n,knc->kc", self._area, stack))
-        self.seconds += seconds
-
-    def result(self) -> dict[str, np.ndarray]:
-        squared, crps, variance = np.mean(self._rows, axis=0)
-        return {"rmse": np.sqrt(squared), "crps": crps, "spread": np.sqrt(variance)}
+    call: Callable[[Case, xr.Dataset], xr.Dataset]
+    evaluations: int = 0
 
 
 def make_cases(nature: Nature, pairs: Pairs, n_case: int) -> list[Case]:
@@ -93,17 +75,20 @@ def _dataset(nature: Nature, x: np.ndarray, row: np.ndarray) -> xr.Dataset:
     return ds.assign_coords(time=nature.time[row])
 
 
-def quarter_errors(cases: Sequence[Case], layout: Layout) -> dict[str, object]:
+def quarter_errors(cases: Sequence[Case], layout: Layout) -> dict[str, Any]:
     """A quarter of the background error's standard deviation, for each variable and level."""
-    tally = Tally(layout)
-    for case in cases:
-        tally.add(_array(case.background, layout)[None], _array(case.truth, layout), 0)
-    errors: dict[str, object] = {}
-    for (name, level), value in zip(layout.channels, tally.result()["rmse"] / 4, strict=True):
+    area = layout.grid.area_weights()
+    squares = [
+        score(_array(c.background, layout)[None], _array(c.truth, layout), area).squared
+        for c in cases
+    ]
+    errors: dict[str, Any] = {}
+    rmse = np.sqrt(np.mean(squares, axis=0))
+    for (name, level), value in zip(layout.channels, rmse / 4, strict=True):
         if level is None:
             errors[name] = float(value)
         else:
-            errors.setdefault(name, {})[level] = float(value)  # type: ignore[index]
+            errors.setdefault(name, {})[level] = float(value)
     return errors
 
 
@@ -111,37 +96,70 @@ def _array(ds: xr.Dataset, layout: Layout) -> np.ndarray:
     return to_state(ds, layout)[0]
 
 
+BASE = "background"
+USUAL = (BASE, "interpolated observations", "3D-Var, same B", "guided, warm start, 8 evaluations",
+         "the same, members in antithetic pairs")  # fmt: skip
 COSTLY = ("draws from the Gaussian posterior (B)", "guided, cold start, 32 evaluations")
-Method = Callable[[Case, xr.Dataset], xr.Dataset]
 
 
-def methods(prior: DiffusionPrior) -> dict[str, Method]:
-    """The rows of the table: name -> (case, observations) -> analysis."""
+def methods(prior: DiffusionPrior, *, n_members: int) -> dict[str, Row]:
+    """All rows that a table can have, by their names."""
 
-    def analyse(model: object, **settings: object) -> Method:
-        return lambda case, obs: assimilate(
-            case.background, obs, model=model, progress=False, seed=case.number,  # type: ignore[arg-type]
-            **({"n_members": N_MEMBERS} | settings),  # type: ignore[arg-type]
+    def analyse(model: Any, evaluations: int = 0, **settings: Any) -> Row:
+        return Row(
+            lambda case, obs: assimilate(
+                case.background, obs, model=model, progress=False, seed=case.number,
+                **({"n_members": n_members} | settings),
+            ), evaluations,
         )  # fmt: skip
 
+    def repaint(settings: RePaint, members: int = n_members) -> Row:
+        count = settings.evaluations
+        return analyse(prior, count, method="repaint", repaint=settings, n_members=members)
+
+    guided = {
+        f"guided, V {v}, {start} start, {n} steps{'' if s == 'dpm-solver' else ', ' + s}": analyse(
+            prior, n, covariance=v, start=start, n_steps=n, sampler=s
+        )
+        for v in ("calibrated", "climatological", "diagonal", "jacobian")
+        for start in ("warm", "cold")
+        for n in (4, 8, 16, 32, 64)
+        for s in ("dpm-solver", "heun", "stochastic")
+    }
     return {
-        "background": lambda case, obs: case.background,
-        "interpolated observations": lambda case, obs: interpolate(
-            obs, like=case.background, background=case.background
+        BASE: Row(lambda case, obs: case.background),
+        "interpolated observations": Row(
+            lambda case, obs: interpolate(obs, like=case.background, background=case.background)
         ),
         "3D-Var, same B": analyse(prior, method="3dvar"),
         "draws from the Gaussian posterior (B)": analyse(prior.gaussian()),
-        "guided, warm start, 8 evaluations": analyse(prior),
-        "the same, members in antithetic pairs": analyse(prior, antithetic=True),
-        "guided, cold start, 32 evaluations": analyse(prior, start="cold", n_steps=32),
-    }
+        "guided, warm start, 8 evaluations": analyse(prior, 8),
+        "the same, members in antithetic pairs": analyse(prior, 8, antithetic=True),
+        "guided, cold start, 32 evaluations": analyse(prior, 32, start="cold", n_steps=32),
+        # the mask of the paper covers all but everything on this grid; tuned: see RePaint's note
+        "RePaint, 2,910 evaluations": repaint(RePaint(mask_sigma=REPAINT_SIGMA), 2),
+        "RePaint, 460 evaluations": repaint(
+            RePaint(n_levels=100, jump_length=10, resamplings=5, mask_sigma=REPAINT_SIGMA)
+        ),
+        **{
+            f"RePaint, 95 evaluations, mask {width:g} cells": repaint(
+                RePaint(n_levels=50, jump_length=5, resamplings=2, mask_sigma=width)
+            )
+            for width in (0.3, 0.5, 0.7, 1.0, 1.5)
+        },
+        **guided,
+    }  # fmt: skip
+
+
+REPAINT_SIGMA = 0.7
 
 
 def evaluate(
     data: str, pairs: str, *, model: str = "speedy", out: str | None = None, n_case: int = 20,
     columns: Sequence[int] = (5, 45, 416, 1000), costly: Sequence[int] = (416,),
-    errors: str = "quarter",
-) -> dict[str, object]:  # fmt: skip
+    errors: str = "quarter", rows: Sequence[str] = (), n_members: int = 8,
+    ledger: str | None = None, part: str = "evaluation",
+) -> dict[str, Any]:  # fmt: skip
     """Run the table and write it as ``skill-<errors>.json`` and ``.md`` into ``out``.
 
     Parameters
@@ -160,94 +178,76 @@ def evaluate(
     errors : {"quarter", "speedy-letkf"}
         Observation errors: a quarter of the background's, or the absolute ones of
         SPEEDY-LETKF.
+    rows : sequence of str, optional
+        Rows to run instead of the usual ones (names as in the table); the background's is
+        always run.
+    n_members : int
+    ledger : str, optional
+        File of the single records, default ``records.jsonl`` in ``pairs``; what it holds of
+        these weights is not run again, and appears in the table.
+    part : {"evaluation", "validation"}
+        Settings are tuned on the second, tables made on the first.
     """
     nature, prior = load_nature(data), load_model(model)
-    layout = prior.layout
-    cases = make_cases(nature, load_pairs(pairs, "evaluation"), n_case)
-    error_std = quarter_errors(cases, layout) if errors == "quarter" else SPEEDY_LETKF
-    table: dict[str, dict[str, dict[str, object]]] = {}
-    report: dict[str, object] = {
-        "model": model, "errors": errors, "n_case": n_case, "n_members": N_MEMBERS,
-        "first": str(cases[0].truth.time.values)[:16],
-        "last": str(cases[-1].truth.time.values)[:16],
-        "table": table,
+    cases = make_cases(nature, load_pairs(pairs, part), n_case)
+    error_std = quarter_errors(cases, prior.layout) if errors == "quarter" else SPEEDY_LETKF
+    known = methods(prior, n_members=n_members)
+    key = f"{_digest(model)} {part} {errors} {n_case}"
+    book = Ledger(Path(ledger or Path(pairs) / "records.jsonl"), key)
+    table: dict[str, dict[str, Any]] = {}
+    report: dict[str, Any] = {
+        "model": model, "errors": errors, "first": str(cases[0].truth.time.values)[:16],
+        "last": str(cases[-1].truth.time.values)[:16], "table": table,
     }  # fmt: skip
     for n_column in columns:
-        rows = {k: v for k, v in methods(prior).items() if k not in COSTLY or n_column in costly}
-        tallies = {name: Tally(layout) for name in rows}
+        wanted = [BASE, *rows] if rows else [*USUAL, *(COSTLY if n_column in costly else ())]
         for case in tqdm(cases, desc=f"{n_column} columns, {errors}", mininterval=5):
-            obs = emulate_obs(
-                case.truth,
-                n_columns=n_column,
-                error_std=error_std,
-                seed=1000 * n_column + case.number,
-            )
-            truth = _array(case.truth, layout)
-            for name, method in rows.items():
-                begin = time.perf_counter()
-                x = _array(method(case, obs), layout)
-                seconds = time.perf_counter() - begin
-                tallies[name].add(x.reshape(-1, *truth.shape), truth, seconds)
-        table[str(n_column)] = _summaries(tallies, layout, n_case)
+            _run_case(case, n_column, {n: known[n] for n in wanted}, error_std, book, prior.layout)
+        table[str(n_column)] = _table(book, n_column, known, n_case, prior.layout)
         if out:
             _write(Path(out) / f"skill-{errors}.json", json.dumps(report, indent=1))
             _write(Path(out) / f"skill-{errors}.md", markdown(report))
     return report
 
 
-def _summaries(
-    tallies: dict[str, Tally], layout: Layout, n_case: int
-) -> dict[str, dict[str, object]]:
-    base = tallies["background"].result()
-    out: dict[str, dict[str, object]] = {}
-    for name, tally in tallies.items():
-        own = tally.result()
-        ratio = own["rmse"] / base["rmse"]
-        worst = int(np.argmax(ratio))
-        out[name] = {
-            "rmse": round(float(ratio.mean()), 4),
-            "crps": round(float((own["crps"] / base["crps"]).mean()), 4),
-            "spread_skill": round(float((own["spread"] / own["rmse"]).mean()), 3),
-            "worst": round(float(ratio[worst]), 4), "worst_channel": layout.channel_names[worst],
-            "seconds": round(tally.seconds / n_case, 2),
-            "channels": {c: round(float(r), 4)
-                         for c, r in zip(layout.channel_names, ratio, strict=True)},
-        }  # fmt: skip
-    return out
+def _run_case(
+    case: Case, n_column: int, rows: dict[str, Row], error_std: Any, book: Ledger, layout: Layout
+) -> None:  # fmt: skip
+    missing = {n: r for n, r in rows.items() if (n_column, n, case.number) not in book}
+    if not missing:
+        return
+    seed = 1000 * n_column + case.number
+    obs = emulate_obs(case.truth, n_columns=n_column, error_std=error_std, seed=seed)
+    truth, area = _array(case.truth, layout), layout.grid.area_weights()
+    for name, row in missing.items():
+        begin = time.perf_counter()
+        x = _array(row.call(case, obs), layout)
+        seconds = time.perf_counter() - begin
+        members = x.reshape(-1, *truth.shape)
+        record = score(members, truth, area, evaluations=row.evaluations, seconds=seconds)
+        book.add((n_column, name, case.number), record)
 
 
-SHOWN = ("geopotential@500", "temperature@850", "u_component_of_wind@300",
-         "specific_humidity@850", "2m_temperature")  # fmt: skip
+def _table(
+    book: Ledger, n_column: int, known: dict[str, Row], n_case: int, layout: Layout
+) -> dict[str, Any]:  # fmt: skip
+    """Rows of all methods that have records, each against the background at its own times."""
+    table = {}
+    for name in known:
+        numbers = [c for c in book.cases(n_column, name) if c < n_case]
+        if numbers:
+            own, base = (book.of(n_column, m, numbers) for m in (name, BASE))
+            table[name] = summary(own, base, layout)
+    return table
 
 
-def markdown(report: dict[str, object]) -> str:
-    """The table as Markdown: everything divided by the background's."""
-    head = (
-        "| columns | method | RMSE | z500 | T850 | u300 | q850 | T2m | worst channel | CRPS "
-        "| spread/skill | s per analysis |\n" + "|---" * 12 + "|\n"
-    )
-    lines = []
-    for n_column, rows in report["table"].items():  # type: ignore[attr-defined]
-        for name, row in rows.items():
-            shown = " | ".join(f"{row['channels'].get(c, float('nan')):.3f}" for c in SHOWN)
-            # members in pairs are not exchangeable with the truth: no such ratio for them
-            exchangeable = row["spread_skill"] and "pairs" not in name
-            spread = f"{row['spread_skill']:.2f}" if exchangeable else "-"
-            lines.append(
-                f"| {n_column} | {name} | **{row['rmse']:.3f}** | {shown} | {row['worst']:.3f} "
-                f"({row['worst_channel']}) | {row['crps']:.3f} | {spread} | {row['seconds']:.1f} |"
-            )
-    note = (
-        f"\n{report['n_case']} held-out analysis times from {report['first']} to "
-        f"{report['last']} of the nature run's calendar, 48 h backgrounds, "
-        f"{report['n_members']} members, whole columns observed, errors: {report['errors']}. "
-        "Area-weighted; RMSE and CRPS divided by the background's, averaged over all variables "
-        "and levels. Seconds on the machine that made the table.\n"
-    )
-    return head + "\n".join(lines) + "\n" + note
+def _digest(model: str) -> str:
+    card = json.loads((model_folder(model) / "card.json").read_text())
+    return hashlib.sha256(json.dumps(card["sha256"], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text)
     os.replace(temporary, path)

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from xdiffda.osse.evaluate import markdown
+from xdiffda.osse.records import markdown
 from xdiffda.registry import models_folder
 
 
@@ -40,7 +40,7 @@ def publish(readme: str | Path, *, model: str = "speedy") -> None:
         name = found[1]
         report = json.loads((folder / f"skill-{name}.json").read_text())
         card["skill"][name] = {
-            columns: {row: {k: v for k, v in scores.items() if k != "channels"}
+            columns: {row: {k: v for k, v in scores.items() if k not in ("channels", "ranks")}
                       for row, scores in rows.items()}
             for columns, rows in report["table"].items()
         }  # fmt: skip

@@ -1,0 +1,169 @@
+"""Scores of single analyses, kept on disk, and the tables they pool into.
+
+One record is one method at one analysis time.  An interrupted evaluation keeps its records
+and goes on where it stopped; costly methods can be added later to the same table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from xdiffda.state import Layout
+
+SHOWN = ("geopotential@500", "temperature@850", "u_component_of_wind@300",
+         "specific_humidity@850", "2m_temperature")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """Area means over the globe, per channel, of one analysis.
+
+    Attributes
+    ----------
+    squared, crps, variance : lists of float
+        Squared error of the mean, fair CRPS, ensemble variance times (N + 1) / N.
+    ranks : list of list of float
+        Share of the area in which the truth has each rank among the members (channel, rank).
+    members, evaluations : int
+    seconds : float
+    """
+
+    squared: list[float]
+    crps: list[float]
+    variance: list[float]
+    ranks: list[list[float]]
+    members: int
+    evaluations: int
+    seconds: float
+
+
+def score(
+    members: Float[np.ndarray, "member node channel"], truth: Float[np.ndarray, "node channel"],
+    area: Float[np.ndarray, " node"], *, evaluations: int = 0, seconds: float = 0.0,
+) -> Record:  # fmt: skip
+    """Score one analysis; ``area`` are weights of mean 1."""
+    members, truth = members.astype(np.float64), truth.astype(np.float64)
+    weight, n = area / area.sum(), len(members)
+    mean = members.mean(0)
+    crps = np.abs(members - truth).mean(0)
+    variance = np.zeros_like(truth)
+    if n > 1:
+        order = (2 * np.arange(1, n + 1) - n - 1)[:, None, None]
+        crps = crps - (order * np.sort(members, axis=0)).sum(0) / (n * (n - 1))
+        variance = members.var(0, ddof=1) * (n + 1) / n
+    rank = (members < truth).sum(0)
+    shares = [[float(weight[rank[:, c] == k].sum()) for k in range(n + 1)]
+              for c in range(truth.shape[1])]  # fmt: skip
+    squared, crps, variance = (
+        [float(f"{v:.8g}") for v in weight @ field]
+        for field in ((mean - truth) ** 2, crps, variance)
+    )
+    return Record(squared, crps, variance, shares, n, evaluations, seconds)
+
+
+class Ledger:
+    """Records of one evaluation in a file of JSON lines, by (columns, method, case)."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self._key, self._found = path, key, {}
+        if path.exists():
+            for line in path.read_text().splitlines():
+                row = json.loads(line)
+                if row["key"] == key:  # of these weights, backgrounds and errors
+                    self._found[tuple(row["of"])] = Record(**row["record"])
+
+    def __contains__(self, of: tuple[int, str, int]) -> bool:
+        return of in self._found
+
+    def add(self, of: tuple[int, str, int], record: Record) -> None:
+        """Keep a record, on disk first."""
+        line = {"key": self._key, "of": of, "record": dataclasses.asdict(record)}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self._found[of] = record
+
+    def of(self, columns: int, method: str, cases: Iterable[int]) -> list[Record]:
+        """Records of a method, at those of ``cases`` that were run."""
+        return [self._found[k] for c in cases if (k := (columns, method, c)) in self._found]
+
+    def cases(self, columns: int, method: str) -> list[int]:
+        """Cases at which a method was run."""
+        return sorted(c for n, m, c in self._found if (n, m) == (columns, method))
+
+
+def pool(records: Sequence[Record]) -> dict[str, Any]:
+    """RMSE, CRPS, spread per channel, rank shares, and mean cost, over cases."""
+    average = lambda name: np.mean([getattr(r, name) for r in records], axis=0)  # noqa: E731
+    return {
+        "rmse": np.sqrt(average("squared")), "crps": average("crps"),
+        "spread": np.sqrt(average("variance")), "ranks": average("ranks").mean(0),
+        "members": records[0].members, "evaluations": records[0].evaluations,
+        "seconds": float(average("seconds")),
+    }  # fmt: skip
+
+
+def summary(
+    own: Sequence[Record], base: Sequence[Record], layout: Layout
+) -> dict[str, Any]:  # fmt: skip
+    """One row of a table: everything divided by the background's at the same times."""
+    mine, reference = pool(own), pool(base)
+    ratio = mine["rmse"] / reference["rmse"]
+    worst = int(np.argmax(ratio))
+    ranks = mine["ranks"] * len(mine["ranks"])  # 1 where flat
+    return {
+        "rmse": round(float(ratio.mean()), 4),
+        "crps": round(float((mine["crps"] / reference["crps"]).mean()), 4),
+        "spread_skill": round(float((mine["spread"] / mine["rmse"]).mean()), 3),
+        "worst": round(float(ratio[worst]), 4), "worst_channel": layout.channel_names[worst],
+        "outer_ranks": round(float((ranks[0] + ranks[-1]) / 2), 3),
+        "n_case": len(own), "members": mine["members"], "evaluations": mine["evaluations"],
+        "seconds": round(mine["seconds"], 2),
+        "ranks": [round(float(r), 4) for r in ranks],
+        "channels": {c: round(float(r), 4)
+                     for c, r in zip(layout.channel_names, ratio, strict=True)},
+    }  # fmt: skip
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The table as Markdown."""
+    head = (
+        "| columns | method | RMSE | z500 | T850 | u300 | q850 | T2m | worst channel | CRPS "
+        "| spread/skill | outer ranks | evaluations | s per analysis | cases x members |\n"
+        + "|---" * 15 + "|\n"
+    )  # fmt: skip
+    lines = [
+        _line(n_column, name, row)
+        for n_column, rows in report["table"].items()
+        for name, row in rows.items()
+    ]
+    note = (
+        f"\nHeld-out analysis times from {report['first']} to {report['last']} of the nature "
+        f"run's calendar, 48 h backgrounds, whole columns observed, errors: {report['errors']}. "
+        "Area-weighted; RMSE of the ensemble mean and fair CRPS are divided by the background's "
+        "at the same times and averaged over all variables and levels. Outer ranks: how often "
+        "the truth lies outside all members, 1 for a calibrated ensemble, more for too little "
+        "spread. Evaluations of the network are per member; seconds are those of the machine "
+        "that made the table.\n"
+    )
+    return head + "\n".join(lines) + "\n" + note
+
+
+def _line(n_column: str, name: str, row: dict[str, Any]) -> str:
+    shown = " | ".join(f"{row['channels'].get(c, float('nan')):.3f}" for c in SHOWN)
+    # members in pairs are not exchangeable with the truth: no such ratio for them
+    ensemble = row["members"] > 1 and "pairs" not in name
+    spread, outer = (f"{row[k]:.2f}" if ensemble else "-" for k in ("spread_skill", "outer_ranks"))
+    cases = f"{row['n_case']} x {row['members']}"
+    return (
+        f"| {n_column} | {name} | **{row['rmse']:.3f}** | {shown} | {row['worst']:.3f} "
+        f"({row['worst_channel']}) | {row['crps']:.3f} | {spread} | {outer} "
+        f"| {row['evaluations'] or '-'} | {row['seconds']:.1f} | {cases} |"
+    )
