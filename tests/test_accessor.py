@@ -25,6 +25,13 @@ def test_repr_of_a_state_says_that_the_model_takes_it(state: xr.Dataset, no_comp
     assert "Model speedy: can take it" in text
 
 
+def test_repr_names_what_the_model_misses(state: xr.Dataset) -> None:
+    part = state.drop_vars("temperature").sel(level=[100, 500]).isel(lat=slice(None, None, 2))
+    line = repr(part.diffda).splitlines()[-1]
+    assert line.startswith("Model speedy: missing temperature; missing levels 200, 300, 700, 850")
+    assert "grid is not 32 x 64: xdiffda.regrid(ds, like='speedy')" in line
+
+
 def test_repr_of_observations(state: xr.Dataset) -> None:
     obs = state.load().diffda.emulate_obs(n_columns=5, seed=0)
     text = repr(obs.diffda)
