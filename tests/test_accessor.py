@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import pickle
 
@@ -76,8 +77,17 @@ def test_every_method_is_one_line_to_a_public_function() -> None:
         "verify",
         "map",
     } <= set(methods)
-    for name, method in methods.items():
-        assert "`xdiffda." in inspect.getdoc(method), name
+    accessor = xr.Dataset().diffda
+    for name in methods:
+        module, function = methods[name]._module, methods[name]._name
+        public = getattr(importlib.import_module(module), function)
+        bound = getattr(accessor, name)
+        # help and completion show the function's own signature, without what is bound
+        shown, own = inspect.signature(bound), inspect.signature(public)
+        assert list(shown.parameters.values()) == list(own.parameters.values())[1:], name
+        assert inspect.getdoc(bound) == inspect.getdoc(public), name
+        settings = [p for p in shown.parameters.values() if p.kind is p.VAR_KEYWORD]
+        assert not settings, f"{name} swallows whatever it is given"
 
 
 def test_methods_call_their_functions(state: xr.Dataset) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from xdiffda.diffusion.guidance import Likelihood
+from xdiffda._departures import Table, assemble, linear_part, local_part, state_part
+from xdiffda.diffusion.likelihood import Likelihood, Whitening
+from xdiffda.diffusion.robust import Robust, as_robust
 from xdiffda.errors import InputError, Problem
-from xdiffda.observations import ObsVector, observation_operator, select_window
+from xdiffda.observations import Trajectory, observation_rows, select_window
+from xdiffda.observations.correlation import correlated_blocks, read_correlation
+from xdiffda.observations.fgat import TimeStencil, check_trajectory, time_stencil
+from xdiffda.observations.operators import none_usable
+from xdiffda.observations.rows import Operators
 from xdiffda.prior import Prior
 from xdiffda.state import Convention
 
@@ -20,13 +26,17 @@ from xdiffda.state import Convention
 # observations does not decide it alone
 R_PRIOR_STD = 0.5
 R_BOUNDS = (0.05, 5.0)
-PADDING = 128
+# a direction whose background is vaguer than this share of the circle is not linear in anything
+VAGUE = 1 / 8
 
 
 def observe(
     tidy: xr.Dataset, prior: Prior, background: Float[np.ndarray, "node channel"],
     time: np.datetime64 | None, *, window: str | np.timedelta64, gross_check: float,
-    background_error: float | str,
+    background_error: float | str, operators: Operators | None = None,
+    orography: Float[np.ndarray, "node"] | None = None,
+    trajectory: Trajectory | tuple[np.ndarray, np.ndarray] | None = None,
+    error_correlation: Any = None, robust: str | Robust | None = None,
 ) -> tuple[Likelihood, float, dict[str, Any]]:  # fmt: skip
     """Return the likelihood of z at one analysis time, r, and the record of what was used.
 
@@ -42,72 +52,136 @@ def observe(
         Full width around ``time``.
     gross_check : float
     background_error : float or "estimate"
+    operators : mapping, optional
+        The user's operators by variable, see `observations.nonlinear`.
+    orography : array (node,), optional
+        Geopotential of the surface, for surface pressure without ``station_height``.
+    trajectory : Trajectory or (times, states), optional
+        The background at several times: departures are formed at each observation's own time
+        (first guess at appropriate time) and hold at the analysis time.
+    error_correlation : float, VerticalCorrelation or mapping, optional
+        Correlation of errors within a station's column, see `observations.correlation`.
+    robust : {"none", "huber", "varqc"} or Robust, optional
+        Weights for observations that may be grossly wrong, at every noise level.
+
+    Returns
+    -------
+    likelihood : Likelihood
+    r : float
+    record : dict
+        ``used`` and ``rejected`` numbers, ``r``, and ``kept``, the rows of ``tidy`` in use.
+
+    Raises
+    ------
+    InputError
+        If nothing is left to use, R is singular, the trajectory does not fit, or an operator is
+        not one.
     """
+    weights = _read_robust(robust)
+    correlation = read_correlation(error_correlation)
+    all_rows = np.arange(tidy.sizes["obs"])
     rejected: dict[str, int] = {}
     if time is not None and not np.isnat(time):
         tidy, reasons = select_window(tidy, time, window)
         rejected |= {reason: len(where) for reason, where in reasons.items()}
-    obs, _, reasons = observation_operator(tidy, prior.layout)
-    rejected |= {reason: len(where) for reason, where in reasons.items()}
+        all_rows = np.setdiff1d(all_rows, np.concatenate([*reasons.values(), all_rows[:0]]))
+    rows = observation_rows(tidy, prior.layout, operators=operators, orography=orography)
+    rejected |= {reason: len(where) for reason, where in rows.rejected.items()}
+    n_tidy = tidy.sizes["obs"]
+    if not rows.n_obs:
+        raise none_usable(n_tidy, rows.rejected, prior.layout)
 
-    obs = _sorted(obs)
+    states, at = _background_states(background, trajectory, tidy, prior, time)
     r0 = 1.0 if background_error == "estimate" else float(background_error)
-    flat = np.asarray(background, np.float64).reshape(-1)
-    index, weight = np.asarray(obs.index), np.asarray(obs.weight, np.float64)
-    # what the basis cannot represent is error of representativeness
-    unresolved = (weight * (prior.scale * prior.unresolved).reshape(-1)[index] * r0) ** 2
-    error = np.sqrt(np.asarray(obs.error_std, np.float64) ** 2 + unresolved.sum(1))
-    departure = (np.asarray(obs.value, np.float64) - (flat[index] * weight).sum(1)) / error
-    # how one unit of z in each of the elements shows in an observation, per error
-    sensitivity = weight * prior.scale.reshape(-1)[index] / error[:, None]
-    channel = np.sqrt(np.asarray(prior.covariance.variance))[index % prior.layout.n_channel]
-    spread = np.abs(sensitivity * channel).sum(1)
+    parts = [linear_part(rows, tidy, states, at)] if rows.linear is not None else []
+    parts += [local_part(group, tidy, states, at) for group in rows.local]
+    parts += [
+        state_part(group, tidy, states, at, background, prior, r0) for group in rows.state
+    ]  # fmt: skip
+    table = assemble(parts, prior, r0)
+    good = _checked(table, at, rejected)
 
-    good = np.ones(len(departure), bool)
+    fits = good
     for _ in range(2):  # a gross error must not inflate the r that judges it
         r = (
             r0
             if background_error != "estimate"
-            else estimate_r(departure[good], spread[good], _n_sites(tidy, len(departure)))
+            else estimate_r(table.departure[good], table.spread[good], _n_sites(tidy, good.sum()))
         )
-        good = np.abs(departure) <= gross_check * np.sqrt(1 + (r * spread) ** 2)
-    if not good.all():
-        rejected["gross error"] = int((~good).sum())
+        good = fits & (
+            np.abs(table.departure) <= gross_check * np.sqrt(1 + (r * table.spread) ** 2)
+        )
+    if gross := int((fits & ~good).sum()):
+        rejected["gross error"] = gross
     if not good.any():
         raise InputError(
-            [Problem(f"all {good.size} observations further than {gross_check} expected "
+            [Problem(f"all {fits.sum()} observations further than {gross_check} expected "
                      "standard deviations from the background",
                      "observations and background of the same time, units and model",
                      "assimilate(obs, gross_check=np.inf)")], what="observations",
         )  # fmt: skip
-    # rejected ones stay with weight zero: shapes, and so compiled code, do not change
-    likelihood = _padded(np.where(good, departure, 0.0), index, sensitivity * good[:, None] * r)
-    return likelihood, r, {"used": int(good.sum()), "rejected": rejected, "r": r}
+    likelihood = table.likelihood(good, r)
+    blocks = correlated_blocks(tidy, table.position, good, table.correlated_share, correlation)
+    if blocks is not None:
+        whitening = Whitening(
+            jnp.asarray(blocks.where), jnp.asarray(blocks.factor, jnp.float32),
+            jnp.asarray(blocks.inverse, jnp.float32),
+        )  # fmt: skip
+        value = whitening.whiten(likelihood.value[:, None])[:, 0]
+        likelihood = dataclasses.replace(likelihood, value=value, whitening=whitening)
+    kept = np.sort(all_rows[table.position[good]])
+    record = {"used": int(good.sum()), "rejected": rejected, "r": r, "kept": kept}
+    return dataclasses.replace(likelihood, robust=weights), r, record
 
 
-def _sorted(obs: ObsVector) -> ObsVector:
-    """Put observations into an order of their own.
-
-    Perturbations are drawn along this order: the analysis does not depend on that of the
-    user's file.
-    """
-    index, weight = np.asarray(obs.index), np.asarray(obs.weight)
-    columns = [np.asarray(obs.error_std), np.asarray(obs.value), *weight.T, *index.T[::-1]]
-    order = np.lexsort(columns)
-    return jax.tree.map(lambda a: a[order], obs)
+def _read_robust(robust: str | Robust | None) -> Robust | None:
+    try:
+        return as_robust(robust)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            [Problem(str(error), "none, huber, varqc or Robust(...)",
+                     'assimilate(obs, robust="varqc")')], what="robust likelihood",
+        ) from error  # fmt: skip
 
 
-def _padded(value: np.ndarray, index: np.ndarray, weight: np.ndarray) -> Likelihood:
-    """Fill up to a multiple of `PADDING`, so that analysis times share compiled code.
+def _background_states(
+    background: np.ndarray, trajectory: Any, tidy: xr.Dataset, prior: Prior,
+    time: np.datetime64 | None,
+) -> tuple[Float[np.ndarray, "time node channel"], TimeStencil]:  # fmt: skip
+    """States to form departures from, and where in time each observation is among them."""
+    n_obs = tidy.sizes["obs"]
+    if trajectory is None:
+        here = np.zeros(n_obs, int)
+        return np.asarray(background, np.float64)[None], TimeStencil(
+            here, np.zeros(n_obs), np.ones(n_obs, bool)
+        )
+    times, states = check_trajectory(trajectory, prior.layout)
+    return states, time_stencil(times, tidy["time"].values, default=time)
 
-    A filling observation sees nothing and says nothing.
-    """
-    more = -len(value) % PADDING
-    return Likelihood(
-        jnp.asarray(np.pad(value, (0, more)), jnp.float32),
-        jnp.asarray(np.pad(index, ((0, more), (0, 0)))),
-        jnp.asarray(np.pad(weight, ((0, more), (0, 0))), jnp.float32),
-    )
+
+def _checked(table: Table, at: TimeStencil, rejected: dict[str, int]) -> np.ndarray:
+    """Which rows are fit for use; the others are counted by reason."""
+    real = table.position >= 0
+    vague = table.predicted_std > VAGUE * table.period
+    outside = ~at.inside[np.maximum(table.position, 0)]
+    unfit = {
+        "outside the times of the trajectory": outside,
+        "where the operator is not finite at the background": ~table.finite,
+        "of a direction in a background too calm for it": vague,
+    }
+    good = real
+    for reason, bad in unfit.items():
+        if count := int((good & bad).sum()):
+            rejected[reason] = count
+        good = good & ~bad
+    if not good.any():
+        raise InputError(
+            [Problem(f"none of {real.sum()} observations usable: " + "; ".join(
+                f"{count} {reason}" for reason, count in rejected.items()),
+                "observations that the background can see",
+                "trajectory=(times, states) that span the window")], what="observations",
+        )  # fmt: skip
+    return good
 
 
 def estimate_r(

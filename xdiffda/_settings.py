@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from xdiffda.baselines import Inflation, Localisation
 from xdiffda.diffusion.guidance import choose_covariance
 from xdiffda.diffusion.repaint import RePaint
 from xdiffda.diffusion.sampling import Guidance
 from xdiffda.errors import InputError, Problem
 from xdiffda.prior import Prior
 
-METHODS = ("guided", "3dvar", "repaint")
-SINGLE = ("3dvar",)  # one best state, no ensemble
+METHODS = ("guided", "repaint", "3dvar", "oi", "letkf")
+SINGLE = ("3dvar", "oi")  # one best state, no ensemble
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +26,14 @@ class Settings:
     n_members: int
     guidance: Guidance
     repaint: RePaint
+    localisation: Localisation
+    inflation: Inflation
     covariance: str
     background_error: float | str
     window: str | np.timedelta64
     gross_check: float
     antithetic: bool
+    small_scales: bool
     max_batch: int
     seed: int
 
@@ -49,37 +53,46 @@ class Settings:
     def provenance(self) -> dict[str, Any]:
         """What goes into the attributes of the analysis."""
         kept = dataclasses.asdict(self) | {"window": str(self.window)}
-        unused = {"guided": ("repaint",), "repaint": ("guidance", "covariance")}
-        for name in unused.get(self.method, ("repaint", "covariance", "antithetic")):
-            kept.pop(name)
-        return kept
+        own = {
+            "guided": {"guidance", "covariance", "antithetic", "small_scales", "robust"},
+            "repaint": {"repaint", "antithetic", "small_scales"},
+            "3dvar": {"robust"}, "oi": set(), "letkf": {"localisation", "inflation"},
+        }  # fmt: skip
+        foreign = set().union(*own.values()) - own[self.method]
+        return {name: value for name, value in kept.items() if name not in foreign}
 
 
 def check_settings(
     prior: Prior, *, method: str, n_members: int, n_steps: int, start: str, sampler: str,
-    repaint: RePaint | None, covariance: str | None, **rest: Any,
+    repaint: RePaint | None, localisation: Localisation | None, inflation: Inflation | None,
+    covariance: str | None, **rest: Any,
 ) -> Settings:  # fmt: skip
     """Return the settings, or raise with all that is wrong with them."""
     problems = _plain_problems(method=method, n_members=n_members, **rest)
     guidance = Guidance()
-    name = covariance or prior.default_covariance
+    v = covariance or prior.default_covariance
     try:
         guidance = Guidance(start=start, n_steps=n_steps, sampler=sampler)
-        if name == "calibrated" and prior.default_covariance != "calibrated":
+        if v == "calibrated" and prior.default_covariance != "calibrated":
             raise ValueError("this model has no measured V: covariance='climatological'")
-        if name != "calibrated":
-            choose_covariance(name, prior.covariance, None)
+        if v != "calibrated":
+            choose_covariance(v, prior.covariance, None)
     except ValueError as error:
         problems.append(Problem(str(error), "settings that fit together", "assimilate(obs)"))
-    if repaint is not None and method != "repaint":
-        problems.append(Problem(f"repaint=... with method={method!r}", "the method it belongs to",
-                                'assimilate(obs, method="repaint", repaint=...)'))  # fmt: skip
+    for name, value, owner in (("repaint", repaint, "repaint"), ("inflation", inflation, "letkf"),
+                               ("localisation", localisation, "letkf")):  # fmt: skip
+        if value is not None and method != owner:
+            problems.append(
+                Problem(f"{name}=... with method={method!r}", "the method it belongs to",
+                        f'assimilate(obs, method="{owner}", {name}=...)')
+            )  # fmt: skip
     if problems:
         raise InputError(problems, what="settings of assimilate")
     n_members = 1 if method in SINGLE else n_members
     return Settings(
         method=method, n_members=n_members, guidance=guidance, repaint=repaint or RePaint(),
-        covariance=name, **rest,
+        localisation=localisation or Localisation(), inflation=inflation or Inflation(),
+        covariance=v, **rest,
     )  # fmt: skip
 
 

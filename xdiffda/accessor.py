@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import xarray as xr
 
 from xdiffda import _describe
+
+
+class Method:
+    """A public function as a method: the object of the accessor is its first argument.
+
+    The function's own signature and documentation are what help and completion show; its
+    module is imported when the method is first looked at, not with the package.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._module, self._name = path.split(":")
+        self.__doc__ = f"`{self._module}.{self._name}` of this object."
+
+    def __get__(self, accessor: Any, owner: type | None = None) -> Callable[..., Any]:
+        function = getattr(importlib.import_module(self._module), self._name)
+
+        @functools.wraps(function)
+        def method(*args: Any, **settings: Any) -> Any:
+            return function(*args, **settings)
+
+        if accessor is None:
+            return method
+        bound = functools.wraps(function)(functools.partial(method, accessor._obj))
+        _, *rest = inspect.signature(function).parameters.values()
+        bound.__signature__ = inspect.Signature(rest)  # type: ignore[attr-defined]
+        return bound
 
 
 @xr.register_dataset_accessor("diffda")
@@ -16,53 +46,23 @@ class DatasetAccessor:
     def __init__(self, obj: xr.Dataset) -> None:
         self._obj = obj
 
-    def assimilate(self, obs: Any, **settings: Any) -> xr.Dataset:
-        """Analyse observations with this Dataset as background: `xdiffda.assimilate`."""
-        from xdiffda.analysis import assimilate
-
-        return assimilate(self._obj, obs, **settings)
-
-    def forecast(self, lead_time: Any = "48h", *, model: str | None = None) -> xr.Dataset:
-        """Forecast from this state: `xdiffda.forecast.forecast`."""
-        from xdiffda.forecast import forecast
-
-        return forecast(self._obj, lead_time, model=model)
-
-    def emulate_obs(self, **choices: Any) -> xr.Dataset:
-        """Observe this Dataset: `xdiffda.observations.emulate_obs`."""
-        from xdiffda.observations import emulate_obs
-
-        return emulate_obs(self._obj, **choices)
-
-    def dilate_mask(self, *, like: xr.Dataset, sigma: float = 1.5) -> xr.Dataset:
-        """Soft mask around these observations: `xdiffda.observations.dilate_mask`."""
-        from xdiffda.observations import dilate_mask
-
-        return dilate_mask(self._obj, like=like, sigma=sigma)
-
-    def interpolate(self, *, like: xr.Dataset, **settings: Any) -> xr.Dataset:
-        """Spread these observations over a grid: `xdiffda.observations.interpolate`."""
-        from xdiffda.observations import interpolate
-
-        return interpolate(self._obj, like=like, **settings)
-
-    def increment(self, background: xr.Dataset) -> xr.Dataset:
-        """Analysis minus background: `xdiffda.verify.increment`."""
-        from xdiffda.verify import increment
-
-        return increment(self._obj, background)
-
-    def verify(self, truth: xr.Dataset, **settings: Any) -> xr.Dataset:
-        """Scores of this Dataset against ``truth``: `xdiffda.verify.verify`."""
-        from xdiffda.verify import verify
-
-        return verify(self._obj, truth, **settings)
-
-    def map(self, variable: str, **choices: Any) -> Any:
-        """Draw maps: `xdiffda.plot.map_panels`."""
-        from xdiffda.plot import map_panels
-
-        return map_panels(self._obj, variable, **choices)
+    # of a background
+    assimilate = Method("xdiffda.analysis:assimilate")
+    cycle = Method("xdiffda.cycle:cycle")
+    # of a state
+    forecast = Method("xdiffda.forecast:forecast")
+    emulate_obs = Method("xdiffda.observations:emulate_obs")
+    # of observations
+    dilate_mask = Method("xdiffda.observations:dilate_mask")
+    interpolate = Method("xdiffda.observations:interpolate")
+    # of an analysis
+    increment = Method("xdiffda.verify:increment")
+    verify = Method("xdiffda.verify:verify")
+    rank_histogram = Method("xdiffda.verify:rank_histogram")
+    spread_error = Method("xdiffda.verify:spread_error")
+    zonal_spectrum = Method("xdiffda.verify:zonal_spectrum")
+    balance = Method("xdiffda.verify:balance")
+    map = Method("xdiffda.plot:map_panels")
 
     def __repr__(self) -> str:
         return _describe.describe(self._obj)

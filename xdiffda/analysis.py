@@ -16,6 +16,7 @@ from xdiffda import _innovations as innovations
 from xdiffda import registry
 from xdiffda._methods import METHODS, AnalysisTime
 from xdiffda._settings import Settings, check_settings
+from xdiffda.baselines import Inflation, Localisation
 from xdiffda.diffusion.repaint import RePaint
 from xdiffda.errors import InputError, Problem
 from xdiffda.observations import select_window, to_tidy
@@ -36,10 +37,13 @@ def assimilate(
     sampler: str = "dpm-solver",
     covariance: str | None = None,
     repaint: RePaint | None = None,
+    localisation: Localisation | None = None,
+    inflation: Inflation | None = None,
     background_error: float | str = "estimate",
     window: str | np.timedelta64 = "6h",
     gross_check: float = 10.0,
     antithetic: bool = False,
+    small_scales: bool = True,
     max_batch: int = 8,
     seed: int = 0,
     progress: bool | None = None,
@@ -50,7 +54,9 @@ def assimilate(
     ----------
     background : Dataset
         Prior state, usually a short forecast, in any usual convention; with a dimension
-        ``time``, one analysis is made for each time.
+        ``time``, one analysis is made for each time. With ``member``, the mean is the
+        background of all methods but the LETKF, and the members' variance says where V is
+        larger or smaller than the climate's.
     obs : Dataset or DataFrame
         Observations in columns or in tidy form (see the page on conventions), with errors.
     n_members : int
@@ -58,20 +64,23 @@ def assimilate(
     model : str or Prior, optional
         Name of a model (`xdiffda.models`) or a prior; default the option
         ``default_model``.
-    method : {"guided", "repaint", "3dvar"}
+    method : {"guided", "repaint", "3dvar", "oi", "letkf"}
         guided: posterior sampling with the diffusion prior. repaint: inpainting of
         interpolated observations by the same prior, as in the DiffDA paper; knows no
         observation error. 3dvar: the mean of the Gaussian posterior with the model's B, one
-        member.
+        member. oi: the same from the nearest observations of each grid point. letkf: local
+        ensemble transform Kalman filter of a background with ``member``.
     n_steps : int
         Network evaluations for each member.
     start : {"warm", "cold"}
-    sampler : {"dpm-solver", "heun"}
+    sampler : {"dpm-solver", "heun", "stochastic"}
     covariance : {"calibrated", "climatological", "jacobian", "diagonal"}, optional
         V of the Kalman update of guidance; default what the model has measured.
     repaint : RePaint, optional
         Settings of ``method="repaint"`` (`xdiffda.RePaint`); default the paper's, 2,910
         evaluations for each member.
+    localisation, inflation : Localisation, Inflation, optional
+        Settings of ``method="letkf"`` (`xdiffda.baselines`).
     background_error : float or "estimate"
         Scale r of the background error, in units of the model's s (its 48 h forecasts);
         estimated from the innovations by default.
@@ -84,6 +93,9 @@ def assimilate(
         Draw members in pairs of opposite perturbations: each is a draw from the posterior,
         and the mean of few members has far less sampling error, but members are no longer
         independent (rank histograms and fair scores assume they are).
+    small_scales : bool
+        Add to each member a draw of the scales that the model cannot represent (of the size
+        measured for it), so that members differ from each other as they do from the truth.
     max_batch : int
         Members computed together; bounds the memory.
     seed : int
@@ -120,27 +132,32 @@ def assimilate(
     prior = registry.resolve(model)
     settings = check_settings(
         prior, method=method, n_members=n_members, n_steps=n_steps, start=start, sampler=sampler,
-        repaint=repaint, covariance=covariance, background_error=background_error, window=window,
-        gross_check=gross_check, antithetic=antithetic, max_batch=max_batch, seed=seed,
+        repaint=repaint, localisation=localisation, inflation=inflation, covariance=covariance,
+        background_error=background_error, window=window, gross_check=gross_check,
+        antithetic=antithetic, small_scales=small_scales, max_batch=max_batch, seed=seed,
     )  # fmt: skip
-    x_b, convention, times = _read_background(background, prior)
+    x_b, convention, times = _read_background(background, prior, method)
     tidy = to_tidy(obs)
     members, records = [], []
     wanted = get_options().progress if progress is None else progress
     with tqdm(total=len(times) * settings.ticks, desc=f"assimilate ({method})", unit="level",
               disable=not wanted) as bar:  # fmt: skip
-        for state, time in zip(x_b, times, strict=True):
-            x, record = analyse_time(prior, state, time, tidy, settings, bar.update)
+        for members_b, time in zip(x_b, times, strict=True):
+            x, record = analyse_time(prior, members_b, time, tidy, settings, bar.update)
             members.append(x)
             records.append(record)
     return _dataset(np.stack(members), convention, prior, records, settings)
 
 
 def analyse_time(
-    prior: Prior, background: Float[np.ndarray, "node channel"], time: np.datetime64 | None,
+    prior: Prior, states: Float[np.ndarray, "member node channel"], time: np.datetime64 | None,
     tidy: xr.Dataset, settings: Settings, tick: Callable[[int], Any],
 ) -> tuple[Float[np.ndarray, "member node channel"], dict[str, Any]]:  # fmt: skip
-    """Analyse one time on arrays, physical units; also return the record of what was used."""
+    """Analyse one time on arrays, physical units; also return the record of what was used.
+
+    ``states`` are background members, or one state.
+    """
+    background = states.mean(0, dtype=np.float64).astype(np.float32)
     likelihood, r, record = innovations.observe(
         tidy, prior, background, time, window=settings.window, gross_check=settings.gross_check,
         background_error=settings.background_error,
@@ -149,24 +166,26 @@ def analyse_time(
     if time is not None and not np.isnat(time):
         inside, _ = select_window(tidy, time, settings.window)
     key = jax.random.fold_in(jax.random.key(settings.seed), _stamp(time))
-    at = AnalysisTime(prior, background, time, r, likelihood, inside, key)
+    ensemble = states if len(states) > 1 else None
+    at = AnalysisTime(prior, background, time, r, likelihood, inside, key, ensemble)
     z = METHODS[settings.method](at, settings, tick)
     return background[None] + r * prior.scale[None] * np.moveaxis(z, 1, 0), record
 
 
 def _read_background(
-    background: xr.Dataset, prior: Prior
-) -> tuple[Float[np.ndarray, "time node channel"], Convention, list[np.datetime64 | None]]:
+    background: xr.Dataset, prior: Prior, method: str
+) -> tuple[
+    Float[np.ndarray, "time member node channel"], Convention, list[np.datetime64 | None]
+]:  # fmt: skip
     x, _, convention = to_state(background, prior.layout, what="background")
-    extra = [d for d in convention.batch_dims if d != "time"]
-    if extra:
+    n_member = dict(zip(convention.batch_dims, x.shape, strict=False)).get("member", 1)
+    if method == "letkf" and n_member < 2:
         raise InputError(
-            [Problem(f"a background with the dimension {', '.join(extra)}",
-                     "one state for each time",
-                     f'background.mean("{extra[0]}")')], what="background",
+            [Problem(f"{n_member} background member", "2 or more along the dimension member",
+                     'assimilate(obs, method="guided")')], what="background of the LETKF",
         )  # fmt: skip
-    times = innovations.valid_times(convention)
-    return x.reshape(-1, *x.shape[-2:]), convention, times
+    times = innovations.valid_times(convention)[::n_member]  # time comes first, members share it
+    return x.reshape(-1, n_member, *x.shape[-2:]), convention, times
 
 
 def _dataset(

@@ -2,157 +2,165 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
-from xdiffda import registry
-from xdiffda.errors import InputError, Problem
-from xdiffda.graphcast import Forecaster, load, time_forcings
-from xdiffda.options import get_options
-from xdiffda.state import from_state, to_state
+from xdiffda._rollout import STEP, load_forecaster, load_rollout
+from xdiffda.errors import Problem, raise_if
+from xdiffda.graphcast import Forecaster
+from xdiffda.state import Convention, Layout, from_state, to_state
 
-__all__ = ["Forecaster", "forecast", "load_forecaster"]
-
-STEP = np.timedelta64(6, "h")
-STATIC = ("geopotential_at_surface", "land_sea_mask")
-
-
-def load_forecaster(name: str | None = None) -> Forecaster:
-    """Load the forecaster of a bundled model.
-
-    Parameters
-    ----------
-    name : str, optional
-        Default the option ``default_model``.
-
-    Returns
-    -------
-    Forecaster
-        6 h a step, in physical units.
-
-    Examples
-    --------
-    >>> load_forecaster("speedy").net.task.pressure_levels
-    (100, 200, 300, 500, 700, 850, 925)
-    """
-    folder = registry.model_folder(name or get_options().default_model)
-    net = load(folder / "forecaster.npz")
-    statistics = registry.load_statistics(folder)
-    layout = registry.layout_of(registry.load_card(folder), statistics)
-    fields = lambda values: _by_variable(values, layout)  # noqa: E731
-    static = {
-        kind: {n: ((), v) for n, v in zip(STATIC, statistics[f"static_{kind}"], strict=True)}
-        for kind in ("mean", "stddev")
-    }
-    return Forecaster(
-        net, mean=fields(statistics["mean"]).assign(static["mean"]),
-        stddev=fields(statistics["stddev"]).assign(static["stddev"]),
-        diffs_stddev=fields(statistics["diffs_stddev"]),
-    )  # fmt: skip
+__all__ = ["Forecaster", "forecast", "load_forecaster", "load_rollout"]
 
 
 def forecast(
-    ds: xr.Dataset, lead_time: str | np.timedelta64 = "48h", *, model: str | None = None
+    ds: xr.Dataset,
+    lead_time: str | np.timedelta64 = "48h",
+    *,
+    model: str | Path | None = None,
+    max_batch: int = 8,
 ) -> xr.Dataset:
-    """Forecast from a state with its valid time, every 6 hours.
+    """Forecast from states with their valid times, every 6 hours.
+
+    The forecaster is loaded once and its step compiled once for each number of states
+    computed together, whatever the lead time.
 
     Parameters
     ----------
     ds : Dataset
-        State (an analysis, with or without ``member``) at one time, in any usual convention.
+        State (an analysis, with or without ``member``) at one time or at several, in any
+        usual convention. Times are the initial times of the forecasts.
     lead_time : str or timedelta64
         How far; a multiple of 6 h.
-    model : str, optional
-        Bundled model whose forecaster is taken.
+    model : str or path, optional
+        Bundled model whose forecaster is taken, or a folder of the same files.
+    max_batch : int
+        States (members and initial times) computed together; bounds the memory.
 
     Returns
     -------
     Dataset
-        With the dimension ``time`` (valid time) and the coordinate ``lead_time`` on it.
+        Of one initial time: with the dimension ``time`` (valid time) in front, and the
+        coordinates ``lead_time`` on it and ``init_time``. Of several: with the dimensions
+        ``init_time`` and ``lead_time`` in front and the coordinate ``valid_time`` on both.
+        `xdiffda.verify` takes either.
 
     Raises
     ------
     InputError
-        If the state does not fit the model, has no valid time, or the lead time is not a
-        multiple of 6 h.
+        If the states do not fit the model or have no valid time, or the lead time is not a
+        multiple of 6 h; lists all problems.
 
     Examples
     --------
     >>> import xdiffda
-    >>> truth = xdiffda.open_sample("truth").isel(time=0)
-    >>> forecast(truth, "12h").sizes["time"]
+    >>> truth = xdiffda.open_sample("truth").isel(time=[0, 4])
+    >>> dict(forecast(truth.isel(time=0), "12h").sizes)["time"]
     2
+    >>> forecast(truth, "12h").valid_time.dims
+    ('init_time', 'lead_time')
     """
+    rollout = load_rollout(model)
+    x, layout, convention = to_state(ds, rollout.layout, what="initial state")
+    times, n_steps = _checked(convention, lead_time, max_batch)
+    states = rollout.run(
+        x.reshape(-1, *x.shape[-2:]), times.reshape(-1), n_steps, max_batch=max_batch
+    )
+    states = states.reshape(n_steps, *x.shape)
+    if "time" in convention.batch_dims and convention.batch_shape[0] > 1:
+        return _of_several_times(states, times, layout, convention)
+    return _of_one_time(states, times.reshape(-1)[0], layout, convention)
+
+
+def _checked(
+    convention: Convention, lead_time: str | np.timedelta64, max_batch: int
+) -> tuple[np.ndarray, int]:
+    """Initial time of every state, and the number of steps."""
     import pandas as pd
 
-    name = model or get_options().default_model
-    n_steps, rest = divmod(pd.to_timedelta([lead_time]).total_seconds()[0], 6 * 3600)
-    n_steps = int(n_steps)
-    statistics = registry.load_statistics(registry.model_folder(name))
-    layout = registry.layout_of(registry.load_card(registry.model_folder(name)), statistics)
-    x, _, convention = to_state(ds, layout, what="initial state")
-    times = convention.valid_times
     problems = []
+    try:
+        n_steps, rest = divmod(pd.to_timedelta([lead_time]).total_seconds()[0], 6 * 3600)
+    except (ValueError, TypeError):
+        n_steps, rest = 0, 0
     if rest or n_steps < 1:
         problems.append(Problem(f"lead_time={lead_time!r}", "a positive multiple of 6 h",
                                 'ds.diffda.forecast("48h")'))  # fmt: skip
-    if times is None or len(np.unique(times)) != 1:
-        problems.append(Problem("no single valid time", "one scalar coordinate time",
+    if max_batch < 1:
+        problems.append(Problem(f"max_batch={max_batch}", "a whole number of 1 or more",
+                                "ds.diffda.forecast(max_batch=8)"))  # fmt: skip
+    times = convention.valid_times
+    if times is None or np.isnat(times).any():
+        problems.append(Problem("no valid time", "a coordinate time, one for each state",
                                 'ds.assign_coords(time=np.datetime64("2020-01-01"))'))  # fmt: skip
-    if problems:
-        raise InputError(problems, what="forecast")
-    start = np.unique(np.asarray(times))[0]
-    members = x.reshape(-1, *x.shape[-2:])
-    inputs = _inputs(members, layout, statistics, start)
-    valid = start + np.arange(1, n_steps + 1) * STEP
-    lat, lon = (inputs[k].values for k in ("lat", "lon"))
-    forcings = time_forcings(valid, lat, lon)[["year_progress_cos", "year_progress_sin"]]
-    rolled = load_forecaster(name).rollout(inputs, forcings, steps=n_steps)
-    states = np.stack([_stacked(rolled.isel(time=i), layout) for i in range(n_steps)])
-    return _labelled(states, x.shape[:-2], layout, convention, valid, start)
+    sizes = dict(zip(convention.batch_dims, convention.batch_shape, strict=True))
+    if (n := sizes.get("lead_time", 1)) > 1:
+        problems.append(Problem(f"states of {n} lead times", "one lead time",
+                                f"ds.isel({convention.axes['lead_time'].dim}=0)"))  # fmt: skip
+    raise_if(problems, what="forecast")
+    return np.asarray(times), int(n_steps)
 
 
-def _inputs(members: np.ndarray, layout, statistics: dict, start: np.datetime64) -> xr.Dataset:
-    shape = layout.grid.shape
-    coords = {"lat": np.array(layout.grid.lat), "lon": np.array(layout.grid.lon),
-              "level": np.array(layout.levels), "time": [start]}  # fmt: skip
-    ds = xr.Dataset(coords=coords)
-    for name in layout.variables:
-        values = np.moveaxis(members[..., layout.channel_slice(name)], -1, 1)
-        values = values.reshape(len(members), 1, -1, *shape)
-        on_levels = values.shape[2] > 1
-        dims = ("batch", "time", *(("level",) if on_levels else ()), "lat", "lon")
-        ds[name] = dims, values if on_levels else values[:, :, 0]
-    static = statistics["static"] * statistics["static_stddev"] + statistics["static_mean"]
-    for i, name in enumerate(STATIC):
-        ds[name] = ("lat", "lon"), static[:, i].reshape(shape)
-    return ds
+def _of_one_time(
+    states: Float[np.ndarray, "step *batch node channel"], start: np.datetime64, layout: Layout,
+    convention: Convention,
+) -> xr.Dataset:  # fmt: skip
+    """On the dimension ``time`` of valid times."""
+    single = [1 + i for i, dim in enumerate(convention.batch_dims) if dim != "member"]
+    dims = ("time", *(dim for dim in convention.batch_dims if dim == "member"))
+    leads = (np.arange(1, len(states) + 1) * STEP).astype("timedelta64[ns]")
+    ds = from_state(
+        states.squeeze(tuple(single)), layout, convention, dims=dims, coords={"time": start + leads}
+    )
+    name = _dimension("time", convention)
+    ds = _without_clocks(ds, convention, keep=[name])
+    if name not in ("time", "valid_time"):
+        ds, name = ds.rename({name: "time"}), "time"
+    return _front(ds, name).assign_coords(lead_time=(name, leads), init_time=start)
 
 
-def _stacked(ds: xr.Dataset, layout) -> np.ndarray:
-    """Dataset on (batch, [level,] lat, lon) -> (batch, node, channel)."""
-    parts = []
-    for name in layout.variables:
-        field = ds[name].transpose("batch", ..., "lat", "lon").values
-        parts.append(field.reshape(len(field), -1, layout.grid.n_node))
-    return np.moveaxis(np.concatenate(parts, axis=1), 1, -1)
+def _of_several_times(
+    states: Float[np.ndarray, "step time *batch node channel"], times: np.ndarray, layout: Layout,
+    convention: Convention,
+) -> xr.Dataset:  # fmt: skip
+    """On the dimensions ``init_time`` and ``lead_time``."""
+    leads = (np.arange(1, len(states) + 1) * STEP).astype("timedelta64[ns]")
+    if "lead_time" in convention.batch_dims:  # of size 1: the new one takes its place
+        states = states.squeeze(1 + convention.batch_dims.index("lead_time"))
+    states = np.moveaxis(states, 0, 1)
+    dims = ("time", "lead_time", *(dim for dim in convention.batch_dims if dim == "member"))
+    start = times.reshape(len(times), -1)[:, 0]
+    ds = from_state(
+        states, layout, convention, dims=dims, coords={"time": start, "lead_time": leads}
+    )
+    init, lead = _dimension("time", convention), _dimension("lead_time", convention)
+    ds = _without_clocks(ds, convention, keep=[init, lead])
+    new = {init: "init_time", lead: "lead_time"}
+    ds = ds.rename({old: name for old, name in new.items() if old != name})
+    ds["init_time"].attrs = {"standard_name": "forecast_reference_time"}
+    valid = (("init_time", "lead_time"), start[:, None] + leads)
+    return _front(ds, "init_time", "lead_time").assign_coords(valid_time=valid)
 
 
-def _labelled(states, batch, layout, convention, valid, start) -> xr.Dataset:
-    dims = tuple(d for d in convention.batch_dims if d != "time")
-    kept = tuple(n for d, n in zip(convention.batch_dims, batch, strict=True) if d != "time")
-    pieces = [
-        from_state(x.reshape(*kept, *x.shape[-2:]), layout, convention, dims=dims) for x in states
-    ]
-    name = convention.user_name("time")
-    pieces = [p.drop_vars(name, errors="ignore").expand_dims({name: [t]})
-              for p, t in zip(pieces, valid, strict=True)]  # fmt: skip
-    return xr.concat(pieces, dim=name).assign_coords(lead_time=(name, valid - start))
+def _dimension(name: str, convention: Convention) -> str:
+    """The dimension that `from_state` gives to a batch axis."""
+    axis = convention.axes.get(name)
+    return str(axis.dim) if axis is not None and axis.dim is not None else name
 
 
-def _by_variable(values: np.ndarray, layout) -> xr.Dataset:
-    ds = xr.Dataset(coords={"level": np.array(layout.levels)})
-    for name in layout.variables:
-        own = values[layout.channel_slice(name)]
-        ds[name] = ("level", own) if len(own) > 1 else ((), own[0])
-    return ds
+def _without_clocks(ds: xr.Dataset, convention: Convention, *, keep: list[str]) -> xr.Dataset:
+    """Drop what told the time of the initial state: another valid time holds now."""
+    stale = {str(name) for name, coord in ds.coords.items() if coord.dtype.kind in "mM"}
+    axis = convention.axes.get("lead_time")
+    if axis is not None and axis.coord is not None:
+        stale.add(axis.coord)  # hours may stand as plain numbers
+    return ds.drop_vars(stale - set(keep), errors="ignore")
+
+
+def _front(ds: xr.Dataset, *names: str) -> xr.Dataset:
+    """Put the clock in front; static fields have none."""
+    move = lambda field: field.transpose(*names, ...) if names[0] in field.dims else field  # noqa: E731
+    return ds.map(move, keep_attrs=True)

@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
 
+from xdiffda._scales import draw_small_scales, row_scale, unresolved_part
 from xdiffda.covariance import CovarianceTable, SpectralCovariance, estimate_blocks
 from xdiffda.diffusion.denoiser import Conditioning, Denoiser, DenoiserNetwork
 from xdiffda.diffusion.sampling import Conditioned
 from xdiffda.errors import InputError, Problem
 from xdiffda.graphcast.graph import Graph
-from xdiffda.spectral import Basis, sphere_basis
+from xdiffda.spectral import sphere_basis
 from xdiffda.state import Layout, to_state
 
 SECONDS_PER_YEAR = 86400 * 365.24219
@@ -65,6 +65,15 @@ class Prior(abc.ABC):
     def default_covariance(self) -> str:
         """Name of the V that guidance takes unless told otherwise."""
         return "climatological"
+
+    def small_scales(self, keys: Array) -> Float[Array, "node member channel"]:
+        """Draw, for each key, what the basis cannot represent: ``unresolved`` on average.
+
+        White in the complement of the basis; channels are independent.
+        """
+        if not self.unresolved.any():
+            return jnp.zeros((*self.scale.shape[:1], len(keys), self.scale.shape[1]))
+        return draw_small_scales(self.covariance.basis, jnp.asarray(self.unresolved), keys)
 
 
 class Wiener(eqx.Module):
@@ -191,33 +200,6 @@ class GaussianPrior(Prior):
         return (
             f"<GaussianPrior {self.name!r}: {self.layout.n_channel} channels on {self.layout.grid}>"
         )
-
-
-def unresolved_part(
-    basis: Basis, samples: Float[np.ndarray, "sample node channel"], *, batch: int = 32
-) -> Float[np.ndarray, "sample node channel"]:
-    """What the basis cannot represent of each sample."""
-    project = jax.jit(jax.vmap(lambda x: x - basis.project(x)))
-    parts = [
-        np.asarray(project(jnp.asarray(samples[i : i + batch], jnp.float32)))
-        for i in range(0, len(samples), batch)
-    ]
-    return np.concatenate(parts)
-
-
-def row_scale(
-    x: Float[np.ndarray, "sample node channel"], layout: Layout, *, floor: float = 0.1
-) -> Float[np.ndarray, "node channel"]:
-    """Root mean square of samples per latitude row and channel, smoothed, on every node.
-
-    Rows below ``floor`` times a channel's mean are raised to it.
-    """
-    n_lat, n_lon = layout.grid.shape
-    square = np.mean(np.asarray(x) ** 2, axis=0).reshape(n_lat, n_lon, -1).mean(1)
-    padded = np.pad(square, ((1, 1), (0, 0)), mode="edge")
-    rows = np.sqrt((padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4)
-    rows = np.maximum(rows, floor * rows.mean(0))
-    return np.repeat(rows, n_lon, axis=0).astype(np.float32)
 
 
 class DiffusionPrior(Prior):

@@ -284,3 +284,57 @@ def test_window_without_observations_is_an_error():
         select_window(tidy, "2019-12-31T00", "6h")
     with pytest.raises(InputError, match="positive width"):
         select_window(tidy, "2019-12-31T00", "-6h")
+
+
+# --------------------------------------------------------- contradictory units and layers
+
+
+def _gpm(value: float, level: float, **extra) -> pd.DataFrame:
+    return _frame(variable="geopotential", value=[value, 1.02 * value], level=level, **extra)
+
+
+def test_heights_taken_for_geopotential_are_noticed():
+    with pytest.raises(InputError, match=r"0\.1\d* times the standard.*\"units\"\] = \"gpm\"") as e:
+        to_tidy(_gpm(5600.0, 500.0))
+    assert to_tidy(_gpm(5600.0, 500.0, units="gpm")).value[0] == pytest.approx(5600 * 9.80665)
+    with pytest.raises(InputError, match='= "m2 s-2"'):
+        to_tidy(_gpm(54900.0, 500.0, units="gpm"))
+    assert "repair" in str(e.value)
+
+
+def test_an_error_in_the_unit_of_something_else_is_refused():
+    columns = _columns()
+    columns["temperature_error_std"].attrs["units"] = "hPa"
+    with pytest.raises(InputError, match="`temperature_error_std` in 'hPa', the error of "):
+        to_tidy(columns)
+    columns["temperature_error_std"].attrs["units"] = "degC"  # one degree is one kelvin
+    assert to_tidy(columns).error_std.max() <= 2.0
+
+
+def test_levels_in_pa_that_say_hpa_are_noticed():
+    columns = _columns().assign_coords(level=("level", [30000, 50000, 85000], {"units": "hPa"}))
+    with pytest.raises(InputError, match=r'such as 30000.* hPa.*attrs\["units"\] = "Pa"'):
+        to_tidy(columns)
+
+
+def test_values_that_contradict_their_unit_are_noticed():
+    frame = _frame(variable="relative_humidity", level=500.0, value=[55.0, 60.0], units="1")
+    with pytest.raises(InputError, match=r'values in \[-30, 200\] %.*= "%"'):
+        to_tidy(frame)
+
+
+def test_a_layer_has_a_top_and_a_bottom():
+    layer = {"variable": "thickness", "value": [5400.0, 5500.0], "units": "gpm", "level": 500.0}
+    tidy = to_tidy(_frame(**layer, level_bottom=100000.0))  # Pa, as its size says
+    assert tidy.level_bottom.values.tolist() == [1000.0, 1000.0]
+    assert tidy.value[0] == pytest.approx(5400 * 9.80665)
+    for bottom in ({}, {"level_bottom": 300.0}):
+        with pytest.raises(InputError, match="thickness with `level` such as 500.*of its bottom"):
+            to_tidy(_frame(**layer, **bottom))
+
+
+def test_heights_of_stations_survive_both_forms():
+    tidy = to_tidy(_frame(station_height=[12.0, np.nan]))
+    columns = to_columns(tidy)
+    assert columns.station_height.values[0] == 12.0
+    np.testing.assert_array_equal(to_tidy(columns).station_height, tidy.station_height)

@@ -7,6 +7,7 @@ p(z0 | z_sigma) = N(D, V) the posterior mean is
 
 solved in observation space by conjugate gradients, whitened by R^-1/2.  Rozet et al.
 (2024), arXiv 2405.13712 (moment matching: V = sigma^2 J^T); the spectral V are ours.
+Where H is not linear it is linearised around the current estimate at each noise level.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float
 
 from xdiffda.covariance import CovarianceTable, SpectralCovariance
+from xdiffda.diffusion.kalman import Covariance, kalman_increment, update
+from xdiffda.diffusion.likelihood import Likelihood, State
 
-State = Float[Array, "node member channel"]
-Covariance = Callable[[State], State]
+__all__ = [
+    "Covariance", "DiagonalCovariance", "Draws", "Likelihood", "Solver", "State",
+    "choose_covariance", "diagonal_covariance", "gaussian_posterior", "guide", "kalman_increment",
+    "make_draws", "split_keys", "update",
+]  # fmt: skip
 
 
 class Solver(NamedTuple):
@@ -57,69 +62,6 @@ def split_keys(keys: Array) -> tuple[Array, Array]:
     return both[:, 0], both[:, 1]
 
 
-class Likelihood(eqx.Module):
-    """Whitened linear observations of z: ``value ~ N(operator z, I)``.
-
-    Attributes
-    ----------
-    value : array (obs,) or (obs, member)
-        Innovation divided by the error's standard deviation.
-    index : int array (obs, point)
-        Elements of the flattened (node, channel) state behind each observation.
-    weight : array (obs, point)
-        Interpolation weight times scale of z divided by error.
-    """
-
-    value: Float[Array, "obs ..."]
-    index: Array
-    weight: Float[Array, "obs point"]
-
-    def apply(self, z: State) -> Float[Array, "obs member"]:
-        """Return H z in units of the observation error."""
-        node, member, channel = z.shape
-        flat = jnp.moveaxis(z, 1, 2).reshape(node * channel, member)
-        return jnp.einsum("opm,op->om", flat[self.index], self.weight)
-
-    def adjoint(self, y: Float[Array, "obs member"], shape: tuple[int, int, int]) -> State:
-        """Return H^T y on a state of ``shape``."""
-        node, member, channel = shape
-        spread = (self.weight[:, :, None] * y[:, None]).reshape(-1, member)
-        flat = jax.ops.segment_sum(spread, self.index.reshape(-1), node * channel)
-        return jnp.moveaxis(flat.reshape(node, channel, member), 2, 1)
-
-
-def kalman_increment(
-    likelihood: Likelihood, covariance: Covariance, innovation: Array, shape: tuple, solver: Solver
-) -> tuple[State, Float[Array, " member"]]:
-    """Return ``V H^T (I + H V H^T)^-1 innovation`` and the relative residual of the solve.
-
-    Parameters
-    ----------
-    likelihood : Likelihood
-    covariance : callable
-        Applies V to a state (node, member, channel).
-    innovation : array (obs, member)
-        Whitened.
-    shape : tuple
-        (node, member, channel).
-    solver : Solver
-    """
-    node, _, channel = shape
-
-    def system(y: Float[Array, " obs"]) -> Float[Array, " obs"]:
-        state = covariance(likelihood.adjoint(y[:, None], (node, 1, channel)))
-        return y + likelihood.apply(state)[:, 0]
-
-    def solve(b: Float[Array, " obs"]) -> tuple[Array, Array]:
-        y, _ = cg(system, b, tol=solver.tolerance, maxiter=solver.max_iterations)
-        residual = jnp.linalg.norm(system(y) - b) / jnp.maximum(jnp.linalg.norm(b), 1e-30)
-        return y, residual
-
-    # one solve per member, so that a member never depends on the others beside it
-    dual, residual = jax.vmap(solve, in_axes=1, out_axes=(1, 0))(innovation)
-    return covariance(likelihood.adjoint(dual, shape)), residual
-
-
 def guide(
     denoise: Callable[[Array, Array], Array],
     likelihood: Likelihood,
@@ -151,40 +93,43 @@ def guide(
         estimate, transpose = jax.vjp(lambda z: denoise(z, sigma), z)
         variance = jnp.square(sigma)
 
-        def update(member: Array) -> State:
+        def own_update(member: Array) -> State:
             def apply(state: State) -> State:
                 padded = jnp.zeros_like(z).at[:, member].set(state[:, 0])
                 back = transpose(padded)[0][:, member][:, None]
                 return variance * (noise_covariance(back) if noise_covariance else back)
 
             own = jax.lax.dynamic_slice_in_dim(estimate, member, 1, axis=1)
-            innovation = _innovation(likelihood, own, member)
-            return kalman_increment(likelihood, apply, innovation, own.shape, solver)[0]
+            # the Jacobian does not tell its diagonal: that of a unit prior stands in
+            expected = jnp.full(z.shape[2], variance / (1 + variance))
+            return update(likelihood, apply, own, solver=solver, variance=expected, member=member)[
+                0
+            ]
 
-        steps = [update(jnp.array(m)) for m in range(z.shape[1])]
+        steps = [own_update(jnp.array(m)) for m in range(z.shape[1])]
         return estimate + jnp.concatenate(steps, axis=1)
 
     def with_covariance(z: State, sigma: Array) -> State:
         assert covariance is not None
         estimate = denoise(z, sigma)
-        innovation = _innovation(likelihood, estimate)
-        increment, _ = kalman_increment(likelihood, covariance(sigma), innovation, z.shape, solver)
-        return estimate + increment
+        return estimate + update(likelihood, covariance(sigma), estimate, solver=solver)[0]
 
     return with_jacobian if covariance is None else with_covariance
 
 
-def _innovation(likelihood: Likelihood, estimate: State, member: Array | None = None) -> Array:
-    value = likelihood.value
-    if value.ndim == 2 and member is not None:
-        value = jax.lax.dynamic_slice_in_dim(value, member, 1, axis=1)
-    return (value if value.ndim == 2 else value[:, None]) - likelihood.apply(estimate)
+class DiagonalCovariance(eqx.Module):
+    """V = v I."""
+
+    variance: Array
+
+    def __call__(self, state: State) -> State:
+        """Return V applied to a state."""
+        return self.variance * state
 
 
 def diagonal_covariance(sigma: Array) -> Covariance:
     """V = sigma^2 / (1 + sigma^2) I, the cheap choice (Song et al. 2023, PiGDM)."""
-    variance = jnp.square(sigma) / (1 + jnp.square(sigma))
-    return lambda state: variance * state
+    return DiagonalCovariance(jnp.square(sigma) / (1 + jnp.square(sigma)))
 
 
 def choose_covariance(
@@ -224,7 +169,8 @@ def gaussian_posterior(
     """Draw members of the posterior of a Gaussian prior, by perturbed observations.
 
     ``z = p + K (y + e - H p)``, p drawn from N(mean, V) and e from N(0, I): an ensemble
-    of 3D-Vars around ``mean``, exact for linear observations.
+    of 3D-Vars around ``mean``, exact for linear observations.  Robust weights are those of the
+    unperturbed observations against ``mean``, the same in all draws from it.
 
     Parameters
     ----------
@@ -235,8 +181,15 @@ def gaussian_posterior(
     """
     prior_keys, error_keys = split_keys(draws.keys)
     prior = mean + draws.signs[:, None] * covariance.sample(prior_keys)
-    n_obs = likelihood.index.shape[0]
+    n_obs = likelihood.n_obs
     error = jax.vmap(lambda k: jax.random.normal(k, (n_obs,)), out_axes=1)(error_keys)
-    innovation = _innovation(likelihood, prior) + draws.signs * error
-    increment, _ = kalman_increment(likelihood, covariance, innovation, prior.shape, solver)
+    scale = None
+    if likelihood.robust is not None:
+        mean = jnp.broadcast_to(mean, prior.shape) if likelihood.value.ndim == 2 else mean
+        _, scale = update(likelihood, covariance, mean, solver=solver)
+        assert scale is not None
+        scale = jnp.broadcast_to(scale, (n_obs, prior.shape[1]))
+    increment, _ = update(
+        likelihood, covariance, prior, solver=solver, noise=draws.signs * error, scale=scale
+    )
     return prior + increment

@@ -72,8 +72,8 @@ class Guidance:
     n_steps: int = 8
     sampler: str = "dpm-solver"
     sigma_max: float = 80.0
-    sigma_min: float = 0.05
-    sigma_start: float = 2.0
+    sigma_min: float = 0.1
+    sigma_start: float = 6.0
     solver: Solver = Solver()
 
     def __post_init__(self) -> None:

@@ -11,15 +11,21 @@ from typing import Any
 
 # Public name -> module of this package that defines it; resolved on first use (PEP 562).
 _EXPORTS = {
+    "KNOWN": "_names",
     "ObsVector": "operators",
+    "Operator": "nonlinear",
+    "Trajectory": "fgat",
+    "VerticalCorrelation": "correlation",
     "default_error_std": "defaults",
     "dilate_mask": "mask",
     "drop_duplicates": "table",
     "emulate_obs": "emulate",
+    "first_guess": "fgat",
     "interpolate": "interpolation",
     "interpolated_state": "interpolation",
     "krige": "interpolation",
     "observation_operator": "operators",
+    "observation_rows": "rows",
     "select_window": "table",
     "soft_mask": "mask",
     "to_columns": "table",
@@ -27,15 +33,21 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "KNOWN",
     "ObsVector",
+    "Operator",
+    "Trajectory",
+    "VerticalCorrelation",
     "default_error_std",
     "dilate_mask",
     "drop_duplicates",
     "emulate_obs",
+    "first_guess",
     "interpolate",
     "interpolated_state",
     "krige",
     "observation_operator",
+    "observation_rows",
     "select_window",
     "soft_mask",
     "to_columns",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._units import units_that_fit
 from ..errors import Problem
-from ..variables import VARIABLES
+from ..variables import G0
+from ._names import fitting_units
 from ._read import Raw
 
 # An observation with a Gaussian error may lie beyond what nature allows by its error: specific
 # humidity of 1e-6 seen with an error of 1e-3. Six standard deviations are reached once in 10^9.
 N_ERROR_STD = 6.0
 N_EXAMPLES = 3
+HIGHEST_PRESSURE = 1200.0  # hPa: more is a pressure in Pa
 
 
 def find_problems(raw: Raw) -> list[Problem]:
@@ -24,7 +25,8 @@ def find_problems(raw: Raw) -> list[Problem]:
             "at least one observed value", "truth.diffda.emulate_obs(n_columns=416)",
         )]  # fmt: skip
     return [
-        *_places(raw), *_errors(raw), *_levels(raw), *_ranges(raw), *_duplicates(raw)
+        *_places(raw), *_errors(raw), *_levels(raw), *_layers(raw), *_ranges(raw),
+        *_heights(raw), *_duplicates(raw),
     ]  # fmt: skip
 
 
@@ -83,7 +85,7 @@ def _levels(raw: Raw) -> list[Problem]:
     has_level = np.isfinite(level)
     word = raw.word("level")
     for name in np.unique(variable[~has_level]):
-        if VARIABLES[name].on_levels:
+        if name not in raw.own and raw.known(name).on_levels:
             count = np.sum((variable == name) & ~has_level)
             problems.append(Problem(
                 f"{count} values of {name} without a pressure level", "a level in hPa",
@@ -91,7 +93,7 @@ def _levels(raw: Raw) -> list[Problem]:
                 else f'obs["{word}"] = 500.0',
             ))  # fmt: skip
     for name in np.unique(variable[has_level]):
-        if not VARIABLES[name].on_levels:
+        if name not in raw.own and not raw.known(name).on_levels:
             count = np.sum((variable == name) & has_level)
             problems.append(Problem(
                 f"{count} values of the surface variable {name} with a pressure level",
@@ -105,7 +107,34 @@ def _levels(raw: Raw) -> list[Problem]:
             f"{bad.sum()} observations with `{word}` such as {_examples(level[bad])}",
             "positive pressure in hPa", _select(raw, "level", "{x} > 0"),
         ))  # fmt: skip
+    bad = has_level & (level > HIGHEST_PRESSURE)
+    if bad.any():
+        problems.append(Problem(
+            f"{bad.sum()} observations with `{word}` such as {_examples(level[bad])} hPa",
+            f"pressures up to {HIGHEST_PRESSURE:g} hPa, or units that say Pa",
+            f'obs["{word}"] = obs["{word}"] / 100' if raw.form == "frame"
+            else f'obs["{word}"].attrs["units"] = "Pa"',
+        ))  # fmt: skip
     return problems
+
+
+def _layers(raw: Raw) -> list[Problem]:
+    """A layer has two pressures, the lower one second."""
+    variable, level = raw.fields["variable"], raw.fields["level"]
+    of_layers = np.isin(variable, ("thickness", "layer_mean_temperature"))
+    if not of_layers.any():
+        return []
+    bottom = raw.fields.get("level_bottom", np.full(level.size, np.nan))
+    bad = of_layers & np.isfinite(level) & ~(bottom > level)
+    if not bad.any():
+        return []
+    return [Problem(
+        f"{bad.sum()} values of {variable[bad][0]} with `{raw.word('level')}` such as "
+        f"{_examples(level[bad])} and `{raw.word('level_bottom')}` {_examples(bottom[bad])}",
+        "the pressure of the top of the layer, and the higher one of its bottom, in hPa",
+        f'obs["{raw.word("level_bottom")}"] = 1000.0' if raw.form != "columns"
+        else 'obs.assign_coords(level_bottom=("station", [1000.0] * obs.sizes["station"]))',
+    )]  # fmt: skip
 
 
 def _ranges(raw: Raw) -> list[Problem]:
@@ -117,14 +146,15 @@ def _ranges(raw: Raw) -> list[Problem]:
     low, high = np.zeros(value.size), np.zeros(value.size)
     for name in np.unique(variable):
         where = variable == name
-        low[where], high[where] = VARIABLES[name].valid_range
+        low[where], high[where] = raw.known(name).valid_range
     outside = ~((value >= low - slack) & (value <= high + slack))
     for name in np.unique(variable[outside]):
         bad = value[outside & (variable == name)]
         of_all = value[variable == name]
-        guess = units_that_fit(float(np.nanmin(of_all)), float(np.nanmax(of_all)), name)
-        units = VARIABLES[name].units
-        lowest, highest = VARIABLES[name].valid_range
+        known = raw.known(name)
+        guess = fitting_units(float(np.nanmin(of_all)), float(np.nanmax(of_all)), known)
+        units = known.units
+        lowest, highest = known.valid_range
         if guess and guess != units:
             repair = (f'obs["{name}"].attrs["units"] = "{guess}"' if raw.form == "columns"
                       else f'obs["units"] = "{guess}"')  # fmt: skip
@@ -140,6 +170,31 @@ def _ranges(raw: Raw) -> list[Problem]:
             f"values in [{lowest:g}, {highest:g}] {units}, give or take their errors", repair,
         ))  # fmt: skip
     return problems
+
+
+def _heights(raw: Raw) -> list[Problem]:
+    """Tell geopotential from heights: each lies inside the range of the other.
+
+    Between 700 and 100 hPa geopotential is within 20 % of the standard atmosphere's; heights in
+    gpm are smaller by 9.8, and geopotential taken for heights is larger by as much.
+    """
+    level, value = raw.fields["level"], raw.fields["value"]
+    mine = (raw.fields["variable"] == "geopotential") & (level >= 100.0) & (level <= 700.0)
+    if not mine.any():
+        return []
+    standard = G0 * 44330.8 * (1.0 - (level[mine] / 1013.25) ** 0.190263)  # ICAO, approximate
+    ratio = float(np.median(value[mine] / standard))
+    if 0.5 < ratio < 2.0:
+        return []
+    factors = {"gpm": G0, "gpdm": 10 * G0, "m2 s-2": 1 / G0}
+    units = next((u for u, factor in factors.items() if 0.5 < ratio * factor < 2.0), "m2 s-2")
+    return [Problem(
+        f"{mine.sum()} values of geopotential that are {ratio:.3g} times the standard "
+        f"atmosphere's, such as {_examples(value[mine])} m2 s-2 at {level[mine][0]:g} hPa",
+        f"geopotential, there about {standard[0]:.0f} m2 s-2, or units that say otherwise",
+        f'obs["{raw.word("geopotential")}"].attrs["units"] = "{units}"' if raw.form == "columns"
+        else f'obs["units"] = "{units}"',
+    )]  # fmt: skip
 
 
 def _duplicates(raw: Raw) -> list[Problem]:

@@ -8,11 +8,20 @@ import numpy as np
 import xarray as xr
 
 from .._coordinates import find_axes
-from .._units import conversion
 from ..errors import Problem
-from ..variables import VARIABLES, Match, match_name
-from ._read import OPTIONAL, TIDY_NAMES, Raw, hpa_factor, read_times, to_canonical, unknown_variable
-from .defaults import default_error_std
+from ..variables import Match, Variable
+from ._names import match_observed, to_units
+from ._read import (
+    NUMERIC,
+    OPTIONAL,
+    TIDY_NAMES,
+    Raw,
+    default_error,
+    hpa_factor,
+    read_times,
+    to_canonical,
+    unknown_variable,
+)
 
 SUFFIX = "_error_std"
 # Channels of a level variable whose level is that of the station, not of a dimension.
@@ -38,11 +47,16 @@ class _Block:
     error_std: np.ndarray
 
 
-def read_columns(ds: xr.Dataset) -> Raw:
+def read_columns(ds: xr.Dataset, own: dict[str, Variable] | None = None) -> Raw:
     """Read observations in columns; what cannot be understood is among the problems."""
-    raw = Raw("columns", attrs=dict(ds.attrs))
-    loose = {*TIDY_NAMES["lat"], *TIDY_NAMES["lon"], *TIDY_NAMES["time"], *OPTIONAL}
+    raw = Raw("columns", attrs=dict(ds.attrs), own=own or {})
+    loose = {word: name for name in ("lat", "lon", "time", *OPTIONAL) for word in TIDY_NAMES[name]}
     ds = ds.set_coords([name for name in ds.data_vars if str(name).lower() in loose])
+    ds = ds.rename({
+        name: loose[str(name).lower()]
+        for name in ds.coords
+        if loose.get(str(name).lower(), name) in NUMERIC and name not in NUMERIC
+    })  # fmt: skip
     ds, dims = _dimensions(ds, raw)
     if dims is None:
         return raw
@@ -128,8 +142,7 @@ def _match(raw: Raw, ds: xr.Dataset, user_name: str, dims: _Dims) -> Match | Non
     has_level = None
     if dims.level is not None or raw.word("level") not in ds.coords:
         has_level = dims.level in variable.dims
-    match = match_name(user_name, standard_name, on_levels=has_level)
-    match = match or match_name(user_name, standard_name, on_levels=None)
+    match = match_observed(user_name, standard_name, on_levels=has_level, own=raw.own)
     if match is None:
         raw.problems.append(unknown_variable(user_name, int(variable.count()), raw))
     return match
@@ -144,13 +157,14 @@ def _block(
     factor, offset = to_canonical(raw, match.user_name, match.name, units)
     # A level that is no dimension holds for all variables that live on levels.
     on_level = dims.level in variable.dims or (
-        dims.level is None and VARIABLES[match.name].on_levels
+        dims.level is None and raw.known(match.name).on_levels
     )
     at = level if on_level else np.array([np.nan])
     shape = (ds.sizes.get(dims.time, 1), ds.sizes[dims.station], at.size)
     value = _on_axes(variable, dims, shape) * factor + offset
     pressure = at if level_of_station is None or not on_level else level_of_station[:, None]
-    return _Block(match.name, at, value, _errors(ds, match, dims, pressure, factor, shape))
+    raw.words[match.name] = match.user_name
+    return _Block(match.name, at, value, _errors(raw, ds, match, dims, pressure, factor, shape))
 
 
 def _on_axes(variable: xr.DataArray, dims: _Dims, shape: tuple[int, int, int]) -> np.ndarray:
@@ -162,16 +176,23 @@ def _on_axes(variable: xr.DataArray, dims: _Dims, shape: tuple[int, int, int]) -
 
 
 def _errors(
-    ds: xr.Dataset, match: Match, dims: _Dims, level: np.ndarray, factor: float,
+    raw: Raw, ds: xr.Dataset, match: Match, dims: _Dims, level: np.ndarray, factor: float,
     shape: tuple[int, int, int],
 ) -> np.ndarray:  # fmt: skip
     """Error of each value: as the observations state it, else the default."""
     for stated in (match.user_name + SUFFIX, match.name + SUFFIX):
         if stated in ds.variables:
             units = str(ds[stated].attrs.get("units", ""))
-            line = conversion(units, match.name) if units else None
-            return _on_axes(ds[stated], dims, shape) * (line[0] if line else factor)
-    return np.broadcast_to(default_error_std(match.name, level), shape)
+            line = to_units(units, raw.known(match.name)) if units else (factor, 0.0)
+            if line is None:
+                raw.problems.append(Problem(
+                    f"`{stated}` in {units!r}, the error of `{match.user_name}` in "
+                    f"{ds[match.user_name].attrs.get('units', raw.known(match.name).units)!r}",
+                    "an error in the unit of its variable, or one that converts to it",
+                    f'obs["{stated}"].attrs["units"] = "{raw.known(match.name).units}"',
+                ))  # fmt: skip
+            return _on_axes(ds[stated], dims, shape) * (line or (1.0, 0.0))[0]
+    return np.broadcast_to(default_error(raw, match.name, level), shape)
 
 
 def _flatten(
@@ -196,7 +217,8 @@ def _flatten(
     }  # fmt: skip
     for name in OPTIONAL:
         if name in ds.coords and ds[name].dims == (dims.station,):
-            raw.fields[name] = ds[name].values[s]
+            column = ds[name].values[s]
+            raw.fields[name] = column.astype(np.float64) if name in NUMERIC else column
 
 
 def _clock(raw: Raw, ds: xr.Dataset, dims: _Dims, shape: tuple[int, ...]) -> np.ndarray:

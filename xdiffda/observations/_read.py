@@ -14,13 +14,16 @@ import xarray as xr
 
 from .._units import conversion
 from ..errors import Problem
-from ..variables import VARIABLES, match_name, user_default_units
+from ..variables import Variable
+from ._names import KNOWN, match_observed, to_units
 from .defaults import default_error_std
 
 if TYPE_CHECKING:
     import pandas as pd
 
-OPTIONAL = ("station", "kind", "quality")
+OPTIONAL = ("station", "kind", "quality", "station_height", "level_bottom")
+# Those of them that are numbers, NaN where unknown: metres above sea level; hPa.
+NUMERIC = ("station_height", "level_bottom")
 TIDY_NAMES: dict[str, tuple[str, ...]] = {
     "variable": ("variable", "varname", "obs_type"),
     "value": ("value", "obs_value", "observation"),
@@ -32,6 +35,8 @@ TIDY_NAMES: dict[str, tuple[str, ...]] = {
     "station": ("station", "station_id"),
     "kind": ("kind",),
     "quality": ("quality",),
+    "station_height": ("station_height", "station_elevation", "elevation", "altitude"),
+    "level_bottom": ("level_bottom", "bottom_level", "pressure_bottom"),
     "units": ("units", "unit"),
 }
 
@@ -45,17 +50,23 @@ class Raw:
     words: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     attrs: dict[Hashable, Any] = field(default_factory=dict)
+    own: dict[str, Variable] = field(default_factory=dict)
+
+    def known(self, name: str) -> Variable:
+        """What is known of a variable, the user's own included."""
+        return self.own.get(name) or KNOWN[name]
 
     def word(self, name: str) -> str:
         """The user's word for a field."""
         return self.words.get(name, name)
 
 
-def read(obs: xr.Dataset | pd.DataFrame) -> Raw:
-    """Read any of the accepted forms."""
+def read(obs: xr.Dataset | pd.DataFrame, own: dict[str, Variable] | None = None) -> Raw:
+    """Read any of the accepted forms; ``own`` are variables with operators of the user."""
+    own = own or {}
     if not isinstance(obs, xr.Dataset):
         if hasattr(obs, "columns") and hasattr(obs, "to_xarray"):
-            return _read_frame(obs)
+            return _read_frame(obs, own)
         kind = type(obs).__name__
         repair = "obs.to_dataset()" if isinstance(obs, xr.DataArray) else "xarray.Dataset(...)"
         return Raw("tidy", problems=[Problem(
@@ -63,13 +74,13 @@ def read(obs: xr.Dataset | pd.DataFrame) -> Raw:
         )])  # fmt: skip
     names = {str(name).lower() for name in obs.variables}
     if {"variable", "value"} <= names:
-        return _read_tidy(obs, "tidy")
+        return _read_tidy(obs, "tidy", own)
     from ._columns import read_columns
 
-    return read_columns(obs)
+    return read_columns(obs, own)
 
 
-def _read_frame(frame: pd.DataFrame) -> Raw:
+def _read_frame(frame: pd.DataFrame, own: dict[str, Variable]) -> Raw:
     plain = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
     data = {
         str(name): ("obs", column.to_numpy(object if column.dtype.kind == "M" else None))
@@ -77,14 +88,14 @@ def _read_frame(frame: pd.DataFrame) -> Raw:
         else ("obs", column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy())
         for name, column in plain.items()
     }
-    return _read_tidy(xr.Dataset(data, attrs=dict(frame.attrs)), "frame")
+    return _read_tidy(xr.Dataset(data, attrs=dict(frame.attrs)), "frame", own)
 
 
 # ----------------------------------------------------------------------------- tidy
 
 
-def _read_tidy(ds: xr.Dataset, form: str) -> Raw:
-    raw = Raw(form, attrs=dict(ds.attrs))
+def _read_tidy(ds: xr.Dataset, form: str, own: dict[str, Variable]) -> Raw:
+    raw = Raw(form, attrs=dict(ds.attrs), own=own)
     lower = {str(name).lower(): str(name) for name in ds.variables}
     for ours, candidates in TIDY_NAMES.items():
         theirs = next((lower[name] for name in candidates if name in lower), None)
@@ -124,7 +135,7 @@ def _tidy_types(raw: Raw, ds: xr.Dataset) -> None:
     n = raw.fields["value"].size
     raw.fields.setdefault("level", np.full(n, np.nan))
     raw.fields.setdefault("time", np.full(n, "NaT", "datetime64[ns]"))
-    for name in ("value", "error_std", "lat", "lon", "level"):
+    for name in ("value", "error_std", "lat", "lon", "level", *NUMERIC):
         if name not in raw.fields:
             continue
         try:
@@ -135,10 +146,11 @@ def _tidy_types(raw: Raw, ds: xr.Dataset) -> None:
                 f'pandas.to_numeric(obs["{raw.word(name)}"], errors="coerce")',
             ))  # fmt: skip
     raw.fields["time"] = read_times(raw, raw.fields["time"])
-    if not raw.problems:
-        theirs = raw.word("level")
-        attrs = ds[theirs].attrs if theirs in ds.variables else {}
-        raw.fields["level"] = raw.fields["level"] * hpa_factor(raw, attrs, raw.fields["level"])
+    for name in ("level", "level_bottom"):
+        if name in raw.fields and not raw.problems:
+            theirs = raw.word(name)
+            attrs = ds[theirs].attrs if theirs in ds.variables else {}
+            raw.fields[name] = raw.fields[name] * hpa_factor(raw, attrs, raw.fields[name])
 
 
 def read_times(raw: Raw, values: np.ndarray) -> np.ndarray:
@@ -187,14 +199,13 @@ def _tidy_names_and_units(raw: Raw) -> None:
     name_code, names = pd.factorize(fields["variable"].astype(object), use_na_sentinel=False)
     unit_code, unit_names = pd.factorize(units.astype(object), use_na_sentinel=False)
     code = (name_code * len(unit_names) + unit_code) * 2 + on_level
-    canonical = np.full(code.size, "", f"U{max(map(len, VARIABLES))}")
+    canonical = np.full(code.size, "", f"U{max(map(len, (*KNOWN, *raw.own)))}")
     default = np.full(code.size, np.nan)
     unknown: dict[str, int] = {}
     for kind in np.unique(code):
         where = np.flatnonzero(code == kind)
         user_name = str(names[kind // 2 // len(unit_names)])
-        match = match_name(user_name, user_name, on_levels=bool(kind % 2))
-        match = match or match_name(user_name, user_name, on_levels=None)
+        match = match_observed(user_name, user_name, on_levels=bool(kind % 2), own=raw.own)
         if match is None:
             unknown[user_name] = unknown.get(user_name, 0) + where.size
             continue
@@ -204,7 +215,7 @@ def _tidy_names_and_units(raw: Raw) -> None:
         fields["value"][where] = fields["value"][where] * line[0] + line[1]
         if "error_std" in fields:
             fields["error_std"][where] *= line[0]
-        default[where] = default_error_std(match.name, fields["level"][where])
+        default[where] = default_error(raw, match.name, fields["level"][where])
     fields["variable"] = canonical
     fields.setdefault("error_std", default)
     for user_name, count in unknown.items():
@@ -217,16 +228,22 @@ def _text(unit: object) -> str:
 
 def to_canonical(raw: Raw, user_name: str, name: str, units: str) -> tuple[float, float]:
     """Factor and offset to canonical units."""
-    units = units or user_default_units(user_name, name)
-    line = conversion(units, name)
+    line = to_units(units, raw.known(name), user_name)
     if line is None:
-        canonical = VARIABLES[name].units
+        canonical = raw.known(name).units
         raw.problems.append(Problem(
             f"`{user_name}` in {units!r}", f"units that convert to {canonical}",
             f'obs["{user_name}"].attrs["units"] = "{canonical}"' if raw.form == "columns"
             else f'obs["units"] = "{canonical}"',
         ))  # fmt: skip
     return line or (1.0, 0.0)
+
+
+def default_error(raw: Raw, name: str, level: np.ndarray) -> np.ndarray:
+    """Default error at each level: the operator's for a variable of the user's own."""
+    if name in raw.own:
+        return np.full(np.shape(level), raw.own[name].default_error_std)
+    return default_error_std(name, level)
 
 
 def unknown_variable(user_name: str, count: int, raw: Raw) -> Problem:
@@ -238,5 +255,6 @@ def unknown_variable(user_name: str, count: int, raw: Raw) -> Problem:
     }[raw.form]
     return Problem(
         f"{count} values of {user_name!r}",
-        "variables that xdiffda knows (sorted(xdiffda.variables.VARIABLES))", repair,
+        "variables that xdiffda knows (sorted(xdiffda.observations.KNOWN)), or an operator for it "
+        "(operators={...})", repair,
     )  # fmt: skip

@@ -162,24 +162,24 @@ def observation_operator(
     >>> obs.value.tolist(), obs.index.tolist(), kept.tolist(), list(rejected)
     ([250.0], [[14]], [True, False], ['outside the levels 500 to 850 hPa'])
     """
+    obs, kept, rejected = linear_rows(tidy, layout)
+    if obs is None:
+        raise none_usable(kept.size, rejected, layout)
+    return obs, kept, rejected
+
+
+def linear_rows(
+    tidy: xr.Dataset, layout: Layout
+) -> tuple[ObsVector | None, np.ndarray, dict[str, np.ndarray]]:
+    """As `observation_operator`, but None where no observation can be used."""
     channel, level_weight, rejected = _channels(tidy, layout)
     kept = np.ones(tidy.sizes["obs"], bool)
     for where in rejected.values():
         kept[where] = False
     if not kept.any():
-        reasons = "; ".join(f"{len(where)} {reason}" for reason, where in rejected.items())
-        raise InputError(
-            [
-                Problem(
-                    f"none of {kept.size} observations usable: {reasons or 'none were given'}",
-                    "at least one observation of the state's variables and levels",
-                    f"obs.sel(obs=obs.variable.isin({list(layout.variables)}))",
-                )
-            ],
-            what="observations",
-        )
+        return None, kept, rejected
     take = slice(None) if kept.all() else np.flatnonzero(kept)
-    index, weight = _sparse_rows(
+    index, weight = sparse_rows(
         layout, tidy["lat"].values[take], tidy["lon"].values[take],
         channel[take], level_weight[take], _turns_over(tidy["variable"].values[take], layout),
     )  # fmt: skip
@@ -189,6 +189,21 @@ def observation_operator(
         jnp.asarray(index), jnp.asarray(weight), (layout.grid.n_node, layout.n_channel),
     )  # fmt: skip
     return obs, kept, rejected
+
+
+def none_usable(n_obs: int, rejected: dict[str, np.ndarray], layout: Layout) -> InputError:
+    """The error to raise where every observation was rejected."""
+    reasons = "; ".join(f"{len(where)} {reason}" for reason, where in rejected.items())
+    return InputError(
+        [
+            Problem(
+                f"none of {n_obs} observations usable: {reasons or 'none were given'}",
+                "at least one observation of the state's variables and levels",
+                f"obs.sel(obs=obs.variable.isin({list(layout.variables)}))",
+            )
+        ],
+        what="observations",
+    )
 
 
 def _turns_over(variable: np.ndarray, layout: Layout) -> np.ndarray:
@@ -226,7 +241,7 @@ def _channels(
     return channel, weight, {r: np.flatnonzero(m) for r, m in reasons.items() if m.any()}
 
 
-def _sparse_rows(
+def sparse_rows(
     layout: Layout, lat: np.ndarray, lon: np.ndarray,
     channel: np.ndarray, level_weight: np.ndarray, turns: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip

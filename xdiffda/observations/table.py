@@ -5,8 +5,12 @@
 ``<name>_error_std`` beside each variable.
 
 *tidy*: one dimension ``obs``; ``variable``, ``lat``, ``lon``, ``level`` (hPa, NaN at the
-surface), ``time``, ``value``, ``error_std``, optional ``station``, ``kind``, ``quality``. A pandas
-DataFrame with these columns (and optionally ``units``) is read as well.
+surface), ``time``, ``value``, ``error_std``, optional ``station``, ``kind``, ``quality``,
+``station_height`` (m above sea level), ``level_bottom`` (hPa, of a layer that begins at
+``level``). A pandas DataFrame with these columns (and optionally ``units``) is read as well.
+
+A variable is one of the state, a quantity derived from it (`observations.derived`: wind_speed,
+relative_humidity, surface_pressure, thickness, ...), or one the user gives an operator for.
 
 Users' own words are understood: latitude, plev in Pa, t, degC, longitudes of any convention.
 """
@@ -19,26 +23,31 @@ import numpy as np
 import xarray as xr
 
 from ..errors import InputError, Problem, raise_if
-from ..variables import VARIABLES
 from ._checks import find_problems, repeated
 from ._columns import SUFFIX
-from ._read import OPTIONAL, Raw, read
+from ._names import KNOWN, own_variables
+from ._read import NUMERIC, OPTIONAL, Raw, read
+from .nonlinear import as_operators
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_COORDS = ("variable", "lat", "lon", "level", "time", *OPTIONAL[:2])
+    from .rows import Operators
+
+_COORDS = ("variable", "lat", "lon", "level", "time", "station", "kind", *NUMERIC)
 _ATTRS = {
     "lat": {"units": "degrees_north", "standard_name": "latitude"},
     "lon": {"units": "degrees_east", "standard_name": "longitude"},
     "level": {"units": "hPa", "standard_name": "air_pressure"},
     "time": {"standard_name": "time"},
+    "station_height": {"units": "m", "standard_name": "height_above_mean_sea_level"},
+    "level_bottom": {"units": "hPa", "long_name": "lower bound of a layer"},
     "value": {"long_name": "observed value, canonical units of the variable"},
     "error_std": {"long_name": "standard deviation of the observation error"},
 }
 
 
-def to_tidy(obs: xr.Dataset | pd.DataFrame) -> xr.Dataset:
+def to_tidy(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = None) -> xr.Dataset:
     """Validate observations in any accepted form and return them tidy.
 
     Parameters
@@ -47,6 +56,8 @@ def to_tidy(obs: xr.Dataset | pd.DataFrame) -> xr.Dataset:
         Observations in columns or tidy. Where they state no error at all, the defaults of
         `xdiffda.observations.defaults` are filled in; an observation without time (NaT) is taken
         to be valid at the analysis time.
+    operators
+        The user's operators by variable (see `observations.nonlinear`); their names are accepted.
 
     Returns
     -------
@@ -72,12 +83,14 @@ def to_tidy(obs: xr.Dataset | pd.DataFrame) -> xr.Dataset:
     >>> tidy.variable.item(), tidy.level.item(), tidy.lon.item(), round(tidy.value.item(), 2)
     ('temperature', 500.0, 345.9, 250.15)
     """
-    raw = _readable(obs)
+    raw = _readable(obs, operators)
     raise_if(raw.problems or find_problems(raw), what="observations")
     return _tidy(raw)
 
 
-def drop_duplicates(obs: xr.Dataset | pd.DataFrame) -> xr.Dataset:
+def drop_duplicates(
+    obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = None
+) -> xr.Dataset:
     """Tidy observations of which each is kept once; all other problems are still raised.
 
     Only rows equal in every field are duplicates; two instruments at one place are not.
@@ -89,7 +102,7 @@ def drop_duplicates(obs: xr.Dataset | pd.DataFrame) -> xr.Dataset:
     >>> drop_duplicates(twice).sizes["obs"]
     1
     """
-    raw = _readable(obs)
+    raw = _readable(obs, operators)
     if not raw.problems and raw.fields:
         once = ~repeated(raw.fields)
         raw.fields = {name: column[once] for name, column in raw.fields.items()}
@@ -97,8 +110,8 @@ def drop_duplicates(obs: xr.Dataset | pd.DataFrame) -> xr.Dataset:
     return _tidy(raw)
 
 
-def _readable(obs: xr.Dataset | pd.DataFrame) -> Raw:
-    raw = read(obs)
+def _readable(obs: xr.Dataset | pd.DataFrame, operators: Operators | None = None) -> Raw:
+    raw = read(obs, own_variables(as_operators(operators)))
     if raw.fields and not raw.problems:
         folded = np.mod(raw.fields["lon"], 360.0)
         raw.fields["lon"] = np.where(folded == 360.0, 0.0, folded)  # mod(-1e-20, 360) is 360
@@ -112,10 +125,11 @@ def _tidy(raw: Raw) -> xr.Dataset:
     return xr.Dataset(data, coords, dict(raw.attrs))
 
 
-def to_columns(obs: xr.Dataset | pd.DataFrame) -> xr.Dataset:
+def to_columns(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = None) -> xr.Dataset:
     """Return observations in columns; the inverse of `to_tidy`.
 
-    A station is what shares place, time and, where given, ``station``, ``kind`` and ``quality``.
+    A station is what shares place, time and, where given, ``station``, ``kind``, ``quality``,
+    ``station_height`` and ``level_bottom``.
     Where a station has several values of one variable at one level, further rows of the same
     place take them, so that nothing is lost.
 
@@ -145,7 +159,8 @@ def to_columns(obs: xr.Dataset | pd.DataFrame) -> xr.Dataset:
     """
     import pandas as pd
 
-    tidy = to_tidy(obs)
+    tidy = to_tidy(obs, operators=operators)
+    known = KNOWN | own_variables(as_operators(operators))
     keys = [name for name in ("lat", "lon", "time", *OPTIONAL) if name in tidy.variables]
     station = _first_seen([tidy[name].values for name in keys])
     names, level = tidy["variable"].values, tidy["level"].values
@@ -158,14 +173,14 @@ def to_columns(obs: xr.Dataset | pd.DataFrame) -> xr.Dataset:
     columns = {}
     for name in dict.fromkeys(names.tolist()):
         where = np.flatnonzero(names == name)
-        on_levels = VARIABLES[name].on_levels
+        on_levels = known[name].on_levels or bool(np.isfinite(level[where]).any())
         shape = (first.size, level_values.size) if on_levels else (first.size,)
         place = (row[where], rank[level_code[where]]) if on_levels else (row[where],)
         dims = ("station", "level")[: len(shape)]
         for field, suffix in (("value", ""), ("error_std", SUFFIX)):
             full = np.full(shape, np.nan)
             full[place] = tidy[field].values[where]
-            columns[name + suffix] = (dims, full, {"units": VARIABLES[name].units})
+            columns[name + suffix] = (dims, full, {"units": known[name].units})
     coords = {n: ("station", tidy[n].values[first], _ATTRS.get(n, {})) for n in keys}
     if level_values.size:
         ascending = np.sort(level_values)

@@ -16,10 +16,11 @@ import numpy as np
 import xarray as xr
 from safetensors.numpy import save_file
 
+from xdiffda._scales import row_scale, unresolved_part
 from xdiffda.osse.calibrate import SIGMAS, measure
 from xdiffda.osse.export import write_forecaster
 from xdiffda.osse.pairs import Pairs, _make_rollout, load_pairs
-from xdiffda.prior import row_scale, unresolved_part, year_phase
+from xdiffda.prior import year_phase
 from xdiffda.registry import flatten, models_folder, pack_symmetric
 from xdiffda.state import default_convention, from_state
 from xdiffda.train.config import TrainConfig

@@ -1,8 +1,7 @@
-"""Verification of analyses against the truth: scores weighted by area, lazily on dask.
+"""Scores of a state against the truth, and increments.
 
-The protocol is printed with every table (`PROTOCOL`). RMSE, bias and CRPS come from the
-library ``scores``; what is added here is the matching of two datasets, whatever their
-conventions, and the ensemble's spread.
+RMSE, bias and CRPS come from the library ``scores``; what is added here is the matching of
+two datasets, whatever their conventions, and the ensemble's spread.
 """
 
 from __future__ import annotations
@@ -14,15 +13,13 @@ import xarray as xr
 
 from xdiffda._fields import canonical, row_weights
 from xdiffda._matching import matched, same_channels
-from xdiffda._skill_table import skill_table
+from xdiffda.verify._pairs import REDUCED, pair
 
 PROTOCOL = (
     "averages weighted by cell area, pooled over times; RMSE and bias of the ensemble mean; "
     "fair CRPS (of one member: absolute error); spread = root of the mean ensemble variance "
     "(N - 1); spread/skill = sqrt((N + 1) / N) x spread / RMSE"
 )
-__all__ = ["PROTOCOL", "increment", "skill_table", "verify"]
-_REDUCED = ("time", "lat", "lon")
 
 
 def verify(
@@ -71,8 +68,7 @@ def verify(
     >>> float(scores["2m_temperature"].sel(score="rmse"))
     2.0
     """
-    state = canonical(analysis, what="analysis")
-    state, reference = matched(state, canonical(truth, what="truth"), what="analysis")
+    state, reference = pair(analysis, truth)
     weights = row_weights(reference)
     columns = _scores(state, reference, weights)
     if background is not None:
@@ -109,7 +105,7 @@ def _scores(state: xr.Dataset, truth: xr.Dataset, weights: xr.DataArray) -> dict
     ensemble = "member" in state.dims
     mean = error.mean("member", skipna=False) if ensemble else error
     zero = xr.zeros_like(mean)
-    dims = [d for d in _REDUCED if d in mean.dims]
+    dims = [d for d in REDUCED if d in mean.dims]
     keywords: dict[str, Any] = {"reduce_dims": dims, "weights": weights}
     out = {"rmse": rmse(mean, zero, **keywords), "bias": mean_error(mean, zero, **keywords)}
     if ensemble and state.sizes["member"] > 1:

@@ -1,0 +1,166 @@
+"""GenCast in the package's variable z, and as a prior."""
+
+from __future__ import annotations
+
+import copy
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+from xdiffda.diffusion.guidance import Likelihood, make_draws
+from xdiffda.diffusion.sampling import Guidance, sample_posterior
+from xdiffda.errors import InputError
+from xdiffda.gencast import GenCastPrior, gencast_basis
+from xdiffda.gencast.noise import on_gencast_basis
+from xdiffda.gencast.prior import unit_covariance
+
+TIME = np.datetime64("2019-06-15T00", "ns")
+STEP = np.timedelta64(12, "h")
+
+
+@pytest.fixture(scope="module")
+def previous(case) -> xr.Dataset:
+    """Two states, as a user has them: no batch, no forcings, absolute times."""
+    inputs = case.fields("inputs").isel(batch=0)
+    clock = [name for name in inputs if "progress" in name]
+    return inputs.drop_vars(clock).assign_coords(time=[TIME - 2 * STEP, TIME - STEP])
+
+
+@pytest.fixture(scope="module")
+def prior(case, previous) -> GenCastPrior:
+    return GenCastPrior(case.forecaster, previous)
+
+
+@pytest.fixture(scope="module")
+def background(case, previous) -> np.ndarray:
+    """Some state: the last one, moved by a change in every channel."""
+    targets = case.forecaster.clean(case.fields("targets"))
+    return case.net.stack_targets(targets)[:, 0]
+
+
+@eqx.filter_jit
+def apply(denoise, z, sigma):
+    return denoise(z, sigma)
+
+
+def physical_estimate(prior, background, r, x, level):
+    """Estimate of x, given x with noise of ``level`` times s, through z of this background."""
+    denoise = prior.condition(background, TIME, r).denoise
+    z = jnp.asarray((x - background) / (r * prior.scale), jnp.float32)[:, None]
+    z0 = np.asarray(apply(denoise, z, jnp.asarray(level / r)))[:, 0]
+    return background + r * prior.scale * z0
+
+
+def test_the_estimate_does_not_depend_on_background_or_unit(prior, background):
+    rng = np.random.default_rng(0)
+    x = background + prior.scale * rng.normal(size=background.shape)
+    other = background + prior.scale * rng.normal(size=background.shape)
+    theirs = physical_estimate(prior, background, 1.0, x, 0.7)
+    for ours in (
+        physical_estimate(prior, other, 1.0, x, 0.7),
+        physical_estimate(prior, background, 0.5, x, 0.7),
+    ):
+        np.testing.assert_allclose(
+            (ours - theirs) / prior.scale, np.zeros_like(x), rtol=0, atol=2e-4
+        )
+    assert np.abs((theirs - x) / prior.scale).max() > 0.1
+
+
+def test_the_estimate_is_that_of_the_official_denoiser(case, prior):
+    """The golden answer, asked for through states in physical units."""
+    entry = case.fields("inputs").isel(batch=0), case.fields("forcings").isel(batch=0)
+    other = copy.copy(prior)
+    other._denoiser = case.forecaster.denoiser(*entry)  # with the golden, synthetic forcings
+    w = case.net.stack_targets(case.fields("noisy_targets").isel(batch=0))[:, 0]
+    last = prior._last
+    estimate = physical_estimate(other, last, 1.0, last + prior.scale * w, 0.7)
+    ours = ((estimate - last) / prior.scale)[case.outputs["nodes"]]
+    # the unit of a field is some 1e4 changes over 12 h: float32 leaves this much
+    np.testing.assert_allclose(ours, case.outputs["denoised"][:, 0], rtol=0, atol=2e-3)
+
+
+def test_scale_and_channels(case, prior):
+    layout = prior.layout
+    assert layout.n_channel == 24
+    t = layout.channel_index("temperature", 850)
+    stored = case.stats("diffs_stddev")["temperature"].sel(level=850)
+    np.testing.assert_array_equal(prior.scale[:, t], np.float32(stored))
+    rain = layout.channel_index("total_precipitation_12hr")
+    np.testing.assert_array_equal(
+        prior.scale[:, rain], np.float32(case.stats("stddev")["total_precipitation_12hr"])
+    )
+    np.testing.assert_allclose(prior.covariance.variance, 1, rtol=1e-5)
+    assert prior.card["licence"] == "None: random numbers"
+
+
+def test_unit_covariance_is_that_of_the_noise(prior):
+    grid = prior.layout.grid
+    covariance = on_gencast_basis(unit_covariance(prior.layout), grid.lat, grid.lon)
+    eye = np.broadcast_to(np.eye(24), (18, 24, 24))
+    np.testing.assert_allclose(covariance.blocks, eye, atol=1e-5)
+
+
+def test_covariance_can_be_measured(prior):
+    """From draws with a known covariance; each degree has at least 200 coefficients."""
+    draws = prior.covariance.sample(jax.random.split(jax.random.key(0), 200))
+    x = 5.0 + prior.scale * np.moveaxis(np.asarray(draws), 1, 0)
+    measured = prior.measured(x)
+    np.testing.assert_allclose(measured.covariance.variance, 1, atol=0.2)
+    ratio = np.einsum("dcc->d", measured.covariance.blocks) / np.einsum(
+        "dcc->d", prior.covariance.blocks
+    )
+    np.testing.assert_allclose(ratio, 1, atol=0.1)
+    assert prior.covariance is not measured.covariance
+
+
+def test_observations_guide_the_draw(prior, background):
+    """Accurate observations draw members to them; blind ones leave the prior's members."""
+    conditioned, draws = (
+        prior.condition(background, TIME, 1.0),
+        make_draws(jax.random.key(0), jnp.arange(2)),
+    )
+    index = jnp.asarray([[100 * 24 + 2], [400 * 24 + 2]])
+
+    def members(error: float) -> np.ndarray:
+        value = jnp.asarray([1.5, -1.0]) / error
+        likelihood = Likelihood(value, index, jnp.full((2, 1), 1 / error))
+        guidance = Guidance(start="cold", n_steps=4, sigma_min=0.03)
+        return np.asarray(sample_posterior(conditioned, likelihood, draws, guidance=guidance))
+
+    free, other, close = members(1e6), members(1e7), members(0.01)
+    np.testing.assert_allclose(free, other, atol=1e-3)
+    at = lambda z: z[[100, 400], :, 2]  # noqa: E731
+    wanted = np.array([[1.5], [-1.0]])
+    assert np.abs(at(close) - wanted).max() < 0.1
+    assert np.abs(at(free) - wanted).max() > 0.5
+
+
+def test_noise_of_the_sampler_is_that_of_gencast(prior, background):
+    conditioned = prior.condition(background, TIME, 1.0)
+    grid = prior.layout.grid
+    basis = gencast_basis(grid.lat, grid.lon)
+    np.testing.assert_array_equal(conditioned.climatology.basis.along_rows, basis.along_rows)
+
+
+def test_other_times_are_refused(prior, previous, background):
+    with pytest.raises(InputError, match=r"background of 2019-06-15T06.*one of 2019-06-15T00"):
+        prior.condition(background, TIME + np.timedelta64(6, "h"), 1.0)
+    later = previous.assign_coords(time=previous["time"] + STEP)
+    assert prior.given(later).condition(background, TIME + STEP, 1.0) is not None
+    with pytest.raises(InputError, match="two times, 12 h apart"):
+        prior.given(previous.isel(time=[1]))
+    gaps = previous.assign(geopotential=previous["geopotential"].where(previous["lat"] > 0))
+    with pytest.raises(InputError, match=r"NaN in \['geopotential'\]"):
+        prior.given(gaps)
+
+
+def test_order_of_rows_and_longitudes_does_not_matter(case, prior, previous):
+    turned = previous.isel(lat=slice(None, None, -1)).roll(lon=18, roll_coords=True)
+    turned = turned.assign_coords(lon=(turned["lon"] + 180) % 360 - 180)
+    other = prior.given(turned)
+    np.testing.assert_array_equal(other._denoiser.given.channels, prior._denoiser.given.channels)
+    np.testing.assert_array_equal(other._last, prior._last)

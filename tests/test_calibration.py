@@ -1,0 +1,151 @@
+"""Simulation-based calibration: exact samplers pass, wrong ones are found out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from gaussian_world import draw_states, make_prior
+
+import xdiffda
+from xdiffda._sbc import n_bins, rank_of_first
+from xdiffda.calibration import default_functions, simulation_based_calibration
+from xdiffda.errors import InputError
+from xdiffda.observations import emulate_obs
+
+ERRORS = {"2m_temperature": 0.5, "geopotential": 80.0, "temperature": 0.4}
+N_DRAWS, N_MEMBERS = 60, 11
+
+
+@pytest.fixture(scope="module")
+def world():
+    prior = make_prior()
+    return prior, draw_states(prior)[1]
+
+
+@pytest.fixture(scope="module")
+def analyses(world):
+    """Run the exact sampler once; other samplers are made of its members."""
+    prior, _ = world
+    kept: dict[int, xr.Dataset] = {}
+
+    def analyse(background: xr.Dataset, obs: xr.Dataset, number: int) -> xr.Dataset:
+        if number not in kept:
+            kept[number] = xdiffda.assimilate(
+                background, obs, model=prior, n_members=N_MEMBERS, seed=number, n_steps=8,
+                max_batch=N_MEMBERS, background_error=1.0, gross_check=np.inf, progress=False,
+            )  # fmt: skip
+        return kept[number]
+
+    return analyse
+
+
+OBS: dict[int, xr.Dataset] = {}
+
+
+def observe(truth: xr.Dataset, number: int) -> xr.Dataset:
+    """All calibrations here have the same truths, and so the same observations."""
+    if number not in OBS:
+        OBS[number] = emulate_obs(truth, n_columns=20, error_std=ERRORS, seed=number)
+    return OBS[number]
+
+
+def calibrate(world, analyse) -> xr.Dataset:
+    prior, background = world
+    return simulation_based_calibration(
+        prior, background, n_draws=N_DRAWS, n_members=N_MEMBERS, observe=observe, analyse=analyse,
+        seed=3, progress=False,
+    )  # fmt: skip
+
+
+def test_the_exact_sampler_is_calibrated(world, analyses) -> None:
+    found = calibrate(world, analyses)
+    print(found.attrs, found[["chi_square_p", "ks_p", "curvature", "slope"]].to_dataframe())
+    assert found.attrs["uniform"] == 1, found.attrs
+    assert found["rank"].shape == (found.sizes["function"], N_DRAWS)
+    assert (found["count"].sum("rank_bin") == N_DRAWS).all()
+    assert set(np.unique(found["rank"])) == set(range(1, N_MEMBERS + 2))
+    # standard normal each; functions of one draw are correlated
+    for shape in ("slope", "curvature"):
+        assert abs(found[shape]).max() < 4
+        assert abs(found[shape].mean()) < 1
+
+
+def test_a_spread_too_small_is_found(world, analyses) -> None:
+    def shrunk(background: xr.Dataset, obs: xr.Dataset, number: int) -> xr.Dataset:
+        members = analyses(background, obs, number).astype(np.float64)
+        mean = members.mean("member")
+        return mean + 0.7 * (members - mean)
+
+    found = calibrate(world, shrunk)
+    print(found.attrs, found[["chi_square_p", "ks_p", "curvature", "slope"]].to_dataframe())
+    assert found.attrs["uniform"] == 0
+    assert found.attrs["smallest_p"] < 1e-3
+    assert float(found["curvature"].median()) > 2  # U
+
+
+def test_a_bias_is_found(world, analyses) -> None:
+    def shifted(background: xr.Dataset, obs: xr.Dataset, number: int) -> xr.Dataset:
+        members = analyses(background, obs, number)
+        return members.assign({"2m_temperature": members["2m_temperature"] + 0.5})
+
+    found = calibrate(world, shifted)
+    assert found.attrs["uniform"] == 0
+    mean = found.sel(function="2m_temperature, mean")
+    assert float(mean["slope"]) < -5  # members too high
+    other = found.sel(function="temperature@500, mean")
+    assert float(other["chi_square_p"]) > 0.01
+
+
+def test_a_sampler_that_ignores_the_data_is_found(world) -> None:
+    """Draws from the prior are calibrated for every function of the state alone."""
+    prior, background = world
+    import jax
+
+    from xdiffda.state import from_state, to_state
+
+    x_b, layout, convention = to_state(background, prior.layout)
+
+    draws = prior.covariance.sample(jax.random.split(jax.random.key(99), N_DRAWS * N_MEMBERS))
+    draws = np.moveaxis(np.asarray(draws), 1, 0).reshape(N_DRAWS, N_MEMBERS, *x_b.shape)
+
+    def blind(background: xr.Dataset, obs: xr.Dataset, number: int) -> xr.Dataset:
+        members = x_b + prior.scale * draws[number]
+        return from_state(members, layout, convention, dims=("member",))
+
+    found = calibrate(world, blind)
+    assert found.attrs["uniform"] == 0
+    seen = found["chi_square_p"].sel(function="observation term of the cost function")
+    assert float(seen) < 1e-6
+    assert float(found["chi_square_p"].drop_sel(function=seen["function"].item()).min()) > 1e-3
+
+
+def test_default_functions(world) -> None:
+    """Of a constant field: grid value and mean are the constant, coefficients vanish."""
+    prior, _ = world
+    functions = default_functions(prior, n_channel=1)
+    z = np.full((2, prior.layout.grid.n_node, 3), 1.5)
+    values = [f(z) for f in functions.values()]
+    np.testing.assert_allclose(values[:2], 1.5)
+    np.testing.assert_allclose(values[2:], 0, atol=1e-5)
+
+
+def test_ties_are_decided_by_chance() -> None:
+    rng = np.random.default_rng(0)
+    values = np.array([1.0, 0.0, 1.0, 1.0, 2.0])
+    ranks = np.bincount([rank_of_first(values, rng) for _ in range(3000)], minlength=6)
+    assert set(np.flatnonzero(ranks)) == {2, 3, 4}
+    np.testing.assert_allclose(ranks[2:5] / 3000, 1 / 3, atol=0.04)
+    assert n_bins(1000, 9) == 9
+
+
+def test_errors(world) -> None:
+    prior, background = world
+    two = xr.concat([background, background], "time")
+    with pytest.raises(InputError, match=r"(?s)2 problems.*n_draws=1.*2 along time"):
+        simulation_based_calibration(prior, two, n_draws=1)
+    with pytest.raises(InputError, match="1 members of an analysis"):
+        simulation_based_calibration(
+            prior, background, n_members=3, analyse=lambda b, o, i: b, error_std=ERRORS,
+            progress=False,
+        )  # fmt: skip

@@ -1,0 +1,134 @@
+"""The methods behind assimilate, against each other and against closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from gaussian_world import LAYOUT, draw_states, make_prior
+
+import xdiffda
+from xdiffda.baselines import Localisation
+from xdiffda.errors import InputError
+from xdiffda.observations import emulate_obs
+from xdiffda.state import to_state
+
+ERRORS = {"2m_temperature": 0.5, "geopotential": 80.0, "temperature": 0.4}
+
+
+@pytest.fixture(scope="module")
+def world():
+    prior = make_prior()
+    truth, background = draw_states(prior, seed=5)
+    return prior, truth, background, emulate_obs(truth, n_columns=40, error_std=ERRORS, seed=1)
+
+
+@pytest.fixture(scope="module")
+def ensemble(world) -> xr.Dataset:
+    """Background members: the background plus draws of the error that it has."""
+    prior, _, background, _ = world
+    return xr.concat(
+        [background + draw_states(prior, seed=k)[0] - draw_states(prior, seed=k)[1]
+         for k in range(100, 140)], "member",
+    )  # fmt: skip
+
+
+def _array(ds: xr.Dataset) -> np.ndarray:
+    return to_state(ds, LAYOUT)[0]
+
+
+def _ratio(world, analysis: xr.Dataset) -> np.ndarray:
+    """Error of the mean over the background's, per channel."""
+    _, truth, background, _ = world
+    weight = LAYOUT.grid.area_weights()[:, None]
+    rmse = lambda ds: np.sqrt(np.mean(weight * (_array(ds) - _array(truth)) ** 2, axis=0))  # noqa: E731
+    return rmse(analysis.mean("member")) / rmse(background)
+
+
+def _analyse(world, background=None, **settings):
+    prior, _, own, obs = world
+    settings = {"background_error": 1.0, "progress": False} | settings
+    return xdiffda.assimilate(
+        own if background is None else background, obs, model=prior, **settings
+    )
+
+
+def test_oi_is_3dvar_but_for_far_observations(world):
+    exact, local = (_array(_analyse(world, method=m)) for m in ("3dvar", "oi"))
+    increment = exact - _array(world[2])
+    rms = lambda x: np.sqrt(np.mean((x / world[0].scale) ** 2))  # noqa: E731
+    # this B reaches farther than the 3,000 km of OI
+    assert 0 < rms(local - exact) < 0.5 * rms(increment)
+    assert (_ratio(world, _analyse(world, method="oi")) < 0.95).all()
+
+
+def test_letkf_with_the_true_covariance_comes_close_to_3dvar(world, ensemble):
+    analysis = _analyse(
+        world, ensemble, method="letkf", localisation=Localisation(length_km=2500.0)
+    )
+    assert analysis.sizes["member"] == ensemble.sizes["member"]
+    own = _ratio(world, analysis)
+    assert (own < 0.97).all()
+    # of a sampled covariance one cannot expect what the exact one gives, nor much less
+    exact = _ratio(world, _analyse(world, method="3dvar"))
+    assert own.mean() < exact.mean() + 0.15
+    spread = analysis.std("member", ddof=1)["temperature"].mean()
+    assert float(spread) < float(ensemble.std("member", ddof=1)["temperature"].mean())
+
+
+def test_a_background_ensemble_gives_its_mean_and_its_variance_of_the_day(world, ensemble):
+    analysis = _analyse(world, ensemble, n_members=6)
+    assert analysis.sizes["member"] == 6
+    assert (_ratio(world, analysis) < 1.0).all()
+    # an ensemble that is certain over one half of the globe changes little there
+    prior, truth, *_ = world
+    vague = emulate_obs(
+        truth, n_columns=90, error_std={k: 4 * v for k, v in ERRORS.items()}, seed=1
+    )
+    half, north = ensemble.mean("member"), ensemble.lat > 0
+    certain = xr.where(north, half + 0.05 * (ensemble - half), ensemble).transpose(*ensemble.dims)
+
+    def increment_in_the_north(members: xr.Dataset) -> float:
+        analysis = xdiffda.assimilate(
+            members, vague, model=prior, n_members=2, antithetic=True, background_error=1.0,
+            progress=False, small_scales=False,
+        )  # fmt: skip
+        change = _array(analysis.mean("member")) - _array(members.mean("member"))
+        return float(np.abs(change / prior.scale)[LAYOUT.grid.node_lat > 10].mean())
+
+    assert increment_in_the_north(certain) < 0.92 * increment_in_the_north(ensemble)
+
+
+def test_repaint_through_the_public_call(world):
+    quick = xdiffda.RePaint(n_levels=30, jump_length=5, resamplings=2, mask_sigma=0.7)
+    analysis = _analyse(world, method="repaint", repaint=quick, n_members=4)
+    assert analysis.attrs["xdiffda_network_evaluations"] == quick.evaluations
+    assert _ratio(world, analysis).mean() < 0.95
+    again = _analyse(world, method="repaint", repaint=quick, n_members=4, max_batch=3)
+    np.testing.assert_allclose(_array(again), _array(analysis), rtol=1e-4)
+
+
+def test_small_scales_have_the_size_that_was_measured():
+    rng = np.random.default_rng(0)
+    prior = make_prior()
+    prior.unresolved = np.tile([0.3, 0.0, 0.1], (LAYOUT.grid.n_node, 1)).astype(np.float32)
+    import jax
+
+    draws = np.asarray(
+        prior.small_scales(jax.random.split(jax.random.key(int(rng.integers(9))), 64))
+    )
+    rows = draws.reshape(12, 24, 64, 3)
+    np.testing.assert_allclose(
+        np.sqrt(np.mean(rows**2, axis=(1, 2))), [[0.3, 0.0, 0.1]] * 12, rtol=0.1
+    )
+    basis = prior.covariance.basis
+    # but for what the dependence on latitude mixes in, the analysis is left as it is
+    inside = np.asarray(basis.project(draws))
+    assert np.mean(inside**2) < 0.05 * np.mean(draws**2)
+
+
+def test_what_does_not_belong_together_is_refused(world, ensemble):
+    with pytest.raises(InputError, match="1 background member; needed 2 or more"):
+        _analyse(world, method="letkf")
+    with pytest.raises(InputError, match="the method it belongs to"):
+        _analyse(world, repaint=xdiffda.RePaint())

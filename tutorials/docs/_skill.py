@@ -1,0 +1,135 @@
+"""The tables of ``models/speedy/skill-*.json``, as the evaluation wrote them.
+
+Columns are shown where the file has them: files of earlier evaluations have fewer.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+SHOWN = {
+    "z500": "geopotential@500", "T850": "temperature@850", "u300": "u_component_of_wind@300",
+    "q850": "specific_humidity@850", "T2m": "2m_temperature",
+}  # fmt: skip
+COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")
+
+
+def reports() -> dict[str, dict[str, Any]]:
+    """Name of the observation errors -> report, of the bundled model."""
+    from xdiffda.registry import models_folder
+
+    files = sorted((models_folder() / "speedy").glob("skill-*.json"))
+    return {path.stem.removeprefix("skill-"): json.loads(path.read_text()) for path in files}
+
+
+def skill(name: str = "") -> str:
+    """One table for each number of columns; ``name`` chooses one evaluation."""
+    parts = []
+    for errors, report in reports().items():
+        if name and errors != name:
+            continue
+        parts += [_about(report), ""]
+        for columns, rows in report["table"].items():
+            parts += [f"**{columns} columns observed**", "", _table(rows), ""]
+    return "\n".join(parts)
+
+
+def _about(report: Mapping[str, Any]) -> str:
+    words = {"quarter": "a quarter of the background's error, channel by channel"}
+    cases = f"{report['n_case']} analysis times" if "n_case" in report else "Analysis times"
+    return (
+        f"{cases} from {report['first']} to {report['last']} of the nature run's calendar. "
+        f"Observation errors: {words.get(report['errors'], report['errors'])}."
+    )
+
+
+def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    every = list(rows.items())
+    columns = {
+        "RMSE": lambda n, r: f"**{r['rmse']:.3f}**",
+        **{short: lambda n, r, c=c: _number(r.get("channels", {}).get(c)) for short, c in
+           SHOWN.items()},
+        "worst channel": lambda n, r: f"{r['worst']:.3f} ({r['worst_channel']})",
+        "CRPS": lambda n, r: f"{r['crps']:.3f}",
+        "spread/skill": lambda n, r: _of_ensemble(n, r, "spread_skill"),
+        "outer ranks": lambda n, r: _of_ensemble(n, r, "outer_ranks"),
+        "evaluations": lambda n, r: r.get("evaluations") or "-",
+        "s per analysis": lambda n, r: f"{r['seconds']:.1f}",
+        "cases": lambda n, r: f"{r['n_case']}" if "n_case" in r else "-",
+    }  # fmt: skip
+    cells = {head: [str(make(*row)) for row in every] for head, make in columns.items()}
+    cells = {head: column for head, column in cells.items() if set(column) != {"-"}}
+    lines = ["method", *cells], ["---"] * (1 + len(cells))
+    body = [[name, *(column[i] for column in cells.values())] for i, name in enumerate(rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (*lines, *body))
+
+
+def _of_ensemble(name: str, row: Mapping[str, Any], score: str) -> str:
+    # members in pairs are not exchangeable with the truth: no such ratio for them
+    ensemble = row.get("members", 2) > 1 and row["spread_skill"] > 0 and "pairs" not in name
+    return _number(row.get(score), 2) if ensemble else "-"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def skill_channels(name: str = "") -> str:
+    """RMSE of every variable and level, one table for each number of columns."""
+    parts = []
+    for errors, report in reports().items():
+        if name and errors != name:
+            continue
+        for columns, rows in report["table"].items():
+            methods = {m: row["channels"] for m, row in rows.items() if "channels" in row}
+            channels = list(next(iter(methods.values())))
+            head = ["channel", *methods]
+            lines = [head, ["---"] * len(head)]
+            lines += [[f"`{c}`", *(_number(v.get(c)) for v in methods.values())] for c in channels]
+            text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+            summary = f"<details><summary>{columns} columns observed</summary>"
+            parts += [summary, "", text, "", "</details>", ""]
+    return "\n".join(parts)
+
+
+def skill_figure(name: str = "quarter") -> str:
+    """RMSE against the number of observed columns, as a drawing inside the page."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    table = reports()[name]["table"]
+    count = {columns: int(columns) for columns in table}
+    methods = dict.fromkeys(m for rows in table.values() for m in rows)
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "xdiffda", "font.size": 9}):
+        figure, axes = plt.subplots(1, 2, figsize=(8.6, 4.2), layout="constrained", sharex=True)
+        for colour, method in zip(COLOURS * 3, methods, strict=False):
+            rows = [(count[c], rows[method]) for c, rows in table.items() if method in rows]
+            if len(rows) < 2:
+                continue
+            for ax, score in zip(axes, ("rmse", "crps"), strict=True):
+                ax.plot(*zip(*((n, r[score]) for n, r in rows), strict=True), "o-", color=colour,
+                        label=method, linewidth=1.3, markersize=4)  # fmt: skip
+        for ax, label in zip(axes, ("RMSE of the mean", "fair CRPS"), strict=True):
+            ax.set(xscale="log", xlabel="observed columns", title=f"{label} / background's")
+            ax.set_ylim(0, 1.25)
+            ax.set_xticks(sorted(count.values()), [f"{n:,}" for n in sorted(count.values())])
+            ax.minorticks_off()
+            ax.grid(color="0.9", linewidth=0.6)
+            ax.spines[["top", "right"]].set_visible(False)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        text = io.StringIO()
+        figure.savefig(text, format="svg")
+        plt.close(figure)
+    drawing = text.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    return f"```{{raw}} html\n{_without_blank_lines(drawing)}\n```"
+
+
+def _without_blank_lines(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if line.strip())

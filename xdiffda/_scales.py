@@ -1,0 +1,53 @@
+"""Sizes of background errors by row and channel, and what a truncated basis leaves out."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from xdiffda.spectral import Basis
+from xdiffda.state import Layout
+
+
+def unresolved_part(
+    basis: Basis, samples: Float[np.ndarray, "sample node channel"], *, batch: int = 32
+) -> Float[np.ndarray, "sample node channel"]:
+    """What the basis cannot represent of each sample."""
+    project = jax.jit(jax.vmap(lambda x: x - basis.project(x)))
+    parts = [
+        np.asarray(project(jnp.asarray(samples[i : i + batch], jnp.float32)))
+        for i in range(0, len(samples), batch)
+    ]
+    return np.concatenate(parts)
+
+
+def row_scale(
+    x: Float[np.ndarray, "sample node channel"], layout: Layout, *, floor: float = 0.1
+) -> Float[np.ndarray, "node channel"]:
+    """Root mean square of samples per latitude row and channel, smoothed, on every node.
+
+    Rows below ``floor`` times a channel's mean are raised to it.
+    """
+    n_lat, n_lon = layout.grid.shape
+    square = np.mean(np.asarray(x) ** 2, axis=0).reshape(n_lat, n_lon, -1).mean(1)
+    padded = np.pad(square, ((1, 1), (0, 0)), mode="edge")
+    rows = np.sqrt((padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4)
+    rows = np.maximum(rows, floor * rows.mean(0))
+    return np.repeat(rows, n_lon, axis=0).astype(np.float32)
+
+
+@eqx.filter_jit
+def draw_small_scales(
+    basis: Basis, std: Float[Array, "node channel"], keys: Array
+) -> Float[Array, "node member channel"]:
+    """White noise in the complement of ``basis``, of standard deviation ``std``."""
+    shape = std.shape
+    complement = lambda e: e - basis.project(e)  # noqa: E731
+    noise = jax.vmap(lambda k: jax.random.normal(k, shape), out_axes=1)(keys)
+    # how much of white noise lies outside the basis differs by latitude: measure it once
+    probe = complement(jax.random.normal(jax.random.key(0), (shape[0], 256, 1)))
+    share = jnp.sqrt(jnp.mean(jnp.square(probe), axis=1))
+    return complement(noise) * (std / jnp.maximum(share, 1e-3))[:, None]

@@ -1,0 +1,230 @@
+"""Observations of one analysis time after another: from a table, or emulated from a truth."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from xdiffda._coordinates import find_axes, valid_times
+from xdiffda.errors import InputError, Problem
+from xdiffda.observations import emulate_obs, select_window, to_tidy
+
+Time = np.datetime64
+
+
+@dataclass(frozen=True, eq=False)
+class ObservationStream:
+    """Emulated observations of a nature run: call it with a time. Made by `emulated_stream`.
+
+    Attributes
+    ----------
+    truth : Dataset
+        The nature run, along time.
+    choices : mapping
+        Arguments of `xdiffda.observations.emulate_obs`; ``sites`` where they are fixed.
+    seed : int
+    description : mapping
+        What tells this stream from another; goes into the store of a cycled run.
+    """
+
+    truth: xr.Dataset
+    choices: Mapping[str, Any]
+    seed: int
+    description: Mapping[str, Any]
+
+    def __call__(self, time: Time | str) -> xr.Dataset:
+        """Observations of the truth at one time, in columns.
+
+        Errors, and sites where they change, depend on the seed and the time alone.
+
+        Raises
+        ------
+        InputError
+            If the truth does not have this time.
+        """
+        state = state_at(self.truth, np.asarray(time, "datetime64[ns]")[()], what="truth")
+        return emulate_obs(state, seed=time_seed(self.seed, time), **self.choices)
+
+
+def emulated_stream(
+    truth: xr.Dataset, *, n_columns: int | None = None, fraction: float | None = None,
+    sites: xr.Dataset | Mapping[str, Any] | None = None, fixed_sites: bool = True,
+    variables: Sequence[str] | None = None, levels: Sequence[float] | None = None,
+    error_std: Any = "default", seed: int = 0, on_grid: bool = True,
+) -> ObservationStream:  # fmt: skip
+    """Observe a nature run at every analysis time, at fixed sites or at new ones each time.
+
+    Parameters
+    ----------
+    truth : Dataset
+        States along time, in any usual convention.
+    n_columns, fraction, sites, variables, levels, error_std, on_grid
+        As in `xdiffda.observations.emulate_obs`.
+    fixed_sites : bool
+        Whether the sites drawn (``n_columns`` or ``fraction``) are those of all times.
+    seed : int
+
+    Returns
+    -------
+    ObservationStream
+        To be given to `cycle` as ``obs``.
+
+    Raises
+    ------
+    InputError
+        If the choices do not fit the truth.
+
+    Examples
+    --------
+    >>> import xdiffda
+    >>> stream = emulated_stream(xdiffda.open_sample("truth"), n_columns=45, seed=1)
+    >>> stream("2012-12-22T06").sizes["station"]
+    45
+    """
+    choices: dict[str, Any] = {
+        "n_columns": n_columns, "fraction": fraction, "sites": sites, "variables": variables,
+        "levels": levels, "error_std": error_std, "on_grid": on_grid,
+    }  # fmt: skip
+    first = state_at(truth, clock_of(truth, what="truth")[0], what="truth")
+    probe = emulate_obs(first, seed=seed, noise=False, **choices)
+    if fixed_sites and sites is None:
+        choices |= {"n_columns": None, "fraction": None,
+                    "sites": {n: probe[n].values for n in ("lat", "lon", "station")}}  # fmt: skip
+    fixed = choices["sites"] is not None
+    errors = [probe[n].values for n in sorted(map(str, probe.data_vars)) if n.endswith("_std")]
+    places = [probe["lat"].values, probe["lon"].values] if fixed else []
+    description = {
+        "kind": "emulated", "seed": int(seed), "n_columns": int(probe.sizes["station"]),
+        "fixed_sites": fixed, "digest": digest(*places, *errors),
+    }  # fmt: skip
+    return ObservationStream(truth, choices, int(seed), description)
+
+
+class Window(NamedTuple):
+    """What there is to assimilate at one time.
+
+    Attributes
+    ----------
+    tidy : Dataset or None
+        Observations inside the window, validated; None if there are none.
+    n_outside : int
+        Observations given for this time that lie outside its window.
+    """
+
+    tidy: xr.Dataset | None
+    n_outside: int
+
+
+Source = Callable[[Time], Window]
+
+
+def make_source(obs: Any, window: str | np.timedelta64) -> tuple[Source, np.ndarray | None]:
+    """Return time -> `Window`, and all times of a table (None of a callable).
+
+    Raises
+    ------
+    InputError
+        If ``obs`` is a table that is not valid, or observations in it have no time.
+    """
+    if callable(obs):
+        return lambda time: _asked(obs, time, window), None
+    tidy = to_tidy(obs)
+    stamps = tidy["time"].values
+    if np.isnat(stamps).any():
+        raise InputError([Problem(
+            f"{np.isnat(stamps).sum()} of {stamps.size} observations without a time",
+            "a time for each: it says to which cycle they belong",
+            'obs.assign_coords(time=("station", times))',
+        )], what="observations")  # fmt: skip
+    return lambda time: Window(_inside(tidy, time, window), 0), stamps
+
+
+def _asked(obs: Callable[[Time], Any], time: Time, window: str | np.timedelta64) -> Window:
+    given = obs(time)
+    if given is None or (hasattr(given, "sizes") and 0 in given.sizes.values()) or len(given) == 0:
+        return Window(None, 0)
+    tidy = to_tidy(given)
+    inside = _inside(tidy, time, window)
+    return Window(inside, tidy.sizes["obs"] - (0 if inside is None else inside.sizes["obs"]))
+
+
+def _inside(tidy: xr.Dataset, time: Time, window: str | np.timedelta64) -> xr.Dataset | None:
+    """As `select_window`, but None instead of an error where nothing is left."""
+    half = duration(window) / 2
+    stamps = tidy["time"].values
+    kept = ((stamps > time - half) & (stamps <= time + half)) | (stamps == time) | np.isnat(stamps)
+    return select_window(tidy, time, window)[0] if kept.any() else None
+
+
+def state_at(ds: xr.Dataset, time: Time, *, what: str) -> xr.Dataset:
+    """The state at one valid time; computes nothing.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    clock = _clock(ds, what)
+    times = np.atleast_1d(clock.values)
+    where = np.flatnonzero(times == time)
+    if not where.size:
+        raise InputError([Problem(
+            f"a {what} from {str(times.min())[:16]} to {str(times.max())[:16]}, "
+            f"{times.size} times", f"the time {str(time)[:16]}", f"{what}.sel(time=...)",
+        )], what=what)  # fmt: skip
+    return ds.isel({clock.dims[0]: int(where[0])}) if clock.ndim else ds
+
+
+def clock_of(ds: xr.Dataset, *, what: str) -> np.ndarray:
+    """Valid times along the one time axis of a dataset.
+
+    Raises
+    ------
+    InputError
+        If it has no valid times, or more than one axis of them.
+    """
+    return np.atleast_1d(_clock(ds, what).values)
+
+
+def _clock(ds: xr.Dataset, what: str) -> xr.DataArray:
+    times = valid_times(ds, find_axes(ds)[0])
+    if times is None or times.ndim > 1:
+        raise InputError([Problem(
+            f"a {what} without valid times" if times is None
+            else f"a {what} with valid times on {', '.join(map(str, times.dims))}",
+            "one coordinate time of type datetime64", f"{what}.assign_coords(time=times)",
+        )], what=what)  # fmt: skip
+    return times.astype("datetime64[ns]")
+
+
+def duration(length: str | np.timedelta64) -> np.timedelta64:
+    """A length of time in nanoseconds.
+
+    Examples
+    --------
+    >>> duration("6h") / np.timedelta64(1, "h")
+    6.0
+    """
+    import pandas as pd
+
+    return pd.to_timedelta([length]).to_numpy().astype("timedelta64[ns]")[0]
+
+
+def time_seed(seed: int, time: Time | str) -> int:
+    """A seed for one time, the same in every process."""
+    minutes = int(np.asarray(time, "datetime64[m]").astype(np.int64))
+    sequence = np.random.SeedSequence([int(seed), minutes % 2**32, minutes // 2**32 % 2**32])
+    return int(sequence.generate_state(1, np.uint32)[0])
+
+
+def digest(*arrays: Any) -> str:
+    """Sixteen hexadecimal digits that tell arrays (or bytes) apart."""
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(array if isinstance(array, bytes) else np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()[:16]

@@ -1,0 +1,103 @@
+"""Frozen dataclasses from TOML, with every wrong entry listed at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from xdiffda.errors import InputError, Problem, raise_if
+
+T = TypeVar("T")
+
+
+def read_toml(cls: type[T], path: str | Path, *, example: str) -> T:
+    """Read one dataclass from a TOML file; tables are dataclasses within it.
+
+    Parameters
+    ----------
+    cls : frozen dataclass
+        Annotated with int, float, str, bool, dict, dataclasses and unions of these.
+    path : path
+    example : str
+        A line that such a file has, for the error of a file that is no TOML.
+
+    Raises
+    ------
+    InputError
+        Listing every unknown, missing or mistyped entry.
+    FileNotFoundError
+        If there is no such file.
+    """
+    try:
+        table = tomllib.loads(Path(path).read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise InputError([Problem(f"no TOML: {error}", "TOML", example)], what=str(path)) from error
+    problems: list[Problem] = []
+    config = build(cls, table, problems)
+    raise_if(problems, what=str(path))
+    return config
+
+
+def build(cls: type, table: dict[str, Any], problems: list[Problem], prefix: str = "") -> Any:
+    """Make ``cls`` from a table; None, and more in ``problems``, where that cannot be."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    before = len(problems)
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        label = prefix + name
+        if name not in known:
+            problems.append(Problem(f"entry {label}", f"one of {', '.join(known)}", f"# {label}"))
+            continue
+        values[name] = _converted(value, _options(hints[name]), label, problems)
+    for name, field in known.items():
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if required and name not in table:
+            problems.append(Problem(f"no entry {prefix}{name}", f"a {_names(hints[name])}",
+                                    f"{name} = ..."))  # fmt: skip
+    if len(problems) > before:
+        return None
+    try:
+        return cls(**values)
+    except InputError as error:  # values that do not go together
+        problems += error.problems
+        return None
+
+
+def _converted(value: Any, options: tuple[type, ...], label: str, problems: list[Problem]) -> Any:
+    if isinstance(value, dict):
+        for option in options:
+            if dataclasses.is_dataclass(option):
+                return build(option, value, problems, f"{label}.")
+    if type(value) in options:  # a bool is an int, but not meant as one
+        return value
+    if type(value) is int and float in options:
+        return float(value)
+    if isinstance(value, list) and tuple in options:
+        return _frozen(value)
+    problems.append(Problem(f"{label} = {value!r}", f"a {_names(options)}", f"{label} = ..."))
+    return None
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _options(hint: Any) -> tuple[type, ...]:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = typing.get_args(hint) if union else (hint,)
+    return tuple(typing.get_origin(option) or option for option in options)
+
+
+def _names(hint: Any) -> str:
+    options = hint if isinstance(hint, tuple) else _options(hint)
+    words = {"dict": "table", "NoneType": ""}
+    names = [
+        "table" if dataclasses.is_dataclass(o) else words.get(o.__name__, o.__name__)
+        for o in options
+    ]
+    return " or ".join(name for name in names if name)

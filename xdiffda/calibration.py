@@ -1,0 +1,240 @@
+"""Simulation-based calibration: is the sampler's posterior that of its own prior?
+
+Draw a truth from the prior, observe it, assimilate, and rank the truth among the members:
+if prior, likelihood and sampler fit together, every rank is equally probable, whatever the
+quantity that is ranked (Talts et al. 2018, arXiv 1804.06788, theorem 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float
+
+from xdiffda._sbc import TestFunction, default_functions, rank_of_first, summary
+from xdiffda.covariance import SpectralCovariance, white_noise
+from xdiffda.diffusion.noise import karras_ladder
+from xdiffda.diffusion.sampler import SAMPLERS
+from xdiffda.errors import Problem, raise_if
+from xdiffda.prior import GaussianPrior, Prior
+
+Observe = Callable[[xr.Dataset, int], xr.Dataset]
+Analyse = Callable[[xr.Dataset, xr.Dataset, int], xr.Dataset]
+__all__ = ["default_functions", "simulation_based_calibration"]
+J_O = "observation term of the cost function"
+
+
+def simulation_based_calibration(
+    prior: Prior,
+    background: xr.Dataset,
+    *,
+    n_draws: int = 100,
+    n_members: int = 15,
+    n_columns: int = 20,
+    error_std: Any = "default",
+    observe: Observe | None = None,
+    analyse: Analyse | None = None,
+    functions: Mapping[str, TestFunction] | None = None,
+    prior_steps: int = 64,
+    significance: float = 0.01,
+    seed: int = 0,
+    progress: bool | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Rank truths drawn from the prior among the members of their own analyses.
+
+    Parameters
+    ----------
+    prior
+        A model (`xdiffda.load_model`) or `GaussianPrior`.
+    background
+        One state of the prior's layout; truths are drawn around it with r = 1.
+    n_draws
+        Truths, and analyses. With 100, a spread that is wrong by a quarter is found.
+    n_members
+        Members of each analysis; there are n_members + 1 ranks.
+    n_columns, error_std
+        Emulated observations (`emulate_obs`): new sites for every truth.
+    observe
+        (truth, number of the draw) -> observations, in place of these.
+    analyse
+        (background, observations, number of the draw) -> ensemble, in place of `assimilate`:
+        another sampler. Its members must not depend on one another.
+    functions
+        Name -> scalar function of ``z = (x - x_b) / s``, (..., node, channel) -> (...); by
+        default `default_functions`. The misfit to the observations is always added: without
+        a function of the data, a sampler that ignores them passes (Modrák et al. 2023, arXiv
+        2211.02383).
+    prior_steps
+        Evaluations with which a truth is drawn from a diffusion model (a `GaussianPrior` is
+        drawn from exactly).
+    significance
+        Level at which ``uniform`` is decided, all functions together (Bonferroni).
+    seed
+        Same seed, same result.
+    progress
+        Show a progress bar; default the option ``progress``.
+    settings
+        Of `assimilate`: ``{"n_steps": 16, "start": "cold"}``.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``rank`` on (``function``, ``draw``), 1 to n_members + 1; ``count`` on (``function``,
+        ``rank_bin``); ``chi_square``, ``slope``, ``curvature`` (`xdiffda.verify.flatness`)
+        and ``ks`` (Kolmogorov-Smirnov, ranks spread evenly over their cells) with their
+        ``_p`` on ``function``. ``attrs``: ``uniform`` (1 or 0), ``smallest_p`` of the four
+        tests of all functions after Bonferroni, the protocol.
+
+    Raises
+    ------
+    InputError
+        If the numbers are too small, or the background has several times or members.
+
+    Notes
+    -----
+    What the prior's basis cannot represent is added to the truth before it is observed, as
+    white noise, because `assimilate` takes it for error of representativeness; it is not
+    part of what is ranked.
+
+    Examples
+    --------
+    >>> noise = np.random.default_rng(0).normal(size=(20, 6, 12))
+    >>> errors = xr.Dataset({"2m_temperature": (("member", "lat", "lon"), noise)},
+    ...                     {"lat": np.linspace(-75, 75, 6), "lon": np.arange(12) * 30.0})
+    >>> found = simulation_based_calibration(
+    ...     GaussianPrior.from_samples(errors), errors.isel(member=0, drop=True) + 280,
+    ...     n_draws=4, n_members=3, n_columns=5, settings={"n_steps": 3}, progress=False)
+    >>> found["rank"].sizes["draw"], int(found["rank"].max()) <= 4
+    (4, True)
+    """
+    from xdiffda.state import from_state, to_state
+
+    _check(n_draws, n_members, n_columns, background)
+    x_b, layout, convention = to_state(background, prior.layout)
+    x_b = x_b.reshape(x_b.shape[-2:])
+    functions = default_functions(prior, seed=seed) if functions is None else dict(functions)
+    observe = observe or _emulator(n_columns, error_std, seed)
+    analyse = analyse or _assimilator(prior, n_members, seed, settings or {})
+    ranks, rng = [], np.random.default_rng([seed, 1])
+    truths = _truths(prior, x_b, convention, n_draws, prior_steps, seed)
+    for number, z in _bar(truths, n_draws, progress):
+        unseen = prior.unresolved * rng.standard_normal(z.shape)
+        seen = from_state(x_b + prior.scale * (z + unseen), layout, convention, dims=())
+        obs = observe(seen, number)
+        members = _members(analyse(background, obs, number), layout, n_members)
+        # the truth, rounded as the members are, then the members
+        truth = (x_b + prior.scale * z).astype(np.float32)
+        together = np.concatenate([truth[None], members]).astype(np.float64)
+        values = {name: f((together - x_b) / prior.scale) for name, f in functions.items()}
+        values[J_O] = _misfit(together, obs, layout)
+        ranks.append([rank_of_first(np.asarray(v), rng) for v in values.values()])
+    names = [*functions, J_O]
+    return summary(np.array(ranks).T, names, n_members, significance, prior, rng)
+
+
+def _check(n_draws: int, n_members: int, n_columns: int, background: xr.Dataset) -> None:
+    problems = [
+        Problem(f"{name}={value!r}", f"{least} or more", f"{name}={least * 5}")
+        for name, value, least in (
+            ("n_draws", n_draws, 4), ("n_members", n_members, 2), ("n_columns", n_columns, 1),
+        )
+        if value < least
+    ]  # fmt: skip
+    many = [str(d) for d in ("time", "member") if background.sizes.get(d, 1) > 1]
+    problems += [
+        Problem(f"a background with {background.sizes[d]} along {d}", "one state",
+                f"background.isel({d}=0)") for d in many
+    ]  # fmt: skip
+    raise_if(problems, what="simulation_based_calibration")
+
+
+def _truths(
+    prior: Prior, x_b: np.ndarray, convention: Any, n_draws: int, n_steps: int, seed: int
+) -> Any:
+    """Draw z from the prior, one after another."""
+    times = convention.valid_times
+    time = None if times is None else np.atleast_1d(times).reshape(-1)[0]
+    keys = jax.random.split(jax.random.key(seed), (n_draws, 2))
+    if isinstance(prior, GaussianPrior):
+        for key in keys[:, 0]:
+            yield np.asarray(_sample(prior.covariance, key[None])[:, 0], np.float64)
+        return
+    conditioned = prior.condition(x_b, time, 1.0)
+    ladder = karras_ladder(n_steps, sigma_max=80.0, sigma_min=0.02)
+    for start, noise in keys:
+        # at sigma_max the prior still shines through the largest scales: draw it too
+        z = _sample(conditioned.climatology, start[None])
+        z = z + ladder[0] * _white_noise(conditioned.climatology, noise[None])
+        z = SAMPLERS["dpm-solver"](
+            lambda z, sigma: _evaluate(conditioned.denoise, z, sigma), z, ladder
+        )
+        yield np.asarray(z[:, 0], np.float64)
+
+
+@eqx.filter_jit
+def _sample(covariance: SpectralCovariance, keys: Array) -> Array:
+    return covariance.sample(keys)
+
+
+@eqx.filter_jit
+def _evaluate(denoise: Any, z: Array, sigma: Array) -> Array:
+    return denoise(z, sigma)
+
+
+_white_noise = eqx.filter_jit(white_noise)
+
+
+def _emulator(n_columns: int, error_std: Any, seed: int) -> Observe:
+    from xdiffda.observations import emulate_obs
+
+    return lambda truth, number: emulate_obs(
+        truth, n_columns=n_columns, error_std=error_std, seed=seed + number
+    )
+
+
+def _assimilator(prior: Prior, n_members: int, seed: int, settings: Mapping[str, Any]) -> Analyse:
+    from xdiffda.analysis import assimilate
+
+    # r is known here, and to estimate it or to reject what is far off would bend the posterior
+    fixed = {"background_error": 1.0, "gross_check": np.inf, "progress": False}
+    return lambda background, obs, number: assimilate(
+        background, obs, model=prior, n_members=n_members, seed=seed + number,
+        **(fixed | dict(settings)),
+    )  # fmt: skip
+
+
+def _members(
+    analysis: xr.Dataset, layout: Any, n_members: int
+) -> Float[np.ndarray, "member node channel"]:
+    from xdiffda.state import to_state
+
+    x = to_state(analysis, layout, what="analysis", check_values=False)[0]
+    x = x.reshape(-1, *x.shape[-2:])
+    found = Problem(f"{len(x)} members of an analysis", f"{n_members}", f"n_members={len(x)}")
+    raise_if([found] if len(x) != n_members else [], what="simulation_based_calibration")
+    return x.astype(np.float64)
+
+
+def _misfit(
+    x: Float[np.ndarray, "state node channel"], obs: xr.Dataset, layout: Any
+) -> Float[np.ndarray, " state"]:
+    from xdiffda.observations import observation_operator, to_tidy
+
+    operator, _, _ = observation_operator(to_tidy(obs), layout)
+    away = np.asarray(operator.value) - np.asarray(operator.apply(x.astype(np.float32)))
+    return 0.5 * ((away / np.asarray(operator.error_std)) ** 2).sum(-1)
+
+
+def _bar(truths: Any, n_draws: int, progress: bool | None) -> Any:
+    from tqdm import tqdm
+
+    from xdiffda.options import get_options
+
+    wanted = get_options().progress if progress is None else progress
+    return tqdm(enumerate(truths), total=n_draws, desc="calibrate", disable=not wanted)

@@ -1,0 +1,184 @@
+"""The Kalman update in observation space, by conjugate gradients.
+
+``V H^T (I + H V H^T)^-1 (y - H D)`` for whitened observations; iterated where H is not linear or
+observations may be grossly wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.sparse.linalg import cg
+from jaxtyping import Array, Float
+
+from xdiffda.diffusion.likelihood import Likelihood, State
+
+if TYPE_CHECKING:
+    from xdiffda.diffusion.guidance import Solver
+
+Covariance = Callable[[State], State]
+
+
+def kalman_increment(
+    likelihood: Likelihood, covariance: Covariance, innovation: Array, shape: tuple,
+    solver: Solver, *, point: State | None = None, scale: Array | None = None,
+    first_guess: Array | None = None,
+) -> tuple[State, Float[Array, " member"]]:  # fmt: skip
+    """Return ``V H^T (I + H V H^T)^-1 innovation`` and the relative residual of the solve.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+    covariance : callable
+        Applies V to a state (node, member, channel).
+    innovation : array (obs, member)
+        Whitened.
+    shape : tuple
+        (node, member, channel).
+    solver : Solver
+    point : array (node, member, channel), optional
+        Where H is linearised, for each member; default the background.
+    scale : array (obs, member), optional
+        Square roots of the observations' weights.
+    first_guess : array (obs, member), optional
+        Of the solution in observation space.
+    """
+    increment, residual, _ = _solve(
+        likelihood, covariance, innovation, shape, solver, point, scale, first_guess
+    )
+    return increment, residual
+
+
+def _solve(
+    likelihood: Likelihood, covariance: Covariance, innovation: Array, shape: tuple,
+    solver: Solver, point: State | None, scale: Array | None, first_guess: Array | None,
+) -> tuple[State, Float[Array, " member"], Float[Array, "obs member"]]:  # fmt: skip
+    node, _, channel = shape
+    one = (node, 1, channel)
+
+    def solve(
+        b: Float[Array, " obs"], point: Array | None, scale: Array | None, guess: Array | None
+    ) -> tuple[Array, Array]:
+        h = likelihood.tangent(point, scale)
+
+        def system(y: Float[Array, " obs"]) -> Float[Array, " obs"]:
+            return y + h.apply(covariance(h.adjoint(y[:, None], one)))[:, 0]
+
+        y, _ = cg(system, b, x0=guess, tol=solver.tolerance, maxiter=solver.max_iterations)
+        residual = jnp.linalg.norm(system(y) - b) / jnp.maximum(jnp.linalg.norm(b), 1e-30)
+        return y, residual
+
+    axes = tuple(None if given is None else 1 for given in (point, scale, first_guess))
+    # one solve per member, so that a member never depends on the others beside it
+    dual, residual = jax.vmap(solve, in_axes=(1, *axes), out_axes=(1, 0))(
+        innovation, point, scale, first_guess
+    )
+    if point is None and scale is None:
+        back = likelihood.adjoint(dual, shape)
+    else:
+        back = jax.vmap(
+            lambda y, p, s: likelihood.tangent(p, s).adjoint(y[:, None], one)[:, 0],
+            in_axes=(1, *axes[:2]), out_axes=1,
+        )(dual, point, scale)  # fmt: skip
+    return covariance(back), residual, dual
+
+
+def update(
+    likelihood: Likelihood, covariance: Covariance, estimate: State, *,
+    solver: Solver, variance: Array | None = None, noise: Array | None = None,
+    scale: Array | None = None, member: Array | None = None,
+) -> tuple[State, Float[Array, "obs member"] | None]:  # fmt: skip
+    """Kalman update of an estimate by observations of any kind; for linear ones a single solve.
+
+    Where H is not linear, it is linearised at the estimate and again at each update of it
+    (Gauss-Newton: iterated Kalman filter, Bell and Cathey 1993).  With a robust likelihood the
+    weights of the observations are found between the same updates, see `diffusion.robust`.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+    covariance : callable
+        Applies V, the covariance of the error of ``estimate``.
+    estimate : array (node, member, channel)
+    solver : Solver
+    variance : array (channel,), optional
+        Grid-point variance of V; taken from the covariance where that knows it, else 1.
+    noise : array (obs, member), optional
+        Whitened perturbations of the observations.
+    scale : array (obs, member), optional
+        Square roots of known weights; then none are estimated.
+    member : int array, optional
+        Which of the members' own observed values, where ``estimate`` holds a single one.
+
+    Returns
+    -------
+    increment : array (node, member, channel)
+    scale : array (obs, member) or None
+        Square roots of the weights of the observations, of a robust likelihood.
+    """
+    robust = likelihood.robust if scale is None else None
+    shape = estimate.shape
+    if likelihood.is_linear and robust is None:
+        innovation = likelihood.innovation(estimate, member)
+        innovation = innovation if scale is None else likelihood.reweigh(innovation, scale)
+        innovation = innovation if noise is None else innovation + noise
+        increment, _ = kalman_increment(
+            likelihood, covariance, innovation, shape, solver, scale=scale
+        )
+        return increment, scale
+
+    expected = jnp.zeros(())
+    if robust is not None:
+        known = channel_variance(covariance, shape[2]) if variance is None else variance
+        expected = likelihood.predicted_variance(known)
+
+    def again(k: Array, carry: tuple[State, Array, Array, Array]) -> tuple:
+        increment, dual, first, weights = carry
+        point = estimate + increment
+        residual = likelihood.innovation(point, member)
+        if robust is not None:
+            own = likelihood.marginal(residual)
+            first = jnp.where(k == 0, robust.weight(own / jnp.sqrt(1 + expected)[:, None]), first)
+            later = jnp.where(k == 1, robust.huber(own), robust.weight(own))
+            weights = jnp.sqrt(jnp.where(k == 0, first, jnp.minimum(first, later)))
+        used = weights if robust is not None or scale is not None else None
+        at = None if likelihood.is_linear else point
+        # the increment sought is that from the estimate, not from the last point
+        moved = _member_apply(likelihood, increment, at)
+        innovation = residual + moved
+        innovation = innovation if used is None else likelihood.reweigh(innovation, used)
+        innovation = innovation if noise is None else innovation + noise
+        increment, _, dual = _solve(
+            likelihood, covariance, innovation, shape, solver, at, used, dual
+        )
+        return increment, dual, first, weights
+
+    blank = jnp.zeros((likelihood.n_obs, shape[1]), estimate.dtype)
+    weights = blank + 1 if scale is None else scale
+    rounds = 1 if likelihood.is_linear else likelihood.updates
+    rounds = rounds if robust is None else max(robust.iterations, rounds)
+    start = (jnp.zeros_like(estimate), blank, blank + 1, weights)
+    increment, _, _, weights = jax.lax.fori_loop(0, rounds, again, start)
+    return increment, None if robust is None and scale is None else weights
+
+
+def _member_apply(likelihood: Likelihood, state: State, point: State | None) -> Array:
+    """H of each member's state, linearised at its own point."""
+    if point is None:
+        return likelihood.apply(state)
+    return jax.vmap(
+        lambda x, p: likelihood.tangent(p).apply(x[:, None])[:, 0], in_axes=1, out_axes=1
+    )(state, point)
+
+
+def channel_variance(covariance: Covariance, n_channel: int) -> Float[Array, " channel"]:
+    """Grid-point variance of each channel under V; 1 where V does not say."""
+    variance = getattr(covariance, "variance", None)
+    blocks, basis = getattr(covariance, "blocks", None), getattr(covariance, "basis", None)
+    if variance is None and blocks is not None and basis is not None:
+        share = basis.multiplicity / basis.multiplicity.sum()
+        variance = jnp.einsum("d,dcc->c", share, blocks)
+    return jnp.broadcast_to(jnp.asarray(1.0 if variance is None else variance), (n_channel,))

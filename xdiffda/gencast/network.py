@@ -1,0 +1,267 @@
+"""The GenCast network F(x, sigma): GraphCast's encoder and decoder around a transformer.
+
+Price et al. (2024), arXiv 2312.15796.  Every layer normalisation is conditioned on the noise
+level.  Arrays are (node, batch, channel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from xdiffda.graphcast.layers import Block, Conditioning, Interaction, Linear, Values, dense
+from xdiffda.graphcast.network import Decoder, Encoder
+
+from .config import NoiseEncoderConfig
+from .graph import GenCastGraph
+from .transformer import Transformer, TransformerBlock
+
+_N_STRUCTURAL = 3
+_N_EDGE = 4
+_DTYPES = ("float32", "bfloat16", "float64")
+_PRECISIONS = ("default", "high", "highest")
+_COMPUTATION = ("dtype", "precision", "remat")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of the network and how it is computed.
+
+    Parameters
+    ----------
+    n_inputs, n_outputs
+        Data channels at each grid node; the three structural ones come on top.
+    latent
+        Width of all latent vectors, those of the transformer included.
+    hidden_layers
+        Hidden layers of the perceptrons of encoder and decoder.
+    layers, heads, ffw_hidden
+        Of the transformer.
+    encoder
+        Of the noise level.
+    aggregate_normalization
+        Constant by which sums over edges from grid to mesh are divided.
+    dtype
+        Precision of the computation: float32, bfloat16 (sums, normalisations and softmax stay
+        float32) or float64 (needs jax's 64-bit mode). Weights are kept as they are.
+    precision
+        Of float32 matrix products on accelerators, as in `xdiffda.graphcast.NetworkConfig`.
+    remat
+        Recompute every step in the backward pass instead of storing it.
+
+    Raises
+    ------
+    ValueError
+        If a size or a choice is not one of those above.
+
+    Examples
+    --------
+    >>> NetworkConfig(n_inputs=84, n_outputs=24, latent=64, layers=2).heads
+    4
+    """
+
+    n_inputs: int
+    n_outputs: int
+    latent: int = 512
+    hidden_layers: int = 1
+    layers: int = 16
+    heads: int = 4
+    ffw_hidden: int = 2048
+    encoder: NoiseEncoderConfig = NoiseEncoderConfig()
+    aggregate_normalization: float = 1.0
+    dtype: str = "float32"
+    precision: str = "highest"
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        least = dict.fromkeys(("n_inputs", "n_outputs", "latent", "layers", "heads"), 1)
+        least |= {"ffw_hidden": 1, "hidden_layers": 0}
+        wrong = [
+            f"{name} must be {n} or more, got {getattr(self, name)}"
+            for name, n in least.items()
+            if getattr(self, name) < n
+        ]
+        if self.heads > 0 and self.latent % self.heads:
+            wrong.append(f"heads must divide latent, got {self.heads} and {self.latent}")
+        if not self.aggregate_normalization > 0:
+            wrong.append(f"aggregate_normalization must be > 0, got {self.aggregate_normalization}")
+        if self.dtype not in _DTYPES:
+            wrong.append(f"dtype must be one of {_DTYPES}, got {self.dtype!r}")
+        if self.precision not in _PRECISIONS:
+            wrong.append(f"precision must be one of {_PRECISIONS}, got {self.precision!r}")
+        if wrong:
+            raise ValueError("NetworkConfig: " + "; ".join(wrong))
+
+    @property
+    def conditioning_width(self) -> int:
+        """Length of the encoded noise level."""
+        return self.encoder.output_sizes[-1]
+
+
+class NoiseEncoder(eqx.Module):
+    """Fourier features of the noise level, then a perceptron with gelu between its layers."""
+
+    layers: tuple[Linear, ...]
+    config: NoiseEncoderConfig = eqx.field(static=True)
+
+    def __init__(self, config: NoiseEncoderConfig, *, key: PRNGKeyArray) -> None:
+        sizes = (2 * config.num_frequencies, *config.output_sizes)
+        keys = jax.random.split(key, len(sizes) - 1)
+        pairs = zip(sizes[:-1], sizes[1:], keys, strict=True)
+        self.layers, self.config = tuple(Linear(i, o, key=k) for i, o, k in pairs), config
+
+    def __call__(self, sigma: Float[Array, " level"]) -> Conditioning:
+        encoded = jnp.log(sigma) if self.config.apply_log_first else sigma
+        number = jnp.arange(1, self.config.num_frequencies + 1)
+        phase = encoded[:, None] * (2 * jnp.pi / self.config.base_period) * number
+        x = jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
+        first, *others = self.layers
+        x = first(x)
+        for layer in others:
+            x = layer(jax.nn.gelu(x, approximate=True))
+        return x
+
+
+class GenCast(eqx.Module):
+    """The network, without preconditioning, normalisation and graph.
+
+    Parameters
+    ----------
+    config
+        Sizes and computation.
+    key
+        For random initial weights.
+    """
+
+    noise: NoiseEncoder
+    encoder: Encoder
+    transformer: Transformer
+    decoder: Decoder
+    config: NetworkConfig = eqx.field(static=True)
+
+    def __init__(self, config: NetworkConfig, *, key: PRNGKeyArray) -> None:
+        keys = iter(jax.random.split(key, 9))
+        width, cond = config.latent, config.conditioning_width
+        tail = (width,) * (config.hidden_layers + 1)
+        block = lambda n: Block((n, *tail), conditioning=cond, key=next(keys))  # noqa: E731
+        step = lambda: Interaction(width, config.hidden_layers, cond, key=next(keys))  # noqa: E731
+        self.config = config
+        self.noise = NoiseEncoder(config.encoder, key=next(keys))
+        n_node = config.n_inputs + _N_STRUCTURAL
+        self.encoder = Encoder(block(n_node), block(n_node), block(_N_EDGE), step(), block(width))
+        self.transformer = Transformer(
+            width, config.layers, config.heads, config.ffw_hidden, cond, key=next(keys)
+        )
+        edge, step_back = block(_N_EDGE), step()
+        last = Block((*tail, config.n_outputs), norm=False, key=jax.random.fold_in(key, 1))
+        self.decoder = Decoder(edge, step_back, last)
+
+    def __call__(
+        self, x: Float[Array, "grid batch in"], sigma: Float[Array, " level"], graph: GenCastGraph
+    ) -> Float[Array, "grid batch out"]:
+        """Apply the network to normalised channels at the nodes of the graph's grid.
+
+        Parameters
+        ----------
+        x
+            Channels in the order of the published models.
+        sigma
+            Noise levels: one for each entry of the batch, or one for all, which is cheaper.
+        graph
+            The graph of the grid.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit the configuration or the graph.
+        """
+        wrong = []
+        if x.ndim != 3 or (x.shape[0], x.shape[2]) != (graph.n_grid, self.config.n_inputs):
+            needed = f"({graph.n_grid}, batch, {self.config.n_inputs})"
+            wrong.append(f"x must be (grid, batch, in) = {needed}, got {x.shape}")
+        if sigma.ndim != 1 or (x.ndim == 3 and sigma.shape[0] not in (1, x.shape[1])):
+            wrong.append(f"sigma must have one level, or one for each entry, got {sigma.shape}")
+        if wrong:
+            raise ValueError("GenCast: " + "; ".join(wrong))
+        dtype = jnp.dtype(self.config.dtype)
+        net, graph = _cast((self, graph), dtype)
+        with jax.default_matmul_precision(self.config.precision):
+            # the noise level itself is never rounded to half precision
+            conditioning = self.noise(sigma).astype(dtype)
+            grid, mesh = net.encode(x.astype(dtype), graph, conditioning)
+            mesh = net.process(mesh, graph, conditioning)
+            out = net.decode(mesh, grid, graph, conditioning)
+        return out.astype(jnp.promote_types(dtype, jnp.float32))
+
+    def reconfigured(self, **options: Any) -> GenCast:
+        """The same weights with another dtype, precision or remat.
+
+        Raises
+        ------
+        ValueError
+            If an option is not one of these.
+        """
+        if unknown := sorted(set(options) - set(_COMPUTATION)):
+            raise ValueError(f"{unknown} cannot be changed in a network, only {_COMPUTATION}")
+        other = jax.tree.map(lambda leaf: leaf, self)
+        object.__setattr__(other, "config", replace(self.config, **options))
+        return other
+
+    def encode(
+        self, x: Values, graph: GenCastGraph, conditioning: Conditioning
+    ) -> tuple[Values, Values]:
+        """Latent grid and mesh nodes after the step from grid to mesh."""
+        part, n_data = self.encoder, self.config.n_inputs
+        on_data, on_structure = part.grid_embed.split(n_data, _N_STRUCTURAL)
+        structure = dense(graph.grid_features[:, None], on_structure)
+        grid = part.grid_embed.finish(dense(x, on_data) + structure, conditioning)
+        _, on_structure = part.mesh_embed.split(n_data, _N_STRUCTURAL)  # no data: zeros there
+        structure = dense(graph.mesh_features[:, None], on_structure)
+        mesh = part.mesh_embed.finish(structure, conditioning)
+        edge = part.edge_embed(graph.grid2mesh.features[:, None], conditioning)
+        step = _dividing_sums(part.step, self.config)
+        _, update = self._remat(Interaction.__call__)(
+            step, edge, grid, mesh, graph.grid2mesh, conditioning
+        )
+        return grid + part.grid_update(grid, conditioning), mesh + update
+
+    def process(self, mesh: Values, graph: GenCastGraph, conditioning: Conditioning) -> Values:
+        """Latent mesh nodes after the transformer."""
+        apply = self._remat(TransformerBlock.__call__)
+        for block in self.transformer.blocks:
+            mesh = apply(block, mesh, graph.near, conditioning)
+        return self.transformer.norm(mesh, conditioning)
+
+    def decode(
+        self, mesh: Values, grid: Values, graph: GenCastGraph, conditioning: Conditioning
+    ) -> Float[Array, "grid batch out"]:
+        """Output channels at the grid nodes."""
+        part = self.decoder
+        edge = part.edge_embed(graph.mesh2grid.features[:, None], conditioning)
+        _, update = self._remat(Interaction.__call__)(
+            part.step, edge, mesh, grid, graph.mesh2grid, conditioning
+        )
+        return part.output(grid + update)
+
+    def _remat(self, function: Callable) -> Callable:
+        return jax.checkpoint(function) if self.config.remat else function
+
+
+def _dividing_sums(step: Interaction, config: NetworkConfig) -> Interaction:
+    """The step with its sums over edges divided: W (total / c) = (W / c) total."""
+    if config.aggregate_normalization == 1.0:
+        return step
+    on_node, on_total = step.node.split(config.latent, config.latent)
+    weight = jnp.concatenate([on_node, on_total / config.aggregate_normalization])
+    return eqx.tree_at(lambda s: s.node.layers[0].weight, step, weight)
+
+
+def _cast(tree, dtype):
+    """The tree with all its floating-point arrays in `dtype`."""
+    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree)

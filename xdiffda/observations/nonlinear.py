@@ -1,0 +1,251 @@
+"""Observation operators that are functions: of a few gathered numbers, or of the whole state.
+
+A *local* operator sees, for one observation, the state interpolated to its place:
+
+    Operator(lambda s: jnp.hypot(s["u_component_of_wind"], s["v_component_of_wind"]),
+             inputs=("u_component_of_wind", "v_component_of_wind"), units="m s-1")
+
+so H stays as sparse and cheap as interpolation.  A *state* operator, without ``inputs``, sees all
+of the state as a mapping from ``name@level`` to fields (lat, lon) and returns one number for each
+of its observations.  Both must be written with ``jax.numpy``: guidance differentiates them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError, Problem, raise_if
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from jaxtyping import Array, Float
+
+    from .._grid import Layout
+
+# Fields of an observation that a function may ask for.
+PARAMETERS = ("level", "level_bottom", "lat", "lon", "station_height")
+_USE = 'Operator(function, inputs=("u_component_of_wind",), units="m s-1", error_std=1.0)'
+
+
+@dataclass(frozen=True)
+class Operator:
+    """How an observed quantity follows from the state.
+
+    Parameters
+    ----------
+    function
+        Local: called with a mapping of scalars (``inputs`` and ``parameters`` by name), returns a
+        scalar.  State: called with a mapping of fields (lat, lon) by ``name@level``, and, if it
+        takes a second argument, with a mapping of the observations' ``PARAMETERS`` as arrays;
+        returns an array (obs,) in the order of these (with one argument: of the user's table).
+    inputs
+        What a local function sees of the state, in canonical units: ``"temperature"`` (at the
+        level of the observation, or at the surface), ``"temperature@850"``,
+        ``"geopotential@level_bottom"`` (at the pressure in that field),
+        ``"temperature@*"`` (a vector of all levels, with their pressures as ``"levels"``),
+        ``"geopotential@around"`` (the two levels around a pressure, see ``around``, as
+        ``"levels@around"``).  None makes it a state operator.
+    parameters
+        Fields of the observation that a local function sees: some of `PARAMETERS`.
+    units
+        Of the result; observations are converted where they say others.
+    period
+        Length of a circle on which the result lives (360 for directions in degrees).
+    error_std
+        Default standard deviation of an observation's error.
+    around
+        Pressure meant by ``@around``: ``"level"``, or ``"value"`` for observed pressures in Pa.
+    applies
+        Which of some observations this operator is for; default all.
+
+    Raises
+    ------
+    InputError
+        If the function cannot be called, or a name or number is not of the allowed ones.
+    """
+
+    function: Callable[..., Any]
+    inputs: tuple[str, ...] | None = None
+    parameters: tuple[str, ...] = ()
+    units: str = ""
+    period: float | None = None
+    error_std: float | None = None
+    around: str = "level"
+    applies: Callable[[xr.Dataset, Layout], np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not callable(self.function):
+            problems.append(Problem(f"a function {self.function!r}", "a callable", _USE))
+        if isinstance(self.inputs, str) or isinstance(self.parameters, str):
+            problems.append(Problem(
+                f"inputs={self.inputs!r}, parameters={self.parameters!r}", "tuples of names", _USE
+            ))  # fmt: skip
+        elif unknown := set(self.parameters) - set(PARAMETERS):
+            problems.append(Problem(f"parameters {sorted(unknown)}", f"some of {PARAMETERS}", _USE))
+        for name in ("period", "error_std"):
+            number = getattr(self, name)
+            if number is not None and not number > 0:
+                problems.append(Problem(f"{name}={number}", "a positive number", _USE))
+        if self.around not in ("level", "value"):
+            problems.append(Problem(f"around={self.around!r}", '"level" or "value"', _USE))
+        raise_if(problems, what="observation operator")
+
+    def missing(self, layout: Layout) -> list[str]:
+        """Inputs that a state does not have."""
+        names = [spec.partition("@")[0] for spec in self.inputs or ()]
+        return [name for name in names if name not in layout.variables]
+
+
+def as_operators(
+    operators: Mapping[str, Operator | Callable[..., Any]] | None,
+) -> dict[str, Operator]:
+    """Operators by the name of what they observe; a bare function is a state operator."""
+    if operators is None:
+        return {}
+    if not isinstance(operators, Mapping):
+        raise InputError([Problem(
+            f"operators of type {type(operators).__name__}", "a mapping from variable to operator",
+            f'operators={{"wind_speed": {_USE}}}',
+        )], what="observation operators")  # fmt: skip
+    return {
+        name: given if isinstance(given, Operator) else Operator(given)
+        for name, given in operators.items()
+    }
+
+
+@dataclass(frozen=True)
+class LocalCall:
+    """A local function with the names of what its arrays hold; hashable, so jit knows it."""
+
+    name: str
+    function: Callable[[dict[str, Any]], Any]
+    inputs: tuple[tuple[str, int], ...]
+    parameters: tuple[tuple[str, int], ...]
+    levels: tuple[float, ...]
+
+    def __call__(
+        self, inputs: Float[Array, "input"], parameters: Float[Array, "parameter"]
+    ) -> Float[Array, ""]:
+        """Return H for one observation."""
+        import jax.numpy as jnp
+
+        seen: dict[str, Any] = {"levels": jnp.asarray(self.levels)} if self.levels else {}
+        for array, keys in ((inputs, self.inputs), (parameters, self.parameters)):
+            start = 0
+            for key, size in keys:
+                seen[key] = array[start] if size == 0 else array[start : start + size]
+                start += max(size, 1)
+        return jnp.asarray(self.function(seen), inputs.dtype)
+
+    def values(
+        self, inputs: Float[Array, "obs input"], parameters: Float[Array, "obs parameter"]
+    ) -> Float[Array, "obs"]:
+        """Return H for each observation."""
+        import jax
+
+        return jax.vmap(self)(inputs, parameters)
+
+    def slopes(
+        self, inputs: Float[Array, "obs input"], parameters: Float[Array, "obs parameter"]
+    ) -> Float[Array, "obs input"]:
+        """Return the derivative of H with respect to its inputs, for each observation."""
+        import jax
+
+        return jax.vmap(jax.grad(self))(inputs, parameters)
+
+    def check(self) -> None:
+        """Raise InputError unless the function gives one differentiable number."""
+        import jax
+        import jax.numpy as jnp
+
+        inputs = jax.ShapeDtypeStruct((_width(self.inputs),), jnp.float32)
+        parameters = jax.ShapeDtypeStruct((_width(self.parameters),), jnp.float32)
+        names = [key for key, _ in (*self.inputs, *self.parameters)]
+        shape = _shape_of(self.name, names, self, inputs, parameters)
+        if shape != ():
+            raise InputError([Problem(
+                f"an array of shape {shape} for one observation of {self.name}",
+                "one number: the function is called with scalars, for one observation at a time",
+                "Operator(lambda s: jnp.hypot(s[...], s[...]), inputs=...)",
+            )], what="observation operator")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StateCall:
+    """A state function with the layout of the state it is given; hashable."""
+
+    name: str
+    function: Callable[..., Any]
+    layout: Layout
+
+    @property
+    def sees_observations(self) -> bool:
+        """Whether the function takes the observations' fields as a second argument."""
+        return takes_two(self.function)
+
+    def __call__(
+        self, x: Float[Array, "node channel"], fields: Mapping[str, Float[Array, "obs"]]
+    ) -> Float[Array, "obs"]:
+        """Return H for all observations of this name."""
+        import jax.numpy as jnp
+
+        shape = self.layout.grid.shape
+        state = {c: x[:, i].reshape(shape) for i, c in enumerate(self.layout.channel_names)}
+        given = (state, dict(fields)) if self.sees_observations else (state,)
+        return jnp.asarray(self.function(*given), x.dtype)
+
+    def check(self, fields: Mapping[str, np.ndarray], n_obs: int) -> None:
+        """Raise InputError unless the function gives one number for each observation."""
+        import jax
+        import jax.numpy as jnp
+
+        x = jax.ShapeDtypeStruct((self.layout.grid.n_node, self.layout.n_channel), jnp.float32)
+        arrays = {k: jax.ShapeDtypeStruct(v.shape, jnp.float32) for k, v in fields.items()}
+        names = list(self.layout.channel_names)
+        shape = _shape_of(self.name, names, self, x, arrays)
+        if shape != (n_obs,):
+            raise InputError([Problem(
+                f"H({self.name}) of shape {shape}", f"shape ({n_obs},), one number for each of "
+                f"the {n_obs} observations of {self.name}",
+                "Operator(lambda state, obs: ...): obs['lat'], obs['lon'] say where they are",
+            )], what="observation operator")  # fmt: skip
+
+
+def takes_two(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called with two positional arguments."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        given = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return sum(p.kind in kinds and p.default is p.empty for p in given) >= 2
+
+
+def _width(keys: tuple[tuple[str, int], ...]) -> int:
+    return sum(max(size, 1) for _, size in keys)
+
+
+def _shape_of(name: str, names: list[str], call: Callable[..., Any], *given: Any) -> tuple:
+    """Shape of a function's result, traced as guidance will trace it."""
+    import jax
+
+    try:
+        return jax.eval_shape(call, *given).shape
+    except KeyError as error:
+        raise InputError([Problem(
+            f"an operator for {name} that asks for {error}", f"one of {', '.join(names)}",
+            f"Operator(function, inputs=(..., {error}))" if isinstance(call, LocalCall)
+            else f'state["{names[0]}"]',
+        )], what="observation operator") from error  # fmt: skip
+    except TypeError as error:  # what JAX raises for traced values is of this kind
+        raise InputError([Problem(
+            f"an operator for {name} that JAX cannot differentiate "
+            f"({str(error).splitlines()[0][:100]})",
+            "a function of arrays written with jax.numpy", "import jax.numpy as jnp",
+        )], what="observation operator") from error  # fmt: skip
