@@ -132,3 +132,24 @@ def test_what_does_not_belong_together_is_refused(world, ensemble):
         _analyse(world, method="letkf")
     with pytest.raises(InputError, match="the method it belongs to"):
         _analyse(world, repaint=xdiffda.RePaint())
+
+
+def test_withheld_stations_say_whether_the_analysis_came_closer(world):
+    analysis = _analyse(world, n_members=4, withhold=0.25)
+    assert "closer" in analysis.attrs["xdiffda_withheld"]
+    whole = _analyse(world, n_members=4)
+    used = [a.attrs["xdiffda_observations_used"][0] for a in (analysis, whole)]
+    assert used[0] == used[1] * 30 // 40
+
+
+def test_a_robust_likelihood_through_the_public_call(world):
+    prior, _, background, obs = world
+    spoilt = obs.copy(deep=True)
+    spoilt["temperature"][::8] += 8 * 0.4 + 6.0  # below the gross check of ten expected deviations
+    ratio = {
+        name: _ratio(world, xdiffda.assimilate(
+            background, spoilt, model=prior, n_members=2, antithetic=True, background_error=1.0,
+            robust=name, small_scales=False, progress=False)).mean()
+        for name in ("none", "varqc")
+    }  # fmt: skip
+    assert ratio["varqc"] < 0.9 * ratio["none"]

@@ -32,6 +32,10 @@ class Settings:
     background_error: float | str
     window: str | np.timedelta64
     gross_check: float
+    robust: Any
+    operators: Any
+    error_correlation: Any
+    withhold: float
     antithetic: bool
     small_scales: bool
     max_batch: int
@@ -52,7 +56,13 @@ class Settings:
 
     def provenance(self) -> dict[str, Any]:
         """What goes into the attributes of the analysis."""
-        kept = dataclasses.asdict(self) | {"window": str(self.window)}
+        kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name, value in kept.items():
+            if dataclasses.is_dataclass(value):
+                kept[name] = dataclasses.asdict(value)
+        # functions cannot be written down: their names can
+        kept |= {"window": str(self.window), "operators": sorted(self.operators or ())}
+        kept["error_correlation"] = repr(self.error_correlation)
         own = {
             "guided": {"guidance", "covariance", "antithetic", "small_scales", "robust"},
             "repaint": {"repaint", "antithetic", "small_scales"},
@@ -109,6 +119,11 @@ def _plain_problems(**given: Any) -> list[Problem]:
                 Problem(f"{name}={given[name]!r}", "a whole number of 1 or more",
                         f"assimilate(obs, {name}=8)")
             )  # fmt: skip
+    if not 0 <= given["withhold"] < 1:
+        problems.append(
+            Problem(f"withhold={given['withhold']!r}", "a share of the stations below 1",
+                    "assimilate(obs, withhold=0.1)")
+        )  # fmt: skip
     r = given["background_error"]
     if r != "estimate" and not (isinstance(r, int | float) and 0 < r < np.inf):
         problems.append(

@@ -18,11 +18,14 @@ from xdiffda._methods import METHODS, AnalysisTime
 from xdiffda._settings import Settings, check_settings
 from xdiffda.baselines import Inflation, Localisation
 from xdiffda.diffusion.repaint import RePaint
+from xdiffda.diffusion.robust import Robust
 from xdiffda.errors import InputError, Problem
 from xdiffda.observations import select_window, to_tidy
+from xdiffda.observations.rows import Operators
 from xdiffda.options import get_options
 from xdiffda.prior import Prior
 from xdiffda.state import Convention, from_state, to_state
+from xdiffda.verify import split_obs, withheld_report
 
 
 def assimilate(
@@ -42,6 +45,10 @@ def assimilate(
     background_error: float | str = "estimate",
     window: str | np.timedelta64 = "6h",
     gross_check: float = 10.0,
+    robust: str | Robust | None = None,
+    operators: Operators | None = None,
+    error_correlation: Any = None,
+    withhold: float = 0.0,
     antithetic: bool = False,
     small_scales: bool = True,
     max_batch: int = 8,
@@ -89,6 +96,17 @@ def assimilate(
     gross_check : float
         Observations whose innovation exceeds so many expected standard deviations are
         rejected.
+    robust : {"none", "huber", "varqc"} or Robust, optional
+        Likelihood that forgives gross errors, at every noise level.
+    operators : mapping, optional
+        The user's own observation operators, name of the observed variable -> operator
+        (`xdiffda.observations.nonlinear`).
+    error_correlation : float, VerticalCorrelation or mapping, optional
+        Correlation of the errors within a station's column
+        (`xdiffda.observations.correlation`).
+    withhold : float
+        Share of the stations that are not assimilated but checked: the attributes then say
+        whether the analysis came closer to them (`xdiffda.verify.withheld_report`).
     antithetic : bool
         Draw members in pairs of opposite perturbations: each is a draw from the posterior,
         and the mean of few members has far less sampling error, but members are no longer
@@ -134,10 +152,14 @@ def assimilate(
         prior, method=method, n_members=n_members, n_steps=n_steps, start=start, sampler=sampler,
         repaint=repaint, localisation=localisation, inflation=inflation, covariance=covariance,
         background_error=background_error, window=window, gross_check=gross_check,
-        antithetic=antithetic, small_scales=small_scales, max_batch=max_batch, seed=seed,
+        robust=robust, operators=operators, error_correlation=error_correlation,
+        withhold=withhold, antithetic=antithetic, small_scales=small_scales,
+        max_batch=max_batch, seed=seed,
     )  # fmt: skip
     x_b, convention, times = _read_background(background, prior, method)
-    tidy = to_tidy(obs)
+    tidy, held = to_tidy(obs), None
+    if withhold:
+        tidy, held = split_obs(tidy, withhold, seed=seed)
     members, records = [], []
     wanted = get_options().progress if progress is None else progress
     with tqdm(total=len(times) * settings.ticks, desc=f"assimilate ({method})", unit="level",
@@ -146,7 +168,11 @@ def assimilate(
             x, record = analyse_time(prior, members_b, time, tidy, settings, bar.update)
             members.append(x)
             records.append(record)
-    return _dataset(np.stack(members), convention, prior, records, settings)
+    analysis = _dataset(np.stack(members), convention, prior, records, settings)
+    if held is not None:
+        report = withheld_report(analysis, background, held, window=window)
+        analysis.attrs["xdiffda_withheld"] = report.attrs["summary"]
+    return analysis
 
 
 def analyse_time(
@@ -160,7 +186,8 @@ def analyse_time(
     background = states.mean(0, dtype=np.float64).astype(np.float32)
     likelihood, r, record = innovations.observe(
         tidy, prior, background, time, window=settings.window, gross_check=settings.gross_check,
-        background_error=settings.background_error,
+        background_error=settings.background_error, robust=settings.robust,
+        operators=settings.operators, error_correlation=settings.error_correlation,
     )  # fmt: skip
     inside = tidy
     if time is not None and not np.isnat(time):

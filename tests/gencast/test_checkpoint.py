@@ -39,6 +39,11 @@ def graph():
     return build_graph(lat, lon, refinement=0, hops=2, block=5)
 
 
+@pytest.fixture(scope="module")
+def net():
+    return GenCast(SMALL, key=jax.random.key(0))
+
+
 @eqx.filter_jit
 def apply(net, x, sigma, graph):
     return net(x, sigma, graph)
@@ -117,13 +122,12 @@ def test_files_that_are_no_checkpoints(case, tmp_path):
             read_checkpoint(tmp_path / name)
 
 
-def test_own_networks_are_written_too(graph, tmp_path):
+def test_own_networks_are_written_too(net, graph, tmp_path):
     """Scales and offsets of our normalisations have no place in the format: they are folded."""
-    net = GenCast(SMALL, key=jax.random.key(0))
     leaves, tree = jax.tree.flatten(net)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    shaken = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    net = jax.tree.unflatten(tree, shaken)
+    rng = np.random.default_rng(0)
+    shaken = [np.asarray(x + 0.3 * rng.normal(size=x.shape), np.float32) for x in leaves]
+    net = jax.tree.map(jnp.asarray, jax.tree.unflatten(tree, shaken))
     task = GenCastTask(("2m_temperature",), ("2m_temperature",), (), (500,), "24h")
     sizes = Architecture(TransformerConfig(2, 8, 2, 2, 12), mesh_size=0, latent_size=8)
     write_checkpoint(tmp_path / "own.npz", Checkpoint(net, task, sizes))
@@ -140,8 +144,8 @@ def test_own_networks_are_written_too(graph, tmp_path):
     )
 
 
-def test_options_change_no_numbers(graph):
-    net, sigma = GenCast(SMALL, key=jax.random.key(0)), jnp.ones(1)
+def test_options_change_no_numbers(net, graph):
+    sigma = jnp.ones(1)
     x = jax.random.normal(jax.random.key(2), (40, 3, 5))
     exact = apply(net, x, sigma, graph)
     slope = eqx.filter_jit(jax.grad(lambda x, net: jnp.sum(net(x, sigma, graph) ** 2)))
@@ -154,11 +158,12 @@ def test_options_change_no_numbers(graph):
         net.reconfigured(latent=3)
 
 
-def test_sums_over_edges_may_be_divided(graph):
+def test_sums_over_edges_may_be_divided(net, graph):
     """Dividing the sum is dividing the rows of weights that read it."""
-    net = GenCast(SMALL, key=jax.random.key(0))
     x, sigma = jax.random.normal(jax.random.key(2), (40, 1, 5)), jnp.ones(1)
-    divided = GenCast(replace(SMALL, aggregate_normalization=4.0), key=jax.random.key(0))
+    config = replace(SMALL, aggregate_normalization=4.0)
+    template = eqx.filter_eval_shape(GenCast, config, key=jax.random.key(0))
+    divided = jax.tree.unflatten(jax.tree.structure(template), jax.tree.leaves(net))
     where = lambda n: n.encoder.step.node.layers[0].weight  # noqa: E731
     rows = jnp.where(jnp.arange(16)[:, None] < 8, 1.0, 0.25)
     by_hand = eqx.tree_at(where, net, where(net) * rows)
@@ -168,9 +173,8 @@ def test_sums_over_edges_may_be_divided(graph):
     assert not np.allclose(apply(net, x, sigma, graph), apply(by_hand, x, sigma, graph), atol=1e-3)
 
 
-def test_wrong_sizes_are_refused(graph):
+def test_wrong_sizes_are_refused(net, graph):
     with pytest.raises(ValueError, match=r"layers must be 1.*heads must divide latent.*dtype"):
         NetworkConfig(5, 2, latent=9, layers=0, heads=2, dtype="float16")
-    net = GenCast(SMALL, key=jax.random.key(0))
     with pytest.raises(ValueError, match=r"\(40, batch, 5\), got \(40, 3, 4\).*got \(2,\)"):
         net(jnp.zeros((40, 3, 4)), jnp.ones(2), graph)

@@ -34,11 +34,11 @@ def first_line(thing: object) -> str:
     return (inspect.getdoc(thing) or "").partition("\n")[0].replace("`", "").rstrip(".")
 
 
-def variables() -> str:
-    """Variables of a state, with what they are called elsewhere."""
+def variables(where: str) -> str:
+    """Variables of a state on ``levels`` or at the ``surface``, and their other names."""
     from xdiffda.variables import VARIABLES
 
-    return _variables(VARIABLES.values())
+    return _variables(v for v in VARIABLES.values() if v.on_levels == (where == "levels"))
 
 
 def derived() -> str:
@@ -51,13 +51,12 @@ def derived() -> str:
 
 def _variables(every: Iterable[Any]) -> str:
     rows = [
-        (f"`{v.name}`", v.units, "levels" if v.on_levels else "one height",
-         v.standard_name and f"`{v.standard_name}`", code(v.aliases),
-         f"{v.default_error_std:.4g}", f"{v.valid_range[0]:g} to {v.valid_range[1]:g}", v.role)
+        (f"`{v.name}`" + (f" ({v.role})" if v.role != "state" else ""), f"`{v.units}`",
+         code(v.aliases), v.standard_name and f"`{v.standard_name}`",
+         f"{v.default_error_std:.4g}", f"{v.valid_range[0]:g} to {v.valid_range[1]:g}")
         for v in every
     ]  # fmt: skip
-    head = ("name", "unit", "on", "standard name", "also understood", "default error",
-            "plausible", "role")  # fmt: skip
+    head = ("name", "unit", "aliases", "standard name", "default error", "plausible")
     return table(head, rows)
 
 
@@ -229,6 +228,21 @@ def _on_levels() -> set[str]:
     return {name for name, variable in VARIABLES.items() if variable.on_levels}
 
 
+def figure(notebook: str) -> str:
+    """The first figure of a tutorial, as committed."""
+    import html
+    from pathlib import Path
+
+    path = Path(__file__).resolve().parents[1] / f"{notebook}.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    images = (
+        output["data"]["image/png"] for cell in cells for output in cell.get("outputs", ())
+        if "image/png" in output.get("data", {})
+    )  # fmt: skip
+    data, name = "".join(next(images)).replace("\n", ""), html.escape(notebook)
+    return f'```{{raw}} html\n<img alt="{name}" src="data:image/png;base64,{data}">\n```'
+
+
 def card_json() -> str:
     """The model card without what other tables show."""
     hidden = ("skill", "sha256", "training", "denoising_error_over_gaussian")
@@ -238,8 +252,8 @@ def card_json() -> str:
 
 MADE: dict[str, Callable[..., str]] = {
     "axes": axes, "card": card_json, "command-line": command_line, "denoising": denoising,
-    "derived": derived, "extras": extras, "grids": grids, "height-errors": height_errors,
-    "methods": methods, "models": models, "protocol": protocol, "skill": skill,
+    "derived": derived, "extras": extras, "figure": figure, "grids": grids,
+    "height-errors": height_errors, "methods": methods, "models": models, "protocol": protocol, "skill": skill,
     "skill-channels": skill_channels, "skill-figure": skill_figure, "tidy": tidy,
     "training": training, "units": units, "variables": variables,
 }  # fmt: skip

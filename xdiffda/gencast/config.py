@@ -125,8 +125,8 @@ class SamplerConfig:
 
     def ladder(self) -> Float[np.ndarray, " level"]:
         """Falling noise levels with 0 appended, computed in float64 as published."""
-        ends = np.array([self.max_noise_level, self.min_noise_level]) ** (1 / self.rho)
-        levels = np.linspace(*ends, self.num_noise_levels) ** self.rho
+        high, low = self.max_noise_level ** (1 / self.rho), self.min_noise_level ** (1 / self.rho)
+        levels = np.linspace(high, low, self.num_noise_levels) ** self.rho
         return np.append(levels, 0.0).astype(np.float32)
 
     def churn_rates(self) -> Float[np.ndarray, " step"]:

@@ -101,7 +101,7 @@ class GenCastPrior:
             clock_forcings(previous["time"].values, lon), compat="override"
         )
         self.time = time
-        self._denoiser = self._forecaster.denoiser(frames, clock_forcings(time[None], lon))
+        self._denoiser = self._forecaster.denoiser(frames, clock_forcings(np.array([time]), lon))
         self._last = _reference(self._forecaster, frames, self.layout)
 
     def given(self, previous: xr.Dataset) -> GenCastPrior:
