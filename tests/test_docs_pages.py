@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import doctest
 import importlib
 import importlib.util
-import inspect
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
+from code_in_pages import complaints_about, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "tutorials" / "docs"
@@ -50,7 +49,7 @@ def fenced(page: str, *kinds: str) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def tools() -> dict[str, ModuleType]:
+def tools() -> Iterator[dict[str, ModuleType]]:
     """The modules that make tables and lists when the site is built."""
     loaded = {}
     for name in ("_skill", "_names", "_tables"):
@@ -145,23 +144,6 @@ KINDS = ("python", "bash", "toctree", "made", "include")
 # ------------------------------------------------------------------ names
 
 
-def resolve(path: str) -> Any:
-    """The object of a dotted path."""
-    if path.startswith(("xarray.Dataset.diffda", "xarray.DataArray.diffda")):
-        import xdiffda.accessor as accessor
-
-        _, kind, _, *method = path.split(".")
-        face = getattr(accessor, f"{kind}Accessor")
-        return getattr(face, method[0]) if method else face
-    first, *rest = path.split(".")
-    thing: Any = importlib.import_module(first)
-    for i, part in enumerate(rest):
-        if not hasattr(thing, part) and inspect.ismodule(thing):
-            importlib.import_module(".".join([first, *rest[: i + 1]]))
-        thing = getattr(thing, part)
-    return thing
-
-
 @pytest.fixture(scope="module")
 def described(tools: dict[str, ModuleType]) -> set[str]:
     """Names that have a page of their own."""
@@ -198,49 +180,6 @@ def test_every_public_name_is_in_the_reference(tools: dict[str, ModuleType]) -> 
 
 
 # ------------------------------------------------------------------ code in pages
-
-
-def keywords_of(function: Any, owner: str = "") -> set[str] | None:
-    """Keywords that a function takes; None where it takes any."""
-    parameters = inspect.signature(function).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        # a method of the accessor: its docstring names the function that it calls
-        target = re.search(r"`(xdiffda[\w.]+)`", inspect.getdoc(function) or "")
-        return keywords_of(resolve(target[1])) if target else None
-    return {p.name for p in parameters}
-
-
-def dotted(node: ast.expr) -> str:
-    if isinstance(node, ast.Name):
-        return node.id
-    return f"{dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else "?"
-
-
-def complaints_about(code: str) -> list[str]:
-    """Names and keywords in Python code that xdiffda does not have."""
-    tree, known, wrong = ast.parse(code), {"xdiffda": "xdiffda"}, []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("xdiffda"):
-            known |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        head, *tail = dotted(node.func).split(".")
-        if len(tail) >= 2 and tail[-2] == "diffda":
-            path = f"xarray.Dataset.diffda.{tail[-1]}"
-        elif head in known:
-            path = ".".join([known[head], *tail])
-        else:
-            continue
-        try:
-            allowed = keywords_of(resolve(path))
-        except (AttributeError, ModuleNotFoundError):
-            wrong.append(f"no {path}")
-            continue
-        given = {k.arg for k in node.keywords if k.arg}
-        if allowed is not None and given - allowed:
-            wrong.append(f"{path} without {sorted(given - allowed)}")
-    return wrong
 
 
 @pytest.mark.parametrize("page", [p for p in TEXT if fenced(p, "python")])

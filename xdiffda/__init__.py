@@ -39,7 +39,10 @@ _EXPORTS = {
     "set_options": "xdiffda.options",
     "write_dataset": "xdiffda.storage",
 }
-_SUBMODULES = ("diffusion", "graphcast", "observations", "plot", "verify")
+_SUBMODULES = (
+    "baselines", "calibration", "cycle", "diffusion", "ensemble", "gencast", "graphcast",
+    "observations", "plot", "verify",
+)  # fmt: skip
 
 __all__ = [
     "DiffusionPrior",
@@ -54,7 +57,12 @@ __all__ = [
     "XdiffdaError",
     "__version__",
     "assimilate",
+    "baselines",
+    "calibration",
+    "cycle",
     "diffusion",
+    "ensemble",
+    "gencast",
     "graphcast",
     "load_forecaster",
     "load_model",

@@ -46,7 +46,7 @@ def gaspari_cohn(
     Examples
     --------
     >>> gaspari_cohn(np.array([0.0, 1.0, 3.65, 4.0]), 1.0).round(2).tolist()
-    [1.0, 0.61, 0.0, 0.0]
+    [1.0, 0.64, 0.0, 0.0]
     """
     z = np.asarray(distance, np.float64) / (np.sqrt(10 / 3) * length)
     near = 1 + z**2 * (-5 / 3 + z * (5 / 8 + z * (1 / 2 - z / 4)))

@@ -207,7 +207,7 @@ def duration(length: str | np.timedelta64) -> np.timedelta64:
 
     Examples
     --------
-    >>> duration("6h") / np.timedelta64(1, "h")
+    >>> float(duration("6h") / np.timedelta64(1, "h"))
     6.0
     """
     import pandas as pd

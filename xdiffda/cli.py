@@ -1,4 +1,4 @@
-"""The command line: ``xdiffda demo | assimilate | verify | models | train``."""
+"""The command line: ``xdiffda demo | assimilate | cycle | verify | models | train``."""
 
 from __future__ import annotations
 
@@ -76,6 +76,14 @@ def models() -> None:
     for name in table.model.values:
         row = {key: field.item() for key, field in table.sel(model=name).items()}
         typer.echo(f"{name}: {row['title']}; {row['parameters']} parameters; {row['licence']}")
+
+
+@app.command()
+def cycle(config: Annotated[Path, typer.Argument(help="TOML file")]) -> None:
+    """Forecast, observe, assimilate, repeat, into one store; resumes where it stopped."""
+    from xdiffda.cycle import run_config
+
+    run_config(config)
 
 
 @app.command()

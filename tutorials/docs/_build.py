@@ -30,6 +30,7 @@ class Made(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         what, *rest = self.arguments
+        self.env.note_reread()  # the code may change where the page does not
         if what == "names":
             folder = Path(self.env.srcdir)
             chosen = _names.expand(rest[0], list(self.content), folder)

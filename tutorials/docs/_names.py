@@ -47,7 +47,8 @@ def public_names(module: str) -> list[str]:
     if not hasattr(home, "__all__"):
         return [
             name for name, value in vars(home).items()
-            if not name.startswith("_") and getattr(value, "__module__", None) == module
+            if not name.startswith("_") and callable(value)
+            and getattr(value, "__module__", None) == module
             and getattr(value, "__name__", None) == name
         ]  # fmt: skip
     names = [name for name in home.__all__ if not name.startswith("__")]

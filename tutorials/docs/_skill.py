@@ -52,12 +52,12 @@ def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         "RMSE": lambda n, r: f"**{r['rmse']:.3f}**",
         **{short: lambda n, r, c=c: _number(r.get("channels", {}).get(c)) for short, c in
            SHOWN.items()},
-        "worst channel": lambda n, r: f"{r['worst']:.3f} ({r['worst_channel']})",
+        "worst": lambda n, r: f"{r['worst']:.3f} ({_short(r['worst_channel'])})",
         "CRPS": lambda n, r: f"{r['crps']:.3f}",
-        "spread/skill": lambda n, r: _of_ensemble(n, r, "spread_skill"),
+        "spread / skill": lambda n, r: _of_ensemble(n, r, "spread_skill"),
         "outer ranks": lambda n, r: _of_ensemble(n, r, "outer_ranks"),
-        "evaluations": lambda n, r: r.get("evaluations") or "-",
-        "s per analysis": lambda n, r: f"{r['seconds']:.1f}",
+        "calls": lambda n, r: r.get("evaluations") or "-",
+        "seconds": lambda n, r: f"{r['seconds']:.1f}",
         "cases": lambda n, r: f"{r['n_case']}" if "n_case" in r else "-",
     }  # fmt: skip
     cells = {head: [str(make(*row)) for row in every] for head, make in columns.items()}
@@ -71,6 +71,14 @@ def _of_ensemble(name: str, row: Mapping[str, Any], score: str) -> str:
     # members in pairs are not exchangeable with the truth: no such ratio for them
     ensemble = row.get("members", 2) > 1 and row["spread_skill"] > 0 and "pairs" not in name
     return _number(row.get(score), 2) if ensemble else "-"
+
+
+def _short(channel: str) -> str:
+    """A channel by the first alias of its variable: ``u 100``."""
+    from xdiffda.variables import VARIABLES
+
+    name, _, level = channel.partition("@")
+    return f"{VARIABLES[name].aliases[0]} {level}".strip()
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -97,13 +105,15 @@ def skill_channels(name: str = "") -> str:
 
 def skill_figure(name: str = "quarter") -> str:
     """RMSE against the number of observed columns, as a drawing inside the page."""
+    table = reports().get(name, {"table": {}})["table"]
+    count = {columns: int(columns) for columns in table}
+    if len(count) < 2:
+        return ""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    table = reports()[name]["table"]
-    count = {columns: int(columns) for columns in table}
     methods = dict.fromkeys(m for rows in table.values() for m in rows)
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "xdiffda", "font.size": 9}):
         figure, axes = plt.subplots(1, 2, figsize=(8.6, 4.2), layout="constrained", sharex=True)

@@ -52,11 +52,11 @@ def derived() -> str:
 def _variables(every: Iterable[Any]) -> str:
     rows = [
         (f"`{v.name}`" + (f" ({v.role})" if v.role != "state" else ""), f"`{v.units}`",
-         code(v.aliases), v.standard_name and f"`{v.standard_name}`",
+         "; ".join(filter(None, (code(v.aliases), v.standard_name and f"*{v.standard_name}*"))),
          f"{v.default_error_std:.4g}", f"{v.valid_range[0]:g} to {v.valid_range[1]:g}")
         for v in every
     ]  # fmt: skip
-    head = ("name", "unit", "aliases", "standard name", "default error", "plausible")
+    head = ("name", "unit", "aliases; *standard name*", "default error", "plausible")
     return table(head, rows)
 
 
@@ -253,7 +253,7 @@ def card_json() -> str:
 MADE: dict[str, Callable[..., str]] = {
     "axes": axes, "card": card_json, "command-line": command_line, "denoising": denoising,
     "derived": derived, "extras": extras, "figure": figure, "grids": grids,
-    "height-errors": height_errors, "methods": methods, "models": models, "protocol": protocol, "skill": skill,
-    "skill-channels": skill_channels, "skill-figure": skill_figure, "tidy": tidy,
+    "height-errors": height_errors, "methods": methods, "models": models, "protocol": protocol,
+    "skill": skill, "skill-channels": skill_channels, "skill-figure": skill_figure, "tidy": tidy,
     "training": training, "units": units, "variables": variables,
 }  # fmt: skip

@@ -16,7 +16,7 @@ from xdiffda.graphcast.stacking import Channel, channels_of, stack, unstack
 
 from .checkpoint import Checkpoint, read_checkpoint
 from .config import STEP, GenCastTask
-from .denoiser import Given, denoise
+from .denoiser import Given, compiled_denoise
 from .graph import GenCastGraph, build_graph
 from .network import GenCast
 
@@ -86,7 +86,8 @@ class BareGenCast:
         given = self.given(norm_inputs, norm_forcings)
         w = jnp.asarray(self.stack_targets(noisy_targets))
         sigma = jnp.asarray(noise_levels, w.dtype)
-        out = _evaluate(self.net, self.graph_for(norm_inputs), given, w, sigma, preconditioned)
+        evaluate = compiled_denoise if preconditioned else _apply
+        out = evaluate(self.net, self.graph_for(norm_inputs), given, w, sigma)
         return self.unstack_targets(np.asarray(out), norm_inputs, norm_forcings)
 
     def given(self, norm_inputs: xr.Dataset, norm_forcings: xr.Dataset) -> Given:
@@ -206,11 +207,7 @@ def load(path: str | os.PathLike[str]) -> BareGenCast:
 
 
 @eqx.filter_jit
-def _evaluate(
-    net: GenCast, graph: GenCastGraph, given: Given, w: Array, sigma: Array, preconditioned: bool
-) -> Array:
-    if preconditioned:
-        return denoise(net, graph, given, w, sigma)
+def _apply(net: GenCast, graph: GenCastGraph, given: Given, w: Array, sigma: Array) -> Array:
     return net(given.joined(w), sigma, graph)
 
 

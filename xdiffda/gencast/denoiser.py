@@ -56,6 +56,9 @@ def denoise(
     return _KARRAS.c_skip(level) * w + _KARRAS.c_out(level) * output
 
 
+compiled_denoise = eqx.filter_jit(denoise)
+
+
 class GenCastDenoiser(eqx.Module):
     """GenCast as a denoiser of the package: callable (z, sigma) -> estimate of z.
 

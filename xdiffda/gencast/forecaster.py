@@ -20,9 +20,7 @@ from xdiffda.graphcast.loss import weighted_loss
 from xdiffda.spectral import Basis
 
 from .bare import BareGenCast
-from .denoiser import GenCastDenoiser, Given, denoise
-from .graph import GenCastGraph
-from .network import GenCast
+from .denoiser import GenCastDenoiser, compiled_denoise
 from .noise import gencast_basis, unit_noise
 from .sampler import trajectory
 
@@ -125,13 +123,12 @@ class GenCastForecaster:
             Called with the normalised state after every step.
         """
         cleaned, settings = self.clean(inputs), self.net.checkpoint.sampler
-        denoiser = self.denoiser(cleaned, forcings)
+        denoiser, ladder = self.denoiser(cleaned, forcings), settings.ladder()
         parts = (denoiser.network, denoiser.graph, denoiser.given)
-        ladder, denoise_one = settings.ladder(), lambda w, s: _denoise(*parts, w, jnp.reshape(s, 1))
         states = trajectory(
-            denoise_one, ladder[0] * noise(0), ladder,
-            noise=lambda i: noise(1 + i), churn_rates=settings.churn_rates(),
-            inflation=settings.noise_level_inflation_factor,
+            lambda w, sigma: compiled_denoise(*parts, w, jnp.reshape(sigma, 1)),
+            ladder[0] * noise(0), ladder, noise=lambda i: noise(1 + i),
+            churn_rates=settings.churn_rates(), inflation=settings.noise_level_inflation_factor,
         )  # fmt: skip
         w = None
         for w in states:
@@ -168,7 +165,7 @@ class GenCastForecaster:
         normalised = self.scaler.normalized_targets(self.clean(targets), inputs)
         w, sigma = jnp.asarray(self.net.stack_targets(normalised)), jnp.asarray(noise_levels)
         noisy = w + sigma[None, :, None] * noise
-        estimate = _denoise(given.network, given.graph, given.given, noisy, sigma)
+        estimate = compiled_denoise(given.network, given.graph, given.given, noisy, sigma)
         square = weighted_loss(
             estimate, w, lat=inputs["lat"].values, channels=self.net.target_channels(),
             variable_weights=VARIABLE_WEIGHTS,
@@ -213,11 +210,6 @@ def clock_forcings(time: np.ndarray, lon: Float[np.ndarray, " lon"]) -> xr.Datas
         },
         coords={"time": time, "lon": np.asarray(lon)},
     )
-
-
-@eqx.filter_jit
-def _denoise(net: GenCast, graph: GenCastGraph, given: Given, w: Array, sigma: Array) -> Array:
-    return denoise(net, graph, given, w, sigma)
 
 
 @eqx.filter_jit

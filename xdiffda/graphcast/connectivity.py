@@ -57,7 +57,7 @@ def grid_to_mesh_edges(
     >>> from .mesh import icosahedron
     >>> senders, receivers = grid_to_mesh_edges(np.eye(3), icosahedron(), radius=0.6)
     >>> len(senders)
-    4
+    3
     """
     tree = cKDTree(mesh.vertices)
     near = tree.query_ball_point(positions, radius)

@@ -96,7 +96,7 @@ def solar_radiation(
     --------
     >>> noon = np.array(["2000-03-20T12:30"], "datetime64[ns]")
     >>> round(float(solar_radiation(noon, np.zeros(1), np.zeros(1))[0, 0, 0]) / 3600)
-    1366
+    1368
     """
     time = _as_datetime(time)
     lat, lon = np.deg2rad(np.asarray(lat, np.float64)), np.deg2rad(np.asarray(lon, np.float64))

