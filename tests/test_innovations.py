@@ -221,11 +221,14 @@ def test_correlated_errors_are_whitened(prior, background):
     product = np.asarray(whitening.factor[0] @ whitening.factor[0].T)
     stated = np.exp(-np.log(850 / 700) / 0.4)
     assert 0.9 * stated < product[0, 1] < stated
+    # twice at one level R is singular, unless what the basis cannot represent keeps them apart
+    twice = both.assign_coords(level=("obs", np.full(10, 700.0)))
+    assert _observe(prior, background, twice, error_correlation={"t": 0.4})[2]["used"] == 10
+    complete = GaussianPrior(LAYOUT, prior.scale, prior.covariance)
     with pytest.raises(
-        InputError, match="observation error covariance R.*singular: errors of temp"
+        InputError, match="covariance R.*\n.*singular: errors of temperature at lat"
     ):
-        twice = both.assign_coords(level=("obs", np.full(10, 700.0)))
-        _observe(prior, background, twice, error_correlation={"t": 0.4})
+        _observe(complete, background, twice, error_correlation={"t": 0.4})
 
 
 def test_directions_in_calm_and_gross_values_are_rejected_by_reason(prior, background):

@@ -118,8 +118,8 @@ def test_sampler_agrees_step_by_step(case):
     nodes, names = case.outputs["nodes"], [c.variable for c in case.net.target_channels()]
     watched = [i for i, n in enumerate(names) if n in ("2m_temperature", "temperature")]
     for state, theirs in zip(states, case.outputs["states"], strict=True):
-        # the noise was stored as coefficients: its error at level 80 is 5e-5
-        scale = max(1.0, np.abs(theirs).max())
+        # the noise was stored as coefficients: times 113, the first level, its error is 7e-5
+        scale = max(1.0, np.abs(theirs).max() / 8)
         agree(state[nodes, 0][:, watched], theirs, atol=2e-5 * scale)
     land = case.outputs["land"]
     np.testing.assert_array_equal(ours["sea_surface_temperature"].isnull()[0, 0], land)

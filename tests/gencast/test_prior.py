@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xdiffda.diffusion.guidance import Likelihood, make_draws
-from xdiffda.diffusion.sampling import Guidance, sample_posterior
 from xdiffda.errors import InputError
 from xdiffda.gencast import GenCastPrior, gencast_basis
 from xdiffda.gencast.noise import on_gencast_basis
@@ -115,28 +113,6 @@ def test_covariance_can_be_measured(prior):
     )
     np.testing.assert_allclose(ratio, 1, atol=0.1)
     assert prior.covariance is not measured.covariance
-
-
-def test_observations_guide_the_draw(prior, background):
-    """Accurate observations draw members to them; blind ones leave the prior's members."""
-    conditioned, draws = (
-        prior.condition(background, TIME, 1.0),
-        make_draws(jax.random.key(0), jnp.arange(2)),
-    )
-    index = jnp.asarray([[100 * 24 + 2], [400 * 24 + 2]])
-
-    def members(error: float) -> np.ndarray:
-        value = jnp.asarray([1.5, -1.0]) / error
-        likelihood = Likelihood(value, index, jnp.full((2, 1), 1 / error))
-        guidance = Guidance(start="cold", n_steps=4, sigma_min=0.03)
-        return np.asarray(sample_posterior(conditioned, likelihood, draws, guidance=guidance))
-
-    free, other, close = members(1e6), members(1e7), members(0.01)
-    np.testing.assert_allclose(free, other, atol=1e-3)
-    at = lambda z: z[[100, 400], :, 2]  # noqa: E731
-    wanted = np.array([[1.5], [-1.0]])
-    assert np.abs(at(close) - wanted).max() < 0.1
-    assert np.abs(at(free) - wanted).max() > 0.5
 
 
 def test_noise_of_the_sampler_is_that_of_gencast(prior, background):

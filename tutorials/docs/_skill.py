@@ -39,7 +39,9 @@ def skill(name: str = "") -> str:
 
 def _about(report: Mapping[str, Any]) -> str:
     words = {"quarter": "a quarter of the background's error, channel by channel"}
-    cases = f"{report['n_case']} analysis times" if "n_case" in report else "Analysis times"
+    counts = {row.get("n_case", report.get("n_case")) for rows in report["table"].values()
+              for row in rows.values()}  # fmt: skip
+    cases = f"{counts.pop()} analysis times" if len(counts) == 1 else "Analysis times"
     return (
         f"{cases} from {report['first']} to {report['last']} of the nature run's calendar. "
         f"Observation errors: {words.get(report['errors'], report['errors'])}."
@@ -61,7 +63,10 @@ def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         "cases": lambda n, r: f"{r['n_case']}" if "n_case" in r else "-",
     }  # fmt: skip
     cells = {head: [str(make(*row)) for row in every] for head, make in columns.items()}
-    cells = {head: column for head, column in cells.items() if set(column) != {"-"}}
+    empty = {head for head, column in cells.items() if set(column) == {"-"}}
+    if len(set(cells["cases"])) == 1:
+        empty.add("cases")  # said above the tables, or the same for all
+    cells = {head: column for head, column in cells.items() if head not in empty}
     lines = ["method", *cells], ["---"] * (1 + len(cells))
     body = [[name, *(column[i] for column in cells.values())] for i, name in enumerate(rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (*lines, *body))

@@ -32,8 +32,8 @@ class GenCastPrior:
 
     - The prior knows the states 12 and 24 h *before* the analysis, and takes them as exact. It
       does not know the background: that is only the state from which z = (x - x_b) / (r s) is
-      measured, and the analysis does not depend on it. No forecast is needed: the draw is
-      forecast and analysis in one.
+      measured, and the law of the analysis does not depend on it (but for the finite noise of
+      the start). No forecast is needed: the draw is forecast and analysis in one.
     - Its spread is that of a 12 h forecast from perfect states. Errors of the two previous
       analyses are not in it: run each member of an ensemble from its own two states
       (`given`), or the cycle becomes overconfident.
