@@ -199,7 +199,6 @@ def test_an_analysis_survives_a_file(world, tmp_path):
         (lambda b: b.isel(lat=slice(None, None, 2)), "grid"),
         (lambda b: b.where(b.lat < 80), "NaN"),
         (lambda b: b.assign(temperature=b.temperature - 273.15), "temperature"),
-        (lambda b: b.expand_dims(member=2), "member"),
     ],
 )
 def test_a_background_that_does_not_fit_is_named_with_its_repair(world, change, message):

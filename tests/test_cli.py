@@ -49,10 +49,10 @@ def _rmse(one: xr.Dataset, other: xr.Dataset, name: str) -> float:
 def test_demo_is_better_than_its_background(tmp_path: Path) -> None:
     out = tmp_path / "new folder"
     result = CliRunner().invoke(
-        cli.app, ["demo", "--members", "2", "--columns", "50", "--out", str(out)]
+        cli.app, ["demo", "--members", "2", "--columns", "200", "--out", str(out)]
     )
     assert result.exit_code == 0, result.output
-    assert "50 columns observed" in result.output
+    assert "200 columns observed" in result.output
     row = re.search(r"geopotential 500 \(m2 s-2\)\s+(\S+)\s+(\S+)\s+(\S+)\s+(\S+)", result.output)
     background, interpolated, analysis, spread = map(float, row.groups())
     assert analysis < background and spread > 0 and interpolated > 0

@@ -229,7 +229,9 @@ def test_multiplicative_inflation_is_a_larger_background_covariance(ensemble: np
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
 def test_relaxation_to_spread_and_to_perturbations(ensemble: np.ndarray, alpha: float) -> None:
     obs = _observe(11, 200, terms=1)
-    run = lambda i: letkf(ensemble, obs, LAYOUT, inflation=i).ensemble.astype(float)  # noqa: E731
+    run = lambda i: letkf(  # noqa: E731
+        ensemble, obs, LAYOUT, localisation=Localisation(600.0, 0.4), inflation=i
+    ).ensemble.astype(float)
     plain, before = run(Inflation()), ensemble.astype(float)
     assert (plain.std(0) < before.std(0) * (1 + 1e-4)).all()  # no observation adds spread
     assert (plain.std(0) / before.std(0)).mean() < 0.95

@@ -118,7 +118,9 @@ def oi(
     Notes
     -----
     With all observations at every grid point this is 3D-Var's increment.  Otherwise it is
-    not continuous: neighbouring points may take other observations.
+    not continuous: neighbouring points may take other observations.  On a machine that is
+    busy otherwise, set ``OPENBLAS_NUM_THREADS=1``: LAPACK starts threads for every matrix of
+    more than about 128 rows.
 
     Examples
     --------
@@ -194,27 +196,12 @@ def _solve(
         # scaled to a unit diagonal, observations of tiny error do no harm in float32
         scale = jax.lax.rsqrt(1 + jnp.diagonal(pairs))
         system = (pairs + jnp.eye(k)) * scale[:, None] * scale + _JITTER * jnp.eye(k)
-        factor = _cholesky(system), True
+        factor = jax.scipy.linalg.cho_factor(system, lower=True)
         value = likelihood.value[near] * there[:, None] * scale[:, None]
         dual = jax.scipy.linalg.cho_solve(factor, value) * scale[:, None]
         return jnp.matmul(cross, dual, precision="highest").T
 
     return jax.vmap(one)(jnp.asarray(node), jnp.asarray(near), jnp.asarray(there))
-
-
-def _cholesky(a: Float[Array, "k k"]) -> Float[Array, "k k"]:
-    """Lower Cholesky factor by halves.
-
-    LAPACK takes several threads for more than about 128 rows; for thousands of small
-    matrices, starting them costs ten times the work.
-    """
-    k = a.shape[0] // 2
-    if k < 128:
-        return jnp.linalg.cholesky(a, symmetrize_input=False)
-    first = _cholesky(a[:k, :k])
-    below = jax.scipy.linalg.solve_triangular(first, a[k:, :k].T, lower=True).T
-    second = _cholesky(a[k:, k:] - jnp.matmul(below, below.T, precision="highest"))
-    return jnp.block([[first, jnp.zeros_like(below.T)], [below, second]])
 
 
 def _chord(a: Float[Array, "one 3"], b: Float[Array, "other 3"]) -> Float[Array, "one other"]:

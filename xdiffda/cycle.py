@@ -121,11 +121,11 @@ def cycle(
     --------
     >>> import tempfile, xdiffda
     >>> truth, first = xdiffda.open_sample("truth"), xdiffda.open_sample("background")
-    >>> stream = emulated_stream(truth, n_columns=416)
+    >>> stream = emulated_stream(truth, n_columns=45)
     >>> run = cycle(first.isel(time=0), stream, out=tempfile.mkdtemp() + "/run.zarr", n_cycles=2,
-    ...             n_members=2, truth=truth, progress=False)
-    >>> run.sizes["time"]
-    2
+    ...             truth=truth, settings=Assimilation(method="3dvar"), progress=False)
+    >>> dict(run["normalized_error"].sizes)
+    {'time': 2, 'state': 3}
     """
     raise_if(plain_problems(n_cycles=n_cycles, n_members=n_members, carry=carry,
                             cycle_length=cycle_length, seed=seed), what="cycle")  # fmt: skip

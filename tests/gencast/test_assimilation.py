@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import equinox as eqx
 import jax
 import numpy as np
 import pandas as pd
@@ -34,16 +35,15 @@ MEAN = {"2m_temperature": 285.0, "sea_surface_temperature": 290.0, "temperature"
 
 def statistics(change: float, spread: float) -> dict[str, xr.Dataset]:
     def of(value) -> xr.Dataset:
-        data = {
-            n: ("level", value(m)) if isinstance(m, list) else value(m) for n, m in MEAN.items()
-        }
-        return xr.Dataset(data, coords={"level": [500, 850]})
+        data = {name: np.asarray(value(np.asarray(m))) for name, m in MEAN.items()}
+        dims = {name: "level" if x.ndim else () for name, x in data.items()}
+        return xr.Dataset({n: (dims[n], data[n]) for n in data}, coords={"level": [500, 850]})
 
     return {
         "mean": of(lambda m: m),
-        "stddev": of(lambda m: 0 * np.asarray(m) + spread),
-        "diffs_stddev": of(lambda m: 0 * np.asarray(m) + change),
-        "minimum": of(lambda m: np.asarray(m) - 15.0),
+        "stddev": of(lambda m: np.full_like(m, spread)),
+        "diffs_stddev": of(lambda m: np.full_like(m, change)),
+        "minimum": of(lambda m: m - 15.0),
     }
 
 
@@ -56,7 +56,10 @@ def forecaster() -> GenCastForecaster:
     )  # two frames of 4 + 4 channels, the mask, 4 forcings, 4 noisy targets
     sizes = Architecture(TransformerConfig(2, 8, 1, 2, 8), mesh_size=1, latent_size=8)
     checkpoint = Checkpoint(
-        GenCast(config, key=jax.random.key(0)), task, sizes, SamplerConfig(num_noise_levels=3)
+        eqx.filter_jit(GenCast)(config, key=jax.random.key(0)),
+        task,
+        sizes,
+        SamplerConfig(num_noise_levels=3),
     )
     return GenCastForecaster(BareGenCast(checkpoint), **statistics(2.0, 15.0))
 
@@ -85,10 +88,13 @@ def previous() -> xr.Dataset:
     return ds.assign(temperature=ds["temperature"] + mean, sea_surface_temperature=sst)
 
 
+class Model(GenCastPrior, Prior):
+    """A prior that `assimilate` takes."""
+
+
 @pytest.fixture(scope="module")
-def prior(forecaster, previous) -> GenCastPrior:
-    Prior.register(GenCastPrior)
-    return GenCastPrior(forecaster, previous, name="tiny")
+def prior(forecaster, previous) -> Model:
+    return Model(forecaster, previous, name="tiny")
 
 
 def test_a_draw_depends_on_its_own_entry_only(forecaster, previous):

@@ -28,7 +28,7 @@ from xdiffda.gencast.names import norms
 
 TRANSFORMER = "denoiser_architecture_config:sparse_transformer_config:"
 SMALL = NetworkConfig(
-    5, 2, latent=8, layers=2, heads=2, ffw_hidden=12,
+    5, 2, latent=8, layers=1, heads=2, ffw_hidden=12,
     encoder=NoiseEncoderConfig(num_frequencies=3, output_sizes=(6, 4)),
 )  # fmt: skip
 
@@ -41,7 +41,7 @@ def graph():
 
 @pytest.fixture(scope="module")
 def net():
-    return GenCast(SMALL, key=jax.random.key(0))
+    return eqx.filter_jit(GenCast)(SMALL, key=jax.random.key(0))
 
 
 @eqx.filter_jit
@@ -129,7 +129,7 @@ def test_own_networks_are_written_too(net, graph, tmp_path):
     shaken = [np.asarray(x + 0.3 * rng.normal(size=x.shape), np.float32) for x in leaves]
     net = jax.tree.map(jnp.asarray, jax.tree.unflatten(tree, shaken))
     task = GenCastTask(("2m_temperature",), ("2m_temperature",), (), (500,), "24h")
-    sizes = Architecture(TransformerConfig(2, 8, 2, 2, 12), mesh_size=0, latent_size=8)
+    sizes = Architecture(TransformerConfig(2, 8, 1, 2, 12), mesh_size=0, latent_size=8)
     write_checkpoint(tmp_path / "own.npz", Checkpoint(net, task, sizes))
     own = read_checkpoint(tmp_path / "own.npz")
     assert (own.task, own.architecture, own.net.config) == (task, sizes, SMALL)

@@ -192,7 +192,7 @@ def test_curves_are_drawn(straight: tuple[Path, tuple]) -> None:
     path = plot_log(straight[0])
     picture = matplotlib.image.imread(path)[..., :3]
     assert path.name == "curves.png"
-    # the two colours of the curves are in it: #7a9cc6, #b3462c
-    for colour in ((0x7A, 0x9C, 0xC6), (0xB3, 0x46, 0x2C)):
+    # the two colours of the curves are in it: blue and vermilion of Okabe and Ito
+    for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
         distance = np.abs(picture - np.array(colour) / 255).max(-1)
         assert (distance < 0.02).sum() > 20

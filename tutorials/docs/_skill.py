@@ -32,15 +32,22 @@ def skill(name: str = "") -> str:
         if name and errors != name:
             continue
         parts += [_about(report), ""]
+        with_cases = len(_counts(report)) > 1
         for columns, rows in report["table"].items():
-            parts += [f"**{columns} columns observed**", "", _table(rows), ""]
+            shown = _table(rows, with_cases=with_cases)
+            parts += [f"**{columns} columns observed**", "", shown, ""]
     return "\n".join(parts)
+
+
+def _counts(report: Mapping[str, Any]) -> set[int]:
+    """Numbers of analysis times in the rows of all tables."""
+    every = (row for rows in report["table"].values() for row in rows.values())
+    return {row.get("n_case", report.get("n_case")) for row in every}
 
 
 def _about(report: Mapping[str, Any]) -> str:
     words = {"quarter": "a quarter of the background's error, channel by channel"}
-    counts = {row.get("n_case", report.get("n_case")) for rows in report["table"].values()
-              for row in rows.values()}  # fmt: skip
+    counts = _counts(report)
     cases = f"{counts.pop()} analysis times" if len(counts) == 1 else "Analysis times"
     return (
         f"{cases} from {report['first']} to {report['last']} of the nature run's calendar. "
@@ -48,7 +55,7 @@ def _about(report: Mapping[str, Any]) -> str:
     )
 
 
-def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def _table(rows: Mapping[str, Mapping[str, Any]], *, with_cases: bool) -> str:
     every = list(rows.items())
     columns = {
         "RMSE": lambda n, r: f"**{r['rmse']:.3f}**",
@@ -64,8 +71,8 @@ def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     }  # fmt: skip
     cells = {head: [str(make(*row)) for row in every] for head, make in columns.items()}
     empty = {head for head, column in cells.items() if set(column) == {"-"}}
-    if len(set(cells["cases"])) == 1:
-        empty.add("cases")  # said above the tables, or the same for all
+    if not with_cases:  # said above the tables
+        empty.add("cases")
     cells = {head: column for head, column in cells.items() if head not in empty}
     lines = ["method", *cells], ["---"] * (1 + len(cells))
     body = [[name, *(column[i] for column in cells.values())] for i, name in enumerate(rows)]

@@ -64,8 +64,8 @@ class Robust:
 
     Examples
     --------
-    >>> Robust("huber").weight(jnp.array([0.5, 4.0])).tolist()
-    [1.0, 0.33625000715255737]
+    >>> Robust("huber", threshold=2.0).weight(jnp.array([0.5, 4.0])).tolist()
+    [1.0, 0.5]
     >>> Robust().weight(jnp.array([1.0, 6.0])).round(2).tolist()
     [1.0, 0.0]
     """

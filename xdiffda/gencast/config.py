@@ -101,9 +101,10 @@ class SamplerConfig:
 
     Examples
     --------
-    >>> SamplerConfig(num_noise_levels=2).ladder().round(3).tolist()
+    >>> config = SamplerConfig(num_noise_levels=2)
+    >>> [round(float(level), 3) for level in config.ladder()]
     [80.0, 0.03, 0.0]
-    >>> SamplerConfig(num_noise_levels=2).churn_rates().round(3).tolist()
+    >>> [round(float(rate), 3) for rate in config.churn_rates()]
     [0.414, 0.0]
     """
 

@@ -28,6 +28,9 @@ from .noise import on_gencast_basis
 class GenCastPrior:
     """States 12 h after two known ones, as a prior that observations can guide.
 
+    `xdiffda.prior.Prior` stands above this package; ``class Model(GenCastPrior, Prior)`` is what
+    `assimilate` takes.
+
     What this conditioning implies:
 
     - The prior knows the states 12 and 24 h *before* the analysis, and takes them as exact. It
@@ -50,11 +53,11 @@ class GenCastPrior:
     it is that of unit, independent changes, which is too large for a 12 h forecast:
     ``covariance="jacobian"`` needs no B, and `measured` estimates one from members.
 
-    **Licence of the weights.** The published files name CC BY-NC-SA 4.0 (no commercial use;
-    derived weights under the same terms) in their `license` entry. On 6 August 2026 the
-    project's README and the LICENSE in its bucket replaced it by CC BY 4.0, also for files
-    obtained before. See ``card["licence"]`` for what the file says, and check the terms before
-    use: whoever publishes analyses made with the weights has to name the source.
+    **Licence of the weights.** They were released under CC BY-NC-SA 4.0 (no commercial use;
+    derived weights under the same terms), and the files still say so in their `license` entry,
+    here ``card["licence"]``. An update of 6 August 2026 in the project's README (google-deepmind/
+    weathernext, docs/weathernext1_gen) replaces it by CC BY 4.0, also for files obtained before.
+    Both ask to name the source; read the terms that hold on the day of use.
 
     Parameters
     ----------

@@ -1,0 +1,178 @@
+"""4D: exact for a linear forecaster, an adjoint for the network, better than first guess."""
+
+from __future__ import annotations
+
+import cycle_world as world
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+from xdiffda._innovations import observe
+from xdiffda._rollout import Rollout
+from xdiffda._trajectory import TrajectoryRows
+from xdiffda.cycle import emulated_stream
+from xdiffda.diffusion.sampling import three_d_var
+from xdiffda.errors import InputError
+from xdiffda.four_d import assimilate_window, window_likelihood
+from xdiffda.graphcast.graph import build_graph
+from xdiffda.graphcast.network import GraphCast, NetworkConfig
+from xdiffda.observations import to_tidy
+from xdiffda.state import to_state
+
+N, C = world.LAYOUT.grid.n_node, world.LAYOUT.n_channel
+QUICK = {"background_error": 1.0, "window": "12h"}
+
+
+class Turn(eqx.Module):
+    """The forecaster of the world on arrays: one meridian to the east."""
+
+    def __call__(self, x, year):
+        field = x.reshape(*world.LAYOUT.grid.shape, *x.shape[1:])
+        return jnp.roll(field, 1, axis=1).reshape(x.shape)
+
+
+@pytest.fixture(scope="module")
+def setting():
+    """Truth, background, and observations of three times, at new sites each time."""
+    truth, background = world.make_states(4)
+    stream = emulated_stream(truth, n_columns=12, error_std=world.ERRORS, seed=3, fixed_sites=False)
+    obs = xr.concat([to_tidy(stream(time)) for time in truth.time.values[:3]], "obs")
+    return world.make_prior(), truth, background, obs
+
+
+def _array(ds: xr.Dataset) -> np.ndarray:
+    return to_state(ds, world.LAYOUT)[0]
+
+
+def _dense_kalman(prior, background, obs) -> np.ndarray:
+    """x_b + B G^T (G B G^T + R)^-1 (y - G x_b), G the turning followed by the grid point."""
+    eye = np.eye(N * C, dtype=np.float32).reshape(N, C, N * C).transpose(0, 2, 1)
+    B = np.asarray(prior.covariance(eye), np.float64).transpose(0, 2, 1).reshape(N * C, N * C)
+    s = prior.scale.reshape(-1).astype(np.float64)
+    B = s[:, None] * B * s
+    step = np.round((obs.time.values - world.START) / world.STEP).astype(int)
+    grid = world.LAYOUT.grid
+    lon = (obs.lon.values - 22.5 * step) % 360  # where the air was at the start
+    node = np.argmin(np.abs(grid.node_lat - obs.lat.values[:, None])
+                     + np.abs(grid.node_lon - lon[:, None]), axis=1)  # fmt: skip
+    level = [None if np.isnan(p) else int(p) for p in obs.level.values]
+    channel = [world.LAYOUT.channel_index(v, p)
+               for v, p in zip(obs.variable.values, level, strict=True)]  # fmt: skip
+    where = node * C + np.array(channel)
+    x_b = _array(background).reshape(-1).astype(np.float64)
+    S = B[np.ix_(where, where)] + np.diag(obs.error_std.values**2)
+    exact = x_b + B[:, where] @ np.linalg.solve(S, obs.value.values - x_b[where])
+    return exact.reshape(N, C)
+
+
+def test_4d_var_is_the_kalman_smoother(setting) -> None:
+    prior, _, background, obs = setting
+    found = assimilate_window(background, obs, model=prior, forward=Turn(), method="3dvar", **QUICK)
+    exact = _dense_kalman(prior, background, obs)
+    assert np.abs((_array(found)[0] - exact) / world.SCALE).max() < 0.01
+    assert found.attrs["xdiffda_observations_used"] == [obs.sizes["obs"]]
+
+
+def test_guided_members_are_drawn_around_it(setting) -> None:
+    prior, _, background, obs = setting
+    found = assimilate_window(
+        background, obs, model=prior, forward=Turn(), n_members=16, max_batch=16,
+        covariance="climatological", **QUICK,
+    )  # fmt: skip
+    members = _array(found)
+    exact = _dense_kalman(prior, background, obs)
+    spread = members.std(0, ddof=1)
+    off = (members.mean(0) - exact) / (spread / 4)
+    assert np.sqrt(np.mean(off**2)) == pytest.approx(1.0, abs=0.35)  # sampling noise, no more
+
+
+def test_the_window_helps_and_first_guess_at_appropriate_time_less(setting) -> None:
+    prior, truth, background, obs = setting
+    x_b, x_t = _array(background), _array(truth.isel(time=0))
+    weight = world.LAYOUT.grid.area_weights()[:, None]
+
+    def error(x):
+        return np.sqrt(np.mean(weight * ((x - x_t) / world.SCALE) ** 2))
+
+    whole = assimilate_window(background, obs, model=prior, forward=Turn(), method="3dvar", **QUICK)
+    first = obs.isel(obs=np.flatnonzero(obs.time.values == world.START))
+    alone = assimilate_window(
+        background, first, model=prior, forward=Turn(), method="3dvar", **QUICK
+    )
+    states = [x_b]
+    for _ in range(2):
+        states.append(np.asarray(Turn()(jnp.asarray(states[-1])[:, None], None))[:, 0])
+    times = world.START + np.arange(3) * world.STEP
+    likelihood, r, _ = observe(
+        obs, prior, x_b, world.START, window="36h", gross_check=np.inf, background_error=1.0,
+        trajectory=(times, np.stack(states)),
+    )  # fmt: skip
+    z = np.asarray(three_d_var(prior.covariance, likelihood))[:, 0]
+    fgat = x_b + r * prior.scale * z
+    errors = [error(x) for x in (_array(whole)[0], _array(alone)[0], fgat, x_b)]
+    assert errors[0] < 0.85 * min(errors[1:3]), errors
+
+
+def test_tangent_and_adjoint_of_the_network() -> None:
+    """The network has rules of its own for reverse mode only; both directions must agree."""
+    network = GraphCast(
+        NetworkConfig(n_inputs=C + 4, n_outputs=C, latent=8, processor_steps=1),
+        key=jax.random.key(0),
+    )
+    graph = build_graph(np.array(world.LAT), np.array(world.LON), refinement=1)
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    rollout = Rollout(network, graph, draw(N, 2), jnp.zeros(C), jnp.ones(C), jnp.ones(C),
+                      world.LAYOUT)  # fmt: skip
+    n_obs = 30
+    rows = TrajectoryRows(
+        0, n_obs, rollout, draw(2, 2), draw(N, C), jnp.ones((N, C)),
+        jnp.asarray(rng.integers(0, 3, n_obs)), jnp.asarray(rng.integers(0, N * C, (n_obs, 2))),
+        draw(n_obs, 2), jnp.ones(n_obs),
+    )  # fmt: skip
+    point, z, y = 0.3 * draw(N, C), draw(N, C), draw(n_obs)
+    pushed, pulled = eqx.filter_jit(lambda own: (own.push(z, point), own.pull(y, point)))(rows)
+    np.testing.assert_allclose(jnp.vdot(pushed, y), jnp.vdot(z, pulled), rtol=1e-3)
+    h = 1e-2
+    moved = eqx.filter_jit(lambda own, x: own.predict(x))
+    slope = (moved(rows, point + h * z) - moved(rows, point - h * z)) / (2 * h)
+    assert np.abs(pushed - slope).max() < 0.02 * np.abs(slope).max()
+
+
+def test_the_order_of_the_table_does_not_matter_and_what_is_outside_is_counted(setting) -> None:
+    prior, _, background, obs = setting
+    x_b = _array(background)
+    order = np.random.default_rng(0).permutation(obs.sizes["obs"])
+    far = obs.isel(obs=[0]).assign_coords(time=("obs", [world.START + 9 * world.STEP]))
+    options = {"n_windows": 2, "background_error": 1.0}
+    a, _, _ = window_likelihood(Turn(), prior, x_b, world.START, obs, **options)
+    b, _, record = window_likelihood(
+        Turn(), prior, x_b, world.START, xr.concat([obs.isel(obs=order), far], "obs"), **options
+    )
+    np.testing.assert_array_equal(a.value, b.value)
+    assert record["rejected"] == {"outside the window": 1}
+
+
+def test_the_scale_of_the_error_is_estimated(setting) -> None:
+    prior, truth, background, obs = setting
+    halfway = background + 0.5 * (truth.isel(time=0, drop=True) - background)
+    halfway = halfway.assign_coords(time=world.START)
+    r = [
+        window_likelihood(Turn(), prior, _array(b), world.START, obs, n_windows=2)[1]
+        for b in (background, halfway)
+    ]
+    assert r[1] / r[0] == pytest.approx(0.5, abs=0.12)
+
+
+def test_what_does_not_fit_is_named(setting) -> None:
+    prior, _, background, obs = setting
+    with pytest.raises(InputError, match="(?s)2 problems.*'magic'.*window='7h'"):
+        assimilate_window(background, obs, model=prior, forward=Turn(), method="magic", window="7h")
+    late = obs.assign_coords(time=obs.time + np.timedelta64(5, "D"))
+    with pytest.raises(InputError, match="observations within 2020-01-15T09:00 to 2020-01-16T03"):
+        assimilate_window(background, late, model=prior, forward=Turn())
+    with pytest.raises(InputError, match="one state with its time"):
+        assimilate_window(background.drop_vars("time"), obs, model=prior, forward=Turn())
