@@ -139,7 +139,7 @@ def test_a_letkf_cycles_its_own_members(tmp_path) -> None:
         forecaster=world.forecaster, settings={"method": "letkf"}, progress=False,
     ).load()  # fmt: skip
     error = found["normalized_error"].sel(state="analysis").values
-    assert error[0] < 0.7 * found["normalized_error"].sel(state="free_run")[0]
+    assert error[0] < 0.8 * found["normalized_error"].sel(state="free_run")[0]
     assert error[2] < error[0]
     turned = world.forecaster(open_cycle(tmp_path / "run.zarr", "analysis").isel(time=1)).load()
     spread = turned.std("member", ddof=1).temperature

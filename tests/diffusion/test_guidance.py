@@ -244,13 +244,13 @@ def test_members_follow_the_posterior_of_a_wind_speed():
 def test_the_jacobian_v_takes_the_same_observations():
     covariance = _line()
     local, index = _local(_speed, [3, 9], [4.0, -3.0], 0.5)
-    likelihood = _nonlinear(local, index, [1.0, -0.5], robust=Robust("huber"))
+    likelihood = _nonlinear(local, index, [1.0, -0.5], robust=Robust("huber", threshold=20.0))
     denoise = Wiener(covariance)
     noise = lambda x: covariance.basis.synthesis(covariance.basis.adjoint(x))  # noqa: E731
     z = 2.0 * covariance.sample(jax.random.split(jax.random.key(0), 2))
     a = guide(denoise, likelihood, None, noise_covariance=noise, solver=TIGHT)(z, jnp.array(1.0))
     b = guide(denoise, likelihood, covariance.posterior, solver=TIGHT)(z, jnp.array(1.0))
-    np.testing.assert_allclose(a, b, atol=2e-3)
+    np.testing.assert_allclose(a, b, atol=2e-2)
 
 
 def test_variance_of_v_is_known_where_v_tells_it():
