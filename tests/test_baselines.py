@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,8 @@ from gaussian_world import make_prior
 from xdiffda.baselines import DistanceCovariance, oi, square_root, three_d_var
 from xdiffda.covariance import SpectralCovariance
 from xdiffda.diffusion.guidance import Likelihood, Solver, kalman_increment
+from xdiffda.diffusion.likelihood import Whitening
+from xdiffda.diffusion.robust import Robust
 from xdiffda.errors import InputError
 from xdiffda.spectral import Basis, circle_basis, sphere_basis
 from xdiffda.state import Grid
@@ -177,6 +181,39 @@ def test_oi_says_what_is_wrong(covariance: SpectralCovariance) -> None:
     line = SpectralCovariance.from_blocks(circle_basis(128, 5), np.ones((6, 1, 1)))
     with pytest.raises(InputError, match="spherical harmonics"):
         oi(line, likelihood, GRID)
+
+
+def test_correlated_errors_enter_both(covariance: SpectralCovariance, dense: np.ndarray) -> None:
+    """R with two blocks of different sizes, off the order of the table."""
+    given = _likelihood(12, 1, seed=15)
+    blocks, r = [[1, 5, 6], [9, 2]], np.eye(12)
+    factor, where = np.tile(np.eye(3), (2, 1, 1)), np.full((2, 3), 12)
+    for number, rows in enumerate(blocks):
+        own = 0.8 ** np.abs(np.subtract.outer(np.arange(len(rows)), np.arange(len(rows))))
+        r[np.ix_(rows, rows)] = own
+        factor[number, : len(rows), : len(rows)] = np.linalg.cholesky(own)
+        where[number, : len(rows)] = rows
+    whitening = Whitening(
+        jnp.asarray(where), jnp.asarray(factor, "f4"), jnp.asarray(np.linalg.inv(factor), "f4")
+    )
+    white = whitening.whiten(given.value[:, None])[:, 0]
+    obs = Likelihood(white, given.index, given.weight, whitening=whitening)
+    h = _operator(given)
+    dual = np.linalg.solve(h @ dense @ h.T + r, np.asarray(given.value, float))
+    expected = dense @ h.T @ dual
+    assert np.abs(expected - _kalman(dense, given).reshape(-1)).max() > 0.05  # they matter
+    found = oi(covariance, obs, GRID, radius_km=np.inf)
+    np.testing.assert_allclose(found.reshape(-1), expected, atol=2e-3)
+    found = np.asarray(three_d_var(covariance, obs, solver=TIGHT).z)
+    np.testing.assert_allclose(found.reshape(-1), expected, atol=2e-3)
+
+
+def test_robust_weights_are_refused(covariance: SpectralCovariance) -> None:
+    robust = dataclasses.replace(_likelihood(2, 1), robust=Robust("huber"))
+    with pytest.raises(InputError, match="robust weights"):
+        oi(covariance, robust, GRID)
+    with pytest.raises(InputError, match="robust weights"):
+        three_d_var(covariance, robust)
 
 
 def test_square_root_is_one(covariance: SpectralCovariance, dense: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from scipy.stats import chi2
 
 from xdiffda.errors import InputError
 from xdiffda.observations import emulate_obs, to_tidy
+from xdiffda.observations.nonlinear import Operator
 from xdiffda.verify import (
     degrees_of_freedom,
     equivalents,
@@ -18,7 +19,6 @@ from xdiffda.verify import (
     innovation_statistics,
     observation_impact,
     rank_histogram,
-    split_obs,
     withheld_report,
 )
 
@@ -85,6 +85,33 @@ def test_times_without_observations_are_passed_over(world: dict) -> None:
     steps = np.array([0, 6], "timedelta64[h]").astype("timedelta64[ns]")
     with pytest.raises(InputError, match=r"isel\(lead_time=0\)"):
         equivalents(forecast.assign_coords(lead_time=steps, init_time=TIMES[0]), late)
+
+
+def test_derived_observations_and_the_users_own() -> None:
+    """Speed and direction of the wind, and a function of the user; north is 0 and 360."""
+    shape = (1, LAT.size, LON.size)
+    wind = {
+        "u_component_of_wind": -0.5 * np.ones(shape),
+        "v_component_of_wind": np.full(shape, -9.0),
+    }
+    fields = xr.Dataset({k: (("level", "lat", "lon"), v) for k, v in wind.items()},
+                        {"lat": LAT, "lon": LON, "level": [500]})  # fmt: skip
+    direction = np.rad2deg(np.arctan2(0.5, 9.0))  # from just east of north
+    table = pd.DataFrame({
+        "variable": ["wind_speed", "wind_from_direction", "own"], "value": [9.0, 358.0, 80.0],
+        "lat": 11.0, "lon": [20.0, 21.0, 22.0], "level": [500.0, 500.0, np.nan],
+        "error_std": [1.0, 10.0, 1.0],
+    })  # fmt: skip
+    own = {"own": Operator(lambda s: s["v_component_of_wind@500"] ** 2,
+                           inputs=("v_component_of_wind@500",), units="m2 s-2")}  # fmt: skip
+    seen = equivalents(fields, table, operators=own)
+    expected = [np.hypot(9, 0.5), 360 + direction, 81.0]
+    np.testing.assert_allclose(seen["equivalent"], expected, rtol=1e-5)
+    found = innovation_statistics(fields, table, operators=own).sel(variable="wind_from_direction")
+    assert float(found["mean"]) == pytest.approx(-2 - direction, rel=1e-4)
+    assert withheld_report(fields, fields, table, operators=own).sizes["variable"] == 3
+    with pytest.raises(InputError, match="own"):
+        equivalents(fields, table)
 
 
 def test_groups() -> None:
@@ -212,45 +239,6 @@ def test_observation_impact(world: dict) -> None:
 
 
 # ---- withheld stations -----------------------------------------------------------------
-
-
-def test_columns_are_never_split(world: dict) -> None:
-    truth = world["truth"].isel(time=slice(0, 3)).expand_dims(level=[500, 850])
-    obs = emulate_obs(truth.rename({T2M: "temperature"}), n_columns=30, seed=0)
-    used, withheld = split_obs(obs, 0.1, seed=4)
-    places = [set(zip(o["lat"].values, o["lon"].values, strict=True)) for o in (used, withheld)]
-    assert (len(places[0]), len(places[1])) == (27, 3)
-    assert not places[0] & places[1]
-    assert withheld.sizes["obs"] == 3 * 2 * 3  # stations, levels, times
-    together = xr.concat([used, withheld], "obs").sortby(["lat", "lon", "level", "time"])
-    xr.testing.assert_equal(together, to_tidy(obs).sortby(["lat", "lon", "level", "time"]))
-
-
-def test_split_does_not_depend_on_the_order(world: dict) -> None:
-    obs = emulate_obs(world["truth"].isel(time=0), n_columns=40, seed=0)
-    shuffled = obs.isel(station=np.random.default_rng(0).permutation(40))
-    chosen = [set(split_obs(o, 0.25, seed=7)[1]["value"].values) for o in (obs, shuffled)]
-    assert chosen[0] == chosen[1]
-    assert len(chosen[0]) == 10
-    assert chosen[0] != set(split_obs(obs, 0.25, seed=8)[1]["value"].values)
-
-
-def test_an_ascent_that_drifts_stays_whole() -> None:
-    drift = pd.DataFrame({
-        "variable": "temperature", "value": 250.0, "level": [850.0, 500.0, 200.0] * 6,
-        "lat": np.repeat(np.arange(6) * 10.0, 3) + np.tile([0, 0.1, 0.3], 6), "lon": 5.0,
-        "station": np.repeat([f"S{i}" for i in range(6)], 3), "time": TIMES[0], "error_std": 1.0,
-    })  # fmt: skip
-    used, withheld = split_obs(drift, 0.5, seed=0)
-    assert not set(used["station"].values) & set(withheld["station"].values)
-    assert withheld.sizes["obs"] == 9
-
-
-def test_split_says_what_is_wrong(world: dict) -> None:
-    with pytest.raises(InputError, match=r"fraction=1\.5"):
-        split_obs(world["obs"], 1.5)
-    with pytest.raises(InputError, match="one station"):
-        split_obs(world["obs"].iloc[:1], 0.1)
 
 
 def test_withheld_observations_came_closer(world: dict) -> None:

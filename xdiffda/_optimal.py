@@ -7,13 +7,13 @@ the blocks L of a `SpectralCovariance`, tabulated once.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from xdiffda._localisation import centres, neighbourhoods, unit_vectors
 from xdiffda.covariance import SpectralCovariance
@@ -95,6 +95,8 @@ def oi(
         B of z, on the sphere.
     likelihood : Likelihood
         As for `kalman_increment`; values (obs,), or (obs, member) for an ensemble of analyses.
+        Errors may be correlated; functions of a few numbers (wind speed) are linearised at
+        the background.
     grid : Grid
         Of the state.
     radius_km : float
@@ -113,7 +115,8 @@ def oi(
     Raises
     ------
     InputError
-        If the settings, the grid or the basis do not fit.
+        If the settings, the grid or the basis do not fit, or the likelihood holds functions
+        of the whole state or robust weights.
 
     Notes
     -----
@@ -131,9 +134,11 @@ def oi(
     >>> round(float(oi(b, obs, grid)[3, 0, 0]), 4)
     1.0
     """
-    _check(covariance, grid, radius_km, max_obs)
+    _check(covariance, likelihood, grid, radius_km, max_obs)
     kernel = DistanceCovariance.from_spectral(covariance)
     n_channel = covariance.values.shape[1]
+    if likelihood.local:
+        likelihood = likelihood.tangent(jnp.zeros((grid.n_node, n_channel)))
     weight, index = np.asarray(likelihood.weight), np.asarray(likelihood.index)
     value = likelihood.value[:, None] if likelihood.value.ndim == 1 else likelihood.value
     nodes = unit_vectors(grid.node_lat, grid.node_lon)
@@ -145,7 +150,8 @@ def oi(
     def floats(k: int) -> int:
         return 6 * (k * n_term) ** 2 + k * (4 * n_term * n_channel + n_member)
 
-    flat = Likelihood(value, likelihood.index, likelihood.weight)
+    correlation = _Correlation.of(likelihood)
+    flat = Likelihood(likelihood.marginal(value), likelihood.index, likelihood.weight)
     out = np.zeros((grid.n_node, n_member, n_channel), np.float32)
     chunks = neighbourhoods(
         nodes, places, radius_km=radius_km, max_obs=max_obs, floats=floats,
@@ -156,14 +162,41 @@ def oi(
         if not np.isfinite(patch.distance_km).any():
             continue
         near, there = real[patch.near], np.isfinite(patch.distance_km)
-        part = np.asarray(_solve(kernel, flat, xyz, patch.node, near, there))
+        part = np.asarray(_solve(kernel, flat, correlation, xyz, patch.node, near, there))
         out[patch.node[: patch.n]] = part[: patch.n]
     return out
 
 
+class _Correlation(NamedTuple):
+    """Correlated errors: the block of each observation (-1: none) and its place in it."""
+
+    block: Int[Array, " obs"]
+    slot: Int[Array, " obs"]
+    matrix: Float[Array, "block size size"]
+
+    @classmethod
+    def of(cls, likelihood: Likelihood) -> _Correlation | None:
+        if likelihood.whitening is None:
+            return None
+        where, factor = np.asarray(likelihood.whitening.where), likelihood.whitening.factor
+        block, slot = np.full(likelihood.n_obs, -1), np.zeros(likelihood.n_obs, int)
+        number, place = np.nonzero(where < likelihood.n_obs)
+        block[where[number, place]], slot[where[number, place]] = number, place
+        matrix = jnp.matmul(factor, jnp.swapaxes(factor, 1, 2), precision="highest")
+        return cls(jnp.asarray(block), jnp.asarray(slot), matrix)
+
+    def among(self, near: Int[Array, " k"], there: Bool[Array, " k"]) -> Float[Array, "k k"]:
+        """Correlations among some observations."""
+        block, slot = jnp.where(there, self.block[near], -1), self.slot[near]
+        same = (block[:, None] == block) & (block >= 0)
+        found = self.matrix[jnp.maximum(block, 0)[:, None], slot[:, None], slot]
+        return jnp.where(same & ~jnp.eye(block.size, dtype=bool), found, jnp.eye(block.size))
+
+
 def _check(
-    covariance: SpectralCovariance, grid: Grid, radius_km: float, max_obs: int | None
-) -> None:
+    covariance: SpectralCovariance, likelihood: Likelihood, grid: Grid, radius_km: float,
+    max_obs: int | None,
+) -> None:  # fmt: skip
     problems = []
     if not radius_km > 0:
         problems.append(Problem(f"radius_km={radius_km}", "a positive number", "radius_km=3000.0"))
@@ -172,13 +205,19 @@ def _check(
     if covariance.basis.n_node != grid.n_node:
         found = f"a covariance on {covariance.basis.n_node} points and a grid of {grid.n_node}"
         problems.append(Problem(found, "one grid for both", "oi(prior.covariance, ..., grid)"))
+    if likelihood.general:
+        found = "observations that are functions of the whole state"
+        problems.append(Problem(found, "observations with a place", 'method="3dvar"'))
+    if likelihood.robust is not None:
+        problems.append(Problem("robust weights", "Gaussian errors", 'robust=None, or "3dvar"'))
     raise_if(problems, what="optimal interpolation")
 
 
 @eqx.filter_jit
 def _solve(
-    kernel: DistanceCovariance, likelihood: Likelihood, xyz: Array, node: Any, near: Any, there: Any
-) -> Float[Array, "patch member channel"]:
+    kernel: DistanceCovariance, likelihood: Likelihood, correlation: _Correlation | None,
+    xyz: Array, node: Any, near: Any, there: Any,
+) -> Float[Array, "patch member channel"]:  # fmt: skip
     """Solve the equations of each patch; places of no observation have an identity row."""
     n_channel = kernel.table.shape[1]
 
@@ -195,7 +234,8 @@ def _solve(
         cross = cross.reshape(n_channel, k, t).sum(2)
         # scaled to a unit diagonal, observations of tiny error do no harm in float32
         scale = jax.lax.rsqrt(1 + jnp.diagonal(pairs))
-        system = (pairs + jnp.eye(k)) * scale[:, None] * scale + _JITTER * jnp.eye(k)
+        error = jnp.eye(k) if correlation is None else correlation.among(near, there)
+        system = (pairs + error) * scale[:, None] * scale + _JITTER * jnp.eye(k)
         factor = jax.scipy.linalg.cho_factor(system, lower=True)
         value = likelihood.value[near] * there[:, None] * scale[:, None]
         dual = jax.scipy.linalg.cho_solve(factor, value) * scale[:, None]

@@ -11,6 +11,7 @@ minimisation by conjugate gradients, others a few Gauss-Newton outer loops.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -100,11 +101,11 @@ def three_d_var(
     covariance : SpectralCovariance or HybridCovariance
         B of z; see `square_root`.
     observations : Likelihood or callable
-        Linear, whitened observations (values (obs,), or (obs, member) for an ensemble of
-        analyses), or a differentiable function z (node, channel) -> whitened residual
+        Whitened observations (values (obs,), or (obs, member) for an ensemble of analyses), or
+        a differentiable function z (node, channel) -> whitened residual
         ``(y - H(x_b + s z)) / error_std`` (obs,).
     n_outer : int
-        Outer loops for a function; linear observations need one.
+        Outer loops where H is not linear; linear observations need one.
     solver : Solver
         Conjugate gradients of each inner loop.
 
@@ -115,7 +116,8 @@ def three_d_var(
     Raises
     ------
     InputError
-        If ``n_outer`` is less than 1.
+        If ``n_outer`` is less than 1, or the likelihood has robust weights (they are not
+        those of a cost function: `xdiffda.diffusion.sampling.three_d_var`).
 
     Notes
     -----
@@ -133,21 +135,29 @@ def three_d_var(
     >>> round(float(three_d_var(b, obs).z[3, 0, 0]), 4)
     1.0
     """
+    problems = []
     if n_outer < 1:
-        raise_if([Problem(f"n_outer={n_outer}", "1 or more", "n_outer=3")], what="three_d_var")
+        problems.append(Problem(f"n_outer={n_outer}", "1 or more", "n_outer=3"))
+    if isinstance(observations, Likelihood) and observations.robust is not None:
+        problems.append(Problem("robust weights", "Gaussian errors", "robust=None"))
+    raise_if(problems, what="three_d_var")
     root = square_root(covariance)
     if not isinstance(observations, Likelihood):
         z, cost, gradient = _minimise(root, observations, n_outer, solver)
         return Minimum(z[:, None], cost[None], gradient[None])
-    value = observations.value
-    return _linear(root, observations, value if value.ndim == 2 else value[:, None], solver)
+    value = observations.value if observations.value.ndim == 2 else observations.value[:, None]
+    n_outer = 1 if observations.is_linear and observations.period is None else n_outer
+    return _members(root, observations, value, n_outer, solver)
 
 
 @eqx.filter_jit
-def _linear(root: Any, likelihood: Likelihood, value: Array, solver: Solver) -> Minimum:
+def _members(
+    root: Any, likelihood: Likelihood, value: Array, n_outer: int, solver: Solver
+) -> Minimum:
     def one(value: Array) -> tuple[Array, Array, Array]:
-        residual = lambda z: value - likelihood.apply(z[:, None])[:, 0]  # noqa: E731
-        return _outer_loops(root, residual, 1, solver)
+        own = dataclasses.replace(likelihood, value=value)
+        residual = lambda z: own.innovation(z[:, None])[:, 0]  # noqa: E731
+        return _outer_loops(root, residual, n_outer, solver)
 
     return Minimum(*jax.vmap(one, in_axes=1, out_axes=(1, 0, 0))(value))
 

@@ -44,6 +44,8 @@ __all__ = [
     "letkf", "local_analysis", "oi", "places_of", "relax", "square_root", "three_d_var",
 ]  # fmt: skip
 
+_PADDING = 128
+
 
 class EnsembleAnalysis(NamedTuple):
     """Result of the LETKF.
@@ -126,8 +128,11 @@ def letkf(
     if getattr(obs, "weight", None) is not None:
         there &= np.any(np.asarray(obs.weight) != 0, axis=1)
     # in double precision: a geopotential of 5e5 less its ensemble mean
-    centred = np.where(there, as_seen - value, 0.0), np.zeros(len(value)), error_std
-    departure = departures(*(jnp.asarray(a, jnp.float32) for a in centred))
+    # filled up to a multiple of `_PADDING`, so that analysis times share compiled code
+    more = -len(value) % _PADDING
+    centred = np.pad(np.where(there, as_seen - value, 0.0), ((0, 0), (0, more)))
+    whole = np.pad(error_std, (0, more), constant_values=np.inf)
+    departure = departures(*(jnp.asarray(a, "f4") for a in (centred, np.zeros(len(whole)), whole)))
 
     shape = (layout.grid.n_node, layout.n_channel)
     before = np.full(shape, inflation.factor) if factor is None else np.asarray(factor)

@@ -99,8 +99,9 @@ def simulation_based_calibration(
     Notes
     -----
     What the prior's basis cannot represent is added to the truth before it is observed, as
-    white noise, because `assimilate` takes it for error of representativeness; it is not
-    part of what is ranked.
+    white noise, because `assimilate` takes it for error of representativeness. It is not part
+    of what is ranked, and members are made without it (``small_scales=False``): it is drawn
+    from climatology and knows nothing of the observations.
 
     Examples
     --------
@@ -202,7 +203,9 @@ def _assimilator(prior: Prior, n_members: int, seed: int, settings: Mapping[str,
     from xdiffda.analysis import assimilate
 
     # r is known here, and to estimate it or to reject what is far off would bend the posterior
-    fixed = {"background_error": 1.0, "gross_check": np.inf, "progress": False}
+    fixed = {
+        "background_error": 1.0, "gross_check": np.inf, "small_scales": False, "progress": False,
+    }  # fmt: skip
     return lambda background, obs, number: assimilate(
         background, obs, model=prior, n_members=n_members, seed=seed + number,
         **(fixed | dict(settings)),
@@ -224,11 +227,13 @@ def _members(
 def _misfit(
     x: Float[np.ndarray, "state node channel"], obs: xr.Dataset, layout: Any
 ) -> Float[np.ndarray, " state"]:
-    from xdiffda.observations import observation_operator, to_tidy
+    from xdiffda.observations import observation_rows, to_tidy
+    from xdiffda.verify._obs_space import apply_rows
 
-    operator, _, _ = observation_operator(to_tidy(obs), layout)
-    away = np.asarray(operator.value) - np.asarray(operator.apply(x.astype(np.float32)))
-    return 0.5 * ((away / np.asarray(operator.error_std)) ** 2).sum(-1)
+    tidy = to_tidy(obs)
+    value, error = tidy["value"].values, tidy["error_std"].values
+    kept, seen = apply_rows(observation_rows(tidy, layout), x.astype(np.float32), value)
+    return 0.5 * (((value[kept] - seen) / error[kept]) ** 2).sum(-1)
 
 
 def _bar(truths: Any, n_draws: int, progress: bool | None) -> Any:

@@ -13,6 +13,8 @@ from xdiffda.verify._pairs import need_members
 if TYPE_CHECKING:
     import pandas as pd
 
+    from xdiffda.observations.rows import Operators
+
 
 def degrees_of_freedom(
     analysis: xr.Dataset,
@@ -21,6 +23,7 @@ def degrees_of_freedom(
     background: xr.Dataset | None = None,
     by: By = "variable",
     window: str | np.timedelta64 = "6h",
+    operators: Operators | None = None,
 ) -> xr.Dataset:
     r"""Degrees of freedom for signal: how many numbers the observations determine.
 
@@ -42,7 +45,7 @@ def degrees_of_freedom(
         be a single state.
     by
         Groups: ``variable``, ``level``, ``kind``, ``station``, ... or several of them.
-    window
+    window, operators
         As in `assimilate`.
 
     Returns
@@ -67,12 +70,15 @@ def degrees_of_freedom(
     >>> degrees_of_freedom(analysis, obs)["dfs"].values.tolist()
     [0.5]
     """
-    seen = equivalents(analysis, obs, window=window, what="analysis")
+    seen = equivalents(analysis, obs, window=window, operators=operators, what="analysis")
     if background is None:
         need_members(seen.sizes.get("member", 1), what="degrees_of_freedom")
     else:
         seen, first = together(
-            analysis=seen, background=equivalents(background, obs, window=window, what="background")
+            analysis=seen,
+            background=equivalents(
+                background, obs, window=window, operators=operators, what="background"
+            ),
         )
     groups, sigma2 = Groups(seen, by), seen["error_std"].values ** 2
     columns = {"n": (groups.count, "number of observations")}
@@ -102,6 +108,7 @@ def observation_impact(
     truth: xr.Dataset | None = None,
     by: By = ("variable", "kind"),
     window: str | np.timedelta64 = "6h",
+    operators: Operators | None = None,
 ) -> xr.Dataset:
     r"""How much nearer the analysis came to the observations, and to the truth there.
 
@@ -120,7 +127,7 @@ def observation_impact(
         State to judge errors by.
     by
         Groups; ``kind`` is left out where observations have none.
-    window
+    window, operators
         As in `assimilate`.
 
     Returns
@@ -150,7 +157,10 @@ def observation_impact(
     states = {"analysis": analysis, "background": background}
     if truth is not None:
         states["truth"] = truth
-    seen = {name: equivalents(ds, obs, window=window, what=name) for name, ds in states.items()}
+    seen = {
+        name: equivalents(ds, obs, window=window, operators=operators, what=name)
+        for name, ds in states.items()
+    }
     seen = dict(zip(seen, together(**seen), strict=True))
     table = seen["analysis"]
     if not isinstance(by, str):

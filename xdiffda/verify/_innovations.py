@@ -14,6 +14,8 @@ from xdiffda.verify._obs_space import By, Groups, equivalents, mean, together, v
 if TYPE_CHECKING:
     import pandas as pd
 
+    from xdiffda.observations.rows import Operators
+
 _PROTOCOL = (
     "innovation y - H(x_b) and residual y - H(x_a) of the ensemble means, every observation "
     "counts once; chi_square is the mean of d (H B H' + R)^-1 d over observations; Desroziers "
@@ -86,6 +88,7 @@ def innovation_statistics(
     hbht: Any = None,
     by: By = "variable",
     window: str | np.timedelta64 = "6h",
+    operators: Operators | None = None,
 ) -> xr.Dataset:
     """Mean, spread, chi-square and Desroziers diagnostics of innovations, by groups.
 
@@ -105,7 +108,7 @@ def innovation_statistics(
         without members there is no chi-square.
     by
         Groups: ``variable``, ``level``, ``kind``, ``station``, ``time`` or several of them.
-    window
+    window, operators
         As in `assimilate`.
 
     Returns
@@ -139,12 +142,12 @@ def innovation_statistics(
     >>> found["mean"].values.tolist(), found["n"].values.tolist()
     ([2.0], [2])
     """
-    first = equivalents(background, obs, window=window, what="background")
+    first = equivalents(background, obs, window=window, operators=operators, what="background")
     shares = _chi_square(first, hbht)
     if analysis is not None:
         shares = None if shares is None else xr.DataArray(shares, dims="obs", coords={
             "obs": first["obs"].values})  # fmt: skip
-        second = equivalents(analysis, obs, window=window, what="analysis")
+        second = equivalents(analysis, obs, window=window, operators=operators, what="analysis")
         first, second = together(background=first, analysis=second)
         shares = None if shares is None else shares.sel(obs=first["obs"]).values
     groups = Groups(first, by)

@@ -10,11 +10,11 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from xdiffda.errors import InputError, Problem, raise_if
-from xdiffda.variables import VARIABLES
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from xdiffda.observations.rows import Operators, Rows
     from xdiffda.state import Convention
 
 By = str | Sequence[str]
@@ -25,6 +25,7 @@ def equivalents(
     obs: xr.Dataset | pd.DataFrame,
     *,
     window: str | np.timedelta64 = "6h",
+    operators: Operators | None = None,
     what: str = "state",
 ) -> xr.Dataset:
     """Return H(x) of every member beside the observations.
@@ -35,10 +36,12 @@ def equivalents(
         State in any known convention, with or without ``member`` and ``time``. It is
         computed here, one time at a time.
     obs
-        Observations, columns or tidy.
+        Observations, columns or tidy, derived quantities (wind speed, ...) included.
     window
         Full width around each valid time of ``state`` from which observations are taken, as
         in `assimilate`; a state without a time takes all.
+    operators
+        The user's own observation operators, as in `assimilate`.
     what
         What to call the state in errors.
 
@@ -46,8 +49,9 @@ def equivalents(
     -------
     xarray.Dataset
         The tidy observations that H can see, in canonical units, with ``equivalent`` on
-        (``obs``[, ``member``]). The coordinate ``obs`` numbers them: equal numbers in two
-        results mean the same observation at the same analysis time.
+        (``obs``[, ``member``]). On a circle it is given within half a turn of the observed
+        value, so that differences are what they seem. The coordinate ``obs`` numbers them: equal
+        numbers in two results mean the same observation at the same analysis time.
 
     Raises
     ------
@@ -64,25 +68,30 @@ def equivalents(
     >>> seen["value"].item(), round(seen["equivalent"].item(), 3)
     (281.0, 280.0)
     """
-    from xdiffda.observations import observation_operator, to_tidy
+    from xdiffda.observations import observation_rows, to_tidy
+    from xdiffda.observations.operators import none_usable
     from xdiffda.state import read_metadata, to_state
 
     convention = read_metadata(state, what=what)
     _check_batch(convention, what)
-    tidy = to_tidy(obs)
+    tidy = to_tidy(obs, operators=operators)
     dim = convention.axes["time"].dim if "time" in convention.batch_dims else None
     positions, numbers, seen, problems = [], [], [], []
     for i, time in enumerate(_times(convention)):
         try:
             inside = _window(tidy, time, window)
-            operator, kept, _ = observation_operator(tidy.isel(obs=inside), convention.layout)
+            here = tidy.isel(obs=inside)
+            rows = observation_rows(here, convention.layout, operators=operators)
+            if not rows.n_obs:
+                raise none_usable(inside.size, rows.rejected, convention.layout)
         except InputError as error:  # of many times, some may have no observations
             problems += error.problems
             continue
         piece = state if dim is None else state.isel({dim: i})
         x, _, _ = to_state(piece, convention.layout, what=what, check_values=False)
-        seen.append(np.asarray(operator.apply(x), np.float64))
-        positions.append(inside[np.asarray(kept)])
+        kept, values = apply_rows(rows, x, here["value"].values)
+        seen.append(values)
+        positions.append(inside[kept])
         numbers.append(i * tidy.sizes["obs"] + positions[-1])
     if not seen:
         raise_if(problems, what="observations")
@@ -90,6 +99,25 @@ def equivalents(
     values = np.concatenate(seen, axis=-1)
     dims = ("obs", "member")[: values.ndim]
     return out.assign(equivalent=(dims, values.T, {"long_name": f"H({what})"}))
+
+
+def apply_rows(
+    rows: Rows, x: Float[np.ndarray, "*member node channel"], observed: Float[np.ndarray, " obs"]
+) -> tuple[Int[np.ndarray, " kept"], Float[np.ndarray, "*member kept"]]:
+    """Which rows of the table H can see, and H(x) there."""
+    from xdiffda.observations.fgat import TimeStencil, guess
+
+    n = observed.size
+    now = TimeStencil(np.zeros(n, int), np.zeros(n), np.ones(n, bool))
+    functions = (*rows.local, *rows.state)
+    kept = np.sort(np.concatenate([rows.position, *(g.position for g in functions)]))
+    states = x.reshape(-1, 1, *x.shape[-2:])  # a trajectory of one time for each member
+    values = np.stack([guess(rows, np.asarray(s, np.float64), now, n) for s in states])
+    for group in functions:
+        if period := group.operator.period:
+            away = observed[group.position] - values[:, group.position]
+            values[:, group.position] += period * np.round(away / period)
+    return kept, values[:, kept].reshape(*x.shape[:-2], kept.size)
 
 
 def _check_batch(convention: Convention, what: str) -> None:
@@ -171,6 +199,8 @@ class Groups:
     def __init__(self, tidy: xr.Dataset, by: By) -> None:
         import pandas as pd
 
+        from xdiffda.observations._names import KNOWN
+
         keys = [by] if isinstance(by, str) else list(by)
         missing = [k for k in keys if k not in tidy.variables]
         if missing or not keys:
@@ -187,7 +217,7 @@ class Groups:
         self.coords = {k: (self.dim, _plain(frame[k].to_numpy()[first])) for k in keys}
         if "variable" in keys:
             names = self.coords["variable"][1]
-            units = np.array([VARIABLES[n].units for n in names])
+            units = np.array([KNOWN[n].units if n in KNOWN else "" for n in names])
             self.coords["units"] = (self.dim, units)
 
     def sum(self, values: Float[np.ndarray, " obs"]) -> Float[np.ndarray, " group"]:

@@ -16,6 +16,8 @@ from xdiffda.verify._pairs import ensemble_pair, need_members, reduced
 if TYPE_CHECKING:
     import pandas as pd
 
+    from xdiffda.observations.rows import Operators
+
 EARTH_RADIUS_KM = 6371.0
 _TRUTH = (
     "rank of the truth among the members, ties shared; counts weighted by cell area and scaled "
@@ -36,6 +38,7 @@ def rank_histogram(
     thin_km: float | None = None,
     by: By = "variable",
     window: str | np.timedelta64 = "6h",
+    operators: Operators | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
     """Count the rank of the truth, or of observations, among the members.
@@ -61,7 +64,7 @@ def rank_histogram(
         the distance at which errors decorrelate (1,000 to 2,000 km) before `flatness`.
     by
         Against observations: groups, by ``variable``, ``level``, ``kind``, ...
-    window
+    window, operators
         Against observations: as in `assimilate`.
     seed
         Of the noise added to members.
@@ -96,7 +99,8 @@ def rank_histogram(
     if truth is not None:
         out = _against_truth(analysis, truth, thin_km)
     else:
-        out = _against_obs(analysis, obs, by, window, seed)
+        seen = equivalents(analysis, obs, window=window, operators=operators, what="analysis")
+        out = _against_obs(seen, by, seed)
     if '"antithetic": true' in str(analysis.attrs.get("xdiffda_settings", "")):
         out.attrs["warning"] = "members come in antithetic pairs: they are not independent draws"
     return out
@@ -131,10 +135,7 @@ def _counts(members: xr.DataArray, truth: xr.DataArray, weights: xr.DataArray) -
     return counts
 
 
-def _against_obs(
-    analysis: xr.Dataset, obs: object, by: By, window: str | np.timedelta64, seed: int
-) -> xr.Dataset:
-    seen = equivalents(analysis, obs, window=window, what="analysis")
+def _against_obs(seen: xr.Dataset, by: By, seed: int) -> xr.Dataset:
     members = seen["equivalent"]
     need_members(members.sizes.get("member", 1), what="rank histogram")
     n_obs, n_member = members.shape

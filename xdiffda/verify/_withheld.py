@@ -14,11 +14,17 @@ from xdiffda.verify._obs_space import By, Groups, equivalents, mean, together, v
 if TYPE_CHECKING:
     import pandas as pd
 
+    from xdiffda.observations.rows import Operators
+
 SAME_PLACE_DEG = 1e-4
 
 
 def split_obs(
-    obs: xr.Dataset | pd.DataFrame, fraction: float, *, seed: int = 0
+    obs: xr.Dataset | pd.DataFrame,
+    fraction: float,
+    *,
+    seed: int = 0,
+    operators: Operators | None = None,
 ) -> tuple[xr.Dataset, xr.Dataset]:
     """Divide observations into those to assimilate and those to withhold, by whole stations.
 
@@ -34,6 +40,8 @@ def split_obs(
         Of the stations to withhold, in (0, 1); at least one is withheld and one is kept.
     seed
         Same seed, same stations, whatever the order of the table.
+    operators
+        The user's own observation operators, as in `assimilate`.
 
     Returns
     -------
@@ -60,7 +68,7 @@ def split_obs(
             [Problem(f"fraction={fraction!r}", "a fraction of the stations between 0 and 1",
                      "split_obs(obs, 0.1)")], what="split_obs",
         )  # fmt: skip
-    tidy = to_tidy(obs)
+    tidy = to_tidy(obs, operators=operators)
     station = stations(tidy)
     n = station.max() + 1
     if n < 2:
@@ -110,6 +118,7 @@ def withheld_report(
     *,
     by: By = "variable",
     window: str | np.timedelta64 = "6h",
+    operators: Operators | None = None,
 ) -> xr.Dataset:
     """Whether the analysis came closer to observations that it has not seen.
 
@@ -121,7 +130,7 @@ def withheld_report(
         Observations that were not assimilated (`split_obs`).
     by
         Groups; the whole is in the attributes.
-    window
+    window, operators
         As in `assimilate`.
 
     Returns
@@ -154,8 +163,8 @@ def withheld_report(
     >>> withheld_report(state + 1, state, obs).attrs["summary"]
     'closer to 1 of 1 withheld variables; misfit 2.000 before, 1.000 after'
     """
-    first = equivalents(background, withheld, window=window, what="background")
-    second = equivalents(analysis, withheld, window=window, what="analysis")
+    first = equivalents(background, withheld, window=window, operators=operators, what="background")
+    second = equivalents(analysis, withheld, window=window, operators=operators, what="analysis")
     first, second = together(background=first, analysis=second)
     groups, station = Groups(second, by), stations(second)
     value, sigma = second["value"].values, second["error_std"].values
