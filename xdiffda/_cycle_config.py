@@ -34,8 +34,11 @@ class Assimilation:
     window : str, optional
         Width of the window; default the cycle's length, so that each observation is used
         once.
+    antithetic : bool, optional
+        Default pairs where the mean is carried on, independent members where the ensemble is:
+        the perturbations of a pair point the same way and would count as one.
     method, n_steps, start, sampler, covariance, repaint, localisation, inflation, \
-background_error, gross_check, antithetic, small_scales, max_batch
+background_error, gross_check, small_scales, max_batch
         See `xdiffda.assimilate`.
     """
 
@@ -50,7 +53,7 @@ background_error, gross_check, antithetic, small_scales, max_batch
     background_error: float | str = "estimate"
     window: str | None = None
     gross_check: float = 10.0
-    antithetic: bool = False
+    antithetic: bool | None = None
     small_scales: bool = True
     max_batch: int = 8
 
@@ -180,8 +183,9 @@ def plain_problems(
 
 
 def assimilation_settings(
-    given: Assimilation | Mapping[str, Any] | None, assimilate: Callable, cycle_length: str
-) -> dict[str, Any]:
+    given: Assimilation | Mapping[str, Any] | None, assimilate: Callable, cycle_length: str,
+    carry: str = "mean",
+) -> dict[str, Any]:  # fmt: skip
     """Keywords of ``assimilate``, the defaults filled in.
 
     Raises
@@ -196,7 +200,9 @@ def assimilation_settings(
         known = [name for name in inspect.signature(assimilate).parameters if name not in OWN]
         raise_if([_unknown(name, known) for name in given if name not in known],
                  what="settings of assimilate")  # fmt: skip
-        settings = assimilation_settings(None, assimilate, cycle_length) | dict(given)
+        settings = assimilation_settings(None, assimilate, cycle_length, carry) | dict(given)
+    if settings["antithetic"] is None:
+        settings["antithetic"] = carry == "mean"
     if settings["window"] is None:
         settings["window"] = cycle_length
     if not _seconds(settings["window"]) > 0:

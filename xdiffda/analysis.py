@@ -49,7 +49,7 @@ def assimilate(
     operators: Operators | None = None,
     error_correlation: Any = None,
     withhold: float = 0.0,
-    antithetic: bool = False,
+    antithetic: bool = True,
     small_scales: bool = True,
     max_batch: int = 8,
     seed: int = 0,
@@ -108,9 +108,10 @@ def assimilate(
         Share of the stations that are not assimilated but checked: the attributes then say
         whether the analysis came closer to them (`xdiffda.verify.withheld_report`).
     antithetic : bool
-        Draw members in pairs of opposite perturbations: each is a draw from the posterior,
-        and the mean of few members has far less sampling error, but members are no longer
-        independent (rank histograms and fair scores assume they are).
+        Draw members 2k and 2k + 1 with opposite perturbations: each is a draw from the
+        posterior like any other, and the mean of a few has far less sampling error. The two
+        of a pair are not independent of each other: `xdiffda.verify` knows that from the
+        attributes; for statistics of your own that assume independence, take ``False``.
     small_scales : bool
         Add to each member a draw of the scales that the model cannot represent (of the size
         measured for it), so that members differ from each other as they do from the truth.

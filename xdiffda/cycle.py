@@ -129,7 +129,7 @@ def cycle(
     """
     raise_if(plain_problems(n_cycles=n_cycles, n_members=n_members, carry=carry,
                             cycle_length=cycle_length, seed=seed), what="cycle")  # fmt: skip
-    chosen = assimilation_settings(settings, assimilate, cycle_length)
+    chosen = assimilation_settings(settings, assimilate, cycle_length, carry)
     prior, path = registry.resolve(model), Path(out)
     plan = make_plan(
         background, obs, prior, n_cycles=n_cycles, cycle_length=cycle_length, model=model,

@@ -18,8 +18,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from tqdm import tqdm
 
+from xdiffda._rollout import Rollout, load_rollout
 from xdiffda.prior import year_phase
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.data import Nature, load_nature
@@ -51,9 +53,25 @@ class Pairs:
     perturbed: np.ndarray
 
 
+class BundledStepper(eqx.Module):
+    """The forecaster of a finished model, on states normalised like the nature run's."""
+
+    rollout: Rollout
+    mean: Float[Array, " channel"]
+    stddev: Float[Array, " channel"]
+
+    def __call__(
+        self, x: Float[Array, "node batch channel"], year: Float[Array, "batch 2"]
+    ) -> Float[Array, "node batch channel"]:
+        """One step of 6 h, as `xdiffda.train.forecaster.Stepper`."""
+        physical = self.rollout(x * self.stddev + self.mean, year)
+        return (physical - self.mean) / self.stddev
+
+
 def make_pairs(
-    nature: Nature, stepper: Stepper, out: str | Path, *, part: str, n_initial: int, seed: int = 0
-) -> Pairs:
+    nature: Nature, stepper: Stepper | BundledStepper, out: str | Path, *, part: str,
+    n_initial: int, seed: int = 0,
+) -> Pairs:  # fmt: skip
     """Roll out ``n_initial`` forecasts to 72 h and write all their leads to ``out/part``.
 
     Resumable: finished groups are kept.
@@ -113,7 +131,7 @@ def _imperfection(
     return factor * (store[other, lead] - truth)[rng.permutation(GROUP)]
 
 
-def _make_rollout(stepper: Stepper):
+def _make_rollout(stepper: Stepper | BundledStepper):
     @eqx.filter_jit
     def roll(states, years, stepper=stepper):
         def step(x, year):
@@ -150,9 +168,17 @@ def load_pairs(out: str | Path, part: str) -> Pairs:
 
 
 def main(data: str, forecaster: str, out: str, n_train: int) -> None:
-    """Make the training, validation and evaluation pairs."""
-    config = TrainConfig.read_back(forecaster)
+    """Make the training, validation and evaluation pairs; no training pairs if ``n_train`` is 0.
+
+    ``forecaster`` is a training folder or, to score a model that is already made, its name.
+    """
     nature = load_nature(data)
-    stepper = load_stepper(config, nature)
+    if Path(forecaster).is_dir():
+        stepper = load_stepper(TrainConfig.read_back(forecaster), nature)
+    else:
+        stepper = BundledStepper(
+            load_rollout(forecaster), jnp.asarray(nature.mean), jnp.asarray(nature.stddev)
+        )
     for part, n in (("train", n_train), ("validation", 32), ("evaluation", 64)):
-        make_pairs(nature, stepper, out, part=part, n_initial=n)
+        if n:
+            make_pairs(nature, stepper, out, part=part, n_initial=n)

@@ -13,9 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from jaxtyping import Float
 
 from xdiffda.state import Layout
+from xdiffda.verify._partners import (
+    NONE,
+    distance_of_partners,
+    fair_crps,
+    variance,
+    variance_of_mean,
+)
 
 SHOWN = ("geopotential@500", "temperature@850", "u_component_of_wind@300",
          "specific_humidity@850", "2m_temperature")  # fmt: skip
@@ -28,9 +36,11 @@ class Record:
     Attributes
     ----------
     squared, crps, variance : lists of float
-        Squared error of the mean, fair CRPS, ensemble variance times (N + 1) / N.
+        Squared error of the mean; fair CRPS; what the squared error is expected to be:
+        ensemble variance plus sampling variance of the mean (without pairs times (N + 1) / N).
     ranks : list of list of float
-        Share of the area in which the truth has each rank among the members (channel, rank).
+        Share of the area in which the truth has each rank among the independent members,
+        of antithetic pairs the first of each (channel, rank).
     members, evaluations : int
     seconds : float
     """
@@ -46,26 +56,31 @@ class Record:
 
 def score(
     members: Float[np.ndarray, "member node channel"], truth: Float[np.ndarray, "node channel"],
-    area: Float[np.ndarray, " node"], *, evaluations: int = 0, seconds: float = 0.0,
+    area: Float[np.ndarray, " node"], *, antithetic: bool = False, evaluations: int = 0,
+    seconds: float = 0.0,
 ) -> Record:  # fmt: skip
-    """Score one analysis; ``area`` are weights of mean 1."""
-    members, truth = members.astype(np.float64), truth.astype(np.float64)
+    """Score one analysis; ``area`` are weights of mean 1, ``antithetic`` says members are pairs."""
+    errors = members.astype(np.float64) - truth.astype(np.float64)
     weight, n = area / area.sum(), len(members)
-    mean = members.mean(0)
-    crps = np.abs(members - truth).mean(0)
-    variance = np.zeros_like(truth)
+    absolute = np.abs(errors).mean(0)
+    crps, expected = absolute, np.zeros(truth.shape)
+    pairs = (list(range(0, n - 1, 2)), list(range(1, n, 2))) if antithetic else NONE
     if n > 1:
+        field = xr.DataArray(errors, dims=("member", "node", "channel"))
         order = (2 * np.arange(1, n + 1) - n - 1)[:, None, None]
-        crps = crps - (order * np.sort(members, axis=0)).sum(0) / (n * (n - 1))
-        variance = members.var(0, ddof=1) * (n + 1) / n
-    rank = (members < truth).sum(0)
-    shares = [[float(weight[rank[:, c] == k].sum()) for k in range(n + 1)]
+        crps = absolute - (order * np.sort(errors, axis=0)).sum(0) / (n * (n - 1))
+        if antithetic:
+            crps = fair_crps(absolute, crps, distance_of_partners(field, pairs).values, n, pairs)
+        expected = (variance(field, pairs) + variance_of_mean(field, pairs)).values
+    alone = errors[[i for i in range(n) if i not in pairs[1]]]
+    rank = (alone < 0).sum(0)
+    shares = [[float(weight[rank[:, c] == k].sum()) for k in range(len(alone) + 1)]
               for c in range(truth.shape[1])]  # fmt: skip
-    squared, crps, variance = (
+    squared, crps, expected = (
         [float(f"{v:.8g}") for v in weight @ field]
-        for field in ((mean - truth) ** 2, crps, variance)
+        for field in (errors.mean(0) ** 2, crps, expected)
     )
-    return Record(squared, crps, variance, shares, n, evaluations, seconds)
+    return Record(squared, crps, expected, shares, n, evaluations, seconds)
 
 
 class Ledger:
@@ -149,17 +164,17 @@ def markdown(report: dict[str, Any]) -> str:
         f"run's calendar, 48 h backgrounds, whole columns observed, errors: {report['errors']}. "
         "Area-weighted; RMSE of the ensemble mean and fair CRPS are divided by the background's "
         "at the same times and averaged over all variables and levels. Outer ranks: how often "
-        "the truth lies outside all members, 1 for a calibrated ensemble, more for too little "
-        "spread. Evaluations of the network are per member; seconds are those of the machine "
-        "that made the table.\n"
+        "the truth lies outside all (independent) members, 1 for a calibrated ensemble, more for "
+        "too little spread; of antithetic pairs only members of different pairs are compared "
+        "with each other. Evaluations of the network are per member; seconds are those of the "
+        "machine that made the table.\n"
     )
     return head + "\n".join(lines) + "\n" + note
 
 
 def _line(n_column: str, name: str, row: dict[str, Any]) -> str:
     shown = " | ".join(f"{row['channels'].get(c, float('nan')):.3f}" for c in SHOWN)
-    # members in pairs are not exchangeable with the truth: no such ratio for them
-    ensemble = row["members"] > 1 and "pairs" not in name
+    ensemble = row["members"] > 1
     spread, outer = (f"{row[k]:.2f}" if ensemble else "-" for k in ("spread_skill", "outer_ranks"))
     cases = f"{row['n_case']} x {row['members']}"
     return (

@@ -12,6 +12,7 @@ import xarray as xr
 from xdiffda._fields import canonical
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.variables import VARIABLES, canonical_name
+from xdiffda.verify._partners import partners, variance
 
 Group = Literal["field", "difference", "spread"]
 PANELS: dict[str, Group] = {
@@ -159,7 +160,7 @@ def build_panels(
         if "error" in names:
             fields["error"] = fields["analysis"] - fields["truth"]
         if "spread" in names:
-            fields["spread"] = ensemble.astype(np.float64).std("member", ddof=1)
+            fields["spread"] = variance(ensemble.astype(np.float64), partners(analysis)) ** 0.5
     n = ensemble.sizes.get("member", 1)
     label = f"analysis, mean of {n}" if n > 1 else "analysis"
     if choice.member is not None:

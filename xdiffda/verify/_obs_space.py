@@ -10,6 +10,8 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.verify._partners import partners
+from xdiffda.verify._partners import variance as unbiased_variance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +100,11 @@ def equivalents(
     out = tidy.isel(obs=np.concatenate(positions)).assign_coords(obs=np.concatenate(numbers))
     values = np.concatenate(seen, axis=-1)
     dims = ("obs", "member")[: values.ndim]
-    return out.assign(equivalent=(dims, values.T, {"long_name": f"H({what})"}))
+    out = out.assign(equivalent=(dims, values.T, {"long_name": f"H({what})"}))
+    if partners(state)[0]:  # which members are antithetic stays known
+        out = out.assign_coords(member=state["member"].values)
+        out.attrs["xdiffda_settings"] = state.attrs["xdiffda_settings"]
+    return out
 
 
 def apply_rows(
@@ -172,11 +178,11 @@ def mean(seen: xr.Dataset) -> Float[np.ndarray, " obs"]:
 
 
 def variance(seen: xr.Dataset) -> Float[np.ndarray, " obs"] | None:
-    """Ensemble variance (N - 1) of the equivalents; None of a single state."""
+    """Unbiased ensemble variance of the equivalents; None of a single state."""
     field = seen["equivalent"]
     if field.sizes.get("member", 1) < 2:
         return None
-    return field.var("member", ddof=1).values
+    return unbiased_variance(field, partners(seen)).values
 
 
 class Groups:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from xdiffda._fields import row_weights
 from xdiffda.errors import InputError, Problem
 from xdiffda.verify._pairs import ensemble_pair, reduced, variable_of
+from xdiffda.verify._partners import partners, variance, variance_of_mean
 
 
 def spread_error(analysis: xr.Dataset, truth: xr.Dataset, *, n_bins: int = 10) -> xr.Dataset:
@@ -57,12 +58,12 @@ def spread_error(analysis: xr.Dataset, truth: xr.Dataset, *, n_bins: int = 10) -
             what="spread_error",
         )
     state, reference = ensemble_pair(analysis, truth, what="spread_error")
-    n, weights = state.sizes["member"], row_weights(reference)
+    pairs, weights = partners(analysis), row_weights(reference)
     out = {}
     for name in state.data_vars:
         error = state[name].astype(np.float64) - reference[name].astype(np.float64)
         square = error.mean("member", skipna=False) ** 2
-        spread2 = error.var("member", ddof=1, skipna=False) * (n + 1) / n
+        spread2 = variance(error, pairs) + variance_of_mean(error, pairs)
         dims = reduced(square)
         field = xr.apply_ufunc(
             _binned, spread2, square, xr.broadcast(weights, square)[0].transpose(*square.dims),
@@ -76,10 +77,11 @@ def spread_error(analysis: xr.Dataset, truth: xr.Dataset, *, n_bins: int = 10) -
         field.attrs = _labels(reference[name])
         out[name] = field.transpose("quantity", "bin", ...)
     protocol = (
-        "bins of equal area, sorted by ensemble variance; spread with the factor (N + 1) / N; "
+        "bins of equal area, sorted by ensemble variance; spread with the sampling "
+        "variance of the mean (without antithetic pairs the factor (N + 1) / N); "
         "error of the ensemble mean"
     )
-    return xr.Dataset(out, attrs={"protocol": protocol, "n_member": n})
+    return xr.Dataset(out, attrs={"protocol": protocol, "n_member": state.sizes["member"]})
 
 
 def _binned(

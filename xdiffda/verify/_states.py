@@ -14,11 +14,22 @@ import xarray as xr
 from xdiffda._fields import canonical, row_weights
 from xdiffda._matching import matched, same_channels
 from xdiffda.verify._pairs import REDUCED, pair
+from xdiffda.verify._partners import (
+    NONE,
+    Partners,
+    distance_of_partners,
+    fair_crps,
+    partners,
+    variance,
+    variance_of_mean,
+)
 
 PROTOCOL = (
     "averages weighted by cell area, pooled over times; RMSE and bias of the ensemble mean; "
     "fair CRPS (of one member: absolute error); spread = root of the mean ensemble variance "
-    "(N - 1); spread/skill = sqrt((N + 1) / N) x spread / RMSE"
+    "(N - 1); spread/skill = root of (spread^2 + sampling variance of the mean) / RMSE, without "
+    "pairs sqrt((N + 1) / N) x spread / RMSE; of antithetic pairs only members of different "
+    "pairs are compared with each other"
 )
 
 
@@ -36,6 +47,10 @@ def verify(
     - ``spread`` :math:`\langle \frac{1}{N-1}\sum_i(x_i - \bar x)^2\rangle^{1/2}`
     - ``spread_skill`` :math:`\sqrt{(N+1)/N}` spread / rmse: 1 where truth and members are
       exchangeable (Fortin et al. 2014)
+
+    The sums over two members leave out antithetic partners, which are not independent of each
+    other (the attributes of an analysis tell of them), and spread/skill takes the sampling
+    variance of the mean, spread²/N without pairs, from the means of the pairs.
 
     Parameters
     ----------
@@ -70,7 +85,7 @@ def verify(
     """
     state, reference = pair(analysis, truth)
     weights = row_weights(reference)
-    columns = _scores(state, reference, weights)
+    columns = _scores(state, reference, weights, partners(analysis))
     if background is not None:
         first, same = matched(
             canonical(background, what="background"), reference, what="background"
@@ -89,13 +104,16 @@ def verify(
     out.attrs = {
         "protocol": PROTOCOL,
         "n_member": int(state.sizes.get("member", 1)),
+        "n_antithetic_pairs": len(partners(analysis)[0]),
         "n_time": int(state.sizes.get("time", 1)),
         "grid": f"{state.sizes['lat']} x {state.sizes['lon']}",
     }
     return out
 
 
-def _scores(state: xr.Dataset, truth: xr.Dataset, weights: xr.DataArray) -> dict[str, xr.Dataset]:
+def _scores(
+    state: xr.Dataset, truth: xr.Dataset, weights: xr.DataArray, pairs: Partners = NONE
+) -> dict[str, xr.Dataset]:
     """Return score name -> Dataset; errors are formed first, in float64, because CRPS by
     sorting loses the spread of 32-bit geopotential."""
     from scores.continuous import mean_error, rmse
@@ -110,10 +128,19 @@ def _scores(state: xr.Dataset, truth: xr.Dataset, weights: xr.DataArray) -> dict
     out = {"rmse": rmse(mean, zero, **keywords), "bias": mean_error(mean, zero, **keywords)}
     if ensemble and state.sizes["member"] > 1:
         n = state.sizes["member"]
-        out["crps"] = crps_for_ensemble(error, zero, "member", method="fair", **keywords)
-        variance = error.var("member", ddof=1).weighted(weights).mean(dims)
-        out["spread"] = variance**0.5
-        out["spread_skill"] = np.sqrt((n + 1) / n) * out["spread"] / out["rmse"]
+
+        def average(field: xr.Dataset) -> xr.Dataset:
+            return field.weighted(weights).mean(dims)
+
+        fair = crps_for_ensemble(error, zero, "member", method="fair", **keywords)
+        if pairs[0]:
+            absolute = average(abs(error).mean("member"))
+            fair = fair_crps(absolute, fair, average(distance_of_partners(error, pairs)), n, pairs)
+        out["crps"] = fair
+        spread2 = average(variance(error, pairs))
+        out["spread"] = spread2**0.5
+        expected = spread2 + average(variance_of_mean(error, pairs))
+        out["spread_skill"] = expected**0.5 / out["rmse"]
     else:
         out["crps"] = abs(mean).weighted(weights).mean(dims)
     # skipping NaN must not reward an analysis that is missing where the truth is known
