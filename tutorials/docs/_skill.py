@@ -80,8 +80,7 @@ def _table(rows: Mapping[str, Mapping[str, Any]], *, with_cases: bool) -> str:
 
 
 def _of_ensemble(name: str, row: Mapping[str, Any], score: str) -> str:
-    # members in pairs are not exchangeable with the truth: no such ratio for them
-    ensemble = row.get("members", 2) > 1 and row["spread_skill"] > 0 and "pairs" not in name
+    ensemble = row.get("members", 2) > 1 and row["spread_skill"] > 0
     return _number(row.get(score), 2) if ensemble else "-"
 
 
