@@ -32,10 +32,13 @@ def main(arguments: list[str] | None = None) -> None:
     evaluate.add_argument("--columns", type=int, nargs="+", default=[5, 45, 416, 1000])
     evaluate.add_argument("--costly", type=int, nargs="*", default=[416])
     evaluate.add_argument("--errors", default="quarter", choices=["quarter", "speedy-letkf"])
-    evaluate.add_argument("--rows", nargs="+", default=[], help="rows instead of the usual ones")
+    evaluate.add_argument(
+        "--rows", nargs="+", default=[], help="rows, or sweeps of rows, instead of the usual ones"
+    )
     evaluate.add_argument("--members", type=int, default=8, dest="n_members")
     evaluate.add_argument("--ledger", help="file of the single records")
     evaluate.add_argument("--part", default="evaluation", choices=["evaluation", "validation"])
+    evaluate.add_argument("--name", help="of the files in --out, default skill-<errors>")
     options = vars(parser.parse_args(arguments))
     _run(options.pop("stage"), options)
 

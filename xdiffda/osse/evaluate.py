@@ -100,6 +100,24 @@ def _array(ds: xr.Dataset, layout: Layout) -> np.ndarray:
 BASE = "background"
 USUAL = (BASE, "interpolated observations", "3D-Var, same B", "guided, warm start, 8 evaluations",
          "the same, independent members")  # fmt: skip
+SWEEPS = {
+    "guidance": (
+        *(f"guided, V calibrated, warm start, {n} steps" for n in (4, 8, 16, 32)),
+        *(f"guided, V calibrated, cold start, {n} steps" for n in (8, 16, 32, 64)),
+        *(f"guided, V {v}, {start} steps" for v in ("climatological", "diagonal")
+          for start in ("warm start, 8", "cold start, 32")),
+        "guided, V jacobian, warm start, 8 steps",
+        *(f"guided, V calibrated, warm start, {n} steps, {s}" for n in (8, 16)
+          for s in ("heun", "stochastic")),
+    ),
+    "guidance, short": (
+        *(f"guided, V calibrated, warm start, {n} steps" for n in (4, 8)),
+        "guided, V calibrated, cold start, 32 steps",
+        *(f"guided, V {v}, warm start, 8 steps" for v in ("climatological", "diagonal")),
+    ),
+    "masks": tuple(f"RePaint, 95 evaluations, mask {w:g} cells" for w in (0.3, 0.5, 0.7, 1, 1.5)),
+}  # fmt: skip
+"""Rows that belong together, by the name that stands for them in ``--rows``."""
 COSTLY = ("draws from the Gaussian posterior (B)", "guided, cold start, 32 evaluations")
 
 
@@ -160,9 +178,9 @@ def evaluate(
     data: str, pairs: str, *, model: str = "speedy", out: str | None = None, n_case: int = 20,
     columns: Sequence[int] = (5, 45, 416, 1000), costly: Sequence[int] = (416,),
     errors: str = "quarter", rows: Sequence[str] = (), n_members: int = 8,
-    ledger: str | None = None, part: str = "evaluation",
+    ledger: str | None = None, part: str = "evaluation", name: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Run the table and write it as ``skill-<errors>.json`` and ``.md`` into ``out``.
+    """Run the table and write it as ``<name>.json`` and ``.md`` into ``out``.
 
     Parameters
     ----------
@@ -181,14 +199,16 @@ def evaluate(
         Observation errors: a quarter of the background's, or the absolute ones of
         SPEEDY-LETKF.
     rows : sequence of str, optional
-        Rows to run instead of the usual ones (names as in the table); the background's is
-        always run.
+        Rows to run instead of the usual ones (names as in the table, or of `SWEEPS`); the
+        background's is always run.
     n_members : int
     ledger : str, optional
         File of the single records, default ``records.jsonl`` in ``pairs``; what it holds of
         these weights is not run again, and appears in the table.
     part : {"evaluation", "validation"}
         Settings are tuned on the second, tables made on the first.
+    name : str, optional
+        Default ``skill-<errors>``.
     """
     nature, prior = load_nature(data), load_model(model)
     cases = make_cases(nature, load_pairs(pairs, part), n_case)
@@ -197,9 +217,11 @@ def evaluate(
     key = f"{_digest(model)} {part} {errors} {n_case}"
     book = Ledger(Path(ledger or Path(pairs) / "records.jsonl"), key)
     table: dict[str, dict[str, Any]] = {}
+    rows = [r for row in rows for r in SWEEPS.get(row, (row,))]
+    name = name or f"skill-{errors}"
     report: dict[str, Any] = {
-        "model": model, "errors": errors, "first": str(cases[0].truth.time.values)[:16],
-        "last": str(cases[-1].truth.time.values)[:16], "table": table,
+        "model": model, "errors": errors, "part": part,
+        "first": str(cases[0].truth.time.values)[:16], "last": str(cases[-1].truth.time.values)[:16], "table": table,
     }  # fmt: skip
     for n_column in columns:
         wanted = [BASE, *rows] if rows else [*USUAL, *(COSTLY if n_column in costly else ())]
@@ -207,8 +229,8 @@ def evaluate(
             _run_case(case, n_column, {n: known[n] for n in wanted}, error_std, book, prior.layout)
         table[str(n_column)] = _table(book, n_column, known, n_case, prior.layout)
         if out:
-            _write(Path(out) / f"skill-{errors}.json", json.dumps(report, indent=1))
-            _write(Path(out) / f"skill-{errors}.md", markdown(report))
+            _write(Path(out) / f"{name}.json", json.dumps(report, indent=1))
+            _write(Path(out) / f"{name}.md", markdown(report))
     return report
 
 

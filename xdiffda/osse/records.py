@@ -159,9 +159,10 @@ def markdown(report: dict[str, Any]) -> str:
         for n_column, rows in report["table"].items()
         for name, row in rows.items()
     ]
+    kind = "Validation" if report.get("part") == "validation" else "Held-out"
     note = (
-        f"\nHeld-out analysis times from {report['first']} to {report['last']} of the nature "
-        f"run's calendar, 48 h backgrounds, whole columns observed, errors: {report['errors']}. "
+        f"\n{kind} analysis times from {report['first']} to {report['last']} of the nature run's "
+        f"calendar, 48 h backgrounds, whole columns observed, errors: {report['errors']}. "
         "Area-weighted; RMSE of the ensemble mean and fair CRPS are divided by the background's "
         "at the same times and averaged over all variables and levels. Outer ranks: how often "
         "the truth lies outside all (independent) members, 1 for a calibrated ensemble, more for "
