@@ -221,7 +221,8 @@ def evaluate(
     name = name or f"skill-{errors}"
     report: dict[str, Any] = {
         "model": model, "errors": errors, "part": part,
-        "first": str(cases[0].truth.time.values)[:16], "last": str(cases[-1].truth.time.values)[:16], "table": table,
+        "first": str(cases[0].truth.time.values)[:16],
+        "last": str(cases[-1].truth.time.values)[:16], "table": table,
     }  # fmt: skip
     for n_column in columns:
         wanted = [BASE, *rows] if rows else [*USUAL, *(COSTLY if n_column in costly else ())]
