@@ -63,6 +63,7 @@ class DatasetAccessor:
     zonal_spectrum = Method("xdiffda.verify:zonal_spectrum")
     balance = Method("xdiffda.verify:balance")
     map = Method("xdiffda.plot:map_panels")
+    explore = Method("xdiffda.explore:explore")
 
     def __repr__(self) -> str:
         return _describe.describe(self._obj)

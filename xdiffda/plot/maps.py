@@ -12,8 +12,8 @@ import xarray as xr
 from xdiffda._fields import row_weights
 from xdiffda.errors import InputError, Problem
 from xdiffda.plot.coastline import add_coastline
-from xdiffda.plot.panels import DISPLAY, Panel, Scale, Slice, build_panels, describe, scale_of
-from xdiffda.variables import VARIABLES
+from xdiffda.plot.dots import dots_of
+from xdiffda.plot.panels import Panel, Scale, Slice, build_panels, describe, scale_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,6 @@ _PROJECTIONS = {
     "northpolarstereo": ccrs.NorthPolarStereo,
     "southpolarstereo": ccrs.SouthPolarStereo,
 }
-_OBS_WINDOW = np.timedelta64(3, "h")
 
 
 def map_panels(
@@ -100,7 +99,7 @@ def map_panels(
         truth=truth,
         background=background,
     )
-    dots = _dots(obs, choice) if obs is not None else None
+    dots = dots_of(obs, choice) if obs is not None else None
     on = _projection(projection, central_longitude)
     n_column = len(drawn) if len(drawn) <= 3 else (2 if len(drawn) == 4 else 3)
     n_row = -(-len(drawn) // n_column)
@@ -242,20 +241,3 @@ def _edges(centre: np.ndarray) -> np.ndarray:
         return np.array([centre[0] - 0.5, centre[0] + 0.5])
     middle = 0.5 * (centre[1:] + centre[:-1])
     return np.r_[2 * centre[0] - middle[0], middle, 2 * centre[-1] - middle[-1]]
-
-
-def _dots(obs: xr.Dataset | pd.DataFrame, choice: Slice) -> xr.Dataset:
-    """Return the tidy observations of the variable, level and time that are drawn."""
-    from xdiffda.observations.table import to_tidy
-
-    tidy = to_tidy(obs)
-    keep = tidy["variable"].values == choice.variable
-    if choice.level is not None and "level" in tidy:
-        keep &= np.isnan(tidy["level"].values) | np.isclose(tidy["level"].values, choice.level)
-    if choice.time is not None and "time" in tidy and tidy["time"].dtype.kind == "M":
-        times = tidy["time"].values
-        keep &= np.isnat(times) | (abs(times - np.datetime64(choice.time)) <= _OBS_WINDOW)
-    shown = tidy[["lat", "lon", "value"]].isel(obs=np.flatnonzero(keep)).load()
-    units = VARIABLES[choice.variable].units if choice.variable in VARIABLES else ""
-    shown["value"] = shown["value"] * DISPLAY.get(units, (units, 1.0))[1]
-    return shown

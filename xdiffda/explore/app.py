@@ -1,0 +1,234 @@
+"""The explorer: widgets, a map, and what is known of one grid point."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import panel as pn
+import param
+
+from xdiffda.explore.controls import Controls
+from xdiffda.explore.curves import CurveFigure
+from xdiffda.explore.figures import MapFigure
+from xdiffda.explore.frames import VIEWS, Frame, build_frame, scale_for, views_of
+from xdiffda.explore.points import nearest_point, plume, profile
+from xdiffda.explore.readout import legend_and_values
+from xdiffda.explore.states import Choice, States
+from xdiffda.plot.channels import Channel
+from xdiffda.plot.panels import Scale
+
+_EAGER = 200e6  # bytes that a time series may read before anyone has clicked
+
+
+class Explorer(pn.viewable.Viewer):
+    """Look at states interactively; made by `explore`.
+
+    Shows itself in a notebook. What the widgets choose can be set in code too.
+
+    Parameters
+    ----------
+    variable, level, time, lead_time, member, view
+        What the map shows. ``level`` in hPa; ``member`` counts from 0.
+    observations
+        Whether observations are drawn.
+    point
+        Latitude and longitude of profile and plume; a click on the map sets them.
+
+    Examples
+    --------
+    >>> explorer = explore(analysis)  # doctest: +SKIP
+    >>> explorer.view, explorer.level = "spread", 850  # doctest: +SKIP
+    >>> explorer.save("spread.html")  # doctest: +SKIP
+    """
+
+    variable = param.Selector(doc="Name of the variable.")
+    level = param.Selector(doc="Pressure, hPa.", allow_None=True)
+    time = param.Selector(doc="Time of the state.", allow_None=True)
+    lead_time = param.Selector(doc="Lead time of a forecast.", allow_None=True)
+    member = param.Integer(default=0, doc="Position of the member.")
+    view = param.Selector(doc="Mean, member, spread, increment, ...")
+    observations = param.Boolean(default=True, doc="Whether observations are drawn.")
+    point = param.NumericTuple(default=(0.0, 0.0), length=2, doc="Latitude and longitude.")
+
+    def __init__(self, states: States, **chosen: Any) -> None:
+        self.states = states
+        self.scales: dict[tuple[str, float | None, str], Scale] = {}
+        self._set_choices()
+        super().__init__(**chosen)
+        self._fit_choices()
+        self.map = MapFigure(states.lat, states.lon, self.go_to)
+        self.profile = CurveFigure(self._tap_level, upright=True, width=270, height=300)
+        self.plume = CurveFigure(self._tap_time, upright=False, width=1040, height=190)
+        self.readout = pn.pane.HTML("", sizing_mode="stretch_width", margin=(8, 4, 2, 8))
+        self.clicked = not self._series_is_large()
+        self.controls = Controls(self)
+        self._layout = pn.Column(self.controls.top, self._figures(), sizing_mode="stretch_width",
+                                 min_width=760, max_width=1250)  # fmt: skip
+        with param.parameterized.discard_events(self):
+            self.point = self.largest()
+        self._paint()
+        watch = self.param.watch
+        watch(self._on_variable, ["variable"], precedence=0)
+        watch(self._on_change, ["variable", "level", "time", "lead_time", "member", "view"],
+              precedence=1)  # fmt: skip
+        watch(lambda event: self.map.show_dots(event.new), ["observations"])
+        watch(lambda event: self._paint_point(), ["point"], precedence=2)
+
+    def __panel__(self) -> Any:
+        return self._layout
+
+    # ---------------------------------------------------------------- choices
+
+    def _set_choices(self) -> None:
+        """Offer what the states hold."""
+        states, own = self.states, self.param
+        own.variable.objects = list(states.variables)
+        own.variable.default = states.variables[0]
+        for dim in ("time", "lead_time"):
+            values = list(states.along(dim))
+            scalar = states.scalar(dim)
+            own[dim].objects = values or ([] if scalar is None else [scalar])
+            own[dim].default = own[dim].objects[0] if own[dim].objects else None
+        own.member.bounds = (0, states.n_members - 1)
+        self._offer(states.variables[0])
+
+    def _offer(self, variable: str) -> None:
+        """Levels and views of a variable."""
+        self.param.level.objects = list(self.states.levels(variable)) or [None]
+        self.param.view.objects = views_of(self.states, variable)
+
+    def _fit_choices(self) -> None:
+        """Keep level and view where the variable has them, or take the nearest there are."""
+        self._offer(self.variable)
+        levels, views = self.param.level.objects, self.param.view.objects
+        level = self.level if self.level is not None else getattr(self, "_last_level", 500.0)
+        if levels == [None]:
+            self._last_level = level
+            self.level = None
+        else:
+            self.level = min(levels, key=lambda p: abs(np.log(p / level)))
+        if self.view not in views:
+            self.view = views[0]
+
+    @property
+    def choice(self) -> Choice:
+        """What is looked at."""
+        return Choice(self.variable, self.level, self.time, self.lead_time, self.member)
+
+    # ---------------------------------------------------------------- painting
+
+    def frame(self) -> Frame:
+        """The frame that the map shows: its field, title and observations."""
+        return build_frame(self.states, self.view, self.choice)
+
+    def _on_variable(self, *events: Any) -> None:
+        with param.parameterized.discard_events(self):
+            self._fit_choices()
+        self.controls.refresh()
+
+    def _on_change(self, *events: Any) -> None:
+        self.controls.refresh()
+        self._paint()
+
+    def _paint(self) -> None:
+        frame = self.frame()
+        # colours stay when time, lead time or member change: then the eye can compare
+        key = (self.variable, self.level, frame.group)
+        if key not in self.scales:
+            self.scales[key] = scale_for(frame, self.variable)
+        self.map.paint(frame, self.scales[key])
+        self._paint_point(frame)
+
+    def _paint_point(self, frame: Frame | None = None) -> None:
+        states, choice = self.states, self.choice
+        at = nearest_point(states, *self.point)
+        place = states.lat[at[0]], states.lon[at[1]]
+        self.map.set_mark(*place)
+        label = Channel(self.variable).title
+        on_levels = bool(states.levels(self.variable))
+        column = profile(states, self.view, choice, at) if on_levels else None
+        self.profile.draw(column, "profile", label=label, here=self.level)
+        series = None
+        if states.series_dim and self.clicked:
+            series = plume(states, self.view, choice, at)
+        at_level = f" at {self.level:g} hPa" if self.level is not None else ""
+        self.plume.draw(series, f"{label}{at_level}", label=label, here=choice.valid_time)
+        self.readout.object = legend_and_values(states, choice, at, self.frame())
+
+    def _figures(self) -> Any:
+        """Map, profile and plume, without widgets."""
+        beside = pn.Column(
+            self.readout, pn.pane.Bokeh(self.profile.figure, sizing_mode="stretch_width"),
+            width=290, margin=0,
+        )  # fmt: skip
+        above = pn.Row(
+            pn.pane.Bokeh(self.map.figure, sizing_mode="scale_width"), beside,
+            sizing_mode="stretch_width", margin=0,
+        )  # fmt: skip
+        below = pn.pane.Bokeh(self.plume.figure, sizing_mode="stretch_width")
+        return pn.Column(above, below, sizing_mode="stretch_width", margin=0)
+
+    # ---------------------------------------------------------------- actions
+
+    def go_to(self, lat: float, lon: float) -> None:
+        """Show profile and plume of the grid point nearest to a place."""
+        self.clicked = True
+        at = nearest_point(self.states, lat, lon)
+        self.point = (float(self.states.lat[at[0]]), float(self.states.lon[at[1]]))
+
+    def largest(self) -> tuple[float, float]:
+        """Latitude and longitude of the largest increment, error or spread on the map.
+
+        On fields, where the increment or else the spread is largest.
+        """
+        views = self.param.view.objects
+        view = self.view
+        if VIEWS[view].group == "field":
+            view = next((v for v in ("increment", "spread", "error") if v in views), view)
+        field = abs(build_frame(self.states, view, self.choice).field).fillna(0)
+        row, column = np.unravel_index(int(field.values.argmax()), field.shape)
+        return float(self.states.lat[row]), float(self.states.lon[column])
+
+    def go_to_largest(self) -> None:
+        """Show the point of `largest`."""
+        self.go_to(*self.largest())
+
+    def fit_colours(self) -> None:
+        """Forget the colour limits, and find them anew from what is shown."""
+        self.scales.clear()
+        self._paint()
+
+    def _tap_level(self, pressure: float) -> None:
+        levels = self.states.levels(self.variable)
+        if levels and pressure > 0:
+            self.level = min(levels, key=lambda p: abs(np.log(p / pressure)))
+
+    def _tap_time(self, milliseconds: float) -> None:
+        dim = self.states.series_dim
+        values = self.states.along(dim)
+        if dim and self.time is not None:
+            at = values if dim == "time" else self.time + values
+            there = np.datetime64(round(milliseconds), "ms")
+            setattr(self, dim, values[int(np.abs(at - there).argmin())])
+
+    def _series_is_large(self) -> bool:
+        field = self.states.given["analysis"][self.variable]
+        return field.chunks is not None and field.nbytes > _EAGER
+
+    def save(self, path: str | Path, *, title: str = "xdiffda") -> None:
+        """Write the present view to one HTML file that needs no network and no Python.
+
+        Pan, zoom and the pointer work in it; choosing another variable needs Python.
+
+        Parameters
+        ----------
+        path
+            File to write.
+        title
+            Title of the page.
+        """
+        from bokeh.resources import INLINE
+
+        pn.io.save.save(self._figures(), str(path), title=title, resources=INLINE)
