@@ -71,6 +71,26 @@ def write_dataset(ds: xr.Dataset, path: str | os.PathLike, *, overwrite: bool = 
     return path
 
 
+def write_text(text: str, path: str | os.PathLike) -> Path:
+    """Write a text file, all or nothing; what was there is replaced.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written; what existed before is untouched.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        _put_in_place(partial, path)
+    except OSError as error:
+        raise _explained(error, path) from error
+    finally:
+        _remove(partial)
+    return path
+
+
 def open_dataset(path: str | os.PathLike) -> xr.Dataset:
     """Open Zarr, netCDF or GRIB lazily, told apart by suffix.
 

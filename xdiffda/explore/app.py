@@ -18,6 +18,7 @@ from xdiffda.explore.readout import legend_and_values
 from xdiffda.explore.states import Choice, States
 from xdiffda.plot.channels import Channel
 from xdiffda.plot.panels import Scale
+from xdiffda.storage import write_text
 
 _EAGER = 200e6  # bytes that a time series may read before anyone has clicked
 
@@ -149,12 +150,12 @@ class Explorer(pn.viewable.Viewer):
         label = Channel(self.variable).title
         on_levels = bool(states.levels(self.variable))
         column = profile(states, self.view, choice, at) if on_levels else None
-        self.profile.draw(column, "profile", label=label, here=self.level)
+        self.profile.draw(column, label, here=self.level)
         series = None
         if states.series_dim and self.clicked:
             series = plume(states, self.view, choice, at)
         at_level = f" at {self.level:g} hPa" if self.level is not None else ""
-        self.plume.draw(series, f"{label}{at_level}", label=label, here=choice.valid_time)
+        self.plume.draw(series, f"{label}{at_level}", here=choice.valid_time)
         self.readout.object = legend_and_values(states, choice, at, self.frame())
 
     def _figures(self) -> Any:
@@ -229,6 +230,15 @@ class Explorer(pn.viewable.Viewer):
         title
             Title of the page.
         """
+        from bokeh.embed import file_html
+        from bokeh.layouts import column, row
+        from bokeh.models import Div
         from bokeh.resources import INLINE
 
-        pn.io.save.save(self._figures(), str(path), title=title, resources=INLINE)
+        # bokeh alone: panel's own pages name stylesheets on a server
+        values = Div(text=self.readout.object, margin=(8, 4, 2, 8))
+        beside = column(values, self.profile.figure, width=290)
+        above = row(self.map.figure, beside, sizing_mode="stretch_width")
+        page = column(above, self.plume.figure, sizing_mode="stretch_width")
+        page.styles = {"max-width": "1250px", "min-width": "760px"}
+        write_text(file_html(page, INLINE, title=title, _always_new=True), Path(path))

@@ -29,24 +29,22 @@ class Controls:
         names = {Channel(v).title: v for v in explorer.states.variables}
         self.widgets: dict[str, Any] = {
             "variable": pn.widgets.Select(
-                name="Variable", options=names, value=explorer.variable, width=200
+                label="Variable", options=names, value=explorer.variable, width=200
             ),
-            "level": pn.widgets.DiscreteSlider(name="Level", min_width=150, **wide),
-            "time": pn.widgets.DiscreteSlider(name="Time", min_width=150, **wide),
-            "lead_time": pn.widgets.DiscreteSlider(name="Lead time", min_width=150, **wide),
-            "member": pn.widgets.IntSlider(name="Member", start=0, end=1, min_width=120, **wide),
-            "view": pn.widgets.RadioButtonGroup(
-                options={}, button_type="default", button_style="outline", align="center"
-            ),
+            "level": pn.widgets.DiscreteSlider(label="Level", min_width=150, **wide),
+            "time": pn.widgets.DiscreteSlider(label="Time", min_width=150, **wide),
+            "lead_time": pn.widgets.DiscreteSlider(label="Lead time", min_width=150, **wide),
+            "member": pn.widgets.IntSlider(label="Member", start=0, end=1, min_width=120, **wide),
+            "view": pn.widgets.RadioButtonGroup(options={}, variant="outline", align="center"),
             "observations": pn.widgets.Checkbox(
-                name="Observations", value=explorer.observations, align="center"
+                label="Observations", value=explorer.observations, align="center"
             ),
         }
         self.refresh()
         for name, widget in self.widgets.items():
             widget.param.watch(self._setter(name), "value")
-        self.largest = pn.widgets.Button(name="Go to largest", align="center")
-        self.fit = pn.widgets.Button(name="Fit colours", align="center")
+        self.largest = pn.widgets.Button(label="Go to largest", align="center")
+        self.fit = pn.widgets.Button(label="Fit colours", align="center")
         self.largest.on_click(lambda event: explorer.go_to_largest())
         self.fit.on_click(lambda event: explorer.fit_colours())
         names = ("variable", "level", "time", "lead_time", "member")

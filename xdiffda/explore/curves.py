@@ -44,14 +44,15 @@ class CurveFigure:
     def __init__(self, on_tap: Any, *, upright: bool, width: int, height: int) -> None:
         self.upright = upright
         more: dict[str, Any] = {} if upright else {"x_axis_type": "datetime"}
-        self.figure = plot = figure(
+        plot: Any = figure(
             width=width, height=height, sizing_mode="stretch_width", toolbar_location=None,
             tools="", x_range=Range1d(0, 1), y_range=Range1d(0, 1), title=" ",
             y_axis_type="log" if upright else "linear", **more,
         )  # fmt: skip
+        self.figure = plot
         plain(plot)
         plot.grid.grid_line_color = "#e6e6e6"
-        plot.min_border_right = 12
+        plot.min_border_right, plot.min_border_left = 12, 46
         self._axis = plot.yaxis[0] if upright else plot.xaxis[0]
         if upright:
             plot.yaxis.axis_label = "pressure (hPa)"
@@ -95,43 +96,47 @@ class CurveFigure:
         dot = plot.scatter(
             "x", "y", source=self.observed, size=7, fill_color=GREEN, line_color="white"
         )
-        plot.add_tools(
-            HoverTool(renderers=[dot], tooltips=[("observed", "@value")], visible=False)
-        )
+        plot.add_tools(HoverTool(renderers=[dot], tooltips=[("observed", "@value")], visible=False))
 
-    def draw(self, curves: Curves | None, title: str, *, label: str, here: Any = None) -> None:
+    def draw(self, curves: Curves | None, title: str, *, here: Any = None) -> None:
         """Show the curves, with a mark at the chosen level or time; None hides the figure."""
         self.figure.visible = curves is not None
         if curves is None:
             return
         self.figure.title.text = title
-        words = f"{label} - {curves.relative_to}" if curves.relative_to else label
+        if curves.relative_to:
+            self.figure.title.text += f" − {curves.relative_to}"
         values_axis = self.figure.xaxis[0] if self.upright else self.figure.yaxis[0]
-        values_axis.axis_label = f"{words} ({curves.units})" if curves.units else words
+        values_axis.axis_label = curves.units
         along, order = _numbers(curves.x), np.argsort(curves.x)
         along = along[order]
         rows = curves.members[:, order] if len(curves.members) > 1 else curves.members[:0]
         n = len(rows)
         self._set(self.members, "xs", "ys", list(rows), [along] * n)
         for role, source in self.lines.items():
-            values = curves.mean if role == "analysis" else curves.others.get(role, curves.x[:0])
-            values = np.asarray(values, float)[order] if len(values) else np.zeros(0)
-            source.data = self._pair(values, along[: values.size]) | {
-                "value": [f"{v:.4g} {curves.units}" for v in values]
-            }
-        seen = curves.observed
-        source = self._pair(seen.value, _numbers(seen.x))
-        error = np.nan_to_num(seen.error_std)
-        self.observed.data = source | {
-            "low": seen.value - error, "high": seen.value + error,
-            "value": [f"{v:.4g} ± {e:.2g} {curves.units}"
-                      for v, e in zip(seen.value, error, strict=True)],
-        }  # fmt: skip
+            values = curves.mean if role == "analysis" else curves.others.get(role)
+            values = np.zeros(0) if values is None else values[order]
+            data = self._pair(values, along[: values.size])
+            data["value"] = [f"{v:.4g} {curves.units}" for v in values]
+            source.data = data
+        self._draw_seen(curves)
         self._fit(curves, along)
         values_range = self.figure.x_range if self.upright else self.figure.y_range
         at = [] if here is None else _numbers(np.array([here, here]))
         ends = [] if here is None else [values_range.start, values_range.end]
         self.here.data = self._pair(ends, at)
+
+    def _draw_seen(self, curves: Curves) -> None:
+        """Observations with their errors."""
+        seen = curves.observed
+        source = self._pair(seen.value, _numbers(seen.x))
+        error = np.nan_to_num(seen.error_std)
+        source |= {
+            "low": seen.value - error, "high": seen.value + error,
+            "value": [f"{v:.4g} ± {e:.2g} {curves.units}"
+                      for v, e in zip(seen.value, error, strict=True)],
+        }  # fmt: skip
+        self.observed.data = source
 
     def _pair(self, values: Any, along: Any) -> dict[str, Any]:
         return {"x": values, "y": along} if self.upright else {"x": along, "y": values}

@@ -15,6 +15,7 @@ from bokeh.models import (
     HoverTool,
     LinearColorMapper,
     Range1d,
+    Title,
     WheelZoomTool,
 )
 from bokeh.plotting import figure
@@ -25,7 +26,10 @@ from xdiffda.plot.coastline import coastline_lines
 from xdiffda.plot.panels import Scale
 
 TEXT, FAINT = "#333333", "#666666"
-_NORTH = "const v = Math.abs(tick).toFixed(0); return v + '°' + (tick > 0 ? 'N' : tick < 0 ? 'S' : '')"
+_NORTH = """
+const v = Math.abs(tick).toFixed(0)
+return v + '°' + (tick > 0 ? 'N' : tick < 0 ? 'S' : '')
+"""
 _EAST = """
 const t = ((tick + 180) % 360 + 360) % 360 - 180
 const v = Math.abs(t).toFixed(0)
@@ -105,56 +109,70 @@ class MapFigure:
         self.raster = raster = Raster(lat, lon)
         wide = np.ptp(raster.x_range) / np.ptp(raster.y_range)
         width = 760
-        self.figure = plot = figure(
+        self.figure: Any = figure(
             x_range=Range1d(*raster.x_range, bounds=raster.x_range),
             y_range=Range1d(*raster.y_range, bounds=raster.y_range),
             width=width, height=round(np.clip((width - 110) / wide, 220, 560)) + 62,
-            tools="pan,box_zoom,wheel_zoom,reset,save", toolbar_location="right",
-            sizing_mode="scale_width", title=" ",
+            tools="pan,box_zoom,wheel_zoom,reset,save", toolbar_location="above",
+            toolbar_sticky=True, sizing_mode="scale_width", title=" ", min_border_left=46,
         )  # fmt: skip
-        plain(plot)
-        _degrees(plot, raster)
-        plot.toolbar.active_scroll = plot.select_one(WheelZoomTool)
+        plain(self.figure)
+        _degrees(self.figure, raster)
+        self.figure.toolbar.active_scroll = self.figure.select_one(WheelZoomTool)
+        self._add_picture()
+        _draw_coastline(self.figure, raster)
+        self._add_dots()
+        self._add_mark()
+        self._add_colour_bar()
+        self.figure.on_event(Tap, lambda event: on_tap(event.y, event.x))
+
+    def _add_picture(self) -> None:
         self.mapper = LinearColorMapper(palette=["#ffffff"], nan_color="#dddddd")
         self.image = ColumnDataSource({"image": []})
-        self._where = {"x": raster.x, "y": raster.y, "dw": raster.dw, "dh": raster.dh}
-        picture = plot.image(
-            image="image", source=self.image, color_mapper=self.mapper, **self._where
-        )
-        _draw_coastline(plot, raster)
-        self.dots = ColumnDataSource({k: [] for k in ("x", "y", "shown", "text")})
-        points = plot.scatter(
-            "x", "y", source=self.dots, size=8, line_color="#111111", line_width=0.8,
-            fill_color={"field": "shown", "transform": self.dot_mapper()},
+        raster = self.raster
+        picture = self.figure.image(
+            image="image", source=self.image, color_mapper=self.mapper, x=raster.x, y=raster.y,
+            dw=raster.dw, dh=raster.dh,
         )  # fmt: skip
-        self.points = points
+        self.hover = HoverTool(
+            renderers=[picture], attachment="below", point_policy="follow_mouse", visible=False,
+            formatters={"$x": CustomJSHover(code=_PLACE)},
+        )  # fmt: skip
+        self.figure.add_tools(self.hover)
+
+    def _add_dots(self) -> None:
+        self.dots = ColumnDataSource({k: [] for k in ("x", "y", "shown", "text")})
+        # the map's own colours, but grey where a dot has no value to show
+        self._dot_mapper = LinearColorMapper(palette=["#ffffff"], nan_color="#9a9a9a")
+        self.points = self.figure.scatter(
+            "x", "y", source=self.dots, size=8, line_color="#111111", line_width=0.8,
+            fill_color={"field": "shown", "transform": self._dot_mapper},
+        )  # fmt: skip
+        self.figure.add_tools(
+            HoverTool(renderers=[self.points], attachment="above", visible=False,
+                      tooltips=_TIP.format("@text{safe}"))
+        )  # fmt: skip
+
+    def _add_mark(self) -> None:
         self.mark = ColumnDataSource({"x": [], "y": []})
-        for size, colour, line in ((21, "#ffffff", 4.5), (21, "#111111", 1.6)):
-            plot.scatter(
-                "x", "y", source=self.mark, marker="circle_cross", size=size, fill_color=None,
+        for colour, line in (("#ffffff", 4.5), ("#111111", 1.6)):  # a light seam around it
+            self.figure.scatter(
+                "x", "y", source=self.mark, marker="circle_cross", size=21, fill_color=None,
                 line_color=colour, line_width=line,
             )  # fmt: skip
-        self.bar = ColorBar(
-            color_mapper=self.mapper, width=11, padding=2, margin=8, label_standoff=5,
-            title_text_font_style="normal", title_text_font_size="11px",
-            major_label_text_font_size="11px", bar_line_color=None, major_tick_line_color=None,
-        )  # fmt: skip
-        plot.add_layout(self.bar, "right")
-        place = CustomJSHover(code=_PLACE)
-        self.hover = HoverTool(
-            renderers=[picture], attachment="below", formatters={"$x": place},
-            point_policy="follow_mouse", visible=False,
-        )  # fmt: skip
-        on_dots = HoverTool(
-            renderers=[points], attachment="above", tooltips=_TIP.format("@text"), visible=False
-        )
-        plot.add_tools(self.hover, on_dots)
-        plot.on_event(Tap, lambda event: on_tap(event.y, event.x))
 
-    def dot_mapper(self) -> LinearColorMapper:
-        """The map's own colours, but grey where a dot has no value to show."""
-        self._dot_mapper = LinearColorMapper(palette=["#ffffff"], nan_color="#9a9a9a")
-        return self._dot_mapper
+    def _add_colour_bar(self) -> None:
+        bar = ColorBar(
+            color_mapper=self.mapper, width=11, padding=2, margin=6, label_standoff=5,
+            major_label_text_font_size="11px", major_label_text_color=FAINT,
+            bar_line_color=None, major_tick_line_color=None,
+        )  # fmt: skip
+        self.figure.add_layout(bar, "right")
+        self.units = Title(
+            text=" ", align="center", standoff=2, text_font_size="11px", text_color=TEXT,
+            text_font_style="normal",
+        )  # fmt: skip
+        self.figure.add_layout(self.units, "right")
 
     def paint(self, frame: Frame, scale: Scale) -> None:
         """Show a frame."""
@@ -164,7 +182,7 @@ class MapFigure:
             mapper.update(palette=palette, low=scale.vmin, high=scale.vmax)
         self.image.data = {"image": [self.raster.picture(frame.field.values)]}
         self.figure.title.text = f"{frame.title}: {frame.subtitle}"
-        self.bar.title = frame.units
+        self.units.text = frame.units
         value = f"<b>@image{{0.{'0' * decimals}}}</b> {frame.units}<br>$x{{custom}}"
         self.hover.tooltips = _TIP.format(value)
         dots = frame.dots

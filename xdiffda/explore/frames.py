@@ -115,10 +115,10 @@ def _subtitle(states: States, view: str, choice: Choice) -> str:
     mean = f"mean of {n} members" if n > 1 else "analysis"
     words = {
         "mean": mean,
-        "member": f"member {(choice.member or 0) + 1} of {n}",
+        "member": f"member {choice.member or 0}",
         "spread": f"spread of {n} members",
-        "increment": f"increment ({mean} - background)",
-        "error": f"error ({mean} - truth)",
+        "increment": f"increment ({mean} − background)",
+        "error": f"error ({mean} − truth)",
     }
     text = words.get(view, view)
     if choice.lead_time is not None:

@@ -61,7 +61,9 @@ def profile(states: States, view: str, choice: Choice, point: tuple[int, int]) -
     fields = {role: states.column(role, choice, point) for role in _roles(states, choice.variable)}
     x = fields["analysis"]["level"].values
     dots = _near(states, choice, point, "time")
-    return _curves(fields, "level", x, view, dots, dots["level"].values if dots.sizes["obs"] else x[:0])
+    return _curves(
+        fields, "level", x, view, dots, dots["level"].values if dots.sizes["obs"] else x[:0]
+    )
 
 
 def plume(states: States, view: str, choice: Choice, point: tuple[int, int]) -> Curves:
@@ -71,7 +73,7 @@ def plume(states: States, view: str, choice: Choice, point: tuple[int, int]) -> 
     x = states.along(dim)
     times = choice.time + x if dim == "lead_time" and choice.time is not None else x
     for role in ("background", "truth"):  # they may have more times than the analysis
-        if role in fields and dim in fields[role].dims and "time" == dim:
+        if role in fields and dim in fields[role].dims and dim == "time":
             at = np.searchsorted(fields[role][dim].values, x)
             fields[role] = fields[role].isel({dim: at})
     dots = _near(states, choice, point, "level")
@@ -114,9 +116,7 @@ def _at(x: np.ndarray, values: np.ndarray, where: np.ndarray) -> np.ndarray:
     return np.interp(numbers[0], numbers[1], values[order])
 
 
-def _near(
-    states: States, choice: Choice, point: tuple[int, int], *fixed: str
-) -> xr.Dataset:
+def _near(states: States, choice: Choice, point: tuple[int, int], *fixed: str) -> xr.Dataset:
     """Observations inside the grid cell of the point."""
     dots = states.dots(choice, *fixed)
     if dots.sizes["obs"] == 0:

@@ -108,7 +108,9 @@ class States:
         first = self.given["analysis"]
         if "time" not in ds.dims or "time" not in first.coords:
             return 0
-        name = "time" if "lead_time" in ds.dims or "valid_time" not in first.coords else "valid_time"
+        name = (
+            "time" if "lead_time" in ds.dims or "valid_time" not in first.coords else "valid_time"
+        )
         return int((~np.isin(first[name].values, ds["time"].values)).sum())
 
     # ---------------------------------------------------------------- what there is
@@ -168,9 +170,7 @@ class States:
         """The dimension of time series; empty where there is one time only."""
         return next((d for d in ("lead_time", "time") if self.along(d).size > 1), "")
 
-    def _at(
-        self, role: str, choice: Choice, point: tuple[int, int], *fixed: str
-    ) -> xr.DataArray:
+    def _at(self, role: str, choice: Choice, point: tuple[int, int], *fixed: str) -> xr.DataArray:
         return self._pick(role, choice, *fixed).isel(lat=point[0], lon=point[1])
 
     def _pick(self, role: str, choice: Choice, *fixed: str) -> xr.DataArray:

@@ -11,6 +11,12 @@ import xarray as xr
 
 from xdiffda._fields import canonical
 from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.plot.styles import (
+    DIFFERENCE_COLOURS,
+    FIELD_COLOURS,
+    SIGNED_COLOURS,
+    SPREAD_COLOURS,
+)
 from xdiffda.variables import VARIABLES, canonical_name
 from xdiffda.verify._partners import partners, variance
 
@@ -29,19 +35,6 @@ _NEEDS = {
     "increment": ("background",),
     "error": ("truth",),
 }
-# safe for colour-blind readers; diverging ones where the sign has a meaning
-_FIELD_MAPS = {
-    "temperature": "RdYlBu_r",
-    "2m_temperature": "RdYlBu_r",
-    "geopotential": "viridis",
-    "mean_sea_level_pressure": "viridis",
-    "specific_humidity": "YlGnBu",
-    "u_component_of_wind": "PuOr_r",
-    "v_component_of_wind": "PuOr_r",
-    "10m_u_component_of_wind": "PuOr_r",
-    "10m_v_component_of_wind": "PuOr_r",
-    "vertical_velocity": "PuOr_r",
-}
 # units to read in a figure: canonical units -> text, factor
 DISPLAY = {
     "m s-1": ("m/s", 1.0),
@@ -51,7 +44,6 @@ DISPLAY = {
     "Pa s-1": ("Pa/s", 1.0),
     "kg m-2": ("kg/m²", 1.0),
 }
-_SIGNED = {name for name, colours in _FIELD_MAPS.items() if colours == "PuOr_r"}
 
 
 @dataclass(frozen=True)
@@ -248,12 +240,12 @@ def scale_of(group: Group, panels: Sequence[Panel], variable: str) -> Scale:
     if values.size == 0:
         values = np.zeros(1)
     low, high = np.percentile(values, [0.5, 99.5])
-    cmap = _FIELD_MAPS.get(variable, "viridis")
+    cmap = FIELD_COLOURS.get(variable, "viridis")
     if group == "spread":
-        low, cmap = 0.0, "YlOrBr"
-    elif group == "difference" or variable in _SIGNED:
+        low, cmap = 0.0, SPREAD_COLOURS
+    elif group == "difference" or cmap == SIGNED_COLOURS:
         high = max(abs(low), abs(high))
-        low, cmap = -high, "RdBu_r" if group == "difference" else cmap
+        low, cmap = -high, DIFFERENCE_COLOURS if group == "difference" else cmap
     if not high > low:
         low, high = low - 0.5, low + 0.5
     return Scale(cmap, float(low), float(high), _extend(values.min() < low, values.max() > high))

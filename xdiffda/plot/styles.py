@@ -1,9 +1,11 @@
 """One style for all figures: colours that colour-blind readers tell apart, text as text.
 
 Categories take the colours of Okabe & Ito (2008) in the order of `COLOURS`, each with a
-marker of its own, so that a print without colours can be read as well. Fields take
-``cividis`` (Nunez et al. 2018, PLoS ONE 13), gains and losses `diverging`, blue for better
-and vermilion for worse. Units stand at every axis.
+marker of its own, so that a print without colours can be read as well. Fields take maps whose
+lightness rises evenly from low to high (`FIELD_COLOURS`), so that they keep their order in
+grey and for every kind of colour vision; what has a sign, and differences, take diverging maps
+without red beside green, white at zero. Gains and losses take `diverging`, blue for better and
+vermilion for worse. Units stand at every axis.
 """
 
 from __future__ import annotations
@@ -21,7 +23,21 @@ BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 COLOURS = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
-SEQUENTIAL = "cividis"
+SIGNED_COLOURS = "PuOr_r"
+DIFFERENCE_COLOURS = "RdBu_r"
+SPREAD_COLOURS = "YlOrBr"
+FIELD_COLOURS: Mapping[str, str] = {
+    "temperature": "plasma",
+    "2m_temperature": "plasma",
+    "sea_surface_temperature": "plasma",
+    "specific_humidity": "YlGnBu",
+    "u_component_of_wind": SIGNED_COLOURS,
+    "v_component_of_wind": SIGNED_COLOURS,
+    "10m_u_component_of_wind": SIGNED_COLOURS,
+    "10m_v_component_of_wind": SIGNED_COLOURS,
+    "vertical_velocity": SIGNED_COLOURS,
+}
+"""Colour maps of fields by variable; ``viridis`` for all others."""
 STYLE: Mapping[str, Any] = {
     "font.size": 9.0,
     "axes.titlesize": 9.5,
