@@ -220,9 +220,9 @@ def test_a_forecast_is_shown_by_lead_time() -> None:
     leads = np.arange(0, 13, 6) * np.timedelta64(1, "h")
     fields = TRUTH["temperature"].values[:1, None] + np.arange(3.0)[None, :, None, None, None]
     forecast = xr.Dataset(
-        {"temperature": (("time", "lead_time", "level", "lat", "lon"), fields, {"units": "K"})},
-        {"time": TIMES[:1], "lead_time": leads.astype("timedelta64[ns]"), "level": LEVELS,
-         "lat": LAT, "lon": LON},
+        {"temperature": (("init_time", "lead_time", "level", "lat", "lon"), fields, {"units": "K"})},
+        {"init_time": TIMES[:1], "lead_time": leads.astype("timedelta64[ns]"), "level": LEVELS,
+         "lat": LAT, "lon": LON, "valid_time": (("init_time", "lead_time"), TIMES[None])},
     )  # fmt: skip
     explorer = forecast.diffda.explore(truth=TRUTH, view="error", level=500)
     explorer.lead_time = forecast.lead_time.values[2]

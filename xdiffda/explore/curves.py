@@ -18,7 +18,7 @@ from bokeh.plotting import figure
 
 from xdiffda.explore.figures import plain
 from xdiffda.explore.points import Curves
-from xdiffda.plot.styles import BLUE, GREEN, VERMILION
+from xdiffda.plot.styles import BLUE, GREEN, VERMILION, apart
 
 COLOURS = {"analysis": BLUE, "background": VERMILION, "truth": "#000000", "observed": GREEN}
 DASHES = {"analysis": "solid", "background": "dashed", "truth": "dotted"}
@@ -165,7 +165,7 @@ class CurveFigure:
         ends = np.array([along.min(), along.max()])
         if self.upright:
             other.update(start=ends[1] * 1.06, end=ends[0] / 1.06)
-            self._axis.ticker = FixedTicker(ticks=_spread_out(along))
+            self._axis.ticker = FixedTicker(ticks=apart(along))
             self._axis.major_label_overrides = {float(v): f"{v:g}" for v in along}
         else:
             room = 0.02 * np.ptp(ends)
@@ -182,12 +182,3 @@ def _numbers(x: np.ndarray) -> np.ndarray:
     if x.dtype.kind == "m":
         return x / np.timedelta64(1, "ms")
     return x.astype(float)
-
-
-def _spread_out(pressures: np.ndarray) -> list[float]:
-    """Those levels whose labels do not overlap on a logarithmic axis."""
-    kept: list[float] = []
-    for p in sorted(map(float, pressures), reverse=True):
-        if not kept or kept[-1] / p > 1.12:
-            kept.append(p)
-    return kept

@@ -54,4 +54,8 @@ def add_coastline(ax: Any, *, color: str = "0.15", linewidth: float = 0.5) -> No
     linewidth : float
         In points.
     """
-    ax.add_feature(_feature(), facecolor="none", edgecolor=color, linewidth=linewidth, zorder=3)
+    from matplotlib.colors import to_rgba
+
+    # a light seam under the line: visible on dark fields too
+    for colour, width in ((to_rgba("white", 0.4), 3 * linewidth), (color, linewidth)):
+        ax.add_feature(_feature(), facecolor="none", edgecolor=colour, linewidth=width, zorder=3)

@@ -14,6 +14,7 @@ from xdiffda.errors import InputError, Problem
 from xdiffda.plot.coastline import add_coastline
 from xdiffda.plot.dots import dots_of
 from xdiffda.plot.panels import Panel, Scale, Slice, build_panels, describe, scale_of
+from xdiffda.plot.styles import style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,8 +91,6 @@ def map_panels(
     >>> [ax.get_title() for ax in figure.axes][0]
     'analysis'
     """
-    import matplotlib.pyplot as plt
-
     choice, drawn = build_panels(
         ds,
         Slice(variable, level, time, member),
@@ -101,28 +100,42 @@ def map_panels(
     )
     dots = dots_of(obs, choice) if obs is not None else None
     on = _projection(projection, central_longitude)
-    n_column = len(drawn) if len(drawn) <= 3 else (2 if len(drawn) == 4 else 3)
-    n_row = -(-len(drawn) // n_column)
-    size = (8.0, 5.0) if len(drawn) == 1 else (4.6 * n_column, 3.0 * n_row + 0.45)
+    with style(axes_grid=False):
+        figure, rows = _lay_out(drawn, on)
+        for axes, row in rows:
+            _draw_row(figure, axes, row, drawn, choice, dots, on)
+        title = describe(choice)
+        if dots is not None:
+            title += f"  ({dots.sizes['obs']} observations)"
+        figure.suptitle(title)
+    return figure
+
+
+def _lay_out(
+    drawn: Sequence[Panel], on: ccrs.Projection
+) -> tuple[Figure, list[tuple[Any, Sequence[Panel]]]]:
+    """Make the figure; return it with the axes and the panels of each row."""
+    import matplotlib.pyplot as plt
+
+    n = len(drawn)
+    n_column = n if n <= 3 else (2 if n == 4 else 3)
+    n_row = -(-n // n_column)
     figure, axes = plt.subplots(
         n_row,
         n_column,
-        figsize=size,
+        figsize=(7.0, 4.4) if n == 1 else (3.6 * n_column, 2.45 * n_row + 0.4),
         layout="compressed",
         squeeze=False,
         subplot_kw={"projection": on},
     )
     # pyplot must not keep it: a notebook would show it twice, a loop would fill the memory
     plt.close(figure)
-    for ax in axes.ravel()[len(drawn) :]:
+    for ax in axes.ravel()[n:]:
         figure.delaxes(ax)
-    for row, start in zip(axes, range(0, len(drawn), n_column), strict=True):
-        _draw_row(figure, row, drawn[start : start + n_column], drawn, choice, dots, on)
-    title = describe(choice)
-    if dots is not None:
-        title += f"  ({dots.sizes['obs']} observations)"
-    figure.suptitle(title, fontsize=12)
-    return figure
+    starts = range(0, n, n_column)
+    return figure, [
+        (row, drawn[at : at + n_column]) for row, at in zip(axes, starts, strict=True)
+    ]
 
 
 def _draw_row(
@@ -161,8 +174,8 @@ def _draw_row(
             extendfrac=0.05 / len(places),
         )
         units = str(row[places[0]].field.attrs.get("units", ""))
-        bar.set_label(units, fontsize=9)
-        bar.ax.tick_params(labelsize=8)
+        bar.set_label(units, labelpad=1)
+        bar.ax.tick_params(labelsize=7.5, length=2.5)
         bar.outline.set_linewidth(0.4)
 
 
@@ -195,7 +208,7 @@ def _draw(
         units = str(panel.field.attrs.get("units", ""))
         rms = float((panel.field**2).weighted(row_weights(panel.field)).mean() ** 0.5)
         title += f", rms {rms:.3g} {units}"
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title)
     return image
 
 

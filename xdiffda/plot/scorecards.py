@@ -140,11 +140,13 @@ def _draw(
         ax.set_title(method)
         if by_lead:
             ax.set_xlabel("lead time (h)")
-        elif words > 9:
+        elif 0.068 * words > wide:  # at 8 points; else they fit side by side
             ax.tick_params(axis="x", labelrotation=30)
             plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
         _group_rows(ax, rows)
     axes[0, 0].set_yticks(range(len(rows)), [c.short for c in rows])
+    if any(c.level is not None for c in rows):
+        axes[0, 0].set_ylabel("variable, level (hPa)")
     bar = figure.colorbar(
         image, ax=list(axes[0]), orientation="horizontal", shrink=min(1.0, 3.0 / size[0]),
         aspect=30, pad=0.02, extend="both",

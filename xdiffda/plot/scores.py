@@ -10,7 +10,7 @@ import xarray as xr
 
 from xdiffda.errors import InputError, Problem
 from xdiffda.plot.channels import Channel, choose_channels, in_display_units, labelled
-from xdiffda.plot.styles import left_labels, legend, line, panels, style
+from xdiffda.plot.styles import apart, left_labels, legend, line, panels, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -212,5 +212,6 @@ def _pressure_axis(axes: list[Any], level: np.ndarray) -> None:
     for ax in axes:
         ax.set_yscale("log")
         ax.set_ylim(level.max() * 1.05, level.min() / 1.05)
-        ax.set_yticks(level, [f"{v:g}" for v in level])
+        shown = apart(level)
+        ax.set_yticks(level, [f"{v:g}" if v in shown else "" for v in level])
         ax.yaxis.set_minor_locator(NullLocator())

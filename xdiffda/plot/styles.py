@@ -158,5 +158,20 @@ def legend(figure: Figure, axes: list[Any], *, n_column: int = 4) -> None:
     if found:
         figure.legend(
             list(found.values()), list(found), loc="outside lower center",
-            ncols=min(len(found), n_column),
+            ncols=min(len(found), n_column), borderaxespad=0.1,
         )  # fmt: skip
+
+
+def apart(pressures: Any, *, ratio: float = 1.12) -> list[float]:
+    """Those levels whose labels do not overlap on a logarithmic axis, from the ground up.
+
+    Examples
+    --------
+    >>> apart([100, 200, 850, 925])
+    [925.0, 200.0, 100.0]
+    """
+    kept: list[float] = []
+    for p in sorted(map(float, pressures), reverse=True):
+        if not kept or kept[-1] / p > ratio:
+            kept.append(p)
+    return kept
