@@ -52,7 +52,7 @@ def fenced(page: str, *kinds: str) -> list[tuple[str, str]]:
 def tools() -> Iterator[dict[str, ModuleType]]:
     """The modules that make tables and lists when the site is built."""
     loaded = {}
-    for name in ("_skill", "_names", "_tables"):
+    for name in ("_skill", "_gallery", "_names", "_tables"):
         spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
         assert spec and spec.loader
         loaded[name] = sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -118,7 +118,7 @@ def test_links_lead_somewhere(page: str) -> None:
     wrong += [
         f"ref {t}" for t in re.findall(r"\{ref\}`[^`]*<([^>`]+)>`", TEXT[page]) if t not in explicit
     ]
-    for target, _ in fenced(page, "include"):
+    for target, _ in fenced(page, "include") + fenced(page, "image"):
         if not (DOCS / page).parent.joinpath(target).exists():
             wrong.append(f"include {target}")
     assert wrong == []
@@ -138,7 +138,7 @@ def test_pages_are_well_formed(page: str, tools: dict[str, ModuleType]) -> None:
     assert set(re.findall(r"\{\{ (\w+) \}\}", text)) <= set(values)
 
 
-KINDS = ("python", "bash", "toctree", "made", "include")
+KINDS = ("python", "bash", "toctree", "made", "include", "image")
 
 
 # ------------------------------------------------------------------ names
@@ -167,7 +167,8 @@ def test_every_public_name_is_in_the_reference(tools: dict[str, ModuleType]) -> 
     names = tools["_names"]
     found = names.documented(DOCS)
     modules = ["xdiffda"]
-    modules += [f"xdiffda.{name}" for name in ("observations", "plot", "verify", "graphcast")]
+    parts_of = ("observations", "plot", "explore", "verify", "graphcast")
+    modules += [f"xdiffda.{name}" for name in parts_of]
     folder = ROOT / "xdiffda" / "diffusion"
     parts = {f"xdiffda.diffusion.{p.stem}" for p in folder.glob("[!_]*.py")}
     for module in [*modules, *names.ACCESSORS, *sorted(parts)]:
@@ -248,6 +249,17 @@ def test_tables_hold_what_the_code_knows(tools: dict[str, ModuleType]) -> None:
     for name in ("axes", "tidy", "units", "grids", "methods", "models", "command-line"):
         lines = [line for line in tables[name]().splitlines() if line.startswith("|")]
         assert len(lines) > 2, name
+
+
+def test_gallery_shows_every_figure(tools: dict[str, ModuleType]) -> None:
+    from xdiffda import plot
+
+    source = (DOCS / "_gallery.py").read_text(encoding="utf-8")
+    drawn = [what.split()[1] for what, _ in fenced("gallery", "made")]
+    assert all(hasattr(tools["_gallery"], name) for name in drawn)
+    functions = {n for n in plot.__all__ if n.islower() and callable(getattr(plot, n))}
+    others = {"add_coastline", "coastline_lines", "loss_curves", "save", "style"}
+    assert {n for n in functions if f"import {n}" in source} == functions - others
 
 
 @pytest.mark.parametrize("page", ["how-good", "concepts/verification", "concepts/differences"])

@@ -219,8 +219,9 @@ def test_a_forecast_is_shown_by_lead_time() -> None:
     pytest.importorskip("panel")
     leads = np.arange(0, 13, 6) * np.timedelta64(1, "h")
     fields = TRUTH["temperature"].values[:1, None] + np.arange(3.0)[None, :, None, None, None]
+    dims = ("init_time", "lead_time", "level", "lat", "lon")
     forecast = xr.Dataset(
-        {"temperature": (("init_time", "lead_time", "level", "lat", "lon"), fields, {"units": "K"})},
+        {"temperature": (dims, fields, {"units": "K"})},
         {"init_time": TIMES[:1], "lead_time": leads.astype("timedelta64[ns]"), "level": LEVELS,
          "lat": LAT, "lon": LON, "valid_time": (("init_time", "lead_time"), TIMES[None])},
     )  # fmt: skip

@@ -40,8 +40,8 @@ _EXPORTS = {
     "write_dataset": "xdiffda.storage",
 }
 _SUBMODULES = (
-    "baselines", "calibration", "cycle", "diffusion", "ensemble", "gencast", "graphcast",
-    "observations", "plot", "verify",
+    "baselines", "calibration", "cycle", "diffusion", "ensemble", "explore", "gencast",
+    "graphcast", "observations", "plot", "verify",
 )  # fmt: skip
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "cycle",
     "diffusion",
     "ensemble",
+    "explore",
     "gencast",
     "graphcast",
     "load_forecaster",

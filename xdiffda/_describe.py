@@ -1,11 +1,18 @@
-"""What ``repr(ds.diffda)`` says: what is recognised, and whether a model can take it."""
+"""What ``ds.diffda`` says of a Dataset, as text and as a card: what is recognised, and whether a
+model can take it."""
 
 from __future__ import annotations
 
 import json
 from importlib import resources
+from typing import Any
 
+import numpy as np
 import xarray as xr
+
+from xdiffda._cards import BAD, CHIPS, GOOD, Row, card
+
+_MOST_DOTS = 1500  # of a thumbnail
 
 
 def describe(ds: xr.Dataset) -> str:
@@ -16,36 +23,127 @@ def describe(ds: xr.Dataset) -> str:
     >>> print(describe(xr.Dataset()).splitlines()[0])
     <xdiffda accessor>
     """
+    _, rows = _facts(ds)
+    width = max((len(r.label) for r in rows if r.label != "" and "Model" not in r.label), default=0)
+    lines = [f"{r.label + ':':{width + 1}} {r.value}" if r.label else r.value for r in rows]
+    return "\n".join(["<xdiffda accessor>", *lines])
+
+
+def describe_html(ds: xr.Dataset) -> str:
+    """The same as a card for notebooks; of observations, with a map of their sites.
+
+    Examples
+    --------
+    >>> describe_html(xr.Dataset()).startswith('<div class="xdiffda-card">')
+    True
+    """
+    title, rows = _facts(ds)
+    sizes = ", ".join(f"{dim}: {n}" for dim, n in ds.sizes.items())
+    picture = _sites(ds) if title == "Observations" else ""
+    return card(title, sizes, rows, picture=picture)
+
+
+def _facts(ds: xr.Dataset) -> tuple[str, list[Row]]:
+    """What kind of thing it is, and its rows."""
     from xdiffda.errors import InputError
     from xdiffda.options import get_options
     from xdiffda.state import infer_layout
 
-    lines = ["<xdiffda accessor>"]
+    if "model" in ds.dims and "parameters" in ds:
+        every = ds.transpose("model", ...)
+        return "Models", [
+            Row(str(name), ", ".join(str(every[v].values[i]) for v in every.data_vars))
+            for i, name in enumerate(every["model"].values)
+        ]
     if {"station", "obs"} & set(map(str, ds.dims)):
         sizes = ", ".join(f"{n} {dim}" for dim, n in ds.sizes.items())
-        return "\n".join(
-            [*lines, f"Observations: {sizes}", f"Variables:    {', '.join(map(str, ds.data_vars))}"]
-        )
+        names = ", ".join(map(str, ds.data_vars))
+        return "Observations", [Row("Observations", sizes), Row("Variables", names, CHIPS)]
     try:
         layout = infer_layout(ds)
     except InputError as error:
-        return "\n".join([*lines, *str(error).splitlines()])
-    lines.append(f"Grid:         {layout.grid}")
-    lines.append(f"Levels (hPa): {', '.join(map(str, layout.levels)) or 'none'}")
-    lines.append(f"Recognised:   {', '.join(layout.variables)}")
-    lines += _against_model(layout, get_options().default_model)
-    return "\n".join(lines)
+        return "Not a state", [Row("", line, "") for line in str(error).splitlines()]
+    rows = [
+        Row("Grid", str(layout.grid)),
+        Row("Levels (hPa)", ", ".join(map(str, layout.levels)) or "none"),
+        Row("Recognised", ", ".join(layout.variables), CHIPS),
+        Row("Units", _units(ds), CHIPS),
+        *_times(ds),
+        *_provenance(ds.attrs),
+        *_against_model(layout, get_options().default_model),
+    ]
+    return ("Analysis" if "xdiffda_method" in ds.attrs else "State"), rows
 
 
-def _against_model(layout, name: str) -> list[str]:
+def _units(ds: xr.Dataset) -> str:
+    """Units as written, and what is assumed where none are."""
+    from xdiffda.variables import recognise, user_default_units
+
+    found = recognise(ds)
+    return ", ".join(
+        f"{user} {ds[user].attrs['units']}" if ds[user].attrs.get("units")
+        else f"{user} {user_default_units(user, name)} (assumed)"
+        for user, name in found.items() if user in ds.data_vars
+    )  # fmt: skip
+
+
+def _times(ds: xr.Dataset) -> list[Row]:
+    time = ds.coords.get("time")
+    if time is None or time.dtype.kind != "M" or time.size == 0:
+        return []
+    first, last = (str(np.datetime_as_string(t, unit="m")) for t in time.values.ravel()[[0, -1]])
+    text = first if time.size == 1 else f"{first} to {last} ({time.size})"
+    return [Row("Times", text.replace("T", " "))]
+
+
+def _provenance(attrs: dict[Any, Any]) -> list[Row]:
+    """How an analysis was made, from its attributes."""
+    if "xdiffda_method" not in attrs:
+        return []
+    rows = [Row("Method", f"{attrs['xdiffda_method']}, model {attrs.get('xdiffda_model', '?')}")]
+    for label, key in (
+        ("Seed", "seed"), ("Evaluations", "network_evaluations"), ("Obs used", "observations_used"),
+        ("Obs rejected", "observations_rejected"), ("Error scale", "background_error"),
+        ("Version", "version"),
+    ):  # fmt: skip
+        value = attrs.get(f"xdiffda_{key}")
+        if value is not None:
+            rows.append(Row(label, _in_words(value)))
+    return rows
+
+
+def _in_words(value: Any) -> str:
+    """An attribute as stored: a number, one for each time, or JSON of counts by reason."""
+    if isinstance(value, str) and value[:1] in "[{":
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return value
+    if isinstance(value, dict):
+        value = [value]
+    if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+        total: dict[str, int] = {}
+        for counts in value:
+            for reason, n in counts.items():
+                total[reason] = total.get(reason, 0) + int(n)
+        return ", ".join(f"{n:,} {reason}" for reason, n in total.items()) or "none"
+    numbers = np.atleast_1d(np.asarray(value))
+    if numbers.dtype.kind not in "iuf" or numbers.size == 1:
+        return f"{numbers[0]:,}" if numbers.dtype.kind in "iu" else str(numbers[0])
+    low, high = numbers.min(), numbers.max()
+    text = f"{low:,} to {high:,}" if low != high else f"{low:,}"
+    return f"{text} at each of {numbers.size} times"
+
+
+def _against_model(layout: Any, name: str) -> list[Row]:
     """Compare with the model's card; weights are not read."""
     path = resources.files("xdiffda") / "models" / name / "card.json"
     if not path.is_file():
         return []
-    card = json.loads(path.read_text())
-    missing = sorted(set(card["variables"]) - set(layout.variables))
-    levels = sorted(set(card["levels"]) - set(layout.levels))
-    shape = tuple(card["shape"])
+    stored = json.loads(path.read_text())
+    missing = sorted(set(stored["variables"]) - set(layout.variables))
+    levels = sorted(set(stored["levels"]) - set(layout.levels))
+    shape = tuple(stored["shape"])
     problems = []
     if missing:
         problems.append(f"missing {', '.join(missing)}")
@@ -53,4 +151,38 @@ def _against_model(layout, name: str) -> list[str]:
         problems.append(f"missing levels {', '.join(map(str, levels))}")
     if layout.grid.shape != shape:
         problems.append(f"grid is not {shape[0]} x {shape[1]}: xdiffda.regrid(ds, like={name!r})")
-    return [f"Model {name}: {'; '.join(problems) or 'can take it'}"]
+    verdict = "; ".join(problems) or "can take it"
+    return [Row(f"Model {name}", verdict, BAD if problems else GOOD)]
+
+
+def _sites(ds: xr.Dataset) -> str:
+    """A map of the sites as SVG, if their coordinates are in memory."""
+    if not {"lat", "lon"} <= set(ds.variables):
+        return ""
+    lat, lon = ds["lat"], ds["lon"]
+    if lat.chunks is not None or lon.chunks is not None or lat.dims != lon.dims:
+        return ""
+    places = np.unique(np.stack([lat.values.ravel(), lon.values.ravel()], -1).round(1), axis=0)
+    places = places[np.isfinite(places).all(-1)]
+    places = places[:: -(-len(places) // _MOST_DOTS) or 1]
+    dots = "".join(
+        f'<circle cx="{(x + 180) % 360:.1f}" cy="{90 - y:.1f}" r="1.6"/>' for y, x in places
+    )
+    return (
+        '<svg viewBox="0 0 360 180" width="360" height="180" role="img" aria-label="sites">'
+        '<rect width="360" height="180" fill="none" stroke="currentColor" stroke-opacity=".25"/>'
+        f'<path d="{_coastline()}" fill="none" stroke="currentColor" stroke-opacity=".45" '
+        f'stroke-width=".6"/><g fill="#0072B2">{dots}</g></svg>'
+    )
+
+
+def _coastline() -> str:
+    """Larger coastlines, generalised to a degree: some kilobytes."""
+    from xdiffda.plot.coastline import coastline_lines
+
+    paths = []
+    for line in coastline_lines():
+        if len(line) >= 16:
+            points = np.stack([line[::3, 0] + 180, 90 - line[::3, 1]], -1).round().astype(int)
+            paths.append("M" + "L".join(f"{x} {y}" for x, y in points))
+    return "".join(paths)

@@ -68,6 +68,9 @@ class DatasetAccessor:
     def __repr__(self) -> str:
         return _describe.describe(self._obj)
 
+    def _repr_html_(self) -> str:
+        return _describe.describe_html(self._obj)
+
 
 @xr.register_dataarray_accessor("diffda")
 class DataArrayAccessor:

@@ -47,7 +47,7 @@ def state() -> Any:
     return SimpleNamespace(
         truth=truth, background=background, forecast_6h=xdiffda.open_sample("background_6h").load(),
         ensemble=xr.concat(members, "member"), obs=obs, persistence=persistence,
-        interpolated={n: interpolated(n) for n in (45, 416, 1000)},
+        interpolated={n: interpolated(n) for n in (250, 416, 1000)},
     )  # fmt: skip
 
 
@@ -61,13 +61,16 @@ def maps(truth: Any, background: Any, ensemble: Any, obs: Any) -> Figure:
     )  # fmt: skip
 
 
-def scorecards(truth: Any, background: Any, forecast_6h: Any, ensemble: Any) -> Figure:
+def scorecards(truth: Any, background: Any, forecast_6h: Any, persistence: Any) -> Figure:
     from xdiffda.plot import scorecard
     from xdiffda.verify import verify
 
-    scores = {"48 h forecast": verify(background, truth), "6 h forecast": verify(forecast_6h, truth),
-              "dressed mean": verify(ensemble, truth)}  # fmt: skip
-    return scorecard(scores, reference="48 h forecast")
+    starts = {"48 h forecast": background, "6 h forecast": forecast_6h}
+    scores = {name: verify(persistence(start), truth) for name, start in starts.items()}
+    return scorecard(
+        scores, reference="48 h forecast",
+        channels=["z@500", "t@850", "t@500", "u@300", "q@850", "2t", "msl"],
+    )  # fmt: skip
 
 
 def profiles(truth: Any, background: Any, forecast_6h: Any) -> Figure:
@@ -114,8 +117,9 @@ def spectra(truth: Any, background: Any, ensemble: Any) -> Figure:
     from xdiffda.plot import spectra
     from xdiffda.verify import zonal_spectrum
 
+    mean = ensemble.mean("member", keep_attrs=True)
     return spectra({"truth": zonal_spectrum(truth), "48 h forecast": zonal_spectrum(background),
-                    "mean of 13": zonal_spectrum(ensemble.mean("member", keep_attrs=True))})  # fmt: skip
+                    "mean of 13": zonal_spectrum(mean)})  # fmt: skip
 
 
 def lead_times(truth: Any, background: Any, persistence: Any) -> Figure:
@@ -138,7 +142,8 @@ def lead_time_losses(truth: Any, persistence: Any, interpolated: Any) -> Figure:
         n_columns: loss_of(verify(persistence(start), truth), best)
         for n_columns, start in interpolated.items()
     }
-    return lead_time_loss({"interpolated": losses}, lead_time=24.0)
+    return lead_time_loss({"interpolated": losses}, lead_time=24.0,
+                          channels=["z@500", "u@300", "msl"])  # fmt: skip
 
 
 def draw(name: str) -> Figure:
@@ -152,7 +157,9 @@ def gallery(name: str) -> str:
     from xdiffda.plot import style
 
     body = inspect.getsource(globals()[name]).split(") -> Figure:\n", 1)[1]
-    code = textwrap.dedent(body).replace("  # fmt: skip", "").replace("return ", "figure = ").strip()
+    code = (
+        textwrap.dedent(body).replace("  # fmt: skip", "").replace("return ", "figure = ").strip()
+    )
     picture = io.BytesIO()
     with style():
         draw(name).savefig(picture, format="png", dpi=110, bbox_inches="tight")

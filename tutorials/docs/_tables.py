@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from _gallery import gallery
 from _skill import skill, skill_channels, skill_figure
 
 from xdiffda import registry
@@ -252,7 +253,8 @@ def card_json() -> str:
 
 MADE: dict[str, Callable[..., str]] = {
     "axes": axes, "card": card_json, "command-line": command_line, "denoising": denoising,
-    "derived": derived, "extras": extras, "figure": figure, "grids": grids,
+    "derived": derived, "extras": extras, "figure": figure, "gallery": gallery,
+    "grids": grids,
     "height-errors": height_errors, "methods": methods, "models": models, "protocol": protocol,
     "skill": skill, "skill-channels": skill_channels, "skill-figure": skill_figure, "tidy": tidy,
     "training": training, "units": units, "variables": variables,

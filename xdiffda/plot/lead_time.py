@@ -121,6 +121,7 @@ def lead_time_loss(
             ax.axhline(0, color="0.4", linewidth=0.9, zorder=1)
             ax.set(xscale="log", title=channel.title, xlabel="observed columns",
                    ylabel=f"loss at {lead_time:g} h (h)")  # fmt: skip
+            ax.margins(x=0.08)
             _column_ticks(ax, sorted({n for of in losses.values() for n in of}))
         legend(figure, axes)
     return figure

@@ -133,9 +133,7 @@ def _lay_out(
     for ax in axes.ravel()[n:]:
         figure.delaxes(ax)
     starts = range(0, n, n_column)
-    return figure, [
-        (row, drawn[at : at + n_column]) for row, at in zip(axes, starts, strict=True)
-    ]
+    return figure, [(row, drawn[at : at + n_column]) for row, at in zip(axes, starts, strict=True)]
 
 
 def _draw_row(

@@ -108,7 +108,7 @@ def reliability(
             ax.plot([0, 1], [0, 1], color="0.4", linewidth=0.9, linestyle="--", zorder=1)
             ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
             limit, units = in_display_units(_part(ds, channel, "threshold"))
-            ax.set_title(f"{channel.title}\nat least {float(limit):.4g} {units}")
+            ax.set_title(f"{channel.title}\nat least {float(limit):.6g} {units}")
             ax.set_ylabel("observed frequency")
             ax.tick_params(labelbottom=False)
             below.set_ylim(0, None)
