@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 GOOD, BAD, CHIPS = "good", "bad", "chips"
 
@@ -54,6 +55,25 @@ def card(title: str, subtitle: str, rows: Sequence[Row], *, picture: str = "") -
         f'<div class="xdiffda-card"><style>{_CSS}</style><div class="h">{head}</div>'
         f"<dl>{lines}</dl>{picture}</div>"
     )
+
+
+def model_card(name: str, layout: Any, stored: Mapping[str, Any]) -> str:
+    """Card of a model: what it takes, what it was made from, and how large it is.
+
+    ``stored`` is the content of its ``card.json``, empty for a model that has none.
+    """
+    rows = [
+        Row("Grid", str(layout.grid)),
+        Row("Levels (hPa)", ", ".join(map(str, layout.levels)) or "none"),
+        Row("Variables", ", ".join(layout.variables), CHIPS),
+        Row("Channels", str(layout.n_channel)),
+    ]
+    if "parameters" in stored:
+        rows.append(Row("Parameters", f"{int(stored['parameters']):,}"))
+    for label, key in (("Trained on", "data"), ("Licence", "licence")):
+        if stored.get(key):
+            rows.append(Row(label, str(stored[key])))
+    return card(f"Model {name}", str(stored.get("title", "")), rows)
 
 
 def _value(row: Row) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
 
+from xdiffda._cards import model_card
 from xdiffda._scales import draw_small_scales, row_scale, unresolved_part
 from xdiffda.covariance import CovarianceTable, SpectralCovariance, estimate_blocks
 from xdiffda.diffusion.denoiser import Conditioning, Denoiser, DenoiserNetwork
@@ -60,6 +61,9 @@ class Prior(abc.ABC):
         self, background: Float[np.ndarray, "node channel"], time: np.datetime64 | None, r: float
     ) -> Conditioned:
         """Condition on one background (physical units) at a valid time."""
+
+    def _repr_html_(self) -> str:
+        return model_card(self.name, self.layout, getattr(self, "card", None) or {})
 
     @property
     def default_covariance(self) -> str:
