@@ -55,7 +55,7 @@ def test_card_of_a_state(background: xr.Dataset, no_compute: None) -> None:
     text = words(background.diffda._repr_html_())
     assert text.startswith("State time: 2, ")
     assert "Grid 32 x 64" in text and "Levels (hPa) 100, 200, 300, 500, 700, 850, 925" in text
-    assert "temperature K" in text and "mean_sea_level_pressure Pa" in text
+    assert "K: 2m_temperature, temperature" in text and "Pa: mean_sea_level_pressure" in text
     assert "2012-12-21 06:00 to 2012-12-21 12:00 (2)" in text
     assert "Model speedy ✓ can take it" in text
 
@@ -71,14 +71,14 @@ def test_card_of_an_analysis(background: xr.Dataset) -> None:
     made = background.assign_attrs(
         xdiffda_method="guided", xdiffda_model="speedy", xdiffda_seed=3,
         xdiffda_network_evaluations=8, xdiffda_observations_used=[1480, 1500],
-        xdiffda_observations_rejected='[{"gross error": 3}, {"gross error": 4, "NaN": 1}]',
+        xdiffda_observations_rejected='[{"late (6 h)": 3}, {"late (12 h)": 4, "NaN": 1}]',
         xdiffda_background_error=[1.01, 0.98],
     )  # fmt: skip
     text = words(made.diffda._repr_html_())
     assert text.startswith("Analysis ")
     for part in ("Method guided, model speedy", "Seed 3", "Evaluations 8",
                  "Obs used 1,480 to 1,500 at each of 2 times",
-                 "Obs rejected 7 gross error, 1 NaN", "0.98 to 1.01 at each"):  # fmt: skip
+                 "Obs rejected 7 late, 1 NaN", "0.98 to 1.01 at each"):  # fmt: skip
         assert part in text
     assert "Method:       guided, model speedy" in repr(made.diffda)
 

@@ -57,7 +57,8 @@ def _facts(ds: xr.Dataset) -> tuple[str, list[Row]]:
         ]
     if {"station", "obs"} & set(map(str, ds.dims)):
         sizes = ", ".join(f"{n} {dim}" for dim, n in ds.sizes.items())
-        names = ", ".join(map(str, ds.data_vars))
+        every = [str(n) for n in ds.data_vars]
+        names = ", ".join(n for n in every if not n.endswith("_error_std")) or ", ".join(every)
         return "Observations", [Row("Observations", sizes), Row("Variables", names, CHIPS)]
     try:
         layout = infer_layout(ds)
@@ -67,7 +68,7 @@ def _facts(ds: xr.Dataset) -> tuple[str, list[Row]]:
         Row("Grid", str(layout.grid)),
         Row("Levels (hPa)", ", ".join(map(str, layout.levels)) or "none"),
         Row("Recognised", ", ".join(layout.variables), CHIPS),
-        Row("Units", _units(ds), CHIPS),
+        Row("Units", _units(ds)),
         *_times(ds),
         *_provenance(ds.attrs),
         *_against_model(layout, get_options().default_model),
@@ -79,12 +80,13 @@ def _units(ds: xr.Dataset) -> str:
     """Units as written, and what is assumed where none are."""
     from xdiffda.variables import recognise, user_default_units
 
-    found = recognise(ds)
-    return ", ".join(
-        f"{user} {ds[user].attrs['units']}" if ds[user].attrs.get("units")
-        else f"{user} {user_default_units(user, name)} (assumed)"
-        for user, name in found.items() if user in ds.data_vars
-    )  # fmt: skip
+    by_unit: dict[str, list[str]] = {}
+    for user, name in recognise(ds).items():
+        if user in ds.data_vars:
+            written = str(ds[user].attrs.get("units", ""))
+            unit = written or f"{user_default_units(user, name)} (assumed)"
+            by_unit.setdefault(unit, []).append(user)
+    return "; ".join(f"{unit}: {', '.join(names)}" for unit, names in by_unit.items())
 
 
 def _times(ds: xr.Dataset) -> list[Row]:
@@ -125,7 +127,8 @@ def _in_words(value: Any) -> str:
         total: dict[str, int] = {}
         for counts in value:
             for reason, n in counts.items():
-                total[reason] = total.get(reason, 0) + int(n)
+                word = reason.partition(" (")[0]  # without the hour, which differs by time
+                total[word] = total.get(word, 0) + int(n)
         return ", ".join(f"{n:,} {reason}" for reason, n in total.items()) or "none"
     numbers = np.atleast_1d(np.asarray(value))
     if numbers.dtype.kind not in "iuf" or numbers.size == 1:
