@@ -162,8 +162,7 @@ def _cells(ax: Any, values: Float[np.ndarray, "row column"], limit: float) -> An
     with np.errstate(divide="ignore", invalid="ignore"):
         colour = np.log(np.where(values > 0, values, np.nan))
     end = np.log(limit)
-    cmap = diverging()
-    cmap.set_bad("0.88")
+    cmap = diverging().with_extremes(bad="0.88")
     image = ax.pcolormesh(
         np.arange(values.shape[1] + 1) - 0.5, np.arange(values.shape[0] + 1) - 0.5,
         np.ma.masked_invalid(colour), cmap=cmap, vmin=-end, vmax=end, edgecolors="white",
