@@ -114,8 +114,8 @@ def _too_little(prior: Prior, need: Need, limit: int, source: str) -> Problem:
             fits = format_bytes(reduced.shared + reduced.member)
             return Problem(found, f"{needed}; {fits} with edges in chunks",
                            f"model=prior.reconfigured(edge_chunk={edges})")  # fmt: skip
-    return Problem(found, f"{needed}; there are no chunks small enough",
-                   f'xdiffda.set_options(memory_limit="{format_bytes(int(1.1 * total))}")')  # fmt: skip
+    more = f'xdiffda.set_options(memory_limit="{format_bytes(int(1.1 * total))}")'
+    return Problem(found, f"{needed}; there are no chunks small enough", more)
 
 
 def _smallest(prior: Prior) -> tuple[int, Need] | None:

@@ -65,9 +65,9 @@ def assimilate(
     ----------
     background : Dataset
         Prior state, usually a short forecast, in any usual convention; with a dimension
-        ``time``, one analysis is made for each time (lazy data is read time by time). With ``member``, the mean is the
-        background of all methods but the LETKF, and the members' variance says where V is
-        larger or smaller than the climate's.
+        ``time``, one analysis is made for each time (lazy data is read time by time). With
+        ``member``, the mean is the background of all methods but the LETKF, and the members'
+        variance says where V is larger or smaller than the climate's.
     obs : Dataset or DataFrame
         Observations in columns or in tidy form (see the page on conventions), with errors.
     n_members : int

@@ -1,0 +1,128 @@
+"""Stores and streams on a dask cluster of processes, one of which is killed in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cycle_world
+import pytest
+import store_world as world
+import xarray as xr
+from test_cycle_store import same_bytes
+
+import xdiffda
+from xdiffda._cluster import single_writer
+from xdiffda.errors import InputError, StorageError
+from xdiffda.reanalysis import open_streams, reanalysis
+
+distributed = pytest.importorskip("distributed")
+N_TIMES = 6
+STARTS, END = ["2020-01-15T12", "2020-01-16T12"], "2020-01-17T06"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    """Two worker processes that share a cache of compiled code."""
+    folder = tmp_path_factory.mktemp("cluster")
+    env = {
+        "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }  # fmt: skip
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, env=env,
+        local_directory=str(folder),
+    )  # fmt: skip
+    with cluster, distributed.Client(cluster) as connected:
+        yield connected
+
+
+def _streams(out: Path, client=None) -> xr.Dataset:
+    truth, first = cycle_world.make_states(8)
+    at = [first.roll(lon=n).assign_coords(time=truth["time"][n]) for n in (0, 2)]
+    stream = xdiffda.cycle.emulated_stream(truth, n_columns=20, error_std=cycle_world.ERRORS)
+    return reanalysis(
+        xr.concat(at, "time"), stream, out=out, starts=STARTS, end=END, spin_up="12h",
+        n_members=1, forecaster=cycle_world.forecaster, model=cycle_world.make_prior(),
+        settings=cycle_world.QUICK, client=client, progress=False,
+    )  # fmt: skip
+
+
+def _kill_a_worker(client, out: Path, done: threading.Event) -> list[int]:
+    """Kill the process of one worker as soon as the store holds something."""
+    while not done.is_set():
+        if out.exists() and 0 < world.complete(out).sum() < N_TIMES - 2:
+            pid = client.run(os.getpid)
+            victim = next(iter(pid.values()))
+            os.kill(victim, signal.SIGKILL)
+            return [victim]
+        time.sleep(0.02)
+    return []
+
+
+def test_a_worker_killed_in_the_middle_loses_nothing(client, tmp_path: Path) -> None:
+    given, whole, out = (
+        world.make_input(tmp_path, N_TIMES),
+        tmp_path / "w.zarr",
+        tmp_path / "o.zarr",
+    )
+    settings = world.SETTINGS | {"method": "3dvar"}
+    world.run(*given, whole, settings=settings)
+    done, killed = threading.Event(), []
+    killer = threading.Thread(target=lambda: killed.extend(_kill_a_worker(client, out, done)))
+    killer.start()
+    try:
+        world.run(*given, out, settings=settings, client=client)
+    finally:
+        done.set()
+        killer.join()
+    assert killed, "no worker was killed before the end"
+    assert world.complete(out).all()
+    assert same_bytes(out, whole)
+
+
+def test_streams_side_by_side_are_cycled_runs(client, tmp_path: Path) -> None:
+    run = _streams(tmp_path / "run", client).load()
+    assert run["stream"].values.tolist() == [0] * 4 + [1] * 4
+    assert run["time"].to_index().is_monotonic_increasing and run["time"].to_index().is_unique
+    assert str(run["time"].values[-1]).startswith(END)
+    second = open_streams(tmp_path / "run", stream=1)
+    assert second.sizes["time"] == 2 + 4  # two cycles of spin-up
+    # the whole takes the overlap from the stream that is spun up
+    truth, first = cycle_world.make_states(8)
+    stream = xdiffda.cycle.emulated_stream(truth, n_columns=20, error_std=cycle_world.ERRORS)
+    alone = xdiffda.cycle.cycle(
+        first, stream, out=tmp_path / "alone.zarr", n_cycles=4, n_members=1,
+        forecaster=cycle_world.forecaster, model=cycle_world.make_prior(),
+        settings=cycle_world.QUICK, progress=False,
+    ).load()  # fmt: skip
+    for name in ("temperature", "background_temperature", "n_obs_used"):
+        xr.testing.assert_equal(run[name].isel(time=slice(4)).drop_vars("stream"), alone[name])
+    before = (tmp_path / "run" / "streams.json").read_bytes()
+    with pytest.raises(InputError, match="another|as this call says"):
+        reanalysis(first, stream, out=tmp_path / "run", starts=STARTS[:1], end=END)
+    assert (tmp_path / "run" / "streams.json").read_bytes() == before
+
+
+def test_times_of_streams_are_checked(tmp_path: Path) -> None:
+    _, first = cycle_world.make_states(2)
+    with pytest.raises(InputError, match="(?s)rising times.*spin_up='5h'"):
+        reanalysis(first, None, out=tmp_path / "r", starts=STARTS[::-1], end=END, spin_up="5h")
+    with pytest.raises(StorageError, match="no reanalysis"):
+        open_streams(tmp_path / "r")
+
+
+def test_one_process_writes_a_stream(tmp_path: Path) -> None:
+    path = tmp_path / "stream-00.zarr"
+    with (
+        single_writer(path),
+        pytest.raises(StorageError, match="another process is writing"),
+        single_writer(path),
+    ):
+        pass
+    with single_writer(path):  # free again
+        pass
