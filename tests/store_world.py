@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,31 @@ def make_input(folder: Path, n_times: int) -> tuple[Path, xr.Dataset]:
     return path, xr.concat(tables, "obs")
 
 
-def run(background: Path, obs: xr.Dataset, out: Path, **choices: Any) -> xr.Dataset:
-    """Analyse all times of a background on disk."""
+def run(background: Any, obs: xr.Dataset, out: Path, **choices: Any) -> xr.Dataset:
+    """Analyse all times of a background, on disk or lazy."""
     keywords = {"n_members": 2, "model": world.make_prior(), "settings": SETTINGS}
-    return assimilate_store(
-        xdiffda.open_dataset(background), obs, out=out, progress=False, **(keywords | choices)
+    if isinstance(background, Path):
+        background = xdiffda.open_dataset(background)
+    return assimilate_store(background, obs, out=out, progress=False, **(keywords | choices))
+
+
+def gate(background: xr.Dataset, first: int, path: Path) -> xr.Dataset:
+    """The same background, whose times from number ``first`` on cannot be read yet.
+
+    They can as soon as the file ``path`` exists: what a test does until then happens in the
+    middle of the tasks.
+    """
+    later = background.isel(time=slice(first, None)).map(
+        lambda v: v.copy(data=v.data.map_blocks(_wait, str(path), dtype=v.dtype))
     )
+    return xr.concat([background.isel(time=slice(first)), later], "time")
+
+
+def _wait(block: np.ndarray, path: str) -> np.ndarray:
+    deadline = time.monotonic() + 120
+    while not Path(path).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return block
 
 
 def complete(out: Path) -> np.ndarray:

@@ -52,35 +52,34 @@ def _streams(out: Path, client=None) -> xr.Dataset:
     )  # fmt: skip
 
 
-def _kill_a_worker(client, out: Path, done: threading.Event) -> list[int]:
-    """Kill the process of one worker as soon as the store holds something."""
-    while not done.is_set():
-        if out.exists() and 0 < world.complete(out).sum() < N_TIMES - 2:
-            pid = client.run(os.getpid)
-            victim = next(iter(pid.values()))
-            os.kill(victim, signal.SIGKILL)
-            return [victim]
-        time.sleep(0.02)
-    return []
-
-
 def test_a_worker_killed_in_the_middle_loses_nothing(client, tmp_path: Path) -> None:
-    given, whole, out = (
-        world.make_input(tmp_path, N_TIMES),
-        tmp_path / "w.zarr",
-        tmp_path / "o.zarr",
-    )
+    background, obs = world.make_input(tmp_path, N_TIMES)
+    whole, out, gate = tmp_path / "whole.zarr", tmp_path / "run.zarr", tmp_path / "gate"
     settings = world.SETTINGS | {"method": "3dvar"}
-    world.run(*given, whole, settings=settings)
-    done, killed = threading.Event(), []
-    killer = threading.Thread(target=lambda: killed.extend(_kill_a_worker(client, out, done)))
-    killer.start()
-    try:
-        world.run(*given, out, settings=settings, client=client)
-    finally:
-        done.set()
-        killer.join()
-    assert killed, "no worker was killed before the end"
+    world.run(background, obs, whole, settings=settings)
+    workers = client.run(os.getpid)  # address -> process
+    # from the third time on, tasks wait in the middle until the gate opens
+    gated = world.gate(xdiffda.open_dataset(background), 2, gate)
+    failure: list = []
+
+    def run() -> None:
+        try:
+            world.run(gated, obs, out, settings=settings, client=client)
+        except Exception as error:
+            failure.append(error)
+
+    running = threading.Thread(target=run)
+    running.start()
+    deadline = time.monotonic() + 100
+    while not (out.exists() and world.complete(out)[:2].all()):
+        assert time.monotonic() < deadline and not failure, failure
+        time.sleep(0.05)
+    busy = [address for address, tasks in client.processing().items() if tasks]
+    os.kill(workers[busy[0]], signal.SIGKILL)
+    gate.touch()
+    running.join()
+    assert not failure
+    assert workers.values() != client.run(os.getpid).values()
     assert world.complete(out).all()
     assert same_bytes(out, whole)
 

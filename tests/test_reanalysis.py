@@ -109,7 +109,7 @@ def test_a_store_of_something_else_is_left_as_it_is(given, whole: Path, tmp_path
                                     model=cycle_world.make_prior())  # fmt: skip
     assert _stored(whole) == before
     foreign = tmp_path / "foreign.zarr"
-    xr.Dataset({"a": ("x", [1.0])}).to_zarr(foreign, zarr_format=3)
+    xdiffda.write_dataset(xr.Dataset({"a": ("x", [1.0])}), foreign)
     with pytest.raises(StorageError, match="no store of `assimilate_store`.*left as it is"):
         world.run(*given, foreign)
     assert xr.open_zarr(foreign)["a"].values.tolist() == [1.0]

@@ -19,6 +19,7 @@ from xdiffda.prior import Prior
 # multistep sampler, and what the Kalman update transforms
 STATES = 8
 SAMPLING = ("guided", "repaint")  # the methods that draw members by evaluations of the network
+EDGES = tuple(2**n for n in range(18, 7, -1))  # sizes of chunks to propose
 RESERVE = 0.9  # of the device: its allocator loses some to fragments
 
 
@@ -103,28 +104,30 @@ def _too_little(prior: Prior, need: Need, limit: int, source: str) -> Problem:
 
     total = need.shared + need.member
     found = f"{format_bytes(limit)} ({source}) for {prior.name!r}"
-    needed = (
+    wanted = (
         f"{format_bytes(total)} for one member: {format_bytes(need.member)} and "
         f"{format_bytes(need.shared)} that members share"
     )
-    smaller = _smallest(prior)
+    smaller = _smaller(prior, limit)
     if smaller is not None:
         edges, reduced = smaller
-        if reduced.shared + reduced.member <= limit:
-            fits = format_bytes(reduced.shared + reduced.member)
-            return Problem(found, f"{needed}; {fits} with edges in chunks",
-                           f"model=prior.reconfigured(edge_chunk={edges})")  # fmt: skip
+        fits = format_bytes(reduced.shared + reduced.member)
+        return Problem(found, f"{wanted}; {fits} with edges in chunks",
+                       f"model=prior.reconfigured(edge_chunk={edges})")  # fmt: skip
     more = f'xdiffda.set_options(memory_limit="{format_bytes(int(1.1 * total))}")'
-    return Problem(found, f"{needed}; there are no chunks small enough", more)
+    return Problem(found, f"{wanted}; there are no chunks small enough", more)
 
 
-def _smallest(prior: Prior) -> tuple[int, Need] | None:
-    """The size of chunks with which a network needs least, and what it then needs."""
+def _smaller(prior: Prior, limit: int) -> tuple[int, Need] | None:
+    """The largest chunks of edges with which a network fits, and what it then needs."""
     reconfigured = getattr(prior, "reconfigured", None)
     if reconfigured is None or getattr(prior, "_graph", None) is None:
         return None
-    edges = 2**17
-    return edges, needed(reconfigured(edge_chunk=edges))
+    for edges in EDGES:
+        need = needed(reconfigured(edge_chunk=edges))
+        if need.shared + need.member <= limit:
+            return edges, need
+    return None
 
 
 def _size(tree: object) -> int:
