@@ -68,7 +68,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(client, tmp_path: Path) -> 
         except Exception as error:
             failure.append(error)
 
-    running = threading.Thread(target=run)
+    running = threading.Thread(target=run, daemon=True)
     running.start()
     deadline = time.monotonic() + 100
     while not (out.exists() and world.complete(out)[:2].all()):

@@ -127,14 +127,19 @@ def check_config(path: Path, config: Mapping[str, Any], call: str) -> None:
 
 def missing_times(path: Path) -> list[int]:
     """Numbers of the times that are not complete; torsos of killed writers are removed."""
-    import zarr
-
-    array: Any = zarr.open_group(path, mode="r", use_consolidated=False)[COMPLETE]
-    missing = np.flatnonzero(array[:] != 1).tolist()
+    missing = np.flatnonzero(read_array(path, COMPLETE) != 1).tolist()
     if missing:
         for torso in path.rglob("*.partial"):
             torso.unlink(missing_ok=True)
     return missing
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """A small array of the store, read here: dask would ask a cluster that may be busy."""
+    import zarr
+
+    array: Any = zarr.open_group(path, mode="r", use_consolidated=False)[name]
+    return np.asarray(array[:])
 
 
 def write_time(path: Path, i: int, record: xr.Dataset, dim: str) -> None:
@@ -179,7 +184,7 @@ def write_time(path: Path, i: int, record: xr.Dataset, dim: str) -> None:
 def open_complete(path: Path, dim: str) -> xr.Dataset:
     """The complete times, lazy."""
     ds = xr.open_zarr(path, consolidated=True, decode_timedelta=True)
-    done = np.flatnonzero(ds[COMPLETE].values == 1)
+    done = np.flatnonzero(read_array(path, COMPLETE) == 1)
     return ds.drop_vars(COMPLETE).isel({dim: done})
 
 

@@ -254,12 +254,16 @@ def _need_observations(stamps: np.ndarray | None, times: list[Any], window: Any,
 
 def _same_background(path: Path, backgrounds: Backgrounds, prior: Prior) -> None:
     """Compare one complete time with what it was made of."""
-    done = np.flatnonzero(xr.open_zarr(path)[store.COMPLETE].values == 1)
+    import dask
+
+    done = np.flatnonzero(store.read_array(path, store.COMPLETE) == 1)
     if not done.size:
         return
     i = int(done[0])
-    stored = int(xr.open_zarr(path)["background_digest"].values[i])
-    if stored != state_digest(backgrounds.at(i), prior):
+    stored = int(store.read_array(path, "background_digest")[i])
+    with dask.config.set(scheduler="synchronous"):
+        found = state_digest(backgrounds.at(i), prior)
+    if stored != found:
         raise InputError(
             [Problem(f"another background at {str(backgrounds.times[i])[:16]} than that of the "
                      f"analysis in {path}", "the same, or another store",
