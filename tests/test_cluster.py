@@ -18,7 +18,7 @@ from test_cycle_store import same_bytes
 import xdiffda
 from xdiffda._cluster import single_writer
 from xdiffda.errors import InputError, StorageError
-from xdiffda.reanalysis import open_streams, reanalysis
+from xdiffda.reanalysis import open_streams, run_streams
 
 distributed = pytest.importorskip("distributed")
 N_TIMES = 6
@@ -45,7 +45,7 @@ def _streams(out: Path, client=None) -> xr.Dataset:
     truth, first = cycle_world.make_states(8)
     at = [first.roll(lon=n).assign_coords(time=truth["time"][n]) for n in (0, 2)]
     stream = xdiffda.cycle.emulated_stream(truth, n_columns=20, error_std=cycle_world.ERRORS)
-    return reanalysis(
+    return run_streams(
         xr.concat(at, "time"), stream, out=out, starts=STARTS, end=END, spin_up="12h",
         n_members=1, forecaster=cycle_world.forecaster, model=cycle_world.make_prior(),
         settings=cycle_world.QUICK, client=client, progress=False,
@@ -103,14 +103,14 @@ def test_streams_side_by_side_are_cycled_runs(client, tmp_path: Path) -> None:
         xr.testing.assert_equal(run[name].isel(time=slice(4)).drop_vars("stream"), alone[name])
     before = (tmp_path / "run" / "streams.json").read_bytes()
     with pytest.raises(InputError, match="another|as this call says"):
-        reanalysis(first, stream, out=tmp_path / "run", starts=STARTS[:1], end=END)
+        run_streams(first, stream, out=tmp_path / "run", starts=STARTS[:1], end=END)
     assert (tmp_path / "run" / "streams.json").read_bytes() == before
 
 
 def test_times_of_streams_are_checked(tmp_path: Path) -> None:
     _, first = cycle_world.make_states(2)
     with pytest.raises(InputError, match="(?s)rising times.*spin_up='5h'"):
-        reanalysis(first, None, out=tmp_path / "r", starts=STARTS[::-1], end=END, spin_up="5h")
+        run_streams(first, None, out=tmp_path / "r", starts=STARTS[::-1], end=END, spin_up="5h")
     with pytest.raises(StorageError, match="no reanalysis"):
         open_streams(tmp_path / "r")
 

@@ -73,17 +73,17 @@ class Streams:
             problems.append(
                 Problem(f"starts={list(self.starts)}, end={self.end!r}",
                         f"rising times, whole cycles of {self.cycle_length} apart",
-                        'reanalysis(..., starts=["2020-01-01", "2020-07-01"], end="2020-12-31T18")')
+                        'run_streams(..., starts=["2020-01-01", "2020-07-01"], end="2020-12-31T18")')
             )  # fmt: skip
         if duration(self.spin_up) < np.timedelta64(0, "ns") or duration(self.spin_up) % length:
             problems.append(
                 Problem(f"spin_up={self.spin_up!r}", f"whole cycles of {self.cycle_length}",
-                        'reanalysis(..., spin_up="10D")')
+                        'run_streams(..., spin_up="10D")')
             )  # fmt: skip
         return problems
 
 
-def reanalysis(
+def run_streams(
     background: xr.Dataset,
     obs: Any,
     *,
@@ -168,7 +168,7 @@ def open_streams(out: str | os.PathLike, *, stream: int | None = None) -> xr.Dat
     Parameters
     ----------
     out : path
-        Folder of `reanalysis`.
+        Folder of `run_streams`.
     stream : int, optional
         One stream alone, with its spin-up: beside the whole it shows in the overlap how far
         two streams have come together.
@@ -196,7 +196,7 @@ def open_streams(out: str | os.PathLike, *, stream: int | None = None) -> xr.Dat
         if ds.sizes["time"]:
             parts.append(ds.assign_coords(stream=("time", np.full(ds.sizes["time"], k))))
     if not parts:
-        raise StorageError(f"{folder}: no whole cycle yet; repair: `reanalysis(..., out=...)`")
+        raise StorageError(f"{folder}: no whole cycle yet; repair: `run_streams(..., out=...)`")
     along = [name for name in parts[0].data_vars if "time" in parts[0][name].dims]
     return xr.concat(
         parts, "time", data_vars=along, coords="minimal", compat="override", join="exact",
@@ -236,7 +236,7 @@ def _index(folder: Path, streams: Streams) -> None:
         if stored != streams:
             raise InputError(
                 [Problem(f"{stored} in {folder}", f"{streams}, as this call says",
-                         f"reanalysis(..., out={str(folder) + '-2'!r})")],
+                         f"run_streams(..., out={str(folder) + '-2'!r})")],
                 what="existing reanalysis, which is left as it is",
             )  # fmt: skip
         return
@@ -253,5 +253,5 @@ def _read_index(folder: Path) -> Streams:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StorageError(
             f"{folder}: no reanalysis ({type(error).__name__}: {error}); repair: give the folder "
-            "that `reanalysis` writes"
+            "that `run_streams` writes"
         ) from error

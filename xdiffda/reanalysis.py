@@ -22,17 +22,18 @@ from xdiffda import registry
 from xdiffda._analyses_record import account, describe, state_digest, template, tidy_digest
 from xdiffda._backgrounds import Backgrounds, read_backgrounds
 from xdiffda._cluster import Task, run_tasks
+from xdiffda._coordinates import find_axes
 from xdiffda._cycle_config import Assimilation, assimilation_settings
 from xdiffda._cycle_store import with_labels
 from xdiffda._settings import check_settings
 from xdiffda._stream import Source, duration, make_source
-from xdiffda._streams import open_streams, reanalysis
+from xdiffda._streams import open_streams, run_streams
 from xdiffda.analysis import assimilate
 from xdiffda.errors import InputError, Problem, StorageError
 from xdiffda.options import get_options
 from xdiffda.prior import Prior
 
-__all__ = ["assimilate_store", "open_analyses", "open_streams", "reanalysis"]
+__all__ = ["assimilate_store", "open_analyses", "open_streams", "run_streams"]
 
 
 def assimilate_store(
@@ -150,6 +151,12 @@ def open_analyses(out: str | os.PathLike) -> xr.Dataset:
     """
     config = store.read_config(Path(out))
     return with_labels(store.open_complete(Path(out), config["dim"]))
+
+
+def has_times(background: xr.Dataset) -> bool:
+    """Whether a background has more than one state along time; computes nothing."""
+    axis = find_axes(background)[0].get("time")
+    return axis is not None and axis.dim is not None and background.sizes[axis.dim] > 1
 
 
 @dataclasses.dataclass(frozen=True)
