@@ -73,7 +73,7 @@ class Streams:
             problems.append(
                 Problem(f"starts={list(self.starts)}, end={self.end!r}",
                         f"rising times, whole cycles of {self.cycle_length} apart",
-                        'run_streams(..., starts=["2020-01-01", "2020-07-01"], end="2020-12-31T18")')
+                        'run_streams(..., starts=["2020-01-01", "2020-07-01"], end="2020-12-31")')
             )  # fmt: skip
         if duration(self.spin_up) < np.timedelta64(0, "ns") or duration(self.spin_up) % length:
             problems.append(

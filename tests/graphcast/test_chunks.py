@@ -28,7 +28,8 @@ def _network(latent: int, conditioning: int = 3) -> GraphCast:
 @pytest.fixture(scope="module")
 def world():
     # mesh nodes of many degrees, and some that hear from no grid node
-    graph = build_graph(np.linspace(-60, 60, 7), np.arange(0, 360, 40), refinement=1)
+    lat, lon = np.linspace(-60, 60, 7), np.arange(0, 360, 40)
+    graph = build_graph(lat, lon, refinement=1, radius_fraction=0.3)
     assert (np.bincount(graph.grid2mesh.receivers.node, minlength=graph.n_mesh) == 0).any()
     x = jax.random.normal(jax.random.key(1), (graph.n_grid, BATCH, 4))
     return graph, x, jax.random.normal(jax.random.key(2), (BATCH, 3))
