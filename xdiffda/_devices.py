@@ -6,9 +6,8 @@ import dataclasses
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import jax
 import numpy as np
 from jaxtyping import Int
 
@@ -28,7 +27,7 @@ class Schedule:
     """
 
     per_device: int
-    devices: tuple[jax.Device, ...] = ()
+    devices: tuple[Any, ...] = ()
 
     def groups(self, n_members: int) -> Iterator[Int[np.ndarray, " member"]]:
         """Numbers of the members of each group.
@@ -47,9 +46,7 @@ class Schedule:
         return sum(1 for _ in self.groups(n_members))
 
 
-def make_schedules(
-    n_members: int, *, max_batch: int, devices: Sequence[jax.Device]
-) -> list[Schedule]:
+def make_schedules(n_members: int, *, max_batch: int, devices: Sequence[Any]) -> list[Schedule]:
     """Split devices into sets that work on different analysis times at once.
 
     The members of one time are shared out among as many devices as shorten it; with fewer

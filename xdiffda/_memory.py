@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -67,7 +67,7 @@ def plan_devices(prior: Prior, settings: Settings) -> list[Schedule]:
     return make_schedules(settings.n_members, max_batch=most, devices=devices)
 
 
-def members_that_fit(prior: Prior, wanted: int, devices: list[jax.Device]) -> int:
+def members_that_fit(prior: Prior, wanted: int, devices: list[Any]) -> int:
     """Members that a device can compute together, at most ``wanted``.
 
     Raises
@@ -85,7 +85,7 @@ def members_that_fit(prior: Prior, wanted: int, devices: list[jax.Device]) -> in
     return int(min(wanted, most))
 
 
-def memory_limit(devices: list[jax.Device]) -> tuple[int | None, str]:
+def memory_limit(devices: list[Any]) -> tuple[int | None, str]:
     """Bytes that may be used on each device, and where that number comes from."""
     own = get_options().memory_limit
     if own is not None:

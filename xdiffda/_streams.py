@@ -197,11 +197,13 @@ def open_streams(out: str | os.PathLike, *, stream: int | None = None) -> xr.Dat
             parts.append(ds.assign_coords(stream=("time", np.full(ds.sizes["time"], k))))
     if not parts:
         raise StorageError(f"{folder}: no whole cycle yet; repair: `run_streams(..., out=...)`")
-    along = [name for name in parts[0].data_vars if "time" in parts[0][name].dims]
-    return xr.concat(
+    along: list[Any] = [name for name in parts[0].data_vars if "time" in parts[0][name].dims]
+    whole = xr.concat(
         parts, "time", data_vars=along, coords="minimal", compat="override", join="exact",
         combine_attrs="override",
     )  # fmt: skip
+    assert isinstance(whole, xr.Dataset)
+    return whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

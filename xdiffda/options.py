@@ -134,8 +134,9 @@ def _checked(options: dict[str, object]) -> dict:
                 )
             )
         elif name == "memory_limit":
-            checked[name] = None if value == "device" else _bytes(value)
-            if checked[name] is not None and not checked[name] > 0:
+            limit = None if value == "device" else _bytes(value)
+            checked[name] = limit
+            if limit is not None and limit <= 0:
                 problems.append(
                     Problem(f"memory_limit={value!r}", 'an amount of memory, or "device"',
                             'xdiffda.set_options(memory_limit="20 GB")')

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -22,19 +23,20 @@ Tree = TypeVar("Tree")
 
 def mesh_of(x: Array) -> Mesh | None:
     """The devices that hold the members of ``x``; None if that is one, or ``x`` is traced."""
-    sharding = None if isinstance(x, jax.core.Tracer) else x.sharding
+    sharding = None if isinstance(x, Tracer) else x.sharding
     if isinstance(sharding, NamedSharding) and AXIS in sharding.spec:
-        return sharding.mesh if sharding.mesh.size > 1 else None
+        mesh = sharding.mesh
+        return mesh if isinstance(mesh, Mesh) and mesh.size > 1 else None
     return None
 
 
-def place_members(tree: Tree, devices: Sequence[jax.Device]) -> Tree:
+def place_members(tree: Tree, devices: Sequence[Any]) -> Tree:
     """Share arrays (member, ...) out among devices; their number must divide that of members."""
     sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))
     return jax.device_put(tree, sharding)
 
 
-def replicate(tree: Tree, devices: Sequence[jax.Device]) -> Tree:
+def replicate(tree: Tree, devices: Sequence[Any]) -> Tree:
     """Put the arrays of a pytree on every one of the devices."""
     sharding = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec())
     arrays, rest = eqx.partition(tree, eqx.is_array)

@@ -165,8 +165,8 @@ def _advance(
     """Make a chunk of moves between noise levels."""
 
     def own(shared: tuple, keys: Array, signs: Array, z: Array) -> Array:
-        *given, moves, first = shared
-        return _walk(*given, Draws(keys, signs), z, moves, first)
+        prior, observed, mask, moves, first = shared
+        return _walk(prior, observed, mask, Draws(keys, signs), z, moves, first)
 
     shared = (prior, observed, mask, moves, first)
     return over_members(own, mesh, shared, *draws, z, axes=(0, 0, 1))

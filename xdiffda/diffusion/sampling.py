@@ -200,7 +200,9 @@ def _warm_start(
         spread = prior.calibrated(jnp.asarray(guidance.sigma_max)).decompose()
 
     def own(shared: tuple, keys: Array, signs: Array) -> Array:
-        return gaussian_posterior(*shared, Draws(keys, signs), solver=guidance.solver)
+        mean, spread, likelihood = shared
+        draws = Draws(keys, signs)
+        return gaussian_posterior(mean, spread, likelihood, draws, solver=guidance.solver)
 
     return over_members(own, mesh, (mean, spread, likelihood), *draws, axes=(0, 0))
 
