@@ -202,3 +202,24 @@ def test_train_names_what_is_wrong_with_a_configuration(
     assert _run(monkeypatch, "train", tmp_path / "train.toml") == 2
     message = capsys.readouterr().err
     assert "task = 'guess'" in message and "steps = 0" in message
+
+
+def test_many_times_go_into_a_store_that_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    background = xdiffda.open_sample("background").isel(time=slice(2))
+    obs = xdiffda.open_sample("truth").isel(time=slice(2)).diffda.emulate_obs(n_columns=20)
+    xdiffda.write_dataset(background, tmp_path / "background.zarr")
+    xdiffda.write_dataset(obs, tmp_path / "obs.nc")
+    command = ["assimilate", tmp_path / "background.zarr", tmp_path / "obs.nc",
+               "--method", "3dvar", "-o", tmp_path / "out.zarr"]  # fmt: skip
+    assert _run(monkeypatch, *command) == 0
+    whole = xdiffda.open_analyses(tmp_path / "out.zarr").load()
+    assert whole.sizes["time"] == 2 and "2 times, 1 members" in capsys.readouterr().out
+    (tmp_path / "out.zarr" / "complete" / "c" / "1").unlink()
+    assert xdiffda.open_analyses(tmp_path / "out.zarr").sizes["time"] == 1
+    assert _run(monkeypatch, *command) == 0
+    xr.testing.assert_identical(xdiffda.open_analyses(tmp_path / "out.zarr").load(), whole)
+    assert _run(monkeypatch, *command, "--seed", "5") == 2
+    message = capsys.readouterr().err
+    assert "seed = 0" in message and "left as it is" in message and "Traceback" not in message

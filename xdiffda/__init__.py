@@ -30,9 +30,11 @@ _EXPORTS = {
     "StorageError": "xdiffda.errors",
     "XdiffdaError": "xdiffda.errors",
     "assimilate": "xdiffda.analysis",
+    "assimilate_store": "xdiffda.reanalysis",
     "load_forecaster": "xdiffda.forecast",
     "load_model": "xdiffda.registry",
     "models": "xdiffda.registry",
+    "open_analyses": "xdiffda.reanalysis",
     "open_dataset": "xdiffda.storage",
     "open_sample": "xdiffda.samples",
     "regrid": "xdiffda._regrid",
@@ -41,7 +43,7 @@ _EXPORTS = {
 }
 _SUBMODULES = (
     "baselines", "calibration", "cycle", "diffusion", "ensemble", "explore", "gencast",
-    "graphcast", "observations", "plot", "verify",
+    "graphcast", "observations", "plot", "reanalysis", "verify",
 )  # fmt: skip
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "XdiffdaError",
     "__version__",
     "assimilate",
+    "assimilate_store",
     "baselines",
     "calibration",
     "cycle",
@@ -69,9 +72,11 @@ __all__ = [
     "load_model",
     "models",
     "observations",
+    "open_analyses",
     "open_dataset",
     "open_sample",
     "plot",
+    "reanalysis",
     "regrid",
     "set_options",
     "verify",

@@ -64,7 +64,7 @@ def make_record(plan: Plan, outcome: Outcome) -> xr.Dataset:
                 attrs["long_name"] = f"{attrs.get('long_name', name)} ({part.replace('_', ' ')})"
             ds[name].attrs = attrs
         record = record.merge(ds.rename({n: f"{PREFIX[part]}{n}" for n in ds.data_vars}))
-    record = record.assign(_account(outcome.observed))
+    record = record.assign(account(outcome.observed))
     if outcome.truth is not None:
         record = record.merge(_scores(plan, outcome))
     clock = ("time", [outcome.time], {"standard_name": "time", "long_name": "analysis time"})
@@ -82,7 +82,7 @@ def error_of(record: xr.Dataset) -> str:
     )
 
 
-def _account(observed: Mapping[str, Any]) -> xr.Dataset:
+def account(observed: Mapping[str, Any]) -> xr.Dataset:
     labels = [*REASONS.values(), OTHER]
     counts = dict.fromkeys(labels, 0)
     for reason, n in observed["rejected"].items():

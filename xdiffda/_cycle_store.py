@@ -59,7 +59,7 @@ def open_cycle(out: str | os.PathLike, part: str | None = None) -> xr.Dataset:
     path = Path(out)
     root = read_root(path)
     n, config = committed(root), json.loads(root["attributes"][CONFIG])
-    ds = _with_labels(xr.open_zarr(path, consolidated=True, decode_timedelta=True))
+    ds = with_labels(xr.open_zarr(path, consolidated=True, decode_timedelta=True))
     ds = ds.isel(time=slice(n))
     if part is None:
         return ds
@@ -128,7 +128,7 @@ def append(path: Path, record: xr.Dataset, n: int, config: Mapping[str, Any]) ->
     StorageError
         If the disk is full, for example; the cycles before this one are whole.
     """
-    record = _with_flags(record.transpose("time", ...))
+    record = with_flags(record.transpose("time", ...))
     try:
         if n == 0:
             _create(path, record, config)
@@ -263,7 +263,7 @@ def _chunks(variable: xr.Variable) -> tuple[int, ...]:
     return tuple(chunks)
 
 
-def _with_flags(ds: xr.Dataset) -> xr.Dataset:
+def with_flags(ds: xr.Dataset) -> xr.Dataset:
     """String labels as CF flags: zarr has no settled type for strings yet."""
     for name, coord in ds.coords.items():
         if coord.dtype.kind in "US":
@@ -273,7 +273,7 @@ def _with_flags(ds: xr.Dataset) -> xr.Dataset:
     return ds
 
 
-def _with_labels(ds: xr.Dataset) -> xr.Dataset:
+def with_labels(ds: xr.Dataset) -> xr.Dataset:
     for name, coord in ds.coords.items():
         if "flag_meanings" in coord.attrs:
             ds = ds.assign_coords({name: (coord.dims, coord.attrs["flag_meanings"].split())})

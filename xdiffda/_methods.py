@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,10 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
 
+from xdiffda._devices import Schedule
 from xdiffda._settings import Settings
 from xdiffda.baselines import letkf, oi
+from xdiffda.diffusion._members import place_members, replicate
 from xdiffda.diffusion.guidance import Draws, Likelihood, make_draws
 from xdiffda.diffusion.repaint import sample_repaint
 from xdiffda.diffusion.sampling import Conditioned, sample_posterior, three_d_var
@@ -45,6 +47,9 @@ class AnalysisTime(NamedTuple):
     ensemble : array (member, node, channel) or None
         Background members, physical units, where the background has them; ``background`` is
         then their mean.
+    schedule : Schedule, optional
+        How members are grouped, and on which devices; by default ``max_batch`` at a time on
+        the default device.
     """
 
     prior: Prior
@@ -55,6 +60,7 @@ class AnalysisTime(NamedTuple):
     tidy: xr.Dataset
     key: Array
     ensemble: Float[np.ndarray, "member node channel"] | None = None
+    schedule: Schedule | None = None
 
     def conditioned(self) -> Conditioned:
         """The prior, conditioned on the background."""
@@ -79,9 +85,11 @@ def guided(at: AnalysisTime, settings: Settings, tick: Tick) -> Members:
         day = FlowDependent(own, jnp.asarray(at.variance_of_the_day()), variance)
         prior, covariance = prior._replace(calibrated=day), "calibrated"
 
+    prior, likelihood = _on_devices(at, (prior, at.likelihood))
+
     def draw(draws: Draws) -> Array:
         return sample_posterior(
-            prior, at.likelihood, draws, covariance=covariance,
+            prior, likelihood, draws, covariance=covariance,
             guidance=settings.guidance, tick=lambda: tick(1),
         )  # fmt: skip
 
@@ -97,6 +105,7 @@ def repaint(at: AnalysisTime, settings: Settings, tick: Tick) -> Members:
     # of a Gaussian is all but zero there
     field = np.where(covered, field, at.background)
     z = jnp.asarray((field - at.background) / (at.r * at.prior.scale), jnp.float32)
+    prior, z, mask = _on_devices(at, (prior, z, mask))
 
     def draw(draws: Draws) -> Array:
         return sample_repaint(prior, z, mask, draws, settings=settings.repaint, tick=tick)
@@ -106,7 +115,8 @@ def repaint(at: AnalysisTime, settings: Settings, tick: Tick) -> Members:
 
 def three_d_variational(at: AnalysisTime, settings: Settings, tick: Tick) -> Members:
     """The minimum of 3D-Var's cost function with the prior's B."""
-    z = three_d_var(at.prior.covariance, at.likelihood, solver=settings.guidance.solver)
+    covariance, likelihood = _on_devices(at, (at.prior.covariance, at.likelihood))
+    z = three_d_var(covariance, likelihood, solver=settings.guidance.solver)
     tick(1)
     return np.asarray(z)
 
@@ -134,16 +144,25 @@ def local_ensemble_transform(at: AnalysisTime, settings: Settings, tick: Tick) -
 
 
 def _in_groups(draw: Callable[[Draws], Array], at: AnalysisTime, settings: Settings) -> Members:
-    """Draw all members, ``max_batch`` at a time."""
+    """Draw all members, a group at a time; a member is the same in any group."""
+    schedule = at.schedule or Schedule(settings.max_batch)
     groups = []
-    for first in range(0, settings.n_members, settings.max_batch):
-        numbers = jnp.arange(first, min(first + settings.max_batch, settings.n_members))
-        draws = make_draws(at.key, numbers, antithetic=settings.antithetic)
+    for numbers in schedule.groups(settings.n_members):
+        draws = make_draws(at.key, jnp.asarray(numbers), antithetic=settings.antithetic)
+        if schedule.devices:
+            draws = place_members(draws, schedule.devices)
         z = np.asarray(draw(draws))
         if settings.small_scales:
             z = z + np.asarray(_small_scales(at.prior, draws))
         groups.append(z)
-    return np.concatenate(groups, axis=1)
+    return np.concatenate(groups, axis=1)[:, : settings.n_members]
+
+
+def _on_devices(at: AnalysisTime, tree: Any) -> Any:
+    """A copy on each device of the schedule."""
+    if at.schedule is None or not at.schedule.devices:
+        return tree
+    return replicate(tree, at.schedule.devices)
 
 
 def _small_scales(prior: Prior, draws: Draws) -> Array:

@@ -6,8 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from xdiffda.diffusion._members import mesh_of, over_members
 from xdiffda.spectral import Basis
 from xdiffda.state import Layout
 
@@ -39,15 +41,24 @@ def row_scale(
     return np.repeat(rows, n_lon, axis=0).astype(np.float32)
 
 
-@eqx.filter_jit
 def draw_small_scales(
     basis: Basis, std: Float[Array, "node channel"], keys: Array
 ) -> Float[Array, "node member channel"]:
     """White noise in the complement of ``basis``, of standard deviation ``std``."""
+    return _draw_small_scales(basis, std, keys, mesh_of(keys))
+
+
+@eqx.filter_jit
+def _draw_small_scales(basis: Basis, std: Array, keys: Array, mesh: Mesh | None) -> Array:
     shape = std.shape
-    complement = lambda e: e - basis.project(e)  # noqa: E731
-    noise = jax.vmap(lambda k: jax.random.normal(k, shape), out_axes=1)(keys)
     # how much of white noise lies outside the basis differs by latitude: measure it once
-    probe = complement(jax.random.normal(jax.random.key(0), (shape[0], 256, 1)))
-    share = jnp.sqrt(jnp.mean(jnp.square(probe), axis=1))
-    return complement(noise) * (std / jnp.maximum(share, 1e-3))[:, None]
+    probe = jax.random.normal(jax.random.key(0), (shape[0], 256, 1))
+    share = jnp.sqrt(jnp.mean(jnp.square(probe - basis.project(probe)), axis=1))
+
+    def own(shared: tuple[Basis, Array], keys: Array) -> Array:
+        basis, scale = shared
+        noise = jax.vmap(lambda k: jax.random.normal(k, shape), out_axes=1)(keys)
+        return (noise - basis.project(noise)) * scale
+
+    scale = (std / jnp.maximum(share, 1e-3))[:, None]
+    return over_members(own, mesh, (basis, scale), keys, axes=(0,))

@@ -48,12 +48,6 @@ class Settings:
             return self.guidance.evaluations
         return self.repaint.evaluations if self.method == "repaint" else 0
 
-    @property
-    def ticks(self) -> int:
-        """Steps of the progress bar for one analysis time."""
-        groups = -(-self.n_members // self.max_batch)
-        return max(groups * self.evaluations, 1)
-
     def provenance(self) -> dict[str, Any]:
         """What goes into the attributes of the analysis."""
         kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

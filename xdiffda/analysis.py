@@ -14,18 +14,22 @@ from tqdm import tqdm
 
 from xdiffda import _innovations as innovations
 from xdiffda import registry
+from xdiffda._backgrounds import Backgrounds, read_backgrounds
+from xdiffda._devices import Schedule, run_times
+from xdiffda._memory import plan_devices
 from xdiffda._methods import METHODS, AnalysisTime
 from xdiffda._settings import Settings, check_settings
 from xdiffda.baselines import Inflation, Localisation
 from xdiffda.diffusion.repaint import RePaint
 from xdiffda.diffusion.robust import Robust
-from xdiffda.errors import InputError, Problem
 from xdiffda.observations import select_window, to_tidy
 from xdiffda.observations.rows import Operators
 from xdiffda.options import get_options
 from xdiffda.prior import Prior
-from xdiffda.state import Convention, from_state, to_state
+from xdiffda.state import Convention, from_state
 from xdiffda.verify import split_obs, withheld_report
+
+Analysed = tuple[Float[np.ndarray, "member node channel"], dict[str, Any]]
 
 
 def assimilate(
@@ -61,9 +65,9 @@ def assimilate(
     ----------
     background : Dataset
         Prior state, usually a short forecast, in any usual convention; with a dimension
-        ``time``, one analysis is made for each time. With ``member``, the mean is the
-        background of all methods but the LETKF, and the members' variance says where V is
-        larger or smaller than the climate's.
+        ``time``, one analysis is made for each time (lazy data is read time by time). With
+        ``member``, the mean is the background of all methods but the LETKF, and the members'
+        variance says where V is larger or smaller than the climate's.
     obs : Dataset or DataFrame
         Observations in columns or in tidy form (see the page on conventions), with errors.
     n_members : int
@@ -116,9 +120,11 @@ def assimilate(
         Add to each member a draw of the scales that the model cannot represent (of the size
         measured for it), so that members differ from each other as they do from the truth.
     max_batch : int
-        Members computed together; bounds the memory.
+        Most members that a device computes together; fewer where its memory, or the option
+        ``memory_limit``, asks for that (`xdiffda.set_options`). With several devices members
+        and times are shared out among them.
     seed : int
-        Same seed, same analysis: across processes and batch sizes.
+        Same seed, same analysis: across processes, batch sizes and numbers of devices.
     progress : bool, optional
         Show a progress bar; default the option ``progress``.
 
@@ -157,32 +163,45 @@ def assimilate(
         withhold=withhold, antithetic=antithetic, small_scales=small_scales,
         max_batch=max_batch, seed=seed,
     )  # fmt: skip
-    x_b, convention, times = _read_background(background, prior, method)
+    backgrounds = read_backgrounds(background, prior.layout, method=method)
     tidy, held = to_tidy(obs), None
     if withhold:
         tidy, held = split_obs(tidy, withhold, seed=seed)
-    members, records = [], []
     wanted = get_options().progress if progress is None else progress
-    with tqdm(total=len(times) * settings.ticks, desc=f"assimilate ({method})", unit="level",
-              disable=not wanted) as bar:  # fmt: skip
-        for members_b, time in zip(x_b, times, strict=True):
-            x, record = analyse_time(prior, members_b, time, tidy, settings, bar.update)
-            members.append(x)
-            records.append(record)
-    analysis = _dataset(np.stack(members), convention, prior, records, settings)
+    results = _analyse(prior, backgrounds, tidy, settings, progress=wanted)
+    members, records = [x for x, _ in results], [record for _, record in results]
+    analysis = _dataset(np.stack(members), backgrounds.convention, prior, records, settings)
     if held is not None:
         report = withheld_report(analysis, background, held, window=window)
         analysis.attrs["xdiffda_withheld"] = report.attrs["summary"]
     return analysis
 
 
+def _analyse(
+    prior: Prior, backgrounds: Backgrounds, tidy: xr.Dataset, settings: Settings, *, progress: bool
+) -> list[Analysed]:
+    """Analyse every time, spread over the devices of this process."""
+    times, schedules = backgrounds.times, plan_devices(prior, settings)
+    groups = schedules[0].n_groups(settings.n_members)
+    total = len(times) * max(groups * settings.evaluations, 1)
+    with tqdm(total=total, desc=f"assimilate ({settings.method})", unit="level",
+              disable=not progress) as bar:  # fmt: skip
+
+        def work(i: int, schedule: Schedule) -> Analysed:
+            states = backgrounds.states(i)
+            return analyse_time(prior, states, times[i], tidy, settings, bar.update, schedule)
+
+        return run_times(work, len(times), schedules)
+
+
 def analyse_time(
     prior: Prior, states: Float[np.ndarray, "member node channel"], time: np.datetime64 | None,
     tidy: xr.Dataset, settings: Settings, tick: Callable[[int], Any],
-) -> tuple[Float[np.ndarray, "member node channel"], dict[str, Any]]:  # fmt: skip
+    schedule: Schedule | None = None,
+) -> Analysed:  # fmt: skip
     """Analyse one time on arrays, physical units; also return the record of what was used.
 
-    ``states`` are background members, or one state.
+    ``states`` are background members, or one state; ``schedule`` says on which devices.
     """
     background = states.mean(0, dtype=np.float64).astype(np.float32)
     likelihood, r, record = innovations.observe(
@@ -195,25 +214,9 @@ def analyse_time(
         inside, _ = select_window(tidy, time, settings.window)
     key = jax.random.fold_in(jax.random.key(settings.seed), _stamp(time))
     ensemble = states if len(states) > 1 else None
-    at = AnalysisTime(prior, background, time, r, likelihood, inside, key, ensemble)
+    at = AnalysisTime(prior, background, time, r, likelihood, inside, key, ensemble, schedule)
     z = METHODS[settings.method](at, settings, tick)
     return background[None] + r * prior.scale[None] * np.moveaxis(z, 1, 0), record
-
-
-def _read_background(
-    background: xr.Dataset, prior: Prior, method: str
-) -> tuple[
-    Float[np.ndarray, "time member node channel"], Convention, list[np.datetime64 | None]
-]:  # fmt: skip
-    x, _, convention = to_state(background, prior.layout, what="background")
-    n_member = dict(zip(convention.batch_dims, x.shape, strict=False)).get("member", 1)
-    if method == "letkf" and n_member < 2:
-        raise InputError(
-            [Problem(f"{n_member} background member", "2 or more along the dimension member",
-                     'assimilate(obs, method="guided")')], what="background of the LETKF",
-        )  # fmt: skip
-    times = innovations.valid_times(convention)[::n_member]  # time comes first, members share it
-    return x.reshape(-1, n_member, *x.shape[-2:]), convention, times
 
 
 def _dataset(

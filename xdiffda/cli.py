@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,15 +37,27 @@ def assimilate(
     steps: int = 8,
     seed: int = 0,
     overwrite: bool = False,
+    scheduler: Annotated[str, typer.Option(help="address of a dask cluster (many times)")] = "",
 ) -> None:
-    """Analyse the user's own files."""
+    """Analyse the user's own files; of many times into zarr, which resumes if called again."""
     import xdiffda
+    from xdiffda.reanalysis import has_times
     from xdiffda.storage import check_target, open_dataset, write_dataset
 
+    state = open_dataset(background)
+    if out.suffix == ".zarr" and has_times(state) and not (overwrite and out.exists()):
+        settings = {"method": method, "n_steps": steps}
+        with _cluster(scheduler) as client:
+            analyses = xdiffda.assimilate_store(
+                state, _open_obs(obs), out=out, n_members=members, model=model, seed=seed,
+                settings=settings, client=client, progress=True,
+            )  # fmt: skip
+        times = analyses.sizes.get("time", 1)
+        typer.echo(f"{out}: {times} times, {analyses.sizes['member']} members")
+        return
     check_target(out, overwrite=overwrite)  # before the work, not after it
-    state, observations = open_dataset(background), _open_obs(obs)
     analysis = xdiffda.assimilate(
-        state, observations, n_members=members, model=model, method=method, n_steps=steps,
+        state, _open_obs(obs), n_members=members, model=model, method=method, n_steps=steps,
         seed=seed, progress=True,
     )  # fmt: skip
     write_dataset(analysis, out, overwrite=overwrite)
@@ -92,6 +106,27 @@ def train(config: Annotated[Path, typer.Argument(help="TOML file")]) -> None:
     from xdiffda.train.__main__ import main as run
 
     run([str(config)])
+
+
+@contextlib.contextmanager
+def _cluster(address: str) -> Iterator[Any]:
+    """A client of the dask cluster at an address; None without one."""
+    if not address:
+        yield None
+        return
+    from xdiffda.errors import StorageError
+
+    try:
+        from distributed import Client
+
+        client = Client(address, timeout=10)
+    except (ImportError, OSError) as error:
+        raise StorageError(
+            f"{address}: no dask cluster ({type(error).__name__}: {error}); repair: "
+            '`pip install "xdiffda[scale]"` and `dask scheduler`'
+        ) from error
+    with client:
+        yield client
 
 
 def _open_obs(path: Path):

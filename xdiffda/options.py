@@ -1,4 +1,4 @@
-"""Options: cache folder, progress bars, default model. Scientific choices are arguments instead."""
+"""Options: cache folder, progress, default model, devices. Scientific choices are arguments."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class Options:
     cache_dir: Path
     progress: bool = True
     default_model: str = "speedy"
+    memory_limit: int | None = None
+    n_devices: int | None = None
 
 
 _current: list[Options] = []  # one element once options are first asked for
@@ -52,6 +54,13 @@ class set_options:
         Whether long calls show progress unless told otherwise; default True.
     default_model : str, optional
         The model of calls that name none; default ``"speedy"``.
+    memory_limit : str or int, optional
+        Memory that `xdiffda.assimilate` may use on each device, such as ``"20 GB"`` or a number
+        of bytes; ``"device"`` (the default) takes what the device has. Members are computed in
+        groups that fit.
+    n_devices : int, optional
+        Number of local devices that `xdiffda.assimilate` spreads members and analysis times
+        over; 0 (the default) takes all.
 
     Raises
     ------
@@ -73,8 +82,13 @@ class set_options:
         cache_dir: str | os.PathLike | None = None,
         progress: bool | None = None,
         default_model: str | None = None,
+        memory_limit: str | int | None = None,
+        n_devices: int | None = None,
     ) -> None:
-        given = {"cache_dir": cache_dir, "progress": progress, "default_model": default_model}
+        given = {
+            "cache_dir": cache_dir, "progress": progress, "default_model": default_model,
+            "memory_limit": memory_limit, "n_devices": n_devices,
+        }  # fmt: skip
         checked = _checked({name: value for name, value in given.items() if value is not None})
         self._before = get_options()
         _current[0] = replace(self._before, **checked)
@@ -119,5 +133,31 @@ def _checked(options: dict[str, object]) -> dict:
                     'xdiffda.set_options(default_model="speedy")',
                 )
             )
+        elif name == "memory_limit":
+            limit = None if value == "device" else _bytes(value)
+            checked[name] = limit
+            if limit is not None and limit <= 0:
+                problems.append(
+                    Problem(f"memory_limit={value!r}", 'an amount of memory, or "device"',
+                            'xdiffda.set_options(memory_limit="20 GB")')
+                )  # fmt: skip
+        elif name == "n_devices":
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            checked[name] = value or None
+            if not whole:
+                problems.append(
+                    Problem(f"n_devices={value!r}", "a number of devices, or 0 for all",
+                            "xdiffda.set_options(n_devices=1)")
+                )  # fmt: skip
     raise_if(problems, what="options")
     return checked
+
+
+def _bytes(value: object) -> int:
+    """Bytes of an amount of memory; 0 where it is none."""
+    from dask.utils import parse_bytes
+
+    try:
+        return 0 if isinstance(value, bool) else int(parse_bytes(value))
+    except (ValueError, TypeError, AttributeError):
+        return 0

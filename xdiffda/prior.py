@@ -8,6 +8,7 @@ guidance needs.  In the whole package ``z = (x - x_b) / (r s)``.
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -261,6 +262,17 @@ class DiffusionPrior(Prior):
         )
         denoise = Denoiser(self._network, self._covariance, self._graph, self._static, given)
         return Conditioned(denoise, self._covariance, self._calibrated)
+
+    def reconfigured(self, **options: Any) -> DiffusionPrior:
+        """The same model computed in another way: for less memory, or in half precision.
+
+        ``options`` are those of `xdiffda.graphcast.NetworkConfig` that change no weight:
+        ``edge_chunk``, ``dtype``, ``precision``, ``unroll``, ``remat``; others raise ValueError.
+        """
+        other, network = copy.copy(self), self._network
+        backbone = network.backbone.reconfigured(**options)
+        other._network = eqx.tree_at(lambda net: net.backbone, network, backbone)
+        return other
 
     def gaussian(self) -> GaussianPrior:
         """The Gaussian prior with the same s and B: what the network adds shows against it."""

@@ -21,9 +21,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from xdiffda.covariance import white_noise
+from xdiffda.diffusion._members import mesh_of, over_members
 from xdiffda.diffusion.guidance import Draws
 from xdiffda.diffusion.sampling import Conditioned
 
@@ -136,26 +138,44 @@ def sample_repaint(
     moves = np.stack([sigmas[walk[:-1]], sigmas[walk[1:]]], axis=1)
     more = -len(moves) % CHUNK
     moves = np.pad(moves, ((0, more), (0, 0)))  # from 0 to 0: stand still
-    z = sigmas[-1] * draws.signs[:, None] * _noise(prior, draws.keys, jnp.array(0))
+    mesh = mesh_of(draws.keys)
+    z = sigmas[-1] * draws.signs[:, None] * _noise(prior, draws.keys, jnp.array(0), mesh)
     for first in range(0, len(moves), CHUNK):
         chunk = jnp.asarray(moves[first : first + CHUNK], z.dtype)
-        z = _advance(prior, observed, mask, draws, z, chunk, jnp.array(1 + first))
+        z = _advance(prior, observed, mask, draws, z, chunk, jnp.array(1 + first), mesh)
         z.block_until_ready()
         tick(int((chunk[:, 1] < chunk[:, 0]).sum()))
     return z
 
 
 @eqx.filter_jit
-def _noise(prior: Conditioned, keys: Array, number: Array) -> Array:
-    return white_noise(prior.climatology, jax.vmap(lambda k: jax.random.fold_in(k, number))(keys))
+def _noise(prior: Conditioned, keys: Array, number: Array, mesh: Mesh | None = None) -> Array:
+    def own(shared: tuple, keys: Array) -> Array:
+        climatology, number = shared
+        return white_noise(climatology, jax.vmap(lambda k: jax.random.fold_in(k, number))(keys))
+
+    return over_members(own, mesh, (prior.climatology, number), keys, axes=(0,))
 
 
 @eqx.filter_jit
 def _advance(
     prior: Conditioned, observed: Array, mask: Array, draws: Draws, z: Array, moves: Array,
-    first: Array,
+    first: Array, mesh: Mesh | None,
 ) -> Array:  # fmt: skip
     """Make a chunk of moves between noise levels."""
+
+    def own(shared: tuple, keys: Array, signs: Array, z: Array) -> Array:
+        prior, observed, mask, moves, first = shared
+        return _walk(prior, observed, mask, Draws(keys, signs), z, moves, first)
+
+    shared = (prior, observed, mask, moves, first)
+    return over_members(own, mesh, shared, *draws, z, axes=(0, 0, 1))
+
+
+def _walk(
+    prior: Conditioned, observed: Array, mask: Array, draws: Draws, z: Array, moves: Array,
+    first: Array,
+) -> Array:  # fmt: skip
     signs = draws.signs[:, None]
 
     def move(z: Array, step: tuple[Array, Array]) -> tuple[Array, Any]:

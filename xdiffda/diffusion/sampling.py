@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from xdiffda.covariance import CovarianceTable, SpectralCovariance, white_noise
+from xdiffda.diffusion._members import mesh_of, over_members
 from xdiffda.diffusion.guidance import (
     Draws,
     Likelihood,
@@ -122,7 +124,8 @@ def sample_posterior(
         Denoiser and covariances; states are (node, member, channel).
     likelihood : Likelihood
     draws : Draws
-        A member depends on its own key and sign only.
+        A member depends on its own key and sign only. Where they lie on several devices
+        (`jax.sharding`, axis ``member``), each device computes its own members.
     covariance : str
         V of guidance: `xdiffda.diffusion.guidance.choose_covariance`.
     guidance : Guidance
@@ -133,27 +136,29 @@ def sample_posterior(
     -------
     array (node, member, channel)
     """
+    mesh = mesh_of(draws.keys)
     start_keys, noise_keys = split_keys(draws.keys)
     draws = draws._replace(keys=start_keys)
-    noise = draws.signs[:, None] * _white_noise(prior.climatology, noise_keys)
+    noise = draws.signs[:, None] * _white_noise(prior.climatology, noise_keys, mesh)
     ladder = guidance.ladder()
     if guidance.start == "warm":
-        mean = _prior_mean(prior.denoise, noise, jnp.asarray(guidance.sigma_max))
+        like = jnp.zeros((noise.shape[0], 1, noise.shape[2]), noise.dtype)
+        mean = _prior_mean(prior.denoise, like, jnp.asarray(guidance.sigma_max))
         tick()
-        base = _warm_start(prior, mean, likelihood, draws, guidance)
+        base = _warm_start(prior, mean, likelihood, draws, guidance, mesh)
     else:
         # at sigma_max the prior still shines through the largest scales: draw it too
-        base = draws.signs[:, None] * _sample(prior.climatology, start_keys)
+        base = draws.signs[:, None] * _sample(prior.climatology, start_keys, mesh)
 
     def guided(z: Array, sigma: Array) -> Array:
-        out = _guided(prior, likelihood, z, sigma, covariance, guidance)
+        out = _guided(prior, likelihood, z, sigma, covariance, guidance, mesh)
         out.block_until_ready()  # progress and interrupts happen between levels
         tick()
         return out
 
     def fresh(level: int) -> Array:
         keys = _fold_in(noise_keys, jnp.array(1 + level))
-        return draws.signs[:, None] * _white_noise(prior.climatology, keys)
+        return draws.signs[:, None] * _white_noise(prior.climatology, keys, mesh)
 
     options = {"noise": fresh} if guidance.sampler in NOISY else {}
     return SAMPLERS[guidance.sampler](guided, base + ladder[0] * noise, ladder, **options)
@@ -166,43 +171,59 @@ def three_d_var(
     return _three_d_var(climatology, likelihood, solver)
 
 
-_white_noise = eqx.filter_jit(white_noise)
 _fold_in = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
 
 
 @eqx.filter_jit
-def _sample(covariance: SpectralCovariance, keys: Array) -> Array:
-    return covariance.sample(keys)
+def _white_noise(covariance: SpectralCovariance, keys: Array, mesh: Mesh | None) -> Array:
+    return over_members(white_noise, mesh, covariance, keys, axes=(0,))
 
 
 @eqx.filter_jit
-def _prior_mean(denoise: Any, like: Array, sigma_max: Array) -> Array:
+def _sample(covariance: SpectralCovariance, keys: Array, mesh: Mesh | None) -> Array:
+    return over_members(lambda b, keys: b.sample(keys), mesh, covariance, keys, axes=(0,))
+
+
+@eqx.filter_jit
+def _prior_mean(denoise: Any, zero: Array, sigma_max: Array) -> Array:
     """E[z | background]: one evaluation at sigma_max, the same for all members."""
-    return denoise(jnp.zeros_like(like[:, :1]), sigma_max)
+    return denoise(zero, sigma_max)
 
 
 @eqx.filter_jit
 def _warm_start(
-    prior: Conditioned, mean: Array, likelihood: Likelihood, draws: Draws, guidance: Guidance
-) -> Array:
+    prior: Conditioned, mean: Array, likelihood: Likelihood, draws: Draws, guidance: Guidance,
+    mesh: Mesh | None,
+) -> Array:  # fmt: skip
     spread = prior.climatology
     if prior.calibrated is not None:
         spread = prior.calibrated(jnp.asarray(guidance.sigma_max)).decompose()
-    return gaussian_posterior(mean, spread, likelihood, draws, solver=guidance.solver)
+
+    def own(shared: tuple, keys: Array, signs: Array) -> Array:
+        mean, spread, likelihood = shared
+        draws = Draws(keys, signs)
+        return gaussian_posterior(mean, spread, likelihood, draws, solver=guidance.solver)
+
+    return over_members(own, mesh, (mean, spread, likelihood), *draws, axes=(0, 0))
 
 
 @eqx.filter_jit
 def _guided(
     prior: Conditioned, likelihood: Likelihood, z: Array, sigma: Array, covariance: str,
-    guidance: Guidance,
+    guidance: Guidance, mesh: Mesh | None,
 ) -> Array:  # fmt: skip
-    basis = prior.climatology.basis
-    guided = guide(
-        prior.denoise, likelihood,
-        choose_covariance(covariance, prior.climatology, prior.calibrated),
-        noise_covariance=lambda x: basis.synthesis(basis.adjoint(x)), solver=guidance.solver,
-    )  # fmt: skip
-    return guided(z, sigma)
+    def own(shared: tuple[Conditioned, Likelihood, Array], z: Array) -> Array:
+        prior, likelihood, sigma = shared
+        basis = prior.climatology.basis
+        guided = guide(
+            prior.denoise, likelihood,
+            choose_covariance(covariance, prior.climatology, prior.calibrated),
+            noise_covariance=lambda x: basis.synthesis(basis.adjoint(x)),
+            solver=guidance.solver,
+        )  # fmt: skip
+        return guided(z, sigma)
+
+    return over_members(own, mesh, (prior, likelihood, sigma), z, axes=(1,))
 
 
 @eqx.filter_jit

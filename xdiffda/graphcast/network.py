@@ -7,6 +7,7 @@ Lam et al. (2023), Science 382, 1416. Members of a batch share every index, so a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -14,13 +15,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from . import chunks
 from .graph import Graph
 from .layers import Block, Conditioning, Interaction, Values, dense
 
 _N_STRUCTURAL = 3
 _N_EDGE = 4
 _DTYPES = ("float32", "bfloat16", "float64")
-_COMPUTATION = ("dtype", "precision", "unroll", "remat")
+_COMPUTATION = ("dtype", "precision", "unroll", "remat", "edge_chunk")
 _PRECISIONS = ("default", "high", "highest")
 
 
@@ -52,6 +54,9 @@ class NetworkConfig:
         Compile every processor step by itself (fastest); otherwise scan over them.
     remat
         Recompute every step in the backward pass instead of storing it.
+    edge_chunk
+        Compute so many edges (or grid nodes) at a time, for less memory and the same outputs;
+        0 for all at once. `xdiffda.graphcast.chunks` says how.
 
     Raises
     ------
@@ -74,6 +79,7 @@ class NetworkConfig:
     precision: str = "highest"
     unroll: bool = True
     remat: bool = False
+    edge_chunk: int = 0
 
     def __post_init__(self) -> None:
         wrong = [
@@ -85,6 +91,7 @@ class NetworkConfig:
                 ("processor_steps", 1),
                 ("hidden_layers", 0),
                 ("conditioning_width", 0),
+                ("edge_chunk", 0),
             )
             if getattr(self, name) < least
         ]
@@ -199,7 +206,7 @@ class GraphCast(eqx.Module):
         return out.astype(jnp.promote_types(dtype, jnp.float32))
 
     def reconfigured(self, **options: Any) -> GraphCast:
-        """The same weights with other options: dtype, precision, unroll or remat.
+        """The same weights with other options: dtype, precision, unroll, remat or edge_chunk.
 
         Raises
         ------
@@ -223,6 +230,8 @@ class GraphCast(eqx.Module):
         self, x: Values, graph: Graph, conditioning: Conditioning | None
     ) -> tuple[Values, Values]:
         """Latent grid and mesh nodes after the step from grid to mesh."""
+        if self.config.edge_chunk:
+            return chunks.encode(self, x, graph, conditioning)
         part = self.encoder
         on_data, on_structure = part.grid_embed.split(self.config.n_inputs, _N_STRUCTURAL)
         structure = dense(graph.grid_features[:, None], on_structure)
@@ -257,6 +266,8 @@ class GraphCast(eqx.Module):
         self, mesh: Values, grid: Values, graph: Graph, conditioning: Conditioning | None
     ) -> Float[Array, "grid batch out"]:
         """Output channels at the grid nodes."""
+        if self.config.edge_chunk:
+            return chunks.decode(self, mesh, grid, graph, conditioning)
         part = self.decoder
         edge = part.edge_embed(graph.mesh2grid.features[:, None])
         _, update = self._apply(part.step, edge, mesh, grid, graph.mesh2grid, conditioning)
@@ -264,6 +275,8 @@ class GraphCast(eqx.Module):
 
     def _apply(self, step: Interaction, *args: Any) -> tuple[Values, Values]:
         function = Interaction.__call__
+        if self.config.edge_chunk:
+            function = partial(chunks.interact, limit=self.config.edge_chunk)
         return (jax.checkpoint(function) if self.config.remat else function)(step, *args)
 
     def _check(self, x: Values, graph: Graph, conditioning: Conditioning | None) -> None:

@@ -1,0 +1,237 @@
+"""A store of analyses of many times, each written by itself, in any order, by any process.
+
+One zarr 3 store whose arrays have their full length from the start.  Every time has chunks of its
+own; the last thing written of a time is its chunk of the array ``complete``, in one step.  A
+process killed at any point leaves times that are complete and times that are not, and a time
+written twice holds the same bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xdiffda.errors import InputError, Problem, StorageError, raise_if
+
+CONFIG = "xdiffda_analyses"
+COMPLETE = "complete"
+MAX_CHUNK_BYTES = 2**27
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What the store says of the settings, the version and the input that it was made with.
+
+    Raises
+    ------
+    StorageError
+        If there is no store of analyses.
+    """
+    try:
+        attributes = json.loads((path / "zarr.json").read_text())["attributes"]
+        return json.loads(attributes[CONFIG])
+    except (OSError, ValueError, KeyError) as error:
+        raise StorageError(
+            f"{path}: no store of `assimilate_store` ({type(error).__name__}: {error}); what is "
+            f"there is left as it is; repair: `out={str(_another(path))!r}`"
+        ) from error
+
+
+def create(path: Path, template: xr.Dataset, dim: str, config: Mapping[str, Any]) -> None:
+    """Make the store, without a complete time, in one step.
+
+    Parameters
+    ----------
+    path : path
+    template : Dataset
+        All variables at full length; those along ``dim`` lazy, so that nothing is written.
+    dim : str
+        The dimension of time.
+    config : mapping
+        Plain JSON.
+
+    Raises
+    ------
+    StorageError
+        If the folder does not exist or the store cannot be written.
+    """
+    if path.suffix != ".zarr":
+        raise StorageError(f"{path}: unknown kind {path.suffix!r}; needed a folder .zarr; "
+                           f"repair: `out={str(path.with_suffix('.zarr'))!r}`")  # fmt: skip
+    if not path.parent.is_dir():
+        raise StorageError(f"{path}: no folder {path.parent}; repair: `mkdir -p {path.parent}`")
+    marker = xr.zeros_like(template[dim].astype("uint8").drop_vars(dim).chunk({dim: 1}))
+    marker.attrs = {"long_name": "whether the analysis of this time is complete"}
+    template = template.assign({COMPLETE: marker}).drop_encoding()
+    template.attrs |= {CONFIG: json.dumps(config)}
+    encoding: dict[Any, dict[str, Any]] = {}
+    for name, variable in template.data_vars.items():
+        if dim in variable.dims:
+            encoding[name] = {"chunks": _chunks(variable.variable, dim)}
+            if variable.dtype.kind == "f":
+                encoding[name]["fill_value"] = np.nan  # of what is not written yet
+    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Consolidated metadata")
+            template.to_zarr(partial, mode="w-", compute=False, consolidated=True, zarr_format=3,
+                             encoding=encoding)  # fmt: skip
+        os.rename(partial, path)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be made ({type(error).__name__}: {error}); repair: make room "
+            f"(`df -h {path.parent}`), or write elsewhere"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_config(path: Path, config: Mapping[str, Any], call: str) -> None:
+    """Raise where a store is that of other settings, another version or other input.
+
+    Raises
+    ------
+    InputError
+        Naming all that differs; the store stays as it is.
+    StorageError
+        If there is no store of analyses.
+    """
+    stored, given = read_config(path), json.loads(json.dumps(config))
+    problems = []
+    for key in sorted({*stored, *given}):
+        if stored.get(key) == given.get(key):
+            continue
+        repair = f"{call}(..., out={str(_another(path))!r})"
+        if key == "version":
+            repair = f'pip install "xdiffda=={stored.get(key)}"'
+        elif key in ("n_members", "seed"):
+            repair = f"{call}(..., {key}={stored.get(key)!r})"
+        elif key.startswith("settings."):
+            name = key.removeprefix("settings.")
+            repair = f"{call}(..., settings={{{name!r}: {stored.get(key)!r}}})"
+        problems.append(
+            Problem(f"{key} = {stored.get(key)!r} in {path}",
+                    f"{given.get(key)!r}, as this call says, or another store", repair)
+        )  # fmt: skip
+    raise_if(problems, what="existing store, which is left as it is")
+
+
+def missing_times(path: Path) -> list[int]:
+    """Numbers of the times that are not complete; torsos of killed writers are removed."""
+    missing = np.flatnonzero(read_array(path, COMPLETE) != 1).tolist()
+    if missing:
+        for torso in path.rglob("*.partial"):
+            torso.unlink(missing_ok=True)
+    return missing
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """A small array of the store, read here: dask would ask a cluster that may be busy."""
+    import zarr
+
+    array: Any = zarr.open_group(path, mode="r", use_consolidated=False)[name]
+    return np.asarray(array[:])
+
+
+def write_time(path: Path, i: int, record: xr.Dataset, dim: str) -> None:
+    """Write everything of one time, then that it is complete.
+
+    Parameters
+    ----------
+    path : path
+    i : int
+        Number of the time.
+    record : Dataset
+        Variables along ``dim`` of size 1; others are in the store already.
+    dim : str
+
+    Raises
+    ------
+    StorageError
+        If the disk is full, for example; the time is then not complete, all others are as
+        they were.
+    """
+    import zarr
+
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    try:
+        for name, variable in record.data_vars.items():
+            if dim in variable.dims:
+                array: Any = group[str(name)]
+                axis = variable.dims.index(dim)
+                array[(slice(None),) * axis + (slice(i, i + 1),)] = variable.values
+                _flush(path / str(name), array, axis, i)
+        marker: Any = group[COMPLETE]
+        marker[i] = 1
+        _flush(path / COMPLETE, marker, 0, i)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: time {i} cannot be written ({type(error).__name__}: {error}); all complete "
+            f"times are whole; repair: make room (`df -h {path.parent}`) and make the same call "
+            "again, which goes on"
+        ) from error
+
+
+def open_complete(path: Path, dim: str) -> xr.Dataset:
+    """The complete times, lazy."""
+    ds = xr.open_zarr(path, consolidated=True, decode_timedelta=True)
+    done = np.flatnonzero(read_array(path, COMPLETE) == 1)
+    return ds.drop_vars(COMPLETE).isel({dim: done})
+
+
+def need_times(background: xr.Dataset, times: list[Any], dims: tuple[str, ...]) -> None:
+    """Raise unless a background has one axis of valid times, each of them once."""
+    problems = []
+    if "time" not in dims or "lead_time" in dims:
+        problems.append(
+            Problem(f"a background along {', '.join(dims) or 'no time'}",
+                    "one valid time after another along the dimension time",
+                    'background.expand_dims("time")')
+        )  # fmt: skip
+    elif any(t is None or np.isnat(t) for t in times) or len(set(times)) != len(times):
+        problems.append(
+            Problem("times that are missing or not unique", "a valid time for each state",
+                    'background.drop_duplicates("time")')
+        )  # fmt: skip
+    if problems:
+        raise InputError(problems, what="background")
+
+
+def _chunks(variable: xr.Variable, dim: str) -> tuple[int, ...]:
+    """One time; of large states, one member or level of it."""
+    sizes = dict(variable.sizes) | {dim: 1}
+    for name in [n for n in sizes if n != dim]:
+        if (
+            np.prod(list(sizes.values()), dtype=np.int64) * variable.dtype.itemsize
+            < MAX_CHUNK_BYTES
+        ):
+            break
+        sizes[name] = 1
+    return tuple(sizes.values())
+
+
+def _flush(folder: Path, array: Any, axis: int, i: int) -> None:
+    """Have the disk hold the chunks of one time before anything says that they are there."""
+    counts = [-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True)]
+    ranges = [[i] if k == axis else range(n) for k, n in enumerate(counts)]
+    for where in itertools.product(*ranges):
+        chunk = folder / array.metadata.encode_chunk_key(where)
+        if chunk.exists():  # chunks of nothing but the fill value are not written
+            handle = os.open(chunk, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+def _another(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-2.zarr")

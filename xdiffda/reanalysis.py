@@ -1,0 +1,279 @@
+"""Analyses of many times, and cycled streams side by side, in stores that resume.
+
+Works in this process, or on a `dask.distributed` cluster; a worker lost in the middle costs the
+work it had in hand and nothing that is in a store.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xdiffda import _region_store as store
+from xdiffda import registry
+from xdiffda._analyses_record import account, describe, state_digest, template, tidy_digest
+from xdiffda._backgrounds import Backgrounds, read_backgrounds
+from xdiffda._cluster import Task, run_tasks
+from xdiffda._coordinates import find_axes
+from xdiffda._cycle_config import Assimilation, assimilation_settings
+from xdiffda._cycle_store import with_labels
+from xdiffda._settings import check_settings
+from xdiffda._stream import Source, duration, make_source
+from xdiffda._streams import open_streams, run_streams
+from xdiffda.analysis import assimilate
+from xdiffda.errors import InputError, Problem, StorageError
+from xdiffda.options import get_options
+from xdiffda.prior import Prior
+
+__all__ = ["assimilate_store", "open_analyses", "open_streams", "run_streams"]
+
+
+def assimilate_store(
+    background: xr.Dataset,
+    obs: Any,
+    *,
+    out: str | os.PathLike,
+    n_members: int = 8,
+    seed: int = 0,
+    model: str | Prior | None = None,
+    settings: Assimilation | Mapping[str, Any] | None = None,
+    client: Any = None,
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Analyse every time of a background into a store; the same call resumes.
+
+    Each analysis is that of `xdiffda.assimilate` for its time and the same seed. It is written
+    as soon as it is made and complete or absent, whatever kills the process that writes it;
+    calling again does what is missing. Times do not depend on each other, so they may be
+    spread over a cluster.
+
+    Parameters
+    ----------
+    background : Dataset
+        States along time, in any usual convention; lazy (`xdiffda.open_dataset`) so that each
+        worker reads its own.
+    obs : Dataset, DataFrame or callable
+        Observations of all times, in columns or tidy; or a callable from a time to the
+        observations of its window, such as `xdiffda.cycle.emulated_stream`.
+    out : path
+        Zarr store, ``.zarr``, in a folder that all workers see.
+    n_members, seed, model
+        As in `xdiffda.assimilate`. On a cluster, a name is loaded by each worker for itself; a
+        prior is sent with every task.
+    settings : Assimilation or mapping, optional
+        Other settings of `assimilate`; the window is 6 h by default.
+    client : distributed.Client, optional
+        The cluster; default this process.
+    progress : bool, optional
+        Show a progress bar; default the option ``progress``.
+
+    Returns
+    -------
+    Dataset
+        The store as `open_analyses` shows it.
+
+    Raises
+    ------
+    InputError
+        If input or settings do not fit, a time has no observation, or the store is that of
+        other settings, another version or other input; it is left as it is then.
+    StorageError
+        If the store cannot be written, or, at the end, if some times failed: all others are
+        in the store then.
+
+    Examples
+    --------
+    >>> import tempfile, xdiffda
+    >>> truth, background = xdiffda.open_sample("truth"), xdiffda.open_sample("background")
+    >>> analyses = assimilate_store(
+    ...     background.isel(time=slice(2)), xdiffda.cycle.emulated_stream(truth, n_columns=45),
+    ...     out=tempfile.mkdtemp() + "/analyses.zarr", settings={"method": "3dvar"},
+    ...     progress=False)
+    >>> analyses["n_obs_used"].sizes["time"]
+    2
+    """
+    path, prior = Path(out), registry.resolve(model)
+    keywords = _keywords(settings)
+    checked = check_settings(prior, n_members=n_members, seed=seed, **keywords)
+    backgrounds = read_backgrounds(background, prior.layout, method=checked.method)
+    convention = backgrounds.convention
+    store.need_times(background, backgrounds.times, convention.batch_dims)
+    dim = str(convention.axes["time"].dim)
+    source, stamps = make_source(obs, checked.window)
+    _need_observations(stamps, backgrounds.times, checked.window, dim)
+    config = describe(backgrounds, prior, checked, obs)
+    if path.exists():
+        store.check_config(path, config, "assimilate_store")
+        _same_background(path, backgrounds, prior)
+    else:
+        blank = template(backgrounds, prior, checked, dim)
+        store.create(path, blank, dim, config)
+    missing = store.missing_times(path)
+    name = model if isinstance(model, str) else model or get_options().default_model
+    job = Job(str(path), dim, name, config["version"], n_members, seed, keywords)
+    wanted = get_options().progress if progress is None else progress
+    run_tasks(
+        analyse_one, _tasks(job, backgrounds, source, missing), client, total=len(missing),
+        what="assimilate", progress=wanted,
+    )  # fmt: skip
+    return open_analyses(path)
+
+
+def open_analyses(out: str | os.PathLike) -> xr.Dataset:
+    """Open a store of `assimilate_store`, also while it grows; shows complete times only.
+
+    `xarray.open_zarr` on the same path shows all times, and a variable ``complete`` that says
+    which to trust.
+
+    Parameters
+    ----------
+    out : path
+
+    Returns
+    -------
+    Dataset
+        Lazy, along the time of the background: the analysis under the names of the background;
+        and of each time ``n_obs_used``, ``n_obs_rejected`` (by ``reason``),
+        ``background_error`` (scale r), and digests of its background and observations.
+
+    Raises
+    ------
+    StorageError
+        If there is no such store.
+    """
+    config = store.read_config(Path(out))
+    return with_labels(store.open_complete(Path(out), config["dim"]))
+
+
+def has_times(background: xr.Dataset) -> bool:
+    """Whether a background has more than one state along time; computes nothing."""
+    axis = find_axes(background)[0].get("time")
+    return axis is not None and axis.dim is not None and background.sizes[axis.dim] > 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What the analyses of a store have in common; goes to the workers."""
+
+    path: str
+    dim: str
+    model: str | Prior
+    version: str
+    n_members: int
+    seed: int
+    settings: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Input:
+    """One state, lazy where the background is, and the observations of its window.
+
+    Opaque to dask, which would otherwise look for tasks of its own inside.
+    """
+
+    state: xr.Dataset
+    tidy: xr.Dataset | None
+
+
+def analyse_one(job: Job, i: int, given: Input) -> None:
+    """Analyse the time of number ``i`` and commit it: one task of a cluster."""
+    import dask
+
+    from xdiffda import __version__
+
+    if __version__ != job.version:
+        raise StorageError(
+            f"{job.path}: this worker has xdiffda {__version__}, the store is of {job.version}; "
+            f'repair: `pip install "xdiffda=={job.version}"` on the workers'
+        )
+    if given.tidy is None:
+        raise InputError(
+            [Problem("no observation in its window", "at least one",
+                     "background.drop_sel(time=...)")], what="observations",
+        )  # fmt: skip
+    with dask.config.set(scheduler="synchronous"):  # a task must not wait for other tasks
+        state = given.state.load()
+    analysis = assimilate(
+        state, given.tidy, n_members=job.n_members, seed=job.seed, model=job.model,
+        progress=False, **job.settings,
+    )  # fmt: skip
+    observed = {
+        "used": analysis.attrs["xdiffda_observations_used"][0],
+        "rejected": json.loads(analysis.attrs["xdiffda_observations_rejected"])[0],
+        "r": analysis.attrs["xdiffda_background_error"][0],
+    }
+    digests = state_digest(state, registry.resolve(job.model)), tidy_digest(given.tidy)
+    record = analysis.merge(account(observed, digests, job.dim))
+    store.write_time(Path(job.path), i, record, job.dim)
+
+
+def _keywords(settings: Assimilation | Mapping[str, Any] | None) -> dict[str, Any]:
+    """All keywords of `assimilate` but those that are arguments here."""
+    signature = inspect.signature(assimilate).parameters.values()
+    keywords = {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
+    keywords |= assimilation_settings(settings, assimilate, "6h")
+    for own in ("n_members", "seed", "model", "progress"):
+        keywords.pop(own)
+    if keywords["withhold"]:
+        raise InputError(
+            [Problem(f"withhold={keywords['withhold']!r}", "observations to be used",
+                     "xdiffda.verify.split_obs(obs, 0.1)")], what="settings of assimilate_store",
+        )  # fmt: skip
+    return keywords
+
+
+def _tasks(
+    job: Job, backgrounds: Backgrounds, source: Source, missing: list[int]
+) -> Iterator[Task]:
+    """One task for each time, made when it is its turn."""
+    for i in missing:
+        tidy = source(backgrounds.times[i]).tidy
+        yield str(backgrounds.times[i])[:16], (job, i, Input(backgrounds.at(i), tidy))
+
+
+def _need_observations(stamps: np.ndarray | None, times: list[Any], window: Any, dim: str) -> None:
+    """Raise where a table of observations has none for a time."""
+    if stamps is None:
+        return
+    half, at = duration(window) / 2, np.array(times, "datetime64[ns]")
+    stamps = np.sort(stamps)
+    count = np.searchsorted(stamps, at + half, "right") - np.searchsorted(
+        stamps, at - half, "right"
+    )
+    count += np.isin(at, stamps)
+    empty = [str(t)[:16] for t in at[count <= 0]]
+    if empty:
+        shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+        raise InputError(
+            [Problem(f"no observation within {window} around {len(empty)} times: {shown}",
+                     "at least one for each", f"background.drop_sel({dim}=[{empty[0]!r}])")],
+            what="observations",
+        )  # fmt: skip
+
+
+def _same_background(path: Path, backgrounds: Backgrounds, prior: Prior) -> None:
+    """Compare one complete time with what it was made of."""
+    import dask
+
+    done = np.flatnonzero(store.read_array(path, store.COMPLETE) == 1)
+    if not done.size:
+        return
+    i = int(done[0])
+    stored = int(store.read_array(path, "background_digest")[i])
+    with dask.config.set(scheduler="synchronous"):
+        found = state_digest(backgrounds.at(i), prior)
+    if stored != found:
+        raise InputError(
+            [Problem(f"another background at {str(backgrounds.times[i])[:16]} than that of the "
+                     f"analysis in {path}", "the same, or another store",
+                     f"assimilate_store(..., out={str(path.with_name(path.stem + '-2.zarr'))!r})")],
+            what="existing store, which is left as it is",
+        )  # fmt: skip
