@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import equinox as eqx
@@ -16,50 +15,60 @@ import pytest
 
 from xdiffda.train.config import Optimiser, TrainConfig
 from xdiffda.train.curves import plot_log
-from xdiffda.train.loop import Batch, make_optimiser, restore_average, train
+from xdiffda.train.checkpoint import make_optimiser, restore_average
+from xdiffda.train.loader import Batch
+from xdiffda.train.loop import HeldOut, train
+from xdiffda.train.objective import Objective
 
 
 def _model() -> eqx.nn.MLP:
     return eqx.nn.MLP(3, 1, 8, 1, key=jax.random.key(0))
 
 
-def _loss(model: eqx.nn.MLP, batch: Batch, key: jax.Array) -> jax.Array:
+class _Loss(Objective):
     """Noise from the key, so that a resume with another key would show."""
-    x = batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape)
-    return jnp.mean((jax.vmap(model)(x)[:, 0] - batch["y"]) ** 2)
+
+    def draw(self, batch: Batch, key: jax.Array) -> Batch:
+        return {**batch, "noise": 0.1 * jax.random.normal(key, batch["x"].shape)}
+
+    def mean(self, model: eqx.nn.MLP, batch: Batch) -> jax.Array:
+        out = jax.vmap(model)(batch["x"] + batch["noise"])[:, 0]
+        return jnp.mean((out - batch["y"]) ** 2)
 
 
-def _batch(step: int) -> Batch:
-    x = np.random.default_rng([5, step]).normal(size=(16, 3)).astype(np.float32)
-    return {"x": x, "y": x[:, 0] - 0.5 * x[:, 1]}
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """Sample 16 n + i is row i of batch n."""
 
+    first: int = 0
+    interrupt_at: int = -1
+    poison_at: int = -1
 
-def _interrupted(at: int) -> Callable[[int], Batch]:
-    def batch_at(step: int) -> Batch:
-        if step == at:
+    def samples(self, step: int) -> np.ndarray:
+        if step == self.interrupt_at:
             raise KeyboardInterrupt
-        return _batch(step)
+        return 16 * (self.first + step) + np.arange(16)
 
-    return batch_at
+    def read(self, index: np.ndarray) -> Batch:
+        drawn = [np.random.default_rng([5, i]).normal(size=3) for i in index]
+        x = np.array(drawn, np.float32)
+        bad = np.float32(np.nan) if self.poison_at in index // 16 else np.float32(1)
+        return {"x": x, "y": bad * (x[:, 0] - 0.5 * x[:, 1])}
 
 
 def _config(out: Path, **changes: object) -> TrainConfig:
     config = TrainConfig(
-        "forecaster", "", str(out), steps=20, log_every=5, save_every=10, validate_every=10,
+        "forecaster", "", str(out), steps=20, batch=16, log_every=5, save_every=10, validate_every=10,
         optimiser=Optimiser(peak=0.02, warmup_steps=4, ema=0.8),
     )  # fmt: skip
     return dataclasses.replace(config, **changes)
 
 
-def _train(out: Path, batch_at: Callable[[int], Batch] = _batch, **changes: object) -> tuple:
+def _train(out: Path, source: _Source = _Source(), **changes: object) -> tuple:
     return train(
-        _model(),
-        _loss,
-        batch_at,
-        [_batch(900), _batch(901)],
-        _config(out, **changes),
-        progress=False,
-    )
+        _model(), _Loss(), source, _config(out, **changes),
+        validation=HeldOut(_Source(first=900), 2), progress=False,
+    )  # fmt: skip
 
 
 def _rows(out: Path) -> list[dict[str, str]]:
@@ -83,7 +92,7 @@ def test_a_killed_run_ends_in_the_same_bits(
     straight: tuple[Path, tuple], tmp_path: Path, killed_at: int
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        _train(tmp_path, _interrupted(killed_at))
+        _train(tmp_path, _Source(interrupt_at=killed_at))
     resumed = _train(tmp_path)
     assert _equal(resumed, straight[1])
     first, second = (
@@ -100,14 +109,14 @@ def test_a_kill_before_the_first_checkpoint_starts_afresh(
     straight: tuple[Path, tuple], tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        _train(tmp_path, _interrupted(7))
+        _train(tmp_path, _Source(interrupt_at=7))
     assert _equal(_train(tmp_path), straight[1])
     assert [row["step"] for row in _rows(tmp_path)] == ["5", "10", "15", "20"]
 
 
 def test_a_finished_run_returns_at_once_and_is_restored(straight: tuple[Path, tuple]) -> None:
     out, result = straight
-    assert _equal(_train(out, _interrupted(20)), result)
+    assert _equal(_train(out, _Source(interrupt_at=20)), result)
     average, step = restore_average(_model(), out, _config(out).optimiser)
     assert step == 20
     assert _equal(average, result[1])
@@ -125,7 +134,7 @@ def test_the_average_is_the_warmed_up_moving_average(tmp_path: Path) -> None:
         # the schedule hangs on the number of steps: stop the same run after n of them
         out = tmp_path / str(n)
         with pytest.raises(KeyboardInterrupt):
-            _train(out, _interrupted(n), save_every=n, log_every=1)
+            _train(out, _Source(interrupt_at=n), save_every=n, log_every=1)
         saved = _saved(out)
         weights.append(saved[0])
     expected = eqx.filter(weights[0], eqx.is_inexact_array)
@@ -143,7 +152,7 @@ def _saved(out: Path) -> tuple:
     """Weights and average of the last checkpoint: a run of which no step is left to do."""
     import orbax.checkpoint as ocp
 
-    from xdiffda.train.loop import State
+    from xdiffda.train.checkpoint import State
 
     arrays, static = eqx.partition(_model(), eqx.is_inexact_array)
     start = make_optimiser(_config(out).optimiser, 20).init(arrays)
@@ -156,12 +165,8 @@ def _saved(out: Path) -> tuple:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    def poisoned(step: int) -> Batch:
-        batch = _batch(step)
-        return {**batch, "y": batch["y"] * np.float32(np.nan if step == 12 else 1)}
-
     with pytest.raises(FloatingPointError, match="not finite at step 15.*lower optimiser.peak"):
-        _train(tmp_path, poisoned)
+        _train(tmp_path, _Source(poison_at=12))
     assert restore_average(_model(), tmp_path, _config(tmp_path).optimiser)[1] == 10
 
 

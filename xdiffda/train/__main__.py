@@ -1,4 +1,8 @@
-"""`python -m xdiffda.train CONFIG.toml [--out DIR] [--data DIR]`: train or resume."""
+"""`python -m xdiffda.train CONFIG.toml [--out DIR] [--data DIR]`: train or resume.
+
+Under srun or mpirun all tasks work on one run; on a plain list of hosts give every process
+--coordinator HOST:PORT --processes N --process-id I.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +11,59 @@ import dataclasses
 
 from xdiffda.train.config import TrainConfig
 
+_OVERRIDES = {
+    "out": "folder for checkpoints and curves",
+    "data": "folder of the nature run",
+    "pairs": "folder of the pairs",
+    "initial": "run to start from",
+}
+
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train what the configuration says; calling again resumes from the last checkpoint."""
-    parser = argparse.ArgumentParser(prog="python -m xdiffda.train", description=__doc__)
-    parser.add_argument("config", help="TOML file")
-    parser.add_argument("--out", help="folder for checkpoints and curves (overrides the file)")
-    parser.add_argument("--data", help="folder of the nature run (overrides the file)")
-    parser.add_argument("--pairs", help="folder of the pairs (overrides the file)")
-    parser.add_argument("--initial", help="run to start from (overrides the file)")
-    parser.add_argument("--steps", type=int, help="optimiser steps (overrides the file)")
-    options = vars(parser.parse_args(arguments))
+    """Train what the configuration says; calling again resumes from the last checkpoint.
+
+    A run that is told to stop (SIGTERM, SIGUSR1) saves and returns; ``status.json`` in its
+    folder says how far it is, a file ``finished`` that nothing is left to do.
+    """
+    options = vars(_parser().parse_args(arguments))
     config = TrainConfig.read(options.pop("config"))
+    places = {k: options.pop(k) for k in ("coordinator", "processes", "process_id")}
     config = dataclasses.replace(config, **{k: v for k, v in options.items() if v is not None})
+    from xdiffda.train.distributed import initialise, leads
+
+    initialise(**places)
+    from xdiffda.train.loop import Stopped
+
+    try:
+        _run(config)
+    except Stopped as stopped:
+        if leads():
+            print(stopped)
+        return
+    if leads():
+        from xdiffda.train.curves import plot_log
+
+        plot_log(config.out)
+
+
+def _run(config: TrainConfig) -> None:
     if config.task == "forecaster":
         from xdiffda.train.forecaster import run
     else:
         from xdiffda.train.denoiser import run
     run(config)
-    from xdiffda.train.curves import plot_log
 
-    plot_log(config.out)
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m xdiffda.train", description=__doc__)
+    parser.add_argument("config", help="TOML file")
+    for name, text in _OVERRIDES.items():
+        parser.add_argument(f"--{name}", help=f"{text} (overrides the file)")
+    parser.add_argument("--steps", type=int, help="optimiser steps (overrides the file)")
+    parser.add_argument("--coordinator", help="HOST:PORT of process 0")
+    parser.add_argument("--processes", type=int, help="number of processes of the run")
+    parser.add_argument("--process-id", type=int, help="which of them this is, from 0")
+    return parser
 
 
 if __name__ == "__main__":
