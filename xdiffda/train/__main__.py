@@ -1,5 +1,6 @@
-"""`python -m xdiffda.train CONFIG.toml [--out DIR] [--data DIR]`: train or resume.
+"""`python -m xdiffda.train [forecasts] CONFIG.toml [--out DIR] ...`: train or resume.
 
+With `forecasts`, make the backgrounds of a configuration of task diffda.
 Under srun or mpirun all tasks work on one run; on a plain list of hosts give every process
 --coordinator HOST:PORT --processes N --process-id I.
 """
@@ -8,14 +9,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 
 from xdiffda.train.config import TrainConfig
 
 _OVERRIDES = {
     "out": "folder for checkpoints and curves",
-    "data": "folder of the nature run",
-    "pairs": "folder of the pairs",
-    "initial": "run to start from",
+    "data": "nature run or reanalysis",
+    "pairs": "pairs or forecasts",
+    "initial": "run or published weights to start from",
 }
 
 
@@ -25,13 +27,20 @@ def main(arguments: list[str] | None = None) -> None:
     A run that is told to stop (SIGTERM, SIGUSR1) saves and returns; ``status.json`` in its
     folder says how far it is, a file ``finished`` that nothing is left to do.
     """
-    options = vars(_parser().parse_args(arguments))
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    forecasts = arguments[:1] == ["forecasts"]
+    options = vars(_parser().parse_args(arguments[forecasts:]))
     config = TrainConfig.read(options.pop("config"))
     places = {k: options.pop(k) for k in ("coordinator", "processes", "process_id")}
     config = dataclasses.replace(config, **{k: v for k, v in options.items() if v is not None})
     from xdiffda.train.distributed import initialise, leads
 
     initialise(**places)
+    if forecasts:
+        from xdiffda.train.forecasts import make_forecasts
+
+        make_forecasts(config)
+        return
     from xdiffda.train.loop import Stopped
 
     try:
@@ -49,6 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(config: TrainConfig) -> None:
     if config.task == "forecaster":
         from xdiffda.train.forecaster import run
+    elif config.task == "diffda":
+        from xdiffda.train.finetune import run
     else:
         from xdiffda.train.denoiser import run
     run(config)

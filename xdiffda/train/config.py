@@ -10,7 +10,7 @@ from typing import Any
 from xdiffda._toml import build, read_toml
 from xdiffda.errors import Problem, raise_if
 
-TASKS = ("forecaster", "denoiser")
+TASKS = ("forecaster", "denoiser", "diffda")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -110,24 +110,77 @@ class Compute:
 
 
 @dataclasses.dataclass(frozen=True)
+class Era5:
+    """Which part of a reanalysis in the schema of WeatherBench 2 or ARCO-ERA5 is used, and how.
+
+    Attributes
+    ----------
+    variables, levels : tuple
+        The state: names of WeatherBench, levels in hPa.
+    first, last, validation_first, validation_last : str
+        Valid times of the pairs, both ends included.
+    every_hours : int
+        Hours between valid times.
+    leads : tuple of int
+        Lead times of the backgrounds in hours, multiples of 6.
+    statistics : str
+        Folder of ``*mean_by_level.nc``, ``*stddev_by_level.nc``, ``*diffs_stddev_by_level.nc``
+        of the published forecaster; empty where ``initial`` is a name.
+    storage : dict
+        Options of the store's file system, as ``{token = "anon"}``.
+    truncation : int
+        Largest total wavenumber of noise and B; 0 for what the grid resolves.
+    n_statistics : int
+        Pairs on which s and B are measured.
+    """
+
+    variables: tuple[str, ...] = ()
+    levels: tuple[int, ...] = ()
+    first: str = ""
+    last: str = ""
+    validation_first: str = ""
+    validation_last: str = ""
+    every_hours: int = 6
+    leads: tuple[int, ...] = (6, 48)
+    statistics: str = ""
+    storage: dict[str, Any] = dataclasses.field(default_factory=dict)
+    truncation: int = 0
+    n_statistics: int = 200
+
+    def __post_init__(self) -> None:
+        wrong = [lead for lead in self.leads if lead < 6 or lead % 6]
+        problems = [
+            Problem(f"era5.{name} is empty", "a value", f"{name} = ...")
+            for name in ("variables", "first", "last", "leads")
+            if not getattr(self, name)
+        ]
+        if wrong:
+            problems.append(Problem(f"era5.leads {wrong}", "multiples of 6 h", "leads = [6, 48]"))
+        raise_if(problems, what="training configuration")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One training run.
 
     Attributes
     ----------
-    task : {"forecaster", "denoiser"}
+    task : {"forecaster", "denoiser", "diffda"}
     data : str
-        Folder of the nature run.
+        Folder of the nature run; store of the reanalysis (diffda).
     pairs : str
-        Folder of the pairs of truth and forecast (denoiser).
+        Folder of the pairs of truth and forecast (denoiser); store of the forecasts (diffda).
     out : str
         Folder for checkpoints, logs and curves.
     steps, batch : int
         Optimiser steps and global batch size: over all devices of all processes.
+    epochs : float
+        Number of steps as passes over all samples; counts if above 0 (diffda).
     rollout : int
         Autoregressive steps in the loss (forecaster).
     initial : str
-        Weights to start from (a checkpoint folder of another run), or empty.
+        Weights to start from (a checkpoint folder of another run), or empty; file or name of
+        a published GraphCast (diffda).
     seed : int
     validate_every, save_every, log_every : int
         In steps.
@@ -140,6 +193,7 @@ class TrainConfig:
     out: str
     steps: int = 10_000
     batch: int = 8
+    epochs: float = 0.0
     pairs: str = "pairs"
     rollout: int = 1
     initial: str = ""
@@ -151,6 +205,7 @@ class TrainConfig:
     network: Network = Network()
     optimiser: Optimiser = Optimiser()
     compute: Compute = Compute()
+    era5: Era5 | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -161,6 +216,9 @@ class TrainConfig:
                 problems.append(
                     Problem(f"{name} = {getattr(self, name)}", "at least 1", f"{name} = 1")
                 )
+        if self.task == "diffda" and not (self.era5 and self.initial):
+            found = f"initial = {self.initial!r} and {'a' if self.era5 else 'no'} table era5"
+            problems.append(Problem(found, "both, for task diffda", 'initial = "params.npz"'))
         if self.batch % self.compute.accumulate:
             found = f"batch = {self.batch} in {self.compute.accumulate} pieces"
             problems.append(Problem(found, "pieces of one size", "compute.accumulate = 1"))

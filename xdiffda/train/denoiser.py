@@ -18,9 +18,9 @@ from xdiffda.graphcast.graph import Graph, build_graph
 from xdiffda.osse.pairs import Pairs, load_pairs
 from xdiffda.prior import year_phase
 from xdiffda.spectral import sphere_basis
+from xdiffda.train.checkpoint import restore_average
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.data import Nature, load_nature
-from xdiffda.train.checkpoint import restore_average
 from xdiffda.train.distributed import first_alone
 from xdiffda.train.loader import Batch, Drawn
 from xdiffda.train.loop import HeldOut, train
@@ -121,7 +121,7 @@ class DenoisingLoss(Objective):
         keys = jax.random.split(noise_key, n)
         return {**batch, "told_r": told, "sigma": self.noise(level_key, (n,)), "key": keys}
 
-    def mean(self, model: DenoiserNetwork, batch: Batch) -> Array:
+    def mean(self, model: Any, batch: Batch) -> Array:
         setting, covariance = self.setting, self.setting.covariance
         basis, sigma, r = covariance.basis, batch["sigma"], batch["told_r"]
         z = basis.project(jnp.moveaxis(batch["z"], 0, 1))
@@ -129,7 +129,10 @@ class DenoisingLoss(Objective):
         z = z * (batch["r"] / r)[None, :, None]
         unit = basis.synthesis(white_coefficients(covariance, batch["key"]))
         background = jnp.moveaxis(batch["background"], 0, 1)
-        given = Conditioning(background, jnp.asarray(batch["year"]), jnp.asarray(r))
+        forcings = batch.get("forcings")
+        if forcings is not None:
+            forcings = jnp.moveaxis(forcings, 0, 1)
+        given = Conditioning(background, jnp.asarray(batch["year"]), jnp.asarray(r), forcings)
         estimate, c_out = denoise_batch(
             model, covariance, setting.graph, jnp.asarray(setting.static), given,
             z + sigma[None, :, None] * unit, sigma,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,9 +13,9 @@ from jaxtyping import Array, Float
 from xdiffda.graphcast.graph import Graph, build_graph
 from xdiffda.graphcast.network import GraphCast, NetworkConfig
 from xdiffda.prior import year_phase
+from xdiffda.train.checkpoint import restore_average
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.data import Nature, load_nature
-from xdiffda.train.checkpoint import restore_average
 from xdiffda.train.distributed import first_alone
 from xdiffda.train.loader import Batch, Drawn
 from xdiffda.train.loop import HeldOut, train

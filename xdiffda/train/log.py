@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 _COLUMNS = ("step", "train_loss", "validation_loss", "seconds")
@@ -63,7 +64,9 @@ def read_samples(path: str | Path) -> list[tuple[int, list[int]]]:
 
 def write_status(out: Path, step: int, steps: int) -> None:
     """Note how far the run is; a file ``finished`` marks one that has nothing left to do."""
-    write_json(out / "status.json", {"step": step, "steps": steps})
+    status = {"step": step, "steps": steps, "processes": jax.process_count(),
+              "devices": jax.device_count()}  # fmt: skip
+    write_json(out / "status.json", status)
     if step >= steps:
         (out / "finished").touch()
     else:

@@ -123,10 +123,12 @@ class _Run:
         self.manager = open_manager(self.out)
         if self.manager.latest_step() is None:
             start = jax.jit(lambda w: start_state(w, optimiser), out_shardings=shardings)
-            self.state = start(weights)
+            self.state, self.unlogged = start(weights), []
         else:
             like = jax.eval_shape(lambda w: start_state(w, optimiser), weights)
             self.state = restore(self.manager, like, shardings)
+            saved = self.manager.metadata(self.manager.latest_step()).custom_metadata or {}
+            self.unlogged = saved.get("unlogged", [])
         self.begin = self.done = int(self.state.step)
         self.fixed, self.rest = _fixed_arrays(objective, self.place)
         self.step = self._make_step(optimiser, shardings)
@@ -135,7 +137,7 @@ class _Run:
 
     def go(self, source: Source, stop: StopRequest, *, progress: bool) -> None:
         """Advance to the last step, or to the one after which all processes stop."""
-        config, losses, halt = self.config, [], None
+        config, losses, halt = self.config, list(self.unlogged), None
         curves = CurveLog(self.out / "log.csv", self.begin) if leads() else None
         seen = SampleLog(self.out / "samples.csv") if leads() and config.log_samples else None
         batches = load_batches(
@@ -160,9 +162,15 @@ class _Run:
             if self.done % config.log_every == 0 or last:
                 self._log(losses, curves, bar, last=last)
             if self.done % config.save_every == 0 or last or stopping:
-                self.manager.save(self.done, args=ocp.args.StandardSave(self.state))
+                self._save(losses)
             if stopping:
                 break
+
+    def _save(self, losses: list) -> None:
+        # losses that no row of the curves has yet: a resumed run writes the rows of one that ran on
+        unlogged = {"unlogged": [float(np.asarray(value)) for value in losses]}
+        state = ocp.args.StandardSave(self.state)
+        self.manager.save(self.done, args=state, custom_metadata=unlogged)
 
     def _log(self, losses: list, curves: CurveLog | None, bar: tqdm, *, last: bool) -> None:
         checked = None
