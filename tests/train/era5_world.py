@@ -52,7 +52,7 @@ def reanalysis(days: int) -> xr.Dataset:
             phase = 2 * np.pi * (hours / period + rng.uniform())
             wave = np.cos(wavenumber * lon - phase[:, None, None]) * np.cos(lat) ** wavenumber
             total += wave
-        return (mean + 0.7 * std * total).astype(np.float32)
+        return (mean + 0.1 * std * total).astype(np.float32)
 
     data = {}
     for name in (*STATE, "total_precipitation_6hr"):

@@ -13,9 +13,9 @@ import numpy as np
 import optax
 import pytest
 
+from xdiffda.train.checkpoint import make_optimiser, restore_average
 from xdiffda.train.config import Optimiser, TrainConfig
 from xdiffda.train.curves import plot_log
-from xdiffda.train.checkpoint import make_optimiser, restore_average
 from xdiffda.train.loader import Batch
 from xdiffda.train.loop import HeldOut, train
 from xdiffda.train.objective import Objective
@@ -58,8 +58,8 @@ class _Source:
 
 def _config(out: Path, **changes: object) -> TrainConfig:
     config = TrainConfig(
-        "forecaster", "", str(out), steps=20, batch=16, log_every=5, save_every=10, validate_every=10,
-        optimiser=Optimiser(peak=0.02, warmup_steps=4, ema=0.8),
+        "forecaster", "", str(out), steps=20, batch=16, log_every=5, save_every=10,
+        validate_every=10, optimiser=Optimiser(peak=0.02, warmup_steps=4, ema=0.8),
     )  # fmt: skip
     return dataclasses.replace(config, **changes)
 

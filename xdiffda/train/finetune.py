@@ -251,5 +251,3 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
     temporary.chmod(0o644)
     os.replace(temporary, path)
-
-

@@ -94,7 +94,7 @@ def make_forecasts(config: TrainConfig, *, progress: bool = True) -> Path:
         _create(path, times, data.layout, era5.leads)
     barrier("store of forecasts")
     written = _check(path, times, data.layout, era5.leads)
-    todo = np.flatnonzero(written == 0)[jax.process_index() :: jax.process_count()]
+    todo = np.flatnonzero(written != 1)[jax.process_index() :: jax.process_count()]
     for number in tqdm(todo, desc="forecasts", disable=not (progress and leads()), mininterval=5):
         states = _forecast(forecaster, data, times[number], era5)
         _write(path, int(number), states)
@@ -131,7 +131,7 @@ def _create(path: Path, times: np.ndarray, layout: Layout, lead_hours: tuple[int
         shape = (len(times), len(lead_hours), *((n_level,) * has_level), *grid.shape)
         dims = ("init_time", "lead_time", *(("level",) * has_level), "lat", "lon")
         data[name] = (dims, dask.array.zeros(shape, np.float32, chunks=(1, 1, *shape[2:])))
-    data["complete"] = ("init_time", dask.array.zeros(len(times), np.int8, chunks=1))
+    data["complete"] = ("init_time", np.zeros(len(times), np.int8))
     coords = {
         "init_time": times,
         "lead_time": np.array(lead_hours) * _HOUR.astype("timedelta64[ns]"),
@@ -142,8 +142,9 @@ def _create(path: Path, times: np.ndarray, layout: Layout, lead_hours: tuple[int
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     xr.Dataset(data, coords=coords).to_zarr(
-        partial, mode="w", compute=False, consolidated=False, zarr_format=3
-    )
+        partial, mode="w", compute=False, consolidated=False, zarr_format=3,
+        encoding={"complete": {"chunks": (1,)}},
+    )  # fmt: skip
     partial.rename(path)
 
 
@@ -186,7 +187,7 @@ class Backgrounds:
     def __init__(self, path: str | Path, layout: Layout) -> None:
         self.ds = xr.open_zarr(path, consolidated=False, chunks=None, decode_timedelta=True)
         self.layout = layout
-        missing = int((self.ds["complete"].values == 0).sum())
+        missing = int((self.ds["complete"].values != 1).sum())
         if missing:
             repair = "python -m xdiffda.train forecasts CONFIG.toml"
             problem = Problem(f"{missing} forecasts missing", "all", repair)

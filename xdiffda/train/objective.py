@@ -47,9 +47,7 @@ def piecewise(function: Any, batch: Batch, n_piece: int) -> Any:
     """
     if n_piece == 1:
         return function(batch)
-    dealt = jax.tree.map(
-        lambda x: jnp.swapaxes(x.reshape(-1, n_piece, *x.shape[1:]), 0, 1), batch
-    )
+    dealt = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, n_piece, *x.shape[1:]), 0, 1), batch)
     shape = jax.eval_shape(function, jax.tree.map(lambda x: x[0], dealt))
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)
 
