@@ -63,7 +63,13 @@ def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_disable_most_optimizations": True,
     }
-    before = {name: jax.config.read(name) for name in options}
+    before = {
+        "jax_compilation_cache_dir": jax.config.jax_compilation_cache_dir,
+        "jax_persistent_cache_min_compile_time_secs": (
+            jax.config.jax_persistent_cache_min_compile_time_secs
+        ),
+        "jax_disable_most_optimizations": jax.config.read("jax_disable_most_optimizations"),
+    }
     for name, value in options.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
+import os
+import signal
 from pathlib import Path
 
 import equinox as eqx
@@ -13,11 +16,14 @@ import numpy as np
 import optax
 import pytest
 
+from xdiffda.errors import InputError
 from xdiffda.train.checkpoint import make_optimiser, restore_average
-from xdiffda.train.config import Optimiser, TrainConfig
+from xdiffda.train.config import Compute, Optimiser, TrainConfig
 from xdiffda.train.curves import plot_log
-from xdiffda.train.loader import Batch
-from xdiffda.train.loop import HeldOut, train
+from xdiffda.train.distributed import Placement
+from xdiffda.train.loader import Batch, Epochs, load_batches
+from xdiffda.train.log import read_samples
+from xdiffda.train.loop import HeldOut, Stopped, train
 from xdiffda.train.objective import Objective
 
 
@@ -43,10 +49,13 @@ class _Source:
     first: int = 0
     interrupt_at: int = -1
     poison_at: int = -1
+    signal_at: int = -1
 
     def samples(self, step: int) -> np.ndarray:
         if step == self.interrupt_at:
             raise KeyboardInterrupt
+        if step == self.signal_at:
+            os.kill(os.getpid(), signal.SIGUSR1)
         return 16 * (self.first + step) + np.arange(16)
 
     def read(self, index: np.ndarray) -> Batch:
@@ -125,6 +134,50 @@ def test_a_finished_run_returns_at_once_and_is_restored(straight: tuple[Path, tu
 
 def test_another_seed_ends_elsewhere(straight: tuple[Path, tuple], tmp_path: Path) -> None:
     assert not _equal(_train(tmp_path, seed=1), straight[1])
+
+
+def test_a_batch_in_pieces_trains_the_same(straight: tuple[Path, tuple], tmp_path: Path) -> None:
+    """Also the noise: it is drawn for the whole batch first."""
+    pieces = _train(tmp_path, compute=Compute(accumulate=4))
+    for one, other in zip(*map(jax.tree.leaves, (straight[1], pieces)), strict=True):
+        if eqx.is_array(one):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=2e-5)
+
+
+def test_signals_save_and_the_run_goes_on(straight: tuple[Path, tuple], tmp_path: Path) -> None:
+    with pytest.raises(Stopped, match="stopped after step .* of 20: the same command"):
+        _train(tmp_path, _Source(signal_at=7), log_samples=True)
+    stopped = json.loads((tmp_path / "status.json").read_text())["step"]
+    assert 5 < stopped < 12 and not (tmp_path / "finished").exists()
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL  # given back
+    assert _equal(_train(tmp_path, log_samples=True), straight[1])
+    steps = [step for step, _ in read_samples(tmp_path / "samples.csv")]
+    assert steps == list(range(1, 21))
+    losses = [[row["train_loss"] for row in _rows(out)] for out in (straight[0], tmp_path)]
+    assert losses[0] == losses[1]  # a row that spans the stop too
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="batch = 16 in 3 pieces; needed pieces of one size"):
+        _config(tmp_path, compute=Compute(accumulate=3))
+    with pytest.raises(InputError, match="batch = 5 for 1 devices in 2 pieces.*a multiple of 2"):
+        Placement(5, accumulate=2)
+    with pytest.raises(InputError, match="(?s)compute.dtype = 'f16'.*compute.readers = 0"):
+        Compute(dtype="f16", readers=0)
+
+
+def test_epochs_see_every_sample_once_each() -> None:
+    """Batches of 4 of 6 samples: the seam of the epochs runs through the second."""
+    source = Epochs(6, 4, seed=3, reader=lambda index: {"x": index})
+    seen = np.concatenate([source.samples(step) for step in range(6)])
+    for epoch in seen.reshape(4, 6):
+        assert sorted(epoch.tolist()) == list(range(6))
+    assert len({tuple(epoch) for epoch in seen.reshape(4, 6).tolist()}) > 1
+    loaded = list(load_batches(source, slice(1, 3), begin=2, end=6))
+    assert len(loaded) == 4
+    for step, (samples, own) in enumerate(loaded, start=2):
+        np.testing.assert_array_equal(samples, source.samples(step))
+        np.testing.assert_array_equal(own["x"], samples[1:3])
 
 
 def test_the_average_is_the_warmed_up_moving_average(tmp_path: Path) -> None:

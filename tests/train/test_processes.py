@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import os
@@ -40,6 +41,8 @@ def _start(config: Path, root: Path, how: str, n: int, death: tuple[str, int]) -
         "JAX_COMPILATION_CACHE_DIR": str(config.parent / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }  # fmt: skip
+    if how == "alone":  # on another number of devices too
+        shared["XLA_FLAGS"] += " --xla_force_host_platform_device_count=4"
     for i in range(n):
         options, environment = [], {**os.environ, **shared}
         if how == "by hand":
@@ -108,8 +111,19 @@ def test_the_run_says_how_far_it_is(story: Path) -> None:
     stopped = json.loads((story / "after-stop-status.json").read_text())
     assert (stopped["processes"], stopped["devices"], stopped["steps"]) == (2, 2, STEPS)
     done = json.loads((story / "out/status.json").read_text())
-    assert done == {"step": STEPS, "steps": STEPS, "processes": 1, "devices": 1}
+    assert done == {"step": STEPS, "steps": STEPS, "processes": 1, "devices": 4}
     assert (story / "out/finished").exists()
+
+
+def test_optimiser_and_average_are_split_weights_are_not(story: Path) -> None:
+    text = (story / "out/checkpoints" / str(STEPS) / "default/_sharding").read_text()
+    found: dict[str, list[bool]] = {}
+    for name, value in json.loads(text).items():
+        part = base64.b64decode(name).decode().split(".")[0]
+        found.setdefault(part, []).append("data" in str(json.loads(value)["partition_spec"]))
+    assert not any(found["weights"])
+    for part in ("ema", "optimiser"):
+        assert np.mean(found[part]) > 0.5  # all but vectors too short to share
 
 
 def test_no_batch_is_lost_or_repeated(story: Path, nature_folder: Path) -> None:

@@ -113,9 +113,9 @@ def _forecast(
     wanted = wanted.isel(time=[lead // 6 - 1 for lead in era5.leads])
     if "level" in wanted.dims:
         wanted = wanted.sel(level=list(data.layout.levels))
-    bad = [name for name in wanted if not np.isfinite(wanted[name].values).all()]
+    bad = [str(name) for name in wanted if not np.isfinite(wanted[name].values).all()]
     if bad:
-        raise FloatingPointError(f"the forecast from {time} is not finite in {', '.join(bad)}")
+        raise FloatingPointError(f"the forecast from {time} is not finite in {bad}")
     wanted = wanted.rename(time="lead_time").drop_vars(["lead_time", "level", "lat", "lon"],
                                                        errors="ignore")  # fmt: skip
     order = ("init_time", "lead_time", "level", "lat", "lon")
@@ -165,7 +165,7 @@ def _check(
         for name, found, needed in (
             ("initial times", ds["init_time"].values, times),
             ("lead times", ds["lead_time"].values // _HOUR, lead_hours),
-            ("levels", ds["level"].values if "level" in ds else (), layout.levels),
+            ("levels", ds["level"].values if "level" in ds else np.array([]), layout.levels),
             ("variables", sorted(set(ds) - {"complete"}), layout.variables),
         ):
             if len(found) != len(needed) or any(a != b for a, b in zip(found, needed, strict=True)):
