@@ -123,7 +123,7 @@ def test_optimiser_and_average_are_split_weights_are_not(story: Path) -> None:
         found.setdefault(part, []).append("data" in str(json.loads(value)["partition_spec"]))
     assert not any(found["weights"])
     for part in ("ema", "optimiser"):
-        assert np.mean(found[part]) > 0.5  # all but vectors too short to share
+        assert np.mean(found[part]) > 0.25  # matrices; vectors are too short to share
 
 
 def test_no_batch_is_lost_or_repeated(story: Path, nature_folder: Path) -> None:

@@ -127,19 +127,6 @@ class PretrainedNetwork(eqx.Module):
         return self.backbone(inputs, graph, vector)[..., np.array(self.places.outputs)]
 
 
-def blank_network(
-    published: GraphCast, places: Places, *, conditioning_width: int, key: PRNGKeyArray
-) -> PretrainedNetwork:
-    """A network of the right shape, without the published weights."""
-    one, two = jax.random.split(key)
-    config = dataclasses.replace(
-        published.config, n_inputs=published.config.n_inputs + len(places.outputs),
-        conditioning_width=conditioning_width,
-    )  # fmt: skip
-    encoder = NoiseEncoder(conditioning_width, key=two)
-    return PretrainedNetwork(GraphCast(config, key=one), encoder, places)
-
-
 def from_published(
     published: GraphCast, places: Places, *, conditioning_width: int, key: PRNGKeyArray
 ) -> PretrainedNetwork:
@@ -160,9 +147,12 @@ def from_published(
     PretrainedNetwork
         Its outputs are those of the published network, whatever sigma, r and Wiener estimate.
     """
-    network = blank_network(published, places, conditioning_width=conditioning_width, key=key)
     n_old = published.config.n_inputs
-    n_new = network.backbone.config.n_inputs - n_old
+    n_new = len(places.outputs)
+    config = dataclasses.replace(
+        published.config, n_inputs=n_old + n_new, conditioning_width=conditioning_width
+    )
+    template = eqx.filter_eval_shape(GraphCast, config, key=key)
 
     def widened(weight: Array) -> Array:
         # rows: data, then the network's own structural features
@@ -177,13 +167,13 @@ def from_published(
     leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(wide, eqx.is_inexact_array))
     known = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
-    def fill(path: tuple, own: Array) -> Array:
-        # the modulation of the layer normalisations is new: it stays zero, the identity
-        return known.get(jax.tree_util.keystr(path), own)
+    def fill(path: tuple, shape: jax.ShapeDtypeStruct) -> Array:
+        # what is new, the modulation of the layer normalisations, is the identity at zero
+        found = known.get(jax.tree_util.keystr(path))
+        return jnp.zeros(shape.shape, shape.dtype) if found is None else found
 
-    arrays, rest = eqx.partition(network.backbone, eqx.is_inexact_array)
-    backbone = eqx.combine(jax.tree_util.tree_map_with_path(fill, arrays), rest)
-    return eqx.tree_at(lambda n: n.backbone, network, backbone)
+    backbone = jax.tree_util.tree_map_with_path(fill, template)
+    return PretrainedNetwork(backbone, NoiseEncoder(conditioning_width, key=key), places)
 
 
 def places_of(net: BareNetwork, example: object, forcings: object, layout: Layout) -> Places:

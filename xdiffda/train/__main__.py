@@ -33,14 +33,21 @@ def main(arguments: list[str] | None = None) -> None:
     config = TrainConfig.read(options.pop("config"))
     places = {k: options.pop(k) for k in ("coordinator", "processes", "process_id")}
     config = dataclasses.replace(config, **{k: v for k, v in options.items() if v is not None})
-    from xdiffda.train.distributed import initialise, leads
+    from xdiffda.train.distributed import all_or_none, initialise
 
     initialise(**places)
-    if forecasts:
-        from xdiffda.train.forecasts import make_forecasts
+    with all_or_none():
+        _forecasts(config) if forecasts else _train(config)
 
-        make_forecasts(config)
-        return
+
+def _forecasts(config: TrainConfig) -> None:
+    from xdiffda.train.forecasts import make_forecasts
+
+    make_forecasts(config)
+
+
+def _train(config: TrainConfig) -> None:
+    from xdiffda.train.distributed import leads
     from xdiffda.train.loop import Stopped
 
     try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import traceback
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -121,6 +123,23 @@ def _own_device(environment: Mapping[str, str]) -> dict[str, Any]:
         if 0 <= local < len(visible) > 1 and "JAX_LOCAL_DEVICE_IDS" not in environment:
             return {"local_device_ids": [local]}
     return {"cluster_detection_method": "deactivate"}
+
+
+@contextmanager
+def all_or_none() -> Iterator[None]:
+    """End this process at once if it fails while others run.
+
+    A normal exit would wait for them (until their heartbeat is missed, minutes later), and they
+    wait for this one in a collective operation.
+    """
+    try:
+        yield
+    except BaseException:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def leads() -> bool:
