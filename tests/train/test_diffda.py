@@ -72,7 +72,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def forecasts(config: TrainConfig) -> Path:
-    """Made by the command line, as a user does."""
     main(["forecasts", str(Path(config.out).with_name("diffda.toml"))])
     return Path(config.pairs)
 
@@ -100,7 +99,6 @@ def test_the_recipe_is_the_papers(root: Path) -> None:
     steps = with_steps(config, 2 * len(times)).steps
     assert steps == -(-20 * 2 * len(times) // 48)
     assert (rate.start, rate.peak, rate.end, rate.warmup_share) == (1e-5, 1e-4, 3e-6, 0.12)
-    assert (config.compute.dtype, config.compute.remat) == ("bfloat16", True)
 
 
 def test_the_learning_rate_warms_up_and_falls_as_in_the_paper() -> None:
@@ -116,8 +114,7 @@ def test_the_learning_rate_warms_up_and_falls_as_in_the_paper() -> None:
         found.append(-float(update["w"][0]))
     assert found[0] == pytest.approx(1e-5, rel=1e-3)
     assert int(np.argmax(found)) == 12 and max(found) == pytest.approx(1e-4, rel=1e-3)
-    half = 3e-6 + 0.5 * (1e-4 - 3e-6)  # half-way down the cosine
-    assert found[56] == pytest.approx(half, rel=1e-3)
+    assert found[56] == pytest.approx((1e-4 + 3e-6) / 2, rel=1e-3)  # half-way down the cosine
     assert found[100] == pytest.approx(3e-6, rel=1e-3)
 
 

@@ -84,6 +84,8 @@ def train(
         If the loss is not finite.
     """
     run = _Run(model, objective, config, validation)
+    if leads():
+        write_status(run.out, run.done, config.steps)
     try:
         with StopRequest() as stop:
             run.go(source, stop, progress=progress and leads())
