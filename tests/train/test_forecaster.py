@@ -6,13 +6,15 @@ import csv
 import dataclasses
 from pathlib import Path
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
 
 from xdiffda.prior import year_phase
-from xdiffda.train.config import TrainConfig
+from xdiffda.train.config import Compute, TrainConfig
 from xdiffda.train.data import SPLIT, Nature, load_nature
 from xdiffda.train.forecaster import batches, make_stepper, rollout_loss, run
 
@@ -85,8 +87,6 @@ def test_batches_are_consecutive_states_and_depend_on_step_and_seed(nature: Natu
 
 def test_persistence_costs_one(nature: Nature, forecaster_folder: Path) -> None:
     """In units of ``diffs_stddev``, a network of zeros has the loss 1 by construction."""
-    import equinox as eqx
-
     config = TrainConfig.read_back(forecaster_folder)
     stepper = make_stepper(nature, config)
     last = lambda net: net.decoder.output.layers[-1]  # noqa: E731
@@ -116,8 +116,11 @@ def test_a_run_can_start_from_another_and_roll_out(forecaster_folder: Path, tmp_
         rollout=2,
         log_every=1,
         initial=str(forecaster_folder),
+        compute=Compute(dtype="bfloat16", remat=True, accumulate=2),
     )
-    run(config)
+    network = run(config).network
+    weights = jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array))
+    assert network.config.dtype == "bfloat16" and {w.dtype for w in weights} == {jnp.dtype("f4")}
     with (tmp_path / "log.csv").open(newline="") as file:
         first = float(next(csv.DictReader(file))["train_loss"])
     assert first < 1.0  # untrained networks of this size begin far above

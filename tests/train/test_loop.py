@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Callable
+import json
+import os
+import signal
 from pathlib import Path
 
 import equinox as eqx
@@ -14,52 +16,68 @@ import numpy as np
 import optax
 import pytest
 
-from xdiffda.train.config import Optimiser, TrainConfig
+from xdiffda.errors import InputError
+from xdiffda.train.checkpoint import make_optimiser, restore_average
+from xdiffda.train.config import Compute, Optimiser, TrainConfig
 from xdiffda.train.curves import plot_log
-from xdiffda.train.loop import Batch, make_optimiser, restore_average, train
+from xdiffda.train.distributed import Placement
+from xdiffda.train.loader import Batch, Epochs, load_batches
+from xdiffda.train.log import read_samples
+from xdiffda.train.loop import HeldOut, Stopped, train
+from xdiffda.train.objective import Objective
 
 
 def _model() -> eqx.nn.MLP:
     return eqx.nn.MLP(3, 1, 8, 1, key=jax.random.key(0))
 
 
-def _loss(model: eqx.nn.MLP, batch: Batch, key: jax.Array) -> jax.Array:
+class _Loss(Objective):
     """Noise from the key, so that a resume with another key would show."""
-    x = batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape)
-    return jnp.mean((jax.vmap(model)(x)[:, 0] - batch["y"]) ** 2)
+
+    def draw(self, batch: Batch, key: jax.Array) -> Batch:
+        return {**batch, "noise": 0.1 * jax.random.normal(key, batch["x"].shape)}
+
+    def mean(self, model: eqx.nn.MLP, batch: Batch) -> jax.Array:
+        out = jax.vmap(model)(batch["x"] + batch["noise"])[:, 0]
+        return jnp.mean((out - batch["y"]) ** 2)
 
 
-def _batch(step: int) -> Batch:
-    x = np.random.default_rng([5, step]).normal(size=(16, 3)).astype(np.float32)
-    return {"x": x, "y": x[:, 0] - 0.5 * x[:, 1]}
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """Sample 16 n + i is row i of batch n."""
 
+    first: int = 0
+    interrupt_at: int = -1
+    poison_at: int = -1
+    signal_at: int = -1
 
-def _interrupted(at: int) -> Callable[[int], Batch]:
-    def batch_at(step: int) -> Batch:
-        if step == at:
+    def samples(self, step: int) -> np.ndarray:
+        if step == self.interrupt_at:
             raise KeyboardInterrupt
-        return _batch(step)
+        if step == self.signal_at:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return 16 * (self.first + step) + np.arange(16)
 
-    return batch_at
+    def read(self, index: np.ndarray) -> Batch:
+        drawn = [np.random.default_rng([5, i]).normal(size=3) for i in index]
+        x = np.array(drawn, np.float32)
+        bad = np.float32(np.nan) if self.poison_at in index // 16 else np.float32(1)
+        return {"x": x, "y": bad * (x[:, 0] - 0.5 * x[:, 1])}
 
 
 def _config(out: Path, **changes: object) -> TrainConfig:
     config = TrainConfig(
-        "forecaster", "", str(out), steps=20, log_every=5, save_every=10, validate_every=10,
-        optimiser=Optimiser(peak=0.02, warmup_steps=4, ema=0.8),
+        "forecaster", "", str(out), steps=20, batch=16, log_every=5, save_every=10,
+        validate_every=10, optimiser=Optimiser(peak=0.02, warmup_steps=4, ema=0.8),
     )  # fmt: skip
     return dataclasses.replace(config, **changes)
 
 
-def _train(out: Path, batch_at: Callable[[int], Batch] = _batch, **changes: object) -> tuple:
+def _train(out: Path, source: _Source = _Source(), **changes: object) -> tuple:
     return train(
-        _model(),
-        _loss,
-        batch_at,
-        [_batch(900), _batch(901)],
-        _config(out, **changes),
-        progress=False,
-    )
+        _model(), _Loss(), source, _config(out, **changes),
+        validation=HeldOut(_Source(first=900), 2), progress=False,
+    )  # fmt: skip
 
 
 def _rows(out: Path) -> list[dict[str, str]]:
@@ -83,7 +101,7 @@ def test_a_killed_run_ends_in_the_same_bits(
     straight: tuple[Path, tuple], tmp_path: Path, killed_at: int
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        _train(tmp_path, _interrupted(killed_at))
+        _train(tmp_path, _Source(interrupt_at=killed_at))
     resumed = _train(tmp_path)
     assert _equal(resumed, straight[1])
     first, second = (
@@ -100,14 +118,14 @@ def test_a_kill_before_the_first_checkpoint_starts_afresh(
     straight: tuple[Path, tuple], tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        _train(tmp_path, _interrupted(7))
+        _train(tmp_path, _Source(interrupt_at=7))
     assert _equal(_train(tmp_path), straight[1])
     assert [row["step"] for row in _rows(tmp_path)] == ["5", "10", "15", "20"]
 
 
 def test_a_finished_run_returns_at_once_and_is_restored(straight: tuple[Path, tuple]) -> None:
     out, result = straight
-    assert _equal(_train(out, _interrupted(20)), result)
+    assert _equal(_train(out, _Source(interrupt_at=20)), result)
     average, step = restore_average(_model(), out, _config(out).optimiser)
     assert step == 20
     assert _equal(average, result[1])
@@ -118,6 +136,50 @@ def test_another_seed_ends_elsewhere(straight: tuple[Path, tuple], tmp_path: Pat
     assert not _equal(_train(tmp_path, seed=1), straight[1])
 
 
+def test_a_batch_in_pieces_trains_the_same(straight: tuple[Path, tuple], tmp_path: Path) -> None:
+    """Also the noise: it is drawn for the whole batch first."""
+    pieces = _train(tmp_path, compute=Compute(accumulate=4))
+    for one, other in zip(*map(jax.tree.leaves, (straight[1], pieces)), strict=True):
+        if eqx.is_array(one):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=2e-5)
+
+
+def test_signals_save_and_the_run_goes_on(straight: tuple[Path, tuple], tmp_path: Path) -> None:
+    with pytest.raises(Stopped, match="stopped after step .* of 20: the same command"):
+        _train(tmp_path, _Source(signal_at=7), log_samples=True)
+    stopped = json.loads((tmp_path / "status.json").read_text())["step"]
+    assert 5 < stopped < 12 and not (tmp_path / "finished").exists()
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL  # given back
+    assert _equal(_train(tmp_path, log_samples=True), straight[1])
+    steps = [step for step, _ in read_samples(tmp_path / "samples.csv")]
+    assert steps == list(range(1, 21))
+    losses = [[row["train_loss"] for row in _rows(out)] for out in (straight[0], tmp_path)]
+    assert losses[0] == losses[1]  # a row that spans the stop too
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="batch = 16 in 3 pieces; needed pieces of one size"):
+        _config(tmp_path, compute=Compute(accumulate=3))
+    with pytest.raises(InputError, match="batch = 5 for 1 devices in 2 pieces.*a multiple of 2"):
+        Placement(5, accumulate=2)
+    with pytest.raises(InputError, match="(?s)compute.dtype = 'f16'.*compute.readers = 0"):
+        Compute(dtype="f16", readers=0)
+
+
+def test_epochs_see_every_sample_once_each() -> None:
+    """Batches of 4 of 6 samples: the seam of the epochs runs through the second."""
+    source = Epochs(6, 4, seed=3, reader=lambda index: {"x": index})
+    seen = np.concatenate([source.samples(step) for step in range(6)])
+    for epoch in seen.reshape(4, 6):
+        assert sorted(epoch.tolist()) == list(range(6))
+    assert len({tuple(epoch) for epoch in seen.reshape(4, 6).tolist()}) > 1
+    loaded = list(load_batches(source, slice(1, 3), begin=2, end=6))
+    assert len(loaded) == 4
+    for step, (samples, own) in enumerate(loaded, start=2):
+        np.testing.assert_array_equal(samples, source.samples(step))
+        np.testing.assert_array_equal(own["x"], samples[1:3])
+
+
 def test_the_average_is_the_warmed_up_moving_average(tmp_path: Path) -> None:
     """ema <- d ema + (1 - d) w, d = min(ema, (1 + n) / (10 + n)), n = 0, 1, ... updates so far."""
     weights = [_model()]
@@ -125,7 +187,7 @@ def test_the_average_is_the_warmed_up_moving_average(tmp_path: Path) -> None:
         # the schedule hangs on the number of steps: stop the same run after n of them
         out = tmp_path / str(n)
         with pytest.raises(KeyboardInterrupt):
-            _train(out, _interrupted(n), save_every=n, log_every=1)
+            _train(out, _Source(interrupt_at=n), save_every=n, log_every=1)
         saved = _saved(out)
         weights.append(saved[0])
     expected = eqx.filter(weights[0], eqx.is_inexact_array)
@@ -143,7 +205,7 @@ def _saved(out: Path) -> tuple:
     """Weights and average of the last checkpoint: a run of which no step is left to do."""
     import orbax.checkpoint as ocp
 
-    from xdiffda.train.loop import State
+    from xdiffda.train.checkpoint import State
 
     arrays, static = eqx.partition(_model(), eqx.is_inexact_array)
     start = make_optimiser(_config(out).optimiser, 20).init(arrays)
@@ -156,12 +218,8 @@ def _saved(out: Path) -> tuple:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    def poisoned(step: int) -> Batch:
-        batch = _batch(step)
-        return {**batch, "y": batch["y"] * np.float32(np.nan if step == 12 else 1)}
-
     with pytest.raises(FloatingPointError, match="not finite at step 15.*lower optimiser.peak"):
-        _train(tmp_path, poisoned)
+        _train(tmp_path, _Source(poison_at=12))
     assert restore_average(_model(), tmp_path, _config(tmp_path).optimiser)[1] == 10
 
 

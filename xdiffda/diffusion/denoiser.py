@@ -67,6 +67,26 @@ class DenoiserNetwork(eqx.Module):
         self.backbone = eqx.tree_at(last, backbone, replace_fn=jnp.zeros_like)
         self.encoder = NoiseEncoder(conditioning_width, key=two)
 
+    def __call__(
+        self, noisy: Float[Array, "node batch channel"], wiener: Float[Array, "node batch channel"],
+        given: Conditioning, sigma: Float[Array, " batch"], static: Float[Array, "node static"],
+        graph: Graph,
+    ) -> Float[Array, "node batch channel"]:  # fmt: skip
+        """F: of z scaled to unit variance, the Wiener estimate and all that is given."""
+        shape = noisy.shape[:2]
+        inputs = jnp.concatenate(
+            [
+                noisy,
+                wiener,
+                jnp.broadcast_to(given.background, noisy.shape),
+                jnp.broadcast_to(static[:, None], (*shape, static.shape[-1])),
+                jnp.broadcast_to(given.year[None], (*shape, 2)),
+            ],
+            axis=-1,
+        )
+        vector = self.encoder(sigma, jnp.broadcast_to(given.r, shape[1:]))
+        return self.backbone(inputs, graph, vector)
+
 
 class Conditioning(eqx.Module):
     """What the denoiser knows besides z: all normalised, batch of one or of many.
@@ -78,11 +98,14 @@ class Conditioning(eqx.Module):
         Cosine and sine of the phase of the year.
     r : array (batch,)
         Scale of the background error: root mean square of (truth - background) / s.
+    forcings : array (node, batch, forcing), optional
+        Static fields and forcings at the valid time, for networks that read them.
     """
 
     background: Float[Array, "node batch channel"]
     year: Float[Array, "batch 2"]
     r: Float[Array, " batch"]
+    forcings: Float[Array, "node batch forcing"] | None = None
 
 
 def gaussian_estimate(
@@ -107,21 +130,9 @@ def denoise_batch(
     z: Float[Array, "node batch channel"], sigma: Float[Array, " batch"],
 ) -> tuple[Float[Array, "node batch channel"], Float[Array, "batch channel"]]:  # fmt: skip
     """Evaluate D at one noise level per batch entry; also return c_out (batch, channel)."""
-    node, batch, channel = z.shape
     wiener, c_out = gaussian_estimate(covariance, z, sigma)
-    shape = (node, batch)
-    inputs = jnp.concatenate(
-        [
-            z / jnp.hypot(sigma, 1.0)[None, :, None],
-            wiener,
-            jnp.broadcast_to(given.background, (*shape, channel)),
-            jnp.broadcast_to(static[:, None], (*shape, static.shape[-1])),
-            jnp.broadcast_to(given.year[None], (*shape, 2)),
-        ],
-        axis=-1,
-    )
-    vector = network.encoder(sigma, jnp.broadcast_to(given.r, (batch,)))
-    output = network.backbone(inputs, graph, vector)
+    noisy = z / jnp.hypot(sigma, 1.0)[None, :, None]
+    output = network(noisy, wiener, given, sigma, static, graph)
     # the network's small scales beyond the basis would never meet noise: keep to the span
     return wiener + covariance.basis.project(c_out[None] * output), c_out
 

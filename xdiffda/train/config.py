@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
-import types
-import typing
 from pathlib import Path
 from typing import Any
 
-from xdiffda.errors import InputError, Problem
+from xdiffda._toml import build, read_toml
+from xdiffda.errors import Problem, raise_if
+
+TASKS = ("forecaster", "denoiser", "diffda")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +27,136 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser:
-    """AdamW with linear warm-up and cosine decay."""
+    """AdamW with linear warm-up and cosine decay.
 
+    Attributes
+    ----------
+    start, peak, end : float
+        Learning rate before the warm-up, after it, and at the end of the cosine.
+    warmup_steps : int
+        Length of the warm-up.
+    warmup_share : float
+        Length of the warm-up as a share of all steps; counts if above 0.
+    weight_decay, b1, b2 : float
+        Of AdamW; vectors (biases, normalisations) do not decay.
+    clip : float
+        Largest global norm of a gradient.
+    ema : float
+        Decay of the moving average of the weights.
+    """
+
+    start: float = 0.0
     peak: float = 1e-3
     end: float = 1e-5
     warmup_steps: int = 200
+    warmup_share: float = 0.0
     weight_decay: float = 0.01
+    b1: float = 0.9
     b2: float = 0.99
     clip: float = 1.0
     ema: float = 0.999
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How a run is computed; nothing here changes what is computed but for rounding.
+
+    Attributes
+    ----------
+    dtype : {"float32", "bfloat16"}
+        Of products and activations. Weights, sums, normalisations, optimiser and averages
+        are float32 always.
+    precision : {"default", "high", "highest"}
+        Of float32 matrix products on accelerators.
+    remat : bool
+        Recompute each message-passing step in the backward pass instead of storing it.
+    unroll : bool
+        Compile every processor step by itself instead of scanning over them.
+    accumulate : int
+        Pieces in which a batch is computed, one after another: memory falls, time does not.
+    shard : bool
+        Split optimiser state and averages over the devices.
+    readers : int
+        Threads that read batches ahead of the step.
+    prefetch : int
+        Batches that they may be ahead.
+    """
+
+    dtype: str = "float32"
+    precision: str = "highest"
+    remat: bool = False
+    unroll: bool = True
+    accumulate: int = 1
+    shard: bool = True
+    readers: int = 2
+    prefetch: int = 2
+
+    def __post_init__(self) -> None:
+        problems = []
+        choices = {"dtype": DTYPES, "precision": ("default", "high", "highest")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                found = f"compute.{name} = {getattr(self, name)!r}"
+                problems.append(Problem(found, f"one of {known}", f'{name} = "{known[0]}"'))
+        for name in ("accumulate", "readers", "prefetch"):
+            if getattr(self, name) < 1:
+                found = f"compute.{name} = {getattr(self, name)}"
+                problems.append(Problem(found, "at least 1", f"{name} = 1"))
+        raise_if(problems, what="training configuration")
+
+    def network_options(self) -> dict[str, Any]:
+        """The options of `xdiffda.graphcast.GraphCast.reconfigured`."""
+        return {k: getattr(self, k) for k in ("dtype", "precision", "remat", "unroll")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Era5:
+    """Which part of a reanalysis in the schema of WeatherBench 2 or ARCO-ERA5 is used, and how.
+
+    Attributes
+    ----------
+    variables, levels : tuple
+        The state: names of WeatherBench, levels in hPa.
+    first, last, validation_first, validation_last : str
+        Valid times of the pairs, both ends included.
+    every_hours : int
+        Hours between valid times.
+    leads : tuple of int
+        Lead times of the backgrounds in hours, multiples of 6.
+    statistics : str
+        Folder of ``*mean_by_level.nc``, ``*stddev_by_level.nc``, ``*diffs_stddev_by_level.nc``
+        of the published forecaster; empty where ``initial`` is a name.
+    storage : dict
+        Options of the store's file system, as ``{token = "anon"}``.
+    truncation : int
+        Largest total wavenumber of noise and B; 0 for what the grid resolves.
+    n_statistics : int
+        Pairs on which s and B are measured.
+    """
+
+    variables: tuple[str, ...] = ()
+    levels: tuple[int, ...] = ()
+    first: str = ""
+    last: str = ""
+    validation_first: str = ""
+    validation_last: str = ""
+    every_hours: int = 6
+    leads: tuple[int, ...] = (6, 48)
+    statistics: str = ""
+    storage: dict[str, Any] = dataclasses.field(default_factory=dict)
+    truncation: int = 0
+    n_statistics: int = 200
+
+    def __post_init__(self) -> None:
+        wrong = [lead for lead in self.leads if lead < 6 or lead % 6]
+        problems = [
+            Problem(f"era5.{name} is empty", "a value", f"{name} = ...")
+            for name in ("variables", "first", "last", "leads")
+            if not getattr(self, name)
+        ]
+        if wrong:
+            problems.append(Problem(f"era5.leads {wrong}", "multiples of 6 h", "leads = [6, 48]"))
+        raise_if(problems, what="training configuration")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,22 +165,27 @@ class TrainConfig:
 
     Attributes
     ----------
-    task : {"forecaster", "denoiser"}
+    task : {"forecaster", "denoiser", "diffda"}
     data : str
-        Folder of the nature run.
+        Folder of the nature run; store of the reanalysis (diffda).
     pairs : str
-        Folder of the pairs of truth and forecast (denoiser).
+        Folder of the pairs of truth and forecast (denoiser); store of the forecasts (diffda).
     out : str
         Folder for checkpoints, logs and curves.
     steps, batch : int
-        Optimiser steps and global batch size.
+        Optimiser steps and global batch size: over all devices of all processes.
+    epochs : float
+        Number of steps as passes over all samples; counts if above 0 (diffda).
     rollout : int
         Autoregressive steps in the loss (forecaster).
     initial : str
-        Weights to start from (a checkpoint folder of another run), or empty.
+        Weights to start from (a checkpoint folder of another run), or empty; file or name of
+        a published GraphCast (diffda).
     seed : int
     validate_every, save_every, log_every : int
         In steps.
+    log_samples : bool
+        Whether ``samples.csv`` keeps which samples every step has seen.
     """
 
     task: str
@@ -66,6 +193,7 @@ class TrainConfig:
     out: str
     steps: int = 10_000
     batch: int = 8
+    epochs: float = 0.0
     pairs: str = "pairs"
     rollout: int = 1
     initial: str = ""
@@ -73,20 +201,28 @@ class TrainConfig:
     validate_every: int = 500
     save_every: int = 250
     log_every: int = 25
+    log_samples: bool = False
     network: Network = Network()
     optimiser: Optimiser = Optimiser()
+    compute: Compute = Compute()
+    era5: Era5 | None = None
 
     def __post_init__(self) -> None:
         problems = []
-        if self.task not in ("forecaster", "denoiser"):
+        if self.task not in TASKS:
             problems.append(Problem(f"task = {self.task!r}", "a known task", 'task = "denoiser"'))
         for name in ("steps", "batch", "rollout", "validate_every", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 problems.append(
                     Problem(f"{name} = {getattr(self, name)}", "at least 1", f"{name} = 1")
                 )
-        if problems:
-            raise InputError(problems, what="training configuration")
+        if self.task == "diffda" and not (self.era5 and self.initial):
+            found = f"initial = {self.initial!r} and {'a' if self.era5 else 'no'} table era5"
+            problems.append(Problem(found, "both, for task diffda", 'initial = "params.npz"'))
+        if self.batch % self.compute.accumulate:
+            found = f"batch = {self.batch} in {self.compute.accumulate} pieces"
+            problems.append(Problem(found, "pieces of one size", "compute.accumulate = 1"))
+        raise_if(problems, what="training configuration")
 
     @classmethod
     def read(cls, path: str | Path) -> TrainConfig:
@@ -97,53 +233,16 @@ class TrainConfig:
         InputError
             Listing every unknown or mistyped entry.
         """
-        try:
-            table = tomllib.loads(Path(path).read_text())
-        except tomllib.TOMLDecodeError as error:
-            problem = Problem(f"no TOML: {error}", "TOML", 'task = "denoiser"')
-            raise InputError([problem], what=str(path)) from error
-        problems: list[Problem] = []
-        config = _build(cls, table, "", problems)
-        if problems:
-            raise InputError(problems, what=str(path))
-        return config
+        return read_toml(cls, path, example='task = "denoiser"')
 
     @classmethod
     def read_back(cls, out: str | Path) -> TrainConfig:
         """Read the configuration that a run left in its folder, pointing at that folder."""
         table = json.loads((Path(out) / "config.json").read_text())
-        config = _build(cls, table, "", [])
+        problems: list[Problem] = []
+        config = build(cls, table, problems)
+        raise_if(problems, what=str(Path(out) / "config.json"))
         return dataclasses.replace(config, out=str(out))
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
-
-
-def _build(cls: type, table: dict[str, Any], prefix: str, problems: list[Problem]) -> Any:
-    hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    values: dict[str, Any] = {}
-    for name, value in table.items():
-        label = prefix + name
-        if name not in known:
-            problems.append(Problem(f"entry {label}", f"one of {', '.join(known)}", f"# {label}"))
-        elif dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
-            values[name] = _build(hints[name], value, f"{label}.", problems)
-        elif hints[name] is float and type(value) in (int, float):
-            values[name] = float(value)
-        elif type(value) is not hints[name]:  # a bool is an int, but not meant as one
-            problems.append(
-                Problem(f"{label} = {value!r}", f"a {_name(hints[name])}", f"{label} = ...")
-            )
-        else:
-            values[name] = value
-    for name, field in known.items():
-        if field.default is dataclasses.MISSING and name not in table:
-            problems.append(
-                Problem(f"no entry {prefix}{name}", f"a {_name(hints[name])}", f"{name} = ...")
-            )
-    return None if problems else cls(**values)
-
-
-def _name(hint: type | types.GenericAlias) -> str:
-    return getattr(hint, "__name__", str(hint))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
 from xdiffda.covariance import SpectralCovariance, estimate_blocks, white_coefficients
 from xdiffda.diffusion.denoiser import Conditioning, DenoiserNetwork, denoise_batch
@@ -19,9 +18,13 @@ from xdiffda.graphcast.graph import Graph, build_graph
 from xdiffda.osse.pairs import Pairs, load_pairs
 from xdiffda.prior import year_phase
 from xdiffda.spectral import sphere_basis
+from xdiffda.train.checkpoint import restore_average
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.data import Nature, load_nature
-from xdiffda.train.loop import Batch, restore_average, train
+from xdiffda.train.distributed import first_alone
+from xdiffda.train.loader import Batch, Drawn
+from xdiffda.train.loop import HeldOut, train
+from xdiffda.train.objective import Objective
 
 R_JITTER = 0.15  # r is known at analysis time to this relative accuracy
 
@@ -96,71 +99,88 @@ def prepare(nature: Nature, pairs: Pairs, config: TrainConfig) -> Setting:
 def make_network(config: TrainConfig, n_channel: int, n_static: int) -> DenoiserNetwork:
     """Build the untrained network of a configuration."""
     size = config.network
-    return DenoiserNetwork(
+    network = DenoiserNetwork(
         n_channel, n_static, latent=size.latent, processor_steps=size.processor_steps,
         hidden_layers=size.hidden_layers, conditioning_width=size.conditioning_width,
         key=jax.random.key(config.seed),
     )  # fmt: skip
+    backbone = network.backbone.reconfigured(**config.compute.network_options())
+    return eqx.tree_at(lambda n: n.backbone, network, backbone)
 
 
-def denoising_loss(setting: Setting, noise: LogNormalNoise = LogNormalNoise()) -> Callable:
+class DenoisingLoss(Objective):
     """Area-weighted squared error in units of the Gaussian estimate's error (c_out)."""
-    covariance, basis = setting.covariance, setting.covariance.basis
-    weight = jnp.asarray(setting.area)[:, None, None]
 
-    def loss(network: DenoiserNetwork, batch: Batch, key: Any) -> Array:
+    setting: Setting
+    noise: LogNormalNoise = eqx.field(static=True)
+
+    def draw(self, batch: Batch, key: PRNGKeyArray) -> Batch:
         level_key, noise_key, r_key = jax.random.split(key, 3)
+        n = batch["r"].shape[0]
+        told = batch["r"] * jnp.exp(R_JITTER * jax.random.normal(r_key, (n,)))
+        keys = jax.random.split(noise_key, n)
+        return {**batch, "told_r": told, "sigma": self.noise(level_key, (n,)), "key": keys}
+
+    def mean(self, model: Any, batch: Batch) -> Array:
+        setting, covariance = self.setting, self.setting.covariance
+        basis, sigma, r = covariance.basis, batch["sigma"], batch["told_r"]
         z = basis.project(jnp.moveaxis(batch["z"], 0, 1))
-        n = z.shape[1]
-        r = batch["r"] * jnp.exp(R_JITTER * jax.random.normal(r_key, (n,)))
         # the state is scaled by the r that is told, as at analysis time
         z = z * (batch["r"] / r)[None, :, None]
-        sigma = noise(level_key, (n,))
-        keys = jax.random.split(noise_key, n)
-        unit = basis.synthesis(white_coefficients(covariance, keys))
+        unit = basis.synthesis(white_coefficients(covariance, batch["key"]))
         background = jnp.moveaxis(batch["background"], 0, 1)
-        given = Conditioning(background, jnp.asarray(batch["year"]), jnp.asarray(r))
+        forcings = batch.get("forcings")
+        if forcings is not None:
+            forcings = jnp.moveaxis(forcings, 0, 1)
+        given = Conditioning(background, jnp.asarray(batch["year"]), jnp.asarray(r), forcings)
         estimate, c_out = denoise_batch(
-            network, covariance, setting.graph, jnp.asarray(setting.static), given,
+            model, covariance, setting.graph, jnp.asarray(setting.static), given,
             z + sigma[None, :, None] * unit, sigma,
         )  # fmt: skip
+        weight = jnp.asarray(setting.area)[:, None, None]
         return jnp.mean(weight * ((estimate - z) / c_out[None]) ** 2)
 
-    return loss
+
+def denoising_loss(setting: Setting, noise: LogNormalNoise = LogNormalNoise()) -> DenoisingLoss:
+    """The objective of a denoiser."""
+    return DenoisingLoss(setting, noise)
 
 
 def batches(
     nature: Nature, pairs: Pairs, node_scale: np.ndarray, config: TrainConfig, part: str
-) -> Callable[[int], Batch]:
-    """Return step -> batch of residuals z / r with their backgrounds."""
+) -> Drawn:
+    """Batches of residuals z / r with their backgrounds; samples are pairs."""
     tag = {"train": 0, "validation": 1}[part]
 
-    def batch_at(step: int) -> Batch:
-        rng = np.random.default_rng([config.seed, tag, step])
-        index = np.sort(rng.choice(len(pairs.row), config.batch, replace=False))
+    def read(index: np.ndarray) -> Batch:
         z, r = residuals(nature, pairs, index, node_scale)
         return {
             "z": z, "r": r, "background": pairs.background[index],
             "year": year_phase(nature.time[pairs.row[index]]),
         }  # fmt: skip
 
-    return batch_at
+    return Drawn(np.arange(len(pairs.row)), config.batch, (config.seed, tag), read)
 
 
-def run(config: TrainConfig) -> DenoiserNetwork:
+def run(config: TrainConfig, *, progress: bool = True) -> DenoiserNetwork:
     """Train a denoiser and return it with averaged weights."""
-    nature = load_nature(config.data)
     pairs = load_pairs(config.pairs, "train")
-    setting = prepare(nature, pairs, config)
+    with first_alone("statistics of nature run and pairs"):
+        nature = load_nature(config.data)
+        setting = prepare(nature, pairs, config)
     network = make_network(config, nature.layout.n_channel, nature.static.shape[1])
     if config.initial:
         network = _start(network, config)
-    held = batches(
-        nature, load_pairs(config.pairs, "validation"), setting.node_scale(), config, "validation"
+    held = load_pairs(config.pairs, "validation")
+    scale = setting.node_scale()
+    _, average = train(
+        network,
+        denoising_loss(setting),
+        batches(nature, pairs, scale, config, "train"),
+        config,
+        validation=HeldOut(batches(nature, held, scale, config, "validation"), 12),
+        progress=progress,
     )
-    seen = batches(nature, pairs, setting.node_scale(), config, "train")
-    validation = [held(i) for i in range(12)]
-    _, average = train(network, denoising_loss(setting), seen, validation, config)
     return average
 
 

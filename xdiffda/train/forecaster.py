@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,9 +13,13 @@ from jaxtyping import Array, Float
 from xdiffda.graphcast.graph import Graph, build_graph
 from xdiffda.graphcast.network import GraphCast, NetworkConfig
 from xdiffda.prior import year_phase
+from xdiffda.train.checkpoint import restore_average
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.data import Nature, load_nature
-from xdiffda.train.loop import Batch, restore_average, train
+from xdiffda.train.distributed import first_alone
+from xdiffda.train.loader import Batch, Drawn
+from xdiffda.train.loop import HeldOut, train
+from xdiffda.train.objective import Objective
 
 
 class Stepper(eqx.Module):
@@ -57,6 +59,7 @@ def make_stepper(nature: Nature, config: TrainConfig) -> Stepper:
             latent=size.latent,
             processor_steps=size.processor_steps,
             hidden_layers=size.hidden_layers,
+            **config.compute.network_options(),
         ),
         key=jax.random.key(config.seed),
     )
@@ -65,13 +68,16 @@ def make_stepper(nature: Nature, config: TrainConfig) -> Stepper:
     return Stepper(network, graph, nature.static, scale)
 
 
-def rollout_loss(stepper: Stepper, area: np.ndarray) -> Callable:
+class RolloutLoss(Objective):
     """Mean squared error over the steps of a roll-out, in units of ``diffs_stddev``."""
-    weight = jnp.asarray(area)[:, None, None]
 
-    def loss(network: GraphCast, batch: Batch, key: Any) -> Array:
-        step = eqx.tree_at(lambda s: s.network, stepper, network)
-        x, total = jnp.moveaxis(batch["states"][:, 0], 0, 1), 0.0
+    stepper: Stepper
+    area: Float[Array, " node"]
+
+    def mean(self, model: GraphCast, batch: Batch) -> Array:
+        step = eqx.tree_at(lambda s: s.network, self.stepper, model)
+        weight = jnp.asarray(self.area)[:, None, None]
+        x, total = jnp.moveaxis(batch["states"][:, 0], 0, 1), jnp.zeros(())
         n_steps = batch["states"].shape[1] - 1
         for n in range(1, n_steps + 1):
             x = step(x, batch["year"][:, n])
@@ -79,39 +85,46 @@ def rollout_loss(stepper: Stepper, area: np.ndarray) -> Callable:
             total += jnp.mean(weight * error**2)
         return total / n_steps
 
-    return loss
+
+def rollout_loss(stepper: Stepper, area: np.ndarray) -> RolloutLoss:
+    """The objective of a forecaster; its stepper carries no weights of its own."""
+    return RolloutLoss(_without_weights(stepper), np.asarray(area, np.float32))
 
 
-def batches(nature: Nature, part: str, config: TrainConfig) -> Callable[[int], Batch]:
-    """Return step -> batch of consecutive states, (batch, rollout + 1, node, channel)."""
+def _without_weights(stepper: Stepper) -> Stepper:
+    """What is put in by `RolloutLoss` need not lie on the devices twice."""
+    bare = eqx.filter(stepper.network, eqx.is_inexact_array, inverse=True)
+    return eqx.tree_at(lambda s: s.network, stepper, bare)
+
+
+def batches(nature: Nature, part: str, config: TrainConfig) -> Drawn:
+    """Batches of consecutive states, (batch, rollout + 1, node, channel); samples are rows."""
     rows = nature.rows(part)
     rows = rows[rows[:, 0] + config.rollout <= rows[:, 1], 0]
     tag = {"train": 0, "validation": 1}[part]
 
-    def batch_at(step: int) -> Batch:
-        rng = np.random.default_rng([config.seed, tag, step])
-        first = np.sort(rng.choice(rows, config.batch, replace=False))
+    def read(first: np.ndarray) -> Batch:
         steps = first[:, None] + np.arange(config.rollout + 1)
         return {"states": nature.states[steps], "year": year_phase(nature.time[steps])}
 
-    return batch_at
+    return Drawn(rows, config.batch, (config.seed, tag), read)
 
 
-def run(config: TrainConfig) -> Stepper:
+def run(config: TrainConfig, *, progress: bool = True) -> Stepper:
     """Train a forecaster and return it with averaged weights."""
-    nature = load_nature(config.data)
+    with first_alone("statistics of the nature run"):
+        nature = load_nature(config.data)
     stepper = make_stepper(nature, config)
-    area = nature.layout.grid.area_weights()
     network = stepper.network
     if config.initial:
         network, _ = restore_average(network, config.initial, config.optimiser)
-    validation = batches(nature, "validation", config)
     _, average = train(
         network,
-        rollout_loss(stepper, area),
+        rollout_loss(stepper, nature.layout.grid.area_weights()),
         batches(nature, "train", config),
-        [validation(i) for i in range(4)],
         config,
+        validation=HeldOut(batches(nature, "validation", config), 4),
+        progress=progress,
     )
     return eqx.tree_at(lambda s: s.network, stepper, average)
 

@@ -1,15 +1,12 @@
 """The training loop: AdamW, EMA, clipping, checkpoints, exact resume, curves as data.
 
-A batch is a pure function of (seed, step), so that a resumed run sees what an
-uninterrupted one would have seen; all state is in the checkpoint (orbax).
+A batch is a pure function of (seed, step), so that a resumed run sees what an uninterrupted
+one would have seen; all state is in the checkpoint (orbax). The same code runs in one process
+or in many (`xdiffda.train.distributed`).
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,40 +19,43 @@ import optax
 import orbax.checkpoint as ocp
 from tqdm import tqdm
 
-from xdiffda.train.config import Optimiser, TrainConfig
+from xdiffda.train.checkpoint import (
+    State,
+    make_optimiser,
+    open_manager,
+    restore,
+    start_state,
+    state_shardings,
+)
+from xdiffda.train.config import TrainConfig
+from xdiffda.train.distributed import Placement, StopRequest, leads
+from xdiffda.train.loader import Batch, Source, load_batches
+from xdiffda.train.log import CurveLog, SampleLog, write_json, write_status
+from xdiffda.train.objective import Objective, piecewise
 
-Batch = dict[str, np.ndarray]
-Loss = Callable[[Any, Batch, jax.Array], jax.Array]
+
+class HeldOut(NamedTuple):
+    """Batches 0 to n - 1 of a source, for validation."""
+
+    source: Source
+    n: int
 
 
-class State(NamedTuple):
-    """What a checkpoint holds."""
+class Stopped(Exception):
+    """A run was asked to stop, has saved its state, and goes on when it is called again."""
 
-    weights: Any
-    ema: Any
-    optimiser: Any
-    step: jax.Array
-
-
-def make_optimiser(config: Optimiser, steps: int) -> optax.GradientTransformation:
-    """AdamW, warm-up and cosine decay, clipped by the global norm; no decay of vectors."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, config.peak, min(config.warmup_steps, steps - 1), steps, config.end
-    )
-    matrices = lambda weights: jax.tree.map(lambda a: a.ndim > 1, weights)  # noqa: E731
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip),
-        optax.adamw(schedule, b2=config.b2, weight_decay=config.weight_decay, mask=matrices),
-    )
+    def __init__(self, step: int, steps: int) -> None:
+        super().__init__(f"stopped after step {step} of {steps}: the same command goes on from it")
+        self.step, self.steps = step, steps
 
 
 def train(
     model: Any,
-    loss: Loss,
-    batch_at: Callable[[int], Batch],
-    validation: list[Batch],
+    objective: Objective,
+    source: Source,
     config: TrainConfig,
     *,
+    validation: HeldOut | None = None,
     progress: bool = True,
 ) -> tuple[Any, Any]:
     """Train ``model`` and return it with its final and its averaged (EMA) weights.
@@ -63,136 +63,194 @@ def train(
     Parameters
     ----------
     model : pytree
-        Its floating-point arrays are trained.
-    loss : callable (model, batch, key) -> scalar
-    batch_at : callable step -> batch
-        Deterministic; called ahead of the step on a thread.
-    validation : list of batches
-        Evaluated with fixed keys and the averaged weights.
+        Its floating-point arrays are trained; the same on every process.
+    objective : Objective
+    source : Source
+        Deterministic; read ahead of the step on threads.
     config : TrainConfig
+    validation : HeldOut, optional
+        Evaluated with fixed keys and the averaged weights.
+    progress : bool
 
     Returns
     -------
     model, averaged model
+
+    Raises
+    ------
+    Stopped
+        After SIGTERM or SIGUSR1 to any process, when the state has been saved.
+    FloatingPointError
+        If the loss is not finite.
     """
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    _write_json(out / "config.json", config.to_dict())
-    weights, static = eqx.partition(model, eqx.is_inexact_array)
-    optimiser = make_optimiser(config.optimiser, config.steps)
-    state = State(weights, weights, optimiser.init(weights), jnp.array(0))
-    manager = _manager(out / "checkpoints")
-    if manager.latest_step() is not None:
-        state = State(*manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state)))
-    begin = int(state.step)
-    log = _Log(out / "log.csv", begin)
-    step = _make_step(loss, static, optimiser, config)
-    evaluate = eqx.filter_jit(lambda w, batch, key: loss(eqx.combine(w, static), batch, key))
-    bar = tqdm(
-        range(begin, config.steps),
-        desc=config.task,
-        initial=begin,
-        total=config.steps,
-        disable=not progress,
-        mininterval=5,
-    )
-    losses: list[jax.Array] = []
+    run = _Run(model, objective, config, validation)
+    if leads():
+        write_status(run.out, run.done, config.steps)
     try:
-        for index in bar:
-            state, value = step(state, batch_at(index))
+        with StopRequest() as stop:
+            run.go(source, stop, progress=progress and leads())
+    except KeyboardInterrupt:
+        run.manager.close()
+        raise
+    except Exception:
+        # where another process has died, waiting for it would never end
+        if jax.process_count() == 1:
+            run.manager.close()
+        raise
+    run.manager.close()
+    if leads():
+        write_status(run.out, run.done, config.steps)
+    if run.done < config.steps:
+        raise Stopped(run.done, config.steps)
+    host = jax.tree.map(lambda a: jnp.asarray(_gathered(a)), (run.state.weights, run.state.ema))
+    return eqx.combine(host[0], run.static), eqx.combine(host[1], run.static)
+
+
+class _Run:
+    """The state of a run and what advances it."""
+
+    def __init__(
+        self, model: Any, objective: Objective, config: TrainConfig, validation: HeldOut | None
+    ) -> None:
+        self.config, self.out = config, Path(config.out)
+        compute = config.compute
+        self.place = Placement(config.batch, accumulate=compute.accumulate, shard=compute.shard)
+        self.out.mkdir(parents=True, exist_ok=True)
+        if leads():
+            write_json(self.out / "config.json", config.to_dict())
+        weights, self.static = eqx.partition(model, eqx.is_inexact_array)
+        optimiser = make_optimiser(config.optimiser, config.steps)
+        shardings = state_shardings(weights, optimiser, self.place)
+        weights = self.place.place(weights, shardings.weights)
+        self.manager = open_manager(self.out)
+        if self.manager.latest_step() is None:
+            start = jax.jit(lambda w: start_state(w, optimiser), out_shardings=shardings)
+            self.state, self.unlogged = start(weights), []
+        else:
+            like = jax.eval_shape(lambda w: start_state(w, optimiser), weights)
+            self.state = restore(self.manager, like, shardings)
+            saved = self.manager.metadata(self.manager.latest_step()).custom_metadata or {}
+            self.unlogged = saved.get("unlogged", [])
+        self.begin = self.done = int(self.state.step)
+        self.fixed, self.rest = _fixed_arrays(objective, self.place)
+        self.step = self._make_step(optimiser, shardings)
+        self.evaluate = self._make_evaluation()
+        self.held_out = self._read(validation)
+
+    def go(self, source: Source, stop: StopRequest, *, progress: bool) -> None:
+        """Advance to the last step, or to the one after which all processes stop."""
+        config, losses, halt = self.config, list(self.unlogged), None
+        curves = CurveLog(self.out / "log.csv", self.begin) if leads() else None
+        seen = SampleLog(self.out / "samples.csv") if leads() and config.log_samples else None
+        batches = load_batches(
+            source, self.place.own_rows, begin=self.begin, end=config.steps,
+            readers=config.compute.readers, prefetch=config.compute.prefetch,
+        )  # fmt: skip
+        bar = tqdm(
+            batches, desc=config.task, initial=self.begin, total=config.steps,
+            disable=not progress, mininterval=5,
+        )  # fmt: skip
+        for samples, own in bar:
+            wish = self.place.flag(stop.wanted)
+            arguments = (self.place.batch_of(own), wish, self.fixed)
+            self.state, value, halting = self.step(self.state, *arguments)
+            self.done += 1
             losses.append(value)
-            done = index + 1
-            if done % config.log_every == 0 or done == config.steps:
-                checked = None
-                if validation and (done % config.validate_every == 0 or done == config.steps):
-                    checked = _validate(evaluate, state.ema, validation)
-                mean = float(jnp.mean(jnp.stack(losses)))
-                losses.clear()
-                if not np.isfinite(mean):
-                    raise FloatingPointError(
-                        f"the loss is not finite at step {done}; the last checkpoint stands in "
-                        f"{out / 'checkpoints'}: lower optimiser.peak and run again"
-                    )
-                log.write(done, mean, checked)
-                bar.set_postfix(loss=f"{mean:.4f}")
-            if done % config.save_every == 0 or done == config.steps:
-                manager.save(done, args=ocp.args.StandardSave(state))
-    finally:  # an interrupt too waits for the checkpoint in flight
-        manager.close()
-    return eqx.combine(state.weights, static), eqx.combine(state.ema, static)
+            if seen is not None:
+                seen.write(self.done, samples)
+            # looked at one step late, so that the device never waits for the host
+            stopping = halt is not None and bool(halt)
+            halt, last = halting, self.done == config.steps
+            if self.done % config.log_every == 0 or last:
+                self._log(losses, curves, bar, last=last)
+            if self.done % config.save_every == 0 or last or stopping:
+                self._save(losses)
+            if stopping:
+                break
 
+    def _save(self, losses: list) -> None:
+        # losses that no row of the curves has yet: a resumed run writes the rows of one that ran on
+        unlogged = {"unlogged": [float(np.asarray(value)) for value in losses]}
+        state = ocp.args.StandardSave(self.state)
+        self.manager.save(self.done, args=state, custom_metadata=unlogged)
 
-def restore_average(model: Any, out: str | Path, optimiser: Optimiser) -> tuple[Any, int]:
-    """Return ``model`` with the averaged weights of the last checkpoint, and its step."""
-    weights, static = eqx.partition(model, eqx.is_inexact_array)
-    state = State(weights, weights, make_optimiser(optimiser, 2).init(weights), jnp.array(0))
-    manager = _manager(Path(out) / "checkpoints")
-    latest = manager.latest_step()
-    if latest is None:
-        raise FileNotFoundError(f"no checkpoint in {out}: run `python -m xdiffda.train` first")
-    state = State(*manager.restore(latest, args=ocp.args.StandardRestore(state)))
-    return eqx.combine(state.ema, static), int(state.step)
-
-
-def _make_step(loss: Loss, static: Any, optimiser: Any, config: TrainConfig) -> Callable:
-    key = jax.random.key(config.seed)
-
-    @jax.jit
-    def step(state: State, batch: Batch) -> tuple[State, jax.Array]:
-        value, gradient = jax.value_and_grad(
-            lambda w: loss(eqx.combine(w, static), batch, jax.random.fold_in(key, state.step))
-        )(state.weights)
-        update, inner = optimiser.update(gradient, state.optimiser, state.weights)
-        weights = optax.apply_updates(state.weights, update)
-        # the average warms up, so that a short run is not held by its random start
-        decay = jnp.minimum(config.optimiser.ema, (1.0 + state.step) / (10.0 + state.step))
-        ema = jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, state.ema, weights)
-        return State(weights, ema, inner, state.step + 1), value
-
-    return step
-
-
-def _validate(evaluate: Callable, weights: Any, batches: list[Batch]) -> float:
-    keys = jax.random.split(jax.random.key(0), len(batches))
-    values = [evaluate(weights, b, k) for b, k in zip(batches, keys, strict=True)]
-    return float(jnp.mean(jnp.stack(values)))
-
-
-def _manager(path: Path) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=2)
-    return ocp.CheckpointManager(path.absolute(), options=options)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2))
-    os.replace(temporary, path)
-
-
-class _Log:
-    """Curves as data: step, loss since the last row, validation loss, seconds."""
-
-    def __init__(self, path: Path, begin: int) -> None:
-        self.path = path
-        rows = []
-        if path.exists():
-            with path.open(newline="") as file:
-                rows = [r for r in csv.DictReader(file) if int(r["step"]) <= begin]
-        self.offset = float(rows[-1]["seconds"]) if rows else 0.0
-        self.start = time.monotonic()
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["step", "train_loss", "validation_loss", "seconds"])
-            writer.writeheader()
-            writer.writerows(rows)
-
-    def write(self, step: int, loss: float, validation: float | None) -> None:
-        seconds = self.offset + time.monotonic() - self.start
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerow(
-                [
-                    step,
-                    f"{loss:.6f}",
-                    "" if validation is None else f"{validation:.6f}",
-                    f"{seconds:.1f}",
-                ]
+    def _log(self, losses: list, curves: CurveLog | None, bar: tqdm, *, last: bool) -> None:
+        checked = None
+        if self.held_out and (self.done % self.config.validate_every == 0 or last):
+            checked = self._validate()
+        mean = float(np.mean([np.asarray(value) for value in losses]))
+        losses.clear()
+        if not np.isfinite(mean):
+            raise FloatingPointError(
+                f"the loss is not finite at step {self.done}; the last checkpoint stands in "
+                f"{self.out / 'checkpoints'}: lower optimiser.peak and run again"
             )
+        if curves is not None:
+            curves.write(self.done, mean, checked)
+        bar.set_postfix(loss=f"{mean:.4f}")
+
+    def _make_step(self, optimiser: optax.GradientTransformation, shardings: State) -> Callable:
+        config, static, rest = self.config, self.static, self.rest
+        key = jax.random.key(config.seed)
+
+        def step(state: State, batch: Batch, wish: jax.Array, fixed: Any) -> tuple:
+            objective: Objective = eqx.combine(fixed, rest)
+            drawn = objective.draw(batch, jax.random.fold_in(key, state.step))
+            of = lambda w, piece: objective.mean(eqx.combine(w, static), piece)  # noqa: E731
+            value, gradient = piecewise(
+                lambda piece: jax.value_and_grad(of)(state.weights, piece),
+                drawn, config.compute.accumulate,
+            )  # fmt: skip
+            update, inner = optimiser.update(gradient, state.optimiser, state.weights)
+            weights = optax.apply_updates(state.weights, update)
+            # the average warms up, so that a short run is not held by its random start
+            decay = jnp.minimum(config.optimiser.ema, (1.0 + state.step) / (10.0 + state.step))
+            ema = jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, state.ema, weights)
+            return State(weights, ema, inner, state.step + 1), value, wish.any()
+
+        # on CPUs a checkpoint in flight may still look at the old buffers
+        donate = () if jax.default_backend() == "cpu" else (0,)
+        whole = self.place.whole
+        return jax.jit(step, out_shardings=(shardings, whole, whole), donate_argnums=donate)
+
+    def _make_evaluation(self) -> Callable:
+        static, rest, n_piece = self.static, self.rest, self.config.compute.accumulate
+
+        def evaluate(weights: Any, batch: Batch, key: jax.Array, fixed: Any) -> jax.Array:
+            objective: Objective = eqx.combine(fixed, rest)
+            model = eqx.combine(weights, static)
+            drawn = objective.draw(batch, key)
+            return piecewise(lambda piece: objective.mean(model, piece), drawn, n_piece)
+
+        return jax.jit(evaluate, out_shardings=self.place.whole)
+
+    def _read(self, validation: HeldOut | None) -> list[Batch]:
+        """Own rows of the validation batches."""
+        if validation is None:
+            return []
+        loaded = load_batches(validation.source, self.place.own_rows, begin=0, end=validation.n)
+        return [own for _, own in loaded]
+
+    def _validate(self) -> float:
+        keys = jax.random.split(jax.random.key(0), len(self.held_out))
+        values = [
+            self.evaluate(self.state.ema, self.place.batch_of(own), key, self.fixed)
+            for own, key in zip(self.held_out, keys, strict=True)
+        ]
+        return float(np.mean([np.asarray(value) for value in values]))
+
+
+def _fixed_arrays(objective: Objective, place: Placement) -> tuple[Any, Any]:
+    """Arrays of the objective, whole on every device, and all else of it."""
+    is_array = lambda leaf: isinstance(leaf, jax.Array | np.ndarray)  # noqa: E731
+    arrays, rest = eqx.partition(objective, is_array)
+    return place.place(arrays, jax.tree.map(lambda _: place.whole, arrays)), rest
+
+
+def _gathered(array: jax.Array) -> np.ndarray:
+    """All of an array that may be split over processes."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

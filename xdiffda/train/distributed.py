@@ -1,0 +1,278 @@
+"""Many processes, one run: who starts whom, how arrays lie on devices, when all stop.
+
+Every process runs the same program on its own devices. All of them see the same global batch;
+each reads its own rows of it. Nothing here depends on how many processes there are.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from xdiffda.errors import InputError, Problem, raise_if
+
+AXIS = "data"
+
+
+def initialise(
+    *, coordinator: str | None = None, processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Join the processes of this run; do nothing where there is only one.
+
+    Parameters
+    ----------
+    coordinator : str, optional
+        ``host:port`` of process 0. Without it, what ``srun`` or ``mpirun`` left in the
+        environment counts, if it started more than one task.
+    processes, process_id : int, optional
+        Number of processes, and which of them this is.
+
+    Raises
+    ------
+    InputError
+        If only some of the three are given where the environment does not know the others.
+    """
+    started = started_by(os.environ)
+    given = {"coordinator": coordinator, "processes": processes, "process_id": process_id}
+    if all(value is None for value in given.values()):
+        if started is None:
+            return
+        coordinator, processes, process_id = started
+    elif started is not None:
+        coordinator = coordinator or started[0]
+        processes = started[1] if processes is None else processes
+        process_id = started[2] if process_id is None else process_id
+    missing = [name for name, value in given.items() if value is None and started is None]
+    problems = []
+    if missing:
+        problems.append(Problem(f"no {' and no '.join(missing)}", "all three", _HOSTS))
+    elif processes is not None and not 0 <= (process_id or 0) < processes:
+        problems.append(Problem(f"process {process_id} of {processes}", "0 to N - 1", _HOSTS))
+    elif coordinator is None:
+        found = "tasks on several machines, and no address of the first"
+        problems.append(Problem(found, "its host and a free port", "--coordinator HOST:29400"))
+    raise_if(problems, what="distributed run")
+    if processes == 1:
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(coordinator, processes, process_id, **_own_device(os.environ))
+
+
+_HOSTS = "--coordinator HOST:29400 --processes N --process-id I"
+
+
+def started_by(environment: Mapping[str, str]) -> tuple[str | None, int, int] | None:
+    """Address of process 0, number of processes and own number, from Slurm or Open MPI.
+
+    None where there is one process only; an address of None where it cannot be known.
+
+    Examples
+    --------
+    >>> started_by({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2", "SLURM_JOB_ID": "17",
+    ...             "SLURM_STEP_NODELIST": "node[003-006]"})
+    ('node003:61457', 4, 2)
+    """
+    if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+        size, rank = (int(environment[f"OMPI_COMM_WORLD_{k}"]) for k in ("SIZE", "RANK"))
+        return _mpi_address(environment, size), size, rank
+    # the step's variables, not the job's: inside `salloc` a plain python is one process
+    if "SLURM_STEP_NODELIST" in environment and "SLURM_PROCID" in environment:
+        size = int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"])
+        port = _port(environment["SLURM_JOB_ID"] + environment.get("SLURM_STEP_ID", ""))
+        host = _first_host(environment["SLURM_STEP_NODELIST"])
+        return (f"{host}:{port}", size, int(environment["SLURM_PROCID"])) if size > 1 else None
+    return None
+
+
+def _mpi_address(environment: Mapping[str, str], size: int) -> str | None:
+    """Where process 0 runs: known if all are on this machine."""
+    if int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", 0)) != size:
+        return None
+    job = environment.get("PMIX_NAMESPACE") or environment.get("OMPI_MCA_ess_base_jobid", "")
+    return f"127.0.0.1:{_port(job)}"
+
+
+def _port(job: str) -> int:
+    """A port in the upper ephemeral range that all processes of a job agree on."""
+    return 65535 - 4096 + (int(job) if job.isdigit() else zlib.crc32(job.encode())) % 4096 + 1
+
+
+def _first_host(nodes: str) -> str:
+    """First of Slurm's list: ``a[003-006,9],b`` -> ``a003``."""
+    name, bracket, rest = nodes.split(",")[0].partition("[")
+    return name + (rest.rstrip("]").split("-")[0] if bracket else "")
+
+
+def _own_device(environment: Mapping[str, str]) -> dict[str, Any]:
+    """One accelerator for each task of a machine, where every task sees all of them."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    for variable in ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"):
+        local = int(environment.get(variable, -1))
+        # a launcher that binds (--gpus-per-task=1) leaves each task a list of one
+        if 0 <= local < len(visible) > 1 and "JAX_LOCAL_DEVICE_IDS" not in environment:
+            return {"local_device_ids": [local]}
+    return {"cluster_detection_method": "deactivate"}
+
+
+@contextmanager
+def all_or_none() -> Iterator[None]:
+    """End this process at once if it fails while others run.
+
+    A normal exit would wait for them (until their heartbeat is missed, minutes later), and they
+    wait for this one in a collective operation.
+    """
+    try:
+        yield
+    except BaseException:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def leads() -> bool:
+    """Whether this is the process that writes logs and caches."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Wait until all processes are here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+@contextmanager
+def first_alone(name: str) -> Iterator[None]:
+    """Process 0 goes through the block first (it fills caches), then all others."""
+    if not leads():
+        barrier(name)
+    try:
+        yield
+    finally:
+        if leads():
+            barrier(name)
+
+
+class Placement:
+    """How a run's arrays lie on all devices of all processes.
+
+    Batches are split along their first axis; weights are whole on every device; optimiser
+    state and averages are split along the first axis that all devices can share (the ZeRO
+    scheme of Rajbhandari et al. 2020, arXiv 1910.02054, stage 1), else whole.
+
+    Parameters
+    ----------
+    batch : int
+        Global batch.
+    accumulate : int
+        Pieces in which it is computed.
+    shard : bool
+        Whether optimiser state and averages are split.
+
+    Raises
+    ------
+    InputError
+        If the batch cannot be cut into equal pieces for all devices.
+    """
+
+    def __init__(self, batch: int, *, accumulate: int = 1, shard: bool = True) -> None:
+        self.devices = jax.devices()
+        self.batch, self.shard = batch, shard
+        n = len(self.devices) * accumulate
+        if batch % n:
+            found = f"batch = {batch} for {len(self.devices)} devices in {accumulate} pieces each"
+            near = max(n, round(batch / n) * n)
+            problem = Problem(found, f"a multiple of {n}", f"batch = {near}  # or fewer devices")
+            raise InputError([problem], what="training configuration")
+        self.mesh = Mesh(np.array(self.devices), (AXIS,))
+        self.whole = NamedSharding(self.mesh, PartitionSpec())
+        self.rows = NamedSharding(self.mesh, PartitionSpec(AXIS))
+
+    @property
+    def own_rows(self) -> slice:
+        """Rows of the global batch that this process reads."""
+        n = self.batch // jax.process_count()
+        return slice(n * jax.process_index(), n * (jax.process_index() + 1))
+
+    def split(self, tree: Any) -> Any:
+        """Shardings of optimiser state or averages."""
+        return jax.tree.map(self._split, tree)
+
+    def _split(self, array: Any) -> NamedSharding:
+        shape, n = np.shape(array), len(self.devices)
+        if self.shard and n > 1:
+            for axis, size in enumerate(shape):
+                if size % n == 0 and np.size(array) >= 16 * n:
+                    spec = PartitionSpec(*(None,) * axis, AXIS)
+                    return NamedSharding(self.mesh, spec)
+        return self.whole
+
+    def place(self, tree: Any, shardings: Any) -> Any:
+        """Put arrays that are the same on every process where they belong."""
+
+        def one(array: Any, sharding: NamedSharding) -> jax.Array:
+            host = np.asarray(array)
+            return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+        return jax.tree.map(one, tree, shardings)
+
+    def batch_of(self, own: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """The global batch, from this process's rows of it."""
+        one = jax.make_array_from_process_local_data
+        return {
+            k: one(self.rows, np.ascontiguousarray(v), (self.batch, *v.shape[1:]))
+            for k, v in own.items()
+        }
+
+    def flag(self, value: bool) -> jax.Array:
+        """One value per device, so that any process can tell all others something."""
+        own = np.full(len(jax.local_devices()), value)
+        return jax.make_array_from_process_local_data(self.rows, own, (len(self.devices),))
+
+
+class StopRequest:
+    """Turns SIGTERM (and SIGUSR1, Slurm's usual warning) into a wish to stop after a step.
+
+    Schedulers send it before they take a machine away. A second signal ends the process.
+    """
+
+    SIGNALS = ("SIGTERM", "SIGUSR1")
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for name in self.SIGNALS:
+            number = getattr(signal, name, None)
+            if number is None:  # Windows has no SIGUSR1
+                continue
+            try:
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:  # not in the main thread: signals are the caller's business
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.wanted:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.wanted = True

@@ -1,0 +1,183 @@
+"""Reanalysis in the schema of WeatherBench 2 and ARCO-ERA5, read time by time.
+
+Stores are opened lazily where they lie: on this disk, or in the cloud through fsspec. Latitudes
+in either order, longitudes from -180 or 0, static fields with or without time: all are turned
+into GraphCast's own form, rows ascending from the south and longitudes from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from xdiffda.diffda import SOLAR
+from xdiffda.errors import InputError, Problem, StorageError, raise_if
+from xdiffda.gencast.forecaster import clock_forcings
+from xdiffda.graphcast.bare import TaskConfig
+from xdiffda.graphcast.forcings import FORCING_VARIABLES, solar_radiation
+from xdiffda.graphcast.stacking import stack
+from xdiffda.state import Grid, Layout
+
+STEP = np.timedelta64(6, "h")
+_RAIN = "total_precipitation_6hr"
+_HOURLY_RAIN = "total_precipitation"
+_RENAME = {"latitude": "lat", "longitude": "lon"}
+
+
+def open_store(path: str, storage: Mapping[str, Any] | None = None) -> xr.Dataset:
+    """Open a zarr store lazily, rows and columns in GraphCast's order.
+
+    Parameters
+    ----------
+    path : str
+        Folder or address, as ``gs://...`` (extra ``cloud``).
+    storage : mapping, optional
+        Options of its file system, as ``{"token": "anon"}``.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be opened.
+    """
+    try:
+        ds = xr.open_zarr(path, storage_options=dict(storage) if storage else None, chunks=None)
+    except Exception as error:  # every file system has errors of its own
+        known = "://" not in path
+        repair = "`ls`" if known else '`pip install "xdiffda[cloud]"` and a network'
+        raise StorageError(
+            f"{path}: cannot be opened as zarr ({type(error).__name__}: {error}); repair: {repair}"
+        ) from error
+    ds = ds.rename({k: v for k, v in _RENAME.items() if k in ds.dims})
+    lat, lon = ds["lat"].values, ds["lon"].values % 360
+    ds = ds.assign_coords(lon=lon)
+    return ds.isel(lat=np.argsort(lat), lon=np.argsort(lon))
+
+
+class Reanalysis:
+    """A store, as states and as inputs of a forecaster.
+
+    Parameters
+    ----------
+    ds : Dataset
+        From `open_store`.
+    layout_variables, levels
+        The state.
+    task : TaskConfig
+        What the forecaster reads.
+
+    Raises
+    ------
+    InputError
+        If variables or levels are missing; lists all.
+    """
+
+    def __init__(
+        self, ds: xr.Dataset, task: TaskConfig, *, variables: tuple[str, ...],
+        levels: tuple[int, ...],
+    ) -> None:  # fmt: skip
+        static = set(task.input_variables) - set(task.target_variables) - set(FORCING_VARIABLES)
+        self.moving = tuple(sorted(set(task.input_variables) - static - set(FORCING_VARIABLES)))
+        if _RAIN in static:  # an input that is no target
+            static, self.moving = static - {_RAIN}, (*self.moving, _RAIN)
+        _check(ds, {*variables, *static, *self.moving}, {*levels, *task.pressure_levels})
+        self.ds, self.task, self.static_names = ds, task, tuple(sorted(static))
+        grid = Grid.from_coords(ds["lat"].values, ds["lon"].values)
+        self.layout = Layout(grid, tuple(variables), tuple(levels))
+        self.times = ds["time"].values
+        self.static = ds[list(self.static_names)]
+        if "time" in self.static.dims:
+            self.static = self.static.isel(time=0, drop=True)
+        self.static = self.static.drop_vars("level", errors="ignore").load()
+
+    def state(self, time: np.datetime64) -> Float[np.ndarray, "node channel"]:
+        """The state at a time, physical units.
+
+        Raises
+        ------
+        InputError
+            If the store holds NaN there.
+        """
+        ds = self.ds[list(self.layout.variables)].sel(time=time)
+        if "level" in ds.dims:
+            ds = ds.sel(level=list(self.layout.levels))
+        return state_of(ds.load(), self.layout, what=f"reanalysis of {time}")
+
+    def solar(self, time: np.datetime64) -> Float[np.ndarray, " node"] | None:
+        """Solar radiation of the store (J m-2 in the hour before), if it has it."""
+        if SOLAR not in self.ds:
+            return None
+        values = self.ds[SOLAR].sel(time=time).transpose("lat", "lon").values.reshape(-1)
+        return values if np.isfinite(values).all() else None
+
+    def inputs(self, time: np.datetime64) -> xr.Dataset:
+        """Input frames of the forecaster up to a time, on (batch, time, level, lat, lon)."""
+        times = time + STEP * np.arange(1 - self.task.n_frames, 1)
+        names = [name for name in self.moving if name != _RAIN or _RAIN in self.ds]
+        frames = self.ds[names].sel(time=times)
+        if "level" in frames.dims:
+            frames = frames.sel(level=list(self.task.pressure_levels))
+        frames = frames.transpose("time", "level", "lat", "lon", missing_dims="ignore").load()
+        if _RAIN in self.moving and _RAIN not in self.ds:
+            frames[_RAIN] = xr.concat([self._rain(t) for t in times], "time")
+        frames = frames.merge(self._read(set(self.task.input_variables), times))
+        return frames.expand_dims(batch=1).merge(self.static)
+
+    def forcings(self, times: np.ndarray) -> xr.Dataset:
+        """Forcings of the forecaster at some times."""
+        return self._read(set(self.task.forcing_variables), times)
+
+    def _read(self, names: set[str], times: np.ndarray) -> xr.Dataset:
+        lat, lon = (self.ds[name].values for name in ("lat", "lon"))
+        found = clock_forcings(times, lon)
+        if SOLAR in names:
+            stored = [self.solar(t) if t in self.times else None for t in times]
+            fields = [
+                solar_radiation(np.array([t]), lat, lon).reshape(-1) if field is None else field
+                for t, field in zip(times, stored, strict=True)
+            ]
+            solar = np.stack(fields).astype(np.float32).reshape(len(times), len(lat), len(lon))
+            found = found.assign_coords(lat=lat)
+            found[SOLAR] = (("time", "lat", "lon"), solar)
+        return found[sorted(names & set(FORCING_VARIABLES))]
+
+    def _rain(self, time: np.datetime64) -> xr.DataArray:
+        """Precipitation of six hours, from a store that has it hourly."""
+        hours = time - np.arange(5, -1, -1) * np.timedelta64(1, "h")
+        field = self.ds[_HOURLY_RAIN].sel(time=hours).transpose("time", "lat", "lon").load()
+        return field.sum("time").assign_coords(time=time)
+
+
+def state_of(ds: xr.Dataset, layout: Layout, *, what: str) -> Float[np.ndarray, "node channel"]:
+    """State array of a Dataset of one time, in the order of the layout.
+
+    Raises
+    ------
+    InputError
+        If it holds NaN.
+    """
+    grid = layout.grid
+    sizes = {"batch": 1, "lat": grid.n_lat, "lon": grid.n_lon}
+    x = stack(ds, layout.variables, sizes=sizes)[:, 0].astype(np.float32)
+    finite = np.isfinite(x).all(0)
+    if not finite.all():
+        bad = [layout.channel_names[i] for i in np.flatnonzero(~finite)]
+        problem = Problem(f"NaN in {', '.join(bad)}", "no NaN", "levels or variables without them")
+        raise InputError([problem], what=what)
+    return x
+
+
+def _check(ds: xr.Dataset, names: set[str], levels: set[int]) -> None:
+    if _RAIN not in ds and _HOURLY_RAIN in ds:
+        names = names - {_RAIN}
+    problems = []
+    if absent := sorted(names - set(ds)):
+        repair = "a store of WeatherBench 2 or ARCO-ERA5"
+        problems.append(Problem(f"no {', '.join(absent)}", ", ".join(sorted(names)), repair))
+    has = set(ds["level"].values.tolist()) if "level" in ds.coords else set()
+    if lost := sorted(levels - has):
+        problems.append(Problem(f"no levels {lost}", f"levels {sorted(levels)}", "era5.levels"))
+    raise_if(problems, what="reanalysis")
