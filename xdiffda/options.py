@@ -1,4 +1,4 @@
-"""Options: cache folder, progress bars, default model. Scientific choices are arguments instead."""
+"""Options: cache folder, mirror, progress, default model. Scientific choices are arguments."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Options:
     cache_dir: Path
     progress: bool = True
     default_model: str = "speedy"
+    mirror: str | None = None
 
 
 _current: list[Options] = []  # one element once options are first asked for
@@ -36,7 +37,7 @@ def get_options() -> Options:
     'speedy'
     """
     if not _current:
-        _current.append(Options(_default_cache()))
+        _current.append(Options(_default_cache(), mirror=os.environ.get("XDIFFDA_MIRROR")))
     return _current[0]
 
 
@@ -52,6 +53,10 @@ class set_options:
         Whether long calls show progress unless told otherwise; default True.
     default_model : str, optional
         The model of calls that name none; default ``"speedy"``.
+    mirror : str or Path, optional
+        Folder or address that published weights are taken from instead of their bucket, laid
+        out like it (``graphcast/params/...``); "" for the bucket itself. By default
+        ``$XDIFFDA_MIRROR``, else the bucket.
 
     Raises
     ------
@@ -73,8 +78,12 @@ class set_options:
         cache_dir: str | os.PathLike | None = None,
         progress: bool | None = None,
         default_model: str | None = None,
+        mirror: str | os.PathLike | None = None,
     ) -> None:
-        given = {"cache_dir": cache_dir, "progress": progress, "default_model": default_model}
+        given = {
+            "cache_dir": cache_dir, "progress": progress, "default_model": default_model,
+            "mirror": mirror,
+        }  # fmt: skip
         checked = _checked({name: value for name, value in given.items() if value is not None})
         self._before = get_options()
         _current[0] = replace(self._before, **checked)
@@ -119,5 +128,16 @@ def _checked(options: dict[str, object]) -> dict:
                     'xdiffda.set_options(default_model="speedy")',
                 )
             )
+        elif name == "mirror":
+            checked[name] = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+            if checked[name] is None:
+                problems.append(
+                    Problem(
+                        f"mirror={value!r}",
+                        "a folder or an address",
+                        'xdiffda.set_options(mirror="/data/dm_graphcast")',
+                    )
+                )
+            checked[name] = checked[name] or None
     raise_if(problems, what="options")
     return checked
