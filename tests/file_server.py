@@ -10,9 +10,13 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote
 
 import google_crc32c
+import xarray as xr
+
+from xdiffda._catalogue import Release
 
 
 def goog_hash(content: bytes) -> str:
@@ -99,3 +103,14 @@ def serve(files: dict[str, bytes], **settings: object) -> Iterator[FileServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def release_contents(
+    release: Release, folder: Path, params: Path, statistics: dict[str, xr.Dataset]
+) -> dict[str, bytes]:
+    """The files of a published model, as they lie in its bucket; ``folder`` is for scratch."""
+    contents = {release.objects["params"]: params.read_bytes()}
+    for role, ds in statistics.items():
+        ds.to_netcdf(folder / f"{role}.nc")
+        contents[release.objects[role]] = (folder / f"{role}.nc").read_bytes()
+    return contents
