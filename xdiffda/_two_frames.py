@@ -12,7 +12,15 @@ from xdiffda._grid import equiangular
 from xdiffda.errors import InputError, Problem
 from xdiffda.graphcast import Forecaster
 from xdiffda.graphcast.forcings import time_forcings
-from xdiffda.state import Convention, Grid, Layout, default_convention, from_state, to_state
+from xdiffda.state import (
+    BATCH_DIMS,
+    Convention,
+    Grid,
+    Layout,
+    default_convention,
+    from_state,
+    to_state,
+)
 from xdiffda.variables import VARIABLES
 
 STEP = np.timedelta64(6, "h")
@@ -30,11 +38,14 @@ class Start:
         How the user said them.
     times
         Of the frames; the last one is the initial time.
+    static
+        The user's static fields, as they were given.
     """
 
     inputs: xr.Dataset
     convention: Convention
     times: np.ndarray
+    static: dict[str, xr.DataArray]
 
 
 def read_start(ds: xr.Dataset, forecaster: Forecaster, name: str) -> Start:
@@ -55,7 +66,11 @@ def read_start(ds: xr.Dataset, forecaster: Forecaster, name: str) -> Start:
     inputs = inputs.rename(member="batch").drop_vars("batch").transpose("batch", "time", ...)
     static = [v for v in layout.variables if VARIABLES[v].role == "static"]
     inputs = inputs.assign({v: inputs[v].isel(batch=0, time=0, drop=True) for v in static})
-    return Start(inputs, convention, times)
+    given = {convention.user_name(v): ds[convention.user_name(v)] for v in static}
+    moving = [str(axis.dim) for name, axis in convention.axes.items() if name in BATCH_DIMS]
+    still = {name: field.isel(dict.fromkeys({*moving} & {*field.dims}, 0), drop=True)
+             for name, field in given.items()}  # fmt: skip
+    return Start(inputs, convention, times, still)
 
 
 def roll_out(

@@ -1,4 +1,4 @@
-"""The command line: ``xdiffda demo | assimilate | cycle | verify | models | train``."""
+"""The command line: ``xdiffda demo | assimilate | cycle | verify | models | fetch | plan | train``."""
 
 from __future__ import annotations
 
@@ -69,13 +69,31 @@ def verify(
 
 @app.command()
 def models() -> None:
-    """List the bundled models."""
+    """List the models: those in the package, and those that can be fetched."""
     from xdiffda.registry import models as list_models
 
     table = list_models()
     for name in table.model.values:
-        row = {key: field.item() for key, field in table.sel(model=name).items()}
-        typer.echo(f"{name}: {row['title']}; {row['parameters']} parameters; {row['licence']}")
+        row = {str(key): field.item() for key, field in table.sel(model=name).items()}
+        here = row["source"] if row["source"] == "bundled" else "not here"
+        here = "cached" if row["cached"] and row["source"] != "bundled" else here
+        typer.echo(
+            f"{name}: {row['title']}; {row['kind']}; {row['grid']}; {row['megabytes']:g} MB, "
+            f"{here}; {row['parameters']} parameters; {row['licence']}"
+        )
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="published model, see xdiffda models")],
+    out: Annotated[Path | None, typer.Option(help="folder, to carry to another machine")] = None,
+    mirror: Annotated[str | None, typer.Option(help="folder or address instead of the bucket")] = None,
+) -> None:  # fmt: skip
+    """Download published weights into the cache; resumes where it was interrupted."""
+    from xdiffda.weights import fetch as bring
+
+    for path in bring(name, out=out, mirror=mirror, progress=True):
+        typer.echo(f"{path.stat().st_size / 1e6:8.1f} MB  {path}")
 
 
 @app.command()

@@ -106,7 +106,8 @@ def _from_two_frames(
     sizes = dict(zip(start.convention.batch_dims, start.convention.batch_shape, strict=True))
     kept = [n if dim == "member" else 1 for dim, n in sizes.items()]
     states = states.reshape(n_steps, *kept, *states.shape[-2:])
-    return _of_one_time(states, start.times[-1], layout, start.convention)
+    out = _of_one_time(states, start.times[-1], layout, start.convention)
+    return out.assign({name: field.variable for name, field in start.static.items()})
 
 
 def _settings(lead_time: str | np.timedelta64, max_batch: int) -> tuple[int, list[Problem]]:

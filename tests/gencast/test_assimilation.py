@@ -158,7 +158,9 @@ def test_earlier_states_are_asked_for(model, prior, previous):
 def test_states_of_a_series_serve_each_analysis(model, prior, previous):
     """In another convention, with a gap: each analysis finds the two states before it."""
     later = previous.assign_coords(time=previous["time"] + 4 * STEP) + 1.0
-    series = xr.concat([previous, later], "time", data_vars="minimal", compat="override")
+    series = xr.concat(
+        [previous, later], "time", data_vars="minimal", coords="minimal", compat="override"
+    )
     turned = series.rename(lat="latitude", lon="longitude", temperature="t")
     turned = turned.isel(latitude=slice(None, None, -1))
     turned["t"] = (turned["t"] - 273.15).assign_attrs(units="degC")
