@@ -207,6 +207,18 @@ def test_fetch_downloads_and_names_near_models(
     assert "did you mean gencast-1p0" in shown.err and "Traceback" not in shown.err
 
 
+def test_plan_prints_estimates(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    wanted = ["--grid", "0.25", "--members", "50", "--obs", "1e6", "--devices", "4"]
+    assert _run(monkeypatch, "plan", *wanted) == 0
+    out = capsys.readouterr().out
+    for word in ("memory", "time", "storage", "4 x H100", "analysis of 50 members"):
+        assert word in out
+    assert _run(monkeypatch, "plan", "--grid", "speedy", "--device", "cpu") == 0
+    assert "32 x 64" in capsys.readouterr().out
+    assert _run(monkeypatch, "plan", "--grid", "fine") == 2
+    assert "grid='fine'" in capsys.readouterr().err
+
+
 def test_a_wrong_option_is_explained(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,12 +36,13 @@ _EXPORTS = {
     "models": "xdiffda.registry",
     "open_dataset": "xdiffda.storage",
     "open_sample": "xdiffda.samples",
+    "plan": "xdiffda._planning",
     "regrid": "xdiffda._regrid",
     "set_options": "xdiffda.options",
     "write_dataset": "xdiffda.storage",
 }
 _SUBMODULES = (
-    "baselines", "calibration", "cycle", "diffusion", "ensemble", "gencast", "graphcast",
+    "baselines", "calibration", "costs", "cycle", "diffusion", "ensemble", "gencast", "graphcast",
     "observations", "plot", "verify",
 )  # fmt: skip
 
@@ -60,6 +61,7 @@ __all__ = [
     "assimilate",
     "baselines",
     "calibration",
+    "costs",
     "cycle",
     "diffusion",
     "ensemble",
@@ -72,6 +74,7 @@ __all__ = [
     "observations",
     "open_dataset",
     "open_sample",
+    "plan",
     "plot",
     "regrid",
     "set_options",

@@ -1,4 +1,4 @@
-"""The command line: ``xdiffda demo | assimilate | cycle | verify | models | fetch | plan | train``."""
+"""The command line: ``xdiffda assimilate | cycle | verify | models | fetch | plan | ...``."""
 
 from __future__ import annotations
 
@@ -87,13 +87,39 @@ def models() -> None:
 def fetch(
     name: Annotated[str, typer.Argument(help="published model, see xdiffda models")],
     out: Annotated[Path | None, typer.Option(help="folder, to carry to another machine")] = None,
-    mirror: Annotated[str | None, typer.Option(help="folder or address instead of the bucket")] = None,
+    mirror: Annotated[str | None, typer.Option(help="instead of the public bucket")] = None,
 ) -> None:  # fmt: skip
     """Download published weights into the cache; resumes where it was interrupted."""
     from xdiffda.weights import fetch as bring
 
     for path in bring(name, out=out, mirror=mirror, progress=True):
         typer.echo(f"{path.stat().st_size / 1e6:8.1f} MB  {path}")
+
+
+@app.command()
+def plan(
+    grid: Annotated[str, typer.Option(help="spacing in degrees, or a name")] = "0.25",
+    levels: int = 13,
+    members: int = 8,
+    obs: Annotated[float, typer.Option(help="scalar observations in the window")] = 1e4,
+    devices: int = 1,
+    device: Annotated[str, typer.Option(help="cpu (one core), a100, h100, h200")] = "h100",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+    latent: int = 512,
+    steps: Annotated[int, typer.Option(help="network evaluations for each member")] = 8,
+    max_batch: int = 8,
+    edge_chunk: int = 0,
+) -> None:  # fmt: skip
+    """Estimate memory, time and storage of an analysis."""
+    from xdiffda._planning import plan as estimate
+
+    typer.echo(
+        estimate(
+            grid=_number(grid), levels=levels, members=members, obs=obs, devices=devices,
+            device=device, dtype=dtype, latent=latent, n_steps=steps, max_batch=max_batch,
+            edge_chunk=edge_chunk,
+        )
+    )  # fmt: skip
 
 
 @app.command()
@@ -110,6 +136,13 @@ def train(config: Annotated[Path, typer.Argument(help="TOML file")]) -> None:
     from xdiffda.train.__main__ import main as run
 
     run([str(config)])
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _open_obs(path: Path):

@@ -8,6 +8,7 @@ made on nodes.  No array is made, so that the largest networks can be counted an
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 
 from .graph import Graph
@@ -18,6 +19,7 @@ _N_STRUCTURAL = 3
 _N_EDGE = 4
 # Operations for each element, as XLA counts them: x sigmoid(x), and layer normalisation.
 _SWISH, _NORM = 4, 8
+_WIDTH = {"float32": 4, "bfloat16": 2, "float64": 8}  # bytes
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,15 @@ class Dimensions:
         Dimensions(grid=65160, mesh=10242, grid2mesh=102634, within=81900, mesh2grid=195480)
         """
         grid, mesh = n_lat * n_lon, 10 * 4**refinement + 2
-        radius = radius_fraction * _longest_edge(refinement)
+        radius = radius_fraction * longest_edge(refinement)
         # a cap of chord c has the share c^2 / 4 of the sphere
         grid2mesh = round(grid * mesh * radius**2 / 4)
         return cls(grid, mesh, grid2mesh, 20 * (4 ** (refinement + 1) - 1), 3 * grid)
 
 
 @functools.cache
-def _longest_edge(refinement: int) -> float:
+def longest_edge(refinement: int) -> float:
+    """The longest edge of a mesh, as a chord of the unit sphere."""
     return float(mesh_hierarchy(refinement)[-1].longest_edge)
 
 
@@ -78,11 +81,8 @@ def parameters(config: NetworkConfig) -> int:
     >>> parameters(NetworkConfig(n_inputs=183, n_outputs=83)) // 10**6  # GraphCast, 13 levels
     35
     """
-    width, hidden = config.latent, config.hidden_layers
-    cond, tail = (
-        config.conditioning_width,
-        hidden * (config.latent**2 + config.latent) + config.latent,
-    )
+    width, hidden, cond = config.latent, config.hidden_layers, config.conditioning_width
+    tail = hidden * (width**2 + width) + width
 
     def block(n_in: int, *, conditioned: bool = True) -> int:
         norm = 2 * width + (2 * width * (cond + 1) if conditioned and cond else 0)
@@ -96,8 +96,41 @@ def parameters(config: NetworkConfig) -> int:
     return encoder + edges + (config.processor_steps + 2) * step + output
 
 
-def operations(config: NetworkConfig, size: Dimensions, *, batch: int = 1) -> int:
-    """Floating-point operations of one evaluation (a multiplication and an addition are two).
+@dataclass
+class Tally:
+    """What was counted.
+
+    Attributes
+    ----------
+    products : int
+        Multiplications with additions in matrix products.
+    elements : int
+        Other operations.
+    moved : int
+        Numbers read from memory or written to it, where each product and each normalisation
+        reads its inputs and writes its outputs once, and all else is fused into them.
+    """
+
+    products: int = 0
+    elements: int = 0
+    moved: int = 0
+
+    @property
+    def operations(self) -> int:
+        """Floating-point operations: a multiplication with its addition are two."""
+        return 2 * self.products + self.elements
+
+    def product(self, rows: int, n_in: int, n_out: int) -> None:
+        self.products += rows * n_in * n_out
+        self.moved += rows * (n_in + n_out) + n_in * n_out
+
+    def pointwise(self, numbers: int, each: int, *, moved: int = 0) -> None:
+        self.elements += numbers * each
+        self.moved += numbers * moved
+
+
+def count(config: NetworkConfig, size: Dimensions, *, batch: int = 1) -> Tally:
+    """Count one evaluation of the network.
 
     Parameters
     ----------
@@ -107,50 +140,107 @@ def operations(config: NetworkConfig, size: Dimensions, *, batch: int = 1) -> in
         Of the graph.
     batch
         Members computed together.
+
+    Examples
+    --------
+    >>> config = NetworkConfig(n_inputs=183, n_outputs=83)
+    >>> size = Dimensions.of_grid(181, 360, 5)
+    >>> f"{count(config, size).operations:.2g}"  # multiplied out as published: 4.1e12
+    '1.9e+12'
     """
-    width, hidden = config.latent, config.hidden_layers
-    products, elements = _Count(), _Count()
-
-    def block(rows: int, n_in: int = 0, *, n_out: int = width, norm: bool = True) -> None:
-        """A perceptron on so many rows; ``n_in`` 0 where its first product is made elsewhere."""
-        products.add(rows * n_in * width)
-        products.add(rows * (max(hidden - 1, 0) * width * width + (width * n_out if hidden else 0)))
-        elements.add(rows * width * (hidden * (_SWISH + 1) + 1) + rows * n_out)
-        if norm:
-            elements.add(rows * n_out * _NORM)
-
-    def interaction(edges: int, once: bool, n_sender: int, n_receiver: int, own: int) -> None:
-        """Messages and update; edges, and receivers (``own``), may be the same for all members."""
-        products.add(edges * (1 if once else batch) * width * width)
-        products.add((n_sender + own) * width * width)
-        elements.add(2 * edges * batch * width)  # three parts summed
-        block(edges * batch)
-        elements.add(edges * batch * width)  # sums over neighbours
-        products.add((own + n_receiver * batch) * width * width)
-        elements.add(n_receiver * batch * width)
-        block(n_receiver * batch)
-
+    tally, width = Tally(), config.latent
     grid, mesh = size.grid, size.mesh
-    products.add(grid * _N_STRUCTURAL * width)
-    block(grid * batch, config.n_inputs)
-    block(mesh, _N_STRUCTURAL)
-    block(size.grid2mesh, _N_EDGE)
-    interaction(size.grid2mesh, True, grid * batch, mesh, mesh)
-    block(grid * batch, width)
-    block(size.within, _N_EDGE)
+    tally.product(grid, _N_STRUCTURAL, width)
+    _block(tally, config, grid * batch, config.n_inputs)
+    _block(tally, config, mesh, _N_STRUCTURAL)
+    _block(tally, config, size.grid2mesh, _N_EDGE)
+    _interaction(
+        tally, config, edges=size.grid2mesh, messages=size.grid2mesh * batch,
+        sender=grid * batch, receiver=mesh, updated=mesh * batch,
+    )  # fmt: skip
+    _block(tally, config, grid * batch, width)
+    _block(tally, config, size.within, _N_EDGE)
+    nodes, points = mesh * batch, grid * batch
     for step in range(config.processor_steps):
-        interaction(size.within, step == 0, mesh * batch, mesh, mesh * batch)
-        elements.add((size.within + mesh) * batch * width)  # residuals
-    block(size.mesh2grid, _N_EDGE)
-    interaction(size.mesh2grid, True, mesh * batch, grid, grid * batch)
-    elements.add(3 * grid * batch * width)  # residuals
-    block(grid * batch, width, n_out=config.n_outputs, norm=False)
-    return 2 * products.total + elements.total
+        _interaction(
+            tally, config, edges=size.within * (batch if step else 1),
+            messages=size.within * batch, sender=nodes, receiver=nodes, updated=nodes,
+        )  # fmt: skip
+        tally.pointwise((size.within + mesh) * batch * width, 1, moved=2)  # residuals
+    _block(tally, config, size.mesh2grid, _N_EDGE)
+    _interaction(
+        tally, config, edges=size.mesh2grid, messages=size.mesh2grid * batch, sender=nodes,
+        receiver=points, updated=points,
+    )  # fmt: skip
+    tally.pointwise(3 * points * width, 1, moved=1)  # residuals
+    _block(tally, config, points, width, last=config.n_outputs)
+    return tally
 
 
-class _Count:
-    def __init__(self) -> None:
-        self.total = 0
+def _block(tally: Tally, config: NetworkConfig, rows: int, n_in: int = 0, *, last: int = 0) -> None:
+    """A perceptron of so many rows; ``n_in`` 0 where its first product is made elsewhere.
 
-    def add(self, n: int) -> None:
-        self.total += n
+    ``last`` outputs without normalisation, or as many as the latent width with it.
+    """
+    width, n_out = config.latent, last or config.latent
+    sizes = [width] * config.hidden_layers + [n_out]
+    if n_in:
+        tally.product(rows, n_in, sizes[0])
+    for before, after in itertools.pairwise(sizes):
+        tally.product(rows, before, after)
+        tally.pointwise(rows * before, _SWISH)
+    tally.pointwise(rows * sum(sizes), 1)  # biases
+    if not last:
+        tally.pointwise(rows * width, _NORM, moved=2)
+
+
+def _interaction(
+    tally: Tally, config: NetworkConfig, *, edges: int, messages: int, sender: int, receiver: int,
+    updated: int,
+) -> None:  # fmt: skip
+    """Messages and update, from numbers of rows: one for all members, or one for each.
+
+    ``messages`` and ``updated`` receivers there are one for each member; ``edges``, ``sender``
+    and ``receiver`` are what they are made from.
+    """
+    width = config.latent
+    for rows in (edges, sender, receiver):
+        tally.product(rows, width, width)
+    tally.pointwise(2 * messages * width, 1, moved=1)  # three parts gathered and summed
+    _block(tally, config, messages)
+    tally.pointwise(messages * width, 1, moved=1)  # sums over neighbours
+    for rows in (receiver, updated):
+        tally.product(rows, width, width)
+    tally.pointwise(updated * width, 1)
+    _block(tally, config, updated)
+
+
+def temporary_bytes(
+    config: NetworkConfig, size: Dimensions, *, edge_chunk: int = 0
+) -> tuple[int, int]:
+    """Memory of one evaluation beside weights and graph: shared, and for each member.
+
+    What is alive at once when messages are formed from mesh to grid, where most is: of every
+    member three arrays of latent vectors at the edges (what they were made from, what they are
+    being made into, and one that waits) and two at the grid; and two more at the edges of each
+    kind that all members share.
+
+    Parameters
+    ----------
+    config
+        Sizes of the network and its precision.
+    size
+        Of the graph.
+    edge_chunk
+        Edges computed at a time; 0 for all of them.
+
+    Returns
+    -------
+    shared, member : int
+        Bytes.
+    """
+    row = config.latent * _WIDTH[config.dtype]
+    most = size.mesh2grid if not edge_chunk else min(size.mesh2grid, edge_chunk)
+    shared = 2 * (most + size.within) * row
+    kept = 2 * (size.within + size.mesh) if edge_chunk else 0
+    return shared, (3 * most + 2 * size.grid + kept) * row
