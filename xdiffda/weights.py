@@ -15,6 +15,8 @@ from ._download import Identity, Unreachable, download, read_identity, record_of
 from .errors import InputError, Problem, StorageError
 from .options import get_options
 
+__all__ = ["ReleaseFiles", "fetch"]
+
 
 @dataclass(frozen=True)
 class ReleaseFiles:
