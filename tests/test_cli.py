@@ -112,6 +112,26 @@ def test_csv_and_netcdf_observations_mean_the_same(files: Path) -> None:
         np.testing.assert_allclose(a[name], b[name], rtol=1e-9)
 
 
+def test_earlier_states_reach_the_model(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Conditioned:
+        def given(self, states: xr.Dataset) -> xr.Dataset:
+            return states
+
+    def analyse(background: xr.Dataset, obs: xr.Dataset, *, model: xr.Dataset, **settings: object):
+        xr.testing.assert_identical(model.load(), open_dataset(files / "truth.nc").load())
+        return background.expand_dims("member")
+
+    arguments = ("assimilate", files / "background.nc", files / "obs.nc", "-o", tmp_path / "a.nc",
+                 "--previous", files / "truth.nc")  # fmt: skip
+    assert _run(monkeypatch, *arguments) == 2
+    assert "speedy, which takes no earlier states" in capsys.readouterr().err
+    monkeypatch.setattr(xdiffda, "load_model", lambda name: Conditioned())
+    monkeypatch.setattr(xdiffda, "assimilate", analyse)
+    assert _run(monkeypatch, *arguments, "--model", "gencast-1p0-mini") == 0
+
+
 def test_what_exists_is_not_overwritten(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,7 +100,7 @@ def digests(path: Path, *, md5: bool = True) -> dict[str, str]:
     >>> path = Path(tempfile.mkdtemp()) / "nine"
     >>> _ = path.write_bytes(b"123456789")
     >>> digests(path)  # the check value of CRC-32C is e3069283
-    {'crc32c': '4waSgw==', 'md5': 'JfnnlDI7RTiF9RgfGNK2LA=='}
+    {'crc32c': '4waSgw==', 'md5': 'JfnnlDI7RTiF9RgfG2JNCw=='}
     """
     import google_crc32c
 

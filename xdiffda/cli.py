@@ -35,6 +35,9 @@ def assimilate(
     steps: int = 8,
     seed: int = 0,
     overwrite: bool = False,
+    previous: Annotated[
+        Path | None, typer.Option(help="earlier states, which GenCast is conditioned on")
+    ] = None,
 ) -> None:
     """Analyse the user's own files."""
     import xdiffda
@@ -43,8 +46,8 @@ def assimilate(
     check_target(out, overwrite=overwrite)  # before the work, not after it
     state, observations = open_dataset(background), _open_obs(obs)
     analysis = xdiffda.assimilate(
-        state, observations, n_members=members, model=model, method=method, n_steps=steps,
-        seed=seed, progress=True,
+        state, observations, n_members=members, model=_model(model, previous), method=method,
+        n_steps=steps, seed=seed, progress=True,
     )  # fmt: skip
     write_dataset(analysis, out, overwrite=overwrite)
     typer.echo(f"{out}: {analysis.sizes['member']} members")
@@ -136,6 +139,22 @@ def train(config: Annotated[Path, typer.Argument(help="TOML file")]) -> None:
     from xdiffda.train.__main__ import main as run
 
     run([str(config)])
+
+
+def _model(name: str, previous: Path | None):
+    """The model by its name, after earlier states if there are any."""
+    if previous is None:
+        return name
+    import xdiffda
+    from xdiffda.errors import ModelError
+
+    model = xdiffda.load_model(name)
+    if not hasattr(model, "given"):
+        raise ModelError(
+            f"found --previous {previous} with --model {name}, which takes no earlier states; "
+            f"repair: `xdiffda assimilate ... --model {name}`, or --model gencast-1p0-mini"
+        )
+    return model.given(xdiffda.open_dataset(previous))
 
 
 def _number(text: str) -> float | str:
