@@ -27,7 +27,7 @@ from xdiffda.state import Grid
 
 _FLOAT = 4
 _STATES = 8  # of z, and their coefficients, alive at once beside the network
-_PER_EDGE, _PER_NODE = 40, 24  # bytes of a graph: ends, tables of both ends, features
+_PER_EDGE, _PER_NODE = 32, 24  # bytes of a graph: ends, tables of both ends, features
 _PER_OBS = 112  # bytes of an observation: value, error, the eight corners of its stencil
 _STATIC, _SEASON, _CONDITIONING = 2, 2, 16
 _FINEST_MESH = 6
