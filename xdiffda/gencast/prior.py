@@ -103,7 +103,7 @@ class GenCastPrior:
         scale = [_scale(forecaster, name, level) for name, level in channels]
         self.scale = np.tile(np.asarray(scale, np.float32), (grid.n_node, 1))
         self.unresolved = np.zeros_like(self.scale)
-        self._covariance = unit_covariance(self.layout) if covariance is None else covariance
+        self._covariance = covariance
         self.card: dict[str, Any] = {
             "name": name,
             "description": forecaster.net.checkpoint.description,
@@ -177,6 +177,8 @@ class GenCastPrior:
     @property
     def covariance(self) -> SpectralCovariance:
         """B of the error of the 12 h forecast in units of s."""
+        if self._covariance is None:  # harmonics of a fine grid take a while: not before needed
+            self._covariance = unit_covariance(self.layout)
         return self._covariance
 
     @property
@@ -200,7 +202,7 @@ class GenCastPrior:
         denoiser = GenCastDenoiser(
             own.network, own.graph, own.given, shift, jnp.asarray(r, jnp.float32)
         )
-        grid, b = self.layout.grid, self._covariance
+        grid, b = self.layout.grid, self.covariance
         in_z = SpectralCovariance(b.basis, b.vectors, b.values / r**2)
         return Conditioned(denoiser, on_gencast_basis(in_z, grid.lat, grid.lon), None)
 
