@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from file_server import serve
 from typer.testing import CliRunner
 
 import xdiffda
 from xdiffda import cli
+from xdiffda._catalogue import RELEASES
 from xdiffda.observations import to_tidy
 from xdiffda.storage import open_dataset
 
@@ -110,6 +112,26 @@ def test_csv_and_netcdf_observations_mean_the_same(files: Path) -> None:
         np.testing.assert_allclose(a[name], b[name], rtol=1e-9)
 
 
+def test_earlier_states_reach_the_model(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Conditioned:
+        def given(self, states: xr.Dataset) -> xr.Dataset:
+            return states
+
+    def analyse(background: xr.Dataset, obs: xr.Dataset, *, model: xr.Dataset, **settings: object):
+        xr.testing.assert_identical(model.load(), open_dataset(files / "truth.nc").load())
+        return background.expand_dims("member")
+
+    arguments = ("assimilate", files / "background.nc", files / "obs.nc", "-o", tmp_path / "a.nc",
+                 "--previous", files / "truth.nc")  # fmt: skip
+    assert _run(monkeypatch, *arguments) == 2
+    assert "speedy, which takes no earlier states" in capsys.readouterr().err
+    monkeypatch.setattr(xdiffda, "load_model", lambda name: Conditioned())
+    monkeypatch.setattr(xdiffda, "assimilate", analyse)
+    assert _run(monkeypatch, *arguments, "--model", "gencast-1p0-mini") == 0
+
+
 def test_what_exists_is_not_overwritten(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,13 +200,43 @@ def test_an_interrupt_leaves_the_earlier_output(
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
-def test_models_and_help() -> None:
-    result = CliRunner().invoke(cli.app, ["models"])
+def test_models_and_help(tmp_path: Path) -> None:
+    with xdiffda.set_options(cache_dir=tmp_path, mirror=""):
+        result = CliRunner().invoke(cli.app, ["models"])
     assert result.exit_code == 0 and result.output.startswith("speedy: ")
     assert "parameters; Apache-2.0" in result.output
+    lines = {line.split(":")[0]: line for line in result.output.splitlines()}
+    assert "MB, bundled" in lines["speedy"]
+    assert "230 MB, not here" in lines["gencast-1p0-mini"]
+    assert "CC BY 4.0" in lines["graphcast-0p25"]
     shown = CliRunner().invoke(cli.app, ["--help"]).output
-    for command in ("demo", "assimilate", "verify", "models", "train"):
+    for command in ("demo", "assimilate", "verify", "models", "fetch", "plan", "train"):
         assert command in shown
+
+
+def test_fetch_downloads_and_names_near_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serve({key: key.encode() for key in RELEASES["gencast-1p0"].objects.values()}) as server:
+        out = ("--mirror", server.address, "--out", tmp_path)
+        assert _run(monkeypatch, "fetch", "gencast-1p0", *out) == 0
+        assert _run(monkeypatch, "fetch", "gencast-1p", *out) == 2
+    shown = capsys.readouterr()
+    assert shown.out.count(" MB  ") == 5 and str(tmp_path / "gencast/params") in shown.out
+    assert "did you mean gencast-1p0" in shown.err and "Traceback" not in shown.err
+
+
+def test_plan_prints_estimates(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    wanted = ["--grid", "0.25", "--members", "50", "--obs", "1e6", "--devices", "4"]
+    assert _run(monkeypatch, "plan", *wanted) == 0
+    out = capsys.readouterr().out
+    for word in ("memory", "time", "storage", "4 x H100", "analysis of 50 members"):
+        assert word in out
+    assert _run(monkeypatch, "plan", "--grid", "speedy", "--device", "cpu") == 0
+    assert "32 x 64" in capsys.readouterr().out
+    assert _run(monkeypatch, "plan", "--grid", "fine") == 2
+    assert "grid='fine'" in capsys.readouterr().err
 
 
 def test_a_wrong_option_is_explained(

@@ -47,3 +47,12 @@ def test_cache_folder_cannot_be_a_file(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="needed a folder"):
         set_options(cache_dir=tmp_path / "file")
+
+
+def test_mirror_is_a_folder_an_address_or_none(tmp_path, monkeypatch):
+    with set_options(mirror=tmp_path):
+        assert get_options().mirror == str(tmp_path)
+        with set_options(mirror=""):
+            assert get_options().mirror is None
+    with pytest.raises(InputError, match=r"mirror=3; needed a folder or an address"):
+        set_options(mirror=3)

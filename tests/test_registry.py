@@ -44,10 +44,12 @@ def _accept(folder: Path, file: str) -> None:
 
 def test_models_lists_what_is_bundled() -> None:
     table = xdiffda.models()
-    assert table.model.values.tolist() == ["speedy"]
+    assert table.model.values[table.source == "bundled"].tolist() == ["speedy"]
     row = table.sel(model="speedy")
     assert "SPEEDY" in str(row.title.values) and "Apache-2.0" in str(row.licence.values)
-    assert str(row.grid.values).startswith("32 x 64")
+    assert str(row.grid.values).startswith("32 x 64") and row.cached
+    files = sum((SPEEDY / file).stat().st_size for file in FILES)
+    assert row.megabytes == pytest.approx(files / 1e6, abs=0.06)
 
 
 def test_a_model_is_loaded_once_and_by_either_name() -> None:

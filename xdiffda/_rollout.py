@@ -13,6 +13,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from xdiffda import registry
+from xdiffda._published import is_published, load_published
 from xdiffda.errors import ModelError
 from xdiffda.graphcast import Forecaster, load
 from xdiffda.graphcast.graph import Graph
@@ -137,18 +138,32 @@ def load_forecaster(name: str | Path | None = None) -> Forecaster:
     Parameters
     ----------
     name : str or path, optional
-        Default the option ``default_model``.
+        Bundled model, a folder of the same files, or the name of a published GraphCast, which
+        is fetched when it is first used; default the option ``default_model``.
 
     Returns
     -------
     Forecaster
         6 h a step, in physical units.
 
+    Raises
+    ------
+    ModelError
+        If there is no such model, or it is no forecaster.
+
     Examples
     --------
     >>> load_forecaster("speedy").net.task.pressure_levels
     (100, 200, 300, 500, 700, 850, 925)
     """
+    if is_published(name):
+        model = load_published(str(name))
+        if not isinstance(model, Forecaster):
+            raise ModelError(
+                f"found {name!r}, a prior; needed a forecaster: its own draws are those of "
+                f"xdiffda.load_model({name!r})"
+            )
+        return model
     return _cached(name)[0]
 
 

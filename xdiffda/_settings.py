@@ -93,6 +93,8 @@ def check_settings(
     if problems:
         raise InputError(problems, what="settings of assimilate")
     n_members = 1 if method in SINGLE else n_members
+    if rest["background_error"] == "estimate" and not prior.estimates_background_error:
+        rest["background_error"] = 1.0
     return Settings(
         method=method, n_members=n_members, guidance=guidance, repaint=repaint or RePaint(),
         localisation=localisation or Localisation(), inflation=inflation or Inflation(),

@@ -1,4 +1,4 @@
-"""The command line: ``xdiffda demo | assimilate | cycle | verify | models | train``."""
+"""The command line: ``xdiffda assimilate | cycle | verify | models | fetch | plan | ...``."""
 
 from __future__ import annotations
 
@@ -38,6 +38,9 @@ def assimilate(
     seed: int = 0,
     overwrite: bool = False,
     scheduler: Annotated[str, typer.Option(help="address of a dask cluster (many times)")] = "",
+    previous: Annotated[
+        Path | None, typer.Option(help="earlier states, which GenCast is conditioned on")
+    ] = None,
 ) -> None:
     """Analyse the user's own files; of many times into zarr, which resumes if called again."""
     import xdiffda
@@ -45,7 +48,11 @@ def assimilate(
     from xdiffda.storage import check_target, open_dataset, write_dataset
 
     state = open_dataset(background)
-    if out.suffix == ".zarr" and has_times(state) and not (overwrite and out.exists()):
+    if (
+        out.suffix == ".zarr"
+        and has_times(state)
+        and not ((overwrite and out.exists()) or previous)
+    ):
         settings = {"method": method, "n_steps": steps}
         with _cluster(scheduler) as client:
             analyses = xdiffda.assimilate_store(
@@ -57,8 +64,8 @@ def assimilate(
         return
     check_target(out, overwrite=overwrite)  # before the work, not after it
     analysis = xdiffda.assimilate(
-        state, _open_obs(obs), n_members=members, model=model, method=method, n_steps=steps,
-        seed=seed, progress=True,
+        state, _open_obs(obs), n_members=members, model=_model(model, previous), method=method,
+        n_steps=steps, seed=seed, progress=True,
     )  # fmt: skip
     write_dataset(analysis, out, overwrite=overwrite)
     typer.echo(f"{out}: {analysis.sizes['member']} members")
@@ -83,13 +90,57 @@ def verify(
 
 @app.command()
 def models() -> None:
-    """List the bundled models."""
+    """List the models: those in the package, and those that can be fetched."""
     from xdiffda.registry import models as list_models
 
     table = list_models()
     for name in table.model.values:
-        row = {key: field.item() for key, field in table.sel(model=name).items()}
-        typer.echo(f"{name}: {row['title']}; {row['parameters']} parameters; {row['licence']}")
+        row = {str(key): field.item() for key, field in table.sel(model=name).items()}
+        here = row["source"] if row["source"] == "bundled" else "not here"
+        here = "cached" if row["cached"] and row["source"] != "bundled" else here
+        typer.echo(
+            f"{name}: {row['title']}; {row['kind']}; {row['grid']}; {row['megabytes']:g} MB, "
+            f"{here}; {row['parameters']} parameters; {row['licence']}"
+        )
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="published model, see xdiffda models")],
+    out: Annotated[Path | None, typer.Option(help="folder, to carry to another machine")] = None,
+    mirror: Annotated[str | None, typer.Option(help="instead of the public bucket")] = None,
+) -> None:  # fmt: skip
+    """Download published weights into the cache; resumes where it was interrupted."""
+    from xdiffda.weights import fetch as bring
+
+    for path in bring(name, out=out, mirror=mirror, progress=True):
+        typer.echo(f"{path.stat().st_size / 1e6:8.1f} MB  {path}")
+
+
+@app.command()
+def plan(
+    grid: Annotated[str, typer.Option(help="spacing in degrees, or a name")] = "0.25",
+    levels: int = 13,
+    members: int = 8,
+    obs: Annotated[float, typer.Option(help="scalar observations in the window")] = 1e4,
+    devices: int = 1,
+    device: Annotated[str, typer.Option(help="cpu (one core), a100, h100, h200")] = "h100",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
+    latent: int = 512,
+    steps: Annotated[int, typer.Option(help="network evaluations for each member")] = 8,
+    max_batch: int = 8,
+    edge_chunk: int = 0,
+) -> None:  # fmt: skip
+    """Estimate memory, time and storage of an analysis."""
+    from xdiffda._planning import plan as estimate
+
+    typer.echo(
+        estimate(
+            grid=_number(grid), levels=levels, members=members, obs=obs, devices=devices,
+            device=device, dtype=dtype, latent=latent, n_steps=steps, max_batch=max_batch,
+            edge_chunk=edge_chunk,
+        )
+    )  # fmt: skip
 
 
 @app.command()
@@ -127,6 +178,29 @@ def _cluster(address: str) -> Iterator[Any]:
         ) from error
     with client:
         yield client
+
+
+def _model(name: str, previous: Path | None):
+    """The model by its name, after earlier states if there are any."""
+    if previous is None:
+        return name
+    import xdiffda
+    from xdiffda.errors import ModelError
+
+    model = xdiffda.load_model(name)
+    if not hasattr(model, "given"):
+        raise ModelError(
+            f"found --previous {previous} with --model {name}, which takes no earlier states; "
+            f"repair: `xdiffda assimilate ... --model {name}`, or --model gencast-1p0-mini"
+        )
+    return model.given(xdiffda.open_dataset(previous))
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _open_obs(path: Path):

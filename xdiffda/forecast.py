@@ -8,9 +8,12 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from xdiffda._published import is_published, load_published
 from xdiffda._rollout import STEP, load_forecaster, load_rollout
-from xdiffda.errors import Problem, raise_if
+from xdiffda._two_frames import read_start, roll_out
+from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.graphcast import Forecaster
+from xdiffda.options import get_options
 from xdiffda.state import Convention, Layout, from_state, to_state
 
 __all__ = ["Forecaster", "forecast", "load_forecaster", "load_rollout"]
@@ -20,13 +23,18 @@ def forecast(
     ds: xr.Dataset,
     lead_time: str | np.timedelta64 = "48h",
     *,
-    model: str | Path | None = None,
+    model: str | Path | Forecaster | None = None,
     max_batch: int = 8,
 ) -> xr.Dataset:
     """Forecast from states with their valid times, every 6 hours.
 
     The forecaster is loaded once and its step compiled once for each number of states
     computed together, whatever the lead time.
+
+    The published GraphCast models (``model="graphcast-small-1p0"`` and the others of
+    `xdiffda.models`) start from two states: ``ds`` then holds the states 6 h before the initial
+    time and at it, with the static fields ``geopotential_at_surface`` and ``land_sea_mask``;
+    their weights are fetched when first used.
 
     Parameters
     ----------
@@ -35,8 +43,9 @@ def forecast(
         usual convention. Times are the initial times of the forecasts.
     lead_time : str or timedelta64
         How far; a multiple of 6 h.
-    model : str or path, optional
-        Bundled model whose forecaster is taken, or a folder of the same files.
+    model : str, path or Forecaster, optional
+        Bundled model whose forecaster is taken, a folder of the same files, the name of a
+        published GraphCast, or a `Forecaster` made from a checkpoint of that format.
     max_batch : int
         States (members and initial times) computed together; bounds the memory.
 
@@ -63,7 +72,10 @@ def forecast(
     >>> forecast(truth, "12h").valid_time.dims
     ('init_time', 'lead_time')
     """
-    rollout = load_rollout(model)
+    name = get_options().default_model if model is None else model
+    if isinstance(name, Forecaster) or is_published(name):
+        return _from_two_frames(ds, lead_time, name, max_batch)
+    rollout = load_rollout(name)
     x, layout, convention = to_state(ds, rollout.layout, what="initial state")
     times, n_steps = _checked(convention, lead_time, max_batch)
     states = rollout.run(
@@ -75,10 +87,31 @@ def forecast(
     return _of_one_time(states, times.reshape(-1)[0], layout, convention)
 
 
-def _checked(
-    convention: Convention, lead_time: str | np.timedelta64, max_batch: int
-) -> tuple[np.ndarray, int]:
-    """Initial time of every state, and the number of steps."""
+def _from_two_frames(
+    ds: xr.Dataset, lead_time: str | np.timedelta64, model: str | Path | Forecaster,
+    max_batch: int,
+) -> xr.Dataset:  # fmt: skip
+    """Forecast with a network that starts from two states."""
+    forecaster, name = model, "the forecaster"
+    if not isinstance(model, Forecaster):
+        forecaster, name = load_published(str(model)), str(model)
+    if not isinstance(forecaster, Forecaster):
+        problem = Problem(f"model={name!r}, which draws states 12 h on", "a forecaster",
+                          'ds.diffda.forecast(model="graphcast-small-1p0")')  # fmt: skip
+        raise InputError([problem], what="forecast")
+    n_steps, problems = _settings(lead_time, max_batch)
+    raise_if(problems, what="forecast")
+    start = read_start(ds, forecaster, name)
+    states, layout = roll_out(start, forecaster, n_steps, max_batch=max_batch)
+    sizes = dict(zip(start.convention.batch_dims, start.convention.batch_shape, strict=True))
+    kept = [n if dim == "member" else 1 for dim, n in sizes.items()]
+    states = states.reshape(n_steps, *kept, *states.shape[-2:])
+    out = _of_one_time(states, start.times[-1], layout, start.convention)
+    return out.assign({name: field.variable for name, field in start.static.items()})
+
+
+def _settings(lead_time: str | np.timedelta64, max_batch: int) -> tuple[int, list[Problem]]:
+    """Number of steps, and what is wrong with the settings."""
     import pandas as pd
 
     problems = []
@@ -92,6 +125,14 @@ def _checked(
     if max_batch < 1:
         problems.append(Problem(f"max_batch={max_batch}", "a whole number of 1 or more",
                                 "ds.diffda.forecast(max_batch=8)"))  # fmt: skip
+    return int(n_steps), problems
+
+
+def _checked(
+    convention: Convention, lead_time: str | np.timedelta64, max_batch: int
+) -> tuple[np.ndarray, int]:
+    """Initial time of every state, and the number of steps."""
+    n_steps, problems = _settings(lead_time, max_batch)
     times = convention.valid_times
     if times is None or np.isnat(times).any():
         problems.append(Problem("no valid time", "a coordinate time, one for each state",
@@ -101,7 +142,7 @@ def _checked(
         problems.append(Problem(f"states of {n} lead times", "one lead time",
                                 f"ds.isel({convention.axes['lead_time'].dim}=0)"))  # fmt: skip
     raise_if(problems, what="forecast")
-    return np.asarray(times), int(n_steps)
+    return np.asarray(times), n_steps
 
 
 def _of_one_time(

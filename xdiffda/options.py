@@ -1,4 +1,4 @@
-"""Options: cache folder, progress, default model, devices. Scientific choices are arguments."""
+"""Options: folders, progress, default model, devices. Scientific choices are arguments."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Options:
     default_model: str = "speedy"
     memory_limit: int | None = None
     n_devices: int | None = None
+    mirror: str | None = None
 
 
 _current: list[Options] = []  # one element once options are first asked for
@@ -38,7 +39,7 @@ def get_options() -> Options:
     'speedy'
     """
     if not _current:
-        _current.append(Options(_default_cache()))
+        _current.append(Options(_default_cache(), mirror=os.environ.get("XDIFFDA_MIRROR")))
     return _current[0]
 
 
@@ -61,6 +62,10 @@ class set_options:
     n_devices : int, optional
         Number of local devices that `xdiffda.assimilate` spreads members and analysis times
         over; 0 (the default) takes all.
+    mirror : str or Path, optional
+        Folder or address that published weights are taken from instead of their bucket, laid
+        out like it (``graphcast/params/...``); "" for the bucket itself. By default
+        ``$XDIFFDA_MIRROR``, else the bucket.
 
     Raises
     ------
@@ -84,10 +89,11 @@ class set_options:
         default_model: str | None = None,
         memory_limit: str | int | None = None,
         n_devices: int | None = None,
+        mirror: str | os.PathLike | None = None,
     ) -> None:
         given = {
             "cache_dir": cache_dir, "progress": progress, "default_model": default_model,
-            "memory_limit": memory_limit, "n_devices": n_devices,
+            "memory_limit": memory_limit, "n_devices": n_devices, "mirror": mirror,
         }  # fmt: skip
         checked = _checked({name: value for name, value in given.items() if value is not None})
         self._before = get_options()
@@ -149,6 +155,17 @@ def _checked(options: dict[str, object]) -> dict:
                     Problem(f"n_devices={value!r}", "a number of devices, or 0 for all",
                             "xdiffda.set_options(n_devices=1)")
                 )  # fmt: skip
+        elif name == "mirror":
+            checked[name] = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+            if checked[name] is None:
+                problems.append(
+                    Problem(
+                        f"mirror={value!r}",
+                        "a folder or an address",
+                        'xdiffda.set_options(mirror="/data/dm_graphcast")',
+                    )
+                )
+            checked[name] = checked[name] or None
     raise_if(problems, what="options")
     return checked
 

@@ -45,8 +45,12 @@ class Prior(abc.ABC):
     unresolved : array (node, channel)
         Standard deviation, in units of s, of what the basis cannot represent: observations
         see it, the analysis cannot change it, so it counts as error of representativeness.
+    estimates_background_error : bool
+        Whether the scale r of the background error means anything to the prior, and is
+        estimated unless the user says it.
     """
 
+    estimates_background_error: bool = True
     name: str
     layout: Layout
     scale: Float[np.ndarray, "node channel"]

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from xdiffda._catalogue import RELEASES, did_you_mean, nearest
+from xdiffda._published import is_published, load_published, published_rows
 from xdiffda.errors import ModelError
 from xdiffda.options import get_options
 from xdiffda.prior import DiffusionPrior, Prior
@@ -29,56 +31,92 @@ def models_folder() -> Path:
 
 
 def models() -> xr.Dataset:
-    """The bundled models, one row each: grid, channels, size and what they are for.
+    """Every model by name: those in the package, and those that can be fetched.
 
     Returns
     -------
     Dataset
-        Dimension ``model``.
+        Dimension ``model``; variables ``title``, ``kind`` (diffusion prior, forecaster or
+        both), ``grid``, ``parameters``, ``licence``, ``megabytes`` (of the weights), ``source``
+        (bundled or published) and ``cached`` (whether it can be used without a network).
 
     Examples
     --------
-    >>> "speedy" in models().model.values
-    True
+    >>> table = models()
+    >>> "speedy" in table.model.values, table.megabytes.sel(model="gencast-1p0-mini").item()
+    (True, 230.0)
     """
+    rows = [*_bundled_rows(), *published_rows()]
+    columns = {name: ("model", [row[name] for row in rows]) for name in rows[0] if name != "model"}
+    return xr.Dataset(columns, coords={"model": [row["model"] for row in rows]})
+
+
+def _bundled_rows() -> list[dict[str, Any]]:
     cards = [load_card(path.parent) for path in sorted(models_folder().glob("*/card.json"))]
-    column = lambda name: ("model", [str(card.get(name, "")) for card in cards])  # noqa: E731
-    fields = ("title", "grid", "parameters", "licence")
-    return xr.Dataset(
-        {name: column(name) for name in fields},
-        coords={"model": [card["name"] for card in cards]},
-    )
+    rows = []
+    for card in cards:
+        files = [models_folder() / card["name"] / file for file in FILES]
+        size = sum(file.stat().st_size for file in files if file.exists())
+        texts = {key: str(card.get(key, "")) for key in ("title", "grid", "parameters", "licence")}
+        rows.append(
+            {"model": card["name"], **texts, "kind": "prior and forecaster",
+             "megabytes": round(size / 1e6, 1), "source": "bundled", "cached": True}
+        )  # fmt: skip
+    return rows
 
 
 def resolve(model: str | Prior | None) -> Prior:
-    """Turn a name into a prior; None takes the option ``default_model``."""
+    """Turn a name into a prior; None takes the option ``default_model``.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or it is a forecaster alone.
+    """
     if isinstance(model, Prior):
         return model
-    return load_model(get_options().default_model if model is None else model)
+    name = get_options().default_model if model is None else model
+    loaded = load_model(name)
+    if not isinstance(loaded, Prior):
+        priors = ", ".join(models().model.values[models().kind.values != "forecaster"])
+        raise ModelError(
+            f"found {str(name)!r}, a forecaster; needed a prior, one of {priors}: "
+            'assimilate(..., model="speedy"); forecasts are ds.diffda.forecast(model='
+            f"{str(name)!r})"
+        )
+    return loaded
 
 
-def load_model(name: str | Path) -> DiffusionPrior:
+def load_model(name: str | Path) -> Any:
     """Load a model by its name, or from a folder of the same files.
 
     Parameters
     ----------
     name : str or path
+        A name of `models`, or a folder laid out like a bundled model. Published weights are
+        fetched when they are first used (`xdiffda.fetch`).
 
     Returns
     -------
-    DiffusionPrior
-        Cached by the digest of its files.
+    DiffusionPrior, GenCastPrior or Forecaster
+        Cached by the digest of its files. GraphCast is a `Forecaster`, 6 h a step. GenCast is a
+        prior, conditioned on the states 24 and 12 h before the analysis: tell it those with
+        `GenCastPrior.given`.
 
     Raises
     ------
     ModelError
         If there is no such model, a file is missing, or its content is damaged.
+    StorageError
+        If published weights can neither be fetched nor read.
 
     Examples
     --------
     >>> load_model("speedy").layout.n_channel
     37
     """
+    if is_published(name):
+        return load_published(str(name))
     folder = model_folder(name)
     return _load(folder, _digest(folder))
 
@@ -94,10 +132,13 @@ def model_folder(name: str | Path) -> Path:
     folder = Path(name) if Path(name).is_dir() else models_folder() / str(name)
     missing = [file for file in FILES if not (folder / file).exists()]
     if missing:
-        known = ", ".join(p.parent.name for p in models_folder().glob("*/card.json"))
+        bundled = [p.parent.name for p in models_folder().glob("*/card.json")]
+        known = [*bundled, *RELEASES]
+        repair = bundled[0] if Path(name).is_dir() else nearest(str(name), known)[0]
         raise ModelError(
-            f"no model {str(name)!r}: {', '.join(missing)} not found in {folder}; bundled "
-            f"models are {known or 'none'}: xdiffda.load_model({(known or 'speedy')!r})"
+            f"no model {str(name)!r}: {', '.join(missing)} not found in {folder}; "
+            f"{did_you_mean(str(name), known)} (bundled models are {', '.join(bundled)}; all of "
+            f"them: xdiffda.models()); repair: xdiffda.load_model({repair!r})"
         )
     return folder
 

@@ -8,15 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from file_server import release_contents, serve
 
+import xdiffda
+from xdiffda import gencast
+from xdiffda._catalogue import RELEASES, Release
 from xdiffda.analysis import assimilate
+from xdiffda.errors import InputError, ModelError
 from xdiffda.gencast import (
     Architecture,
     BareGenCast,
     Checkpoint,
     GenCast,
     GenCastForecaster,
-    GenCastPrior,
     GenCastTask,
     NetworkConfig,
     NoiseEncoderConfig,
@@ -88,13 +92,23 @@ def previous() -> xr.Dataset:
     return ds.assign(temperature=ds["temperature"] + mean, sea_surface_temperature=sst)
 
 
-class Model(GenCastPrior, Prior):
-    """A prior that `assimilate` takes."""
+@pytest.fixture(scope="module")
+def model(forecaster, tmp_path_factory):
+    """The tiny network as a published release: written, served, fetched and loaded."""
+    release = Release("gencast-tiny", "gencast", "GenCast tiny <2019.npz", "for tests", 22.5, 2, 1)
+    folder = tmp_path_factory.mktemp("release")
+    gencast.write_checkpoint(folder / "tiny.npz", forecaster.net.checkpoint)
+    files = release_contents(release, folder, folder / "tiny.npz", statistics(2.0, 15.0))
+    with pytest.MonkeyPatch.context() as patch, serve(files) as server:
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.setitem(RELEASES, release.name, release)
+        with xdiffda.set_options(cache_dir=folder / "cache", mirror=server.address, progress=False):
+            yield xdiffda.load_model("gencast-tiny")
 
 
 @pytest.fixture(scope="module")
-def prior(forecaster, previous) -> Model:
-    return Model(forecaster, previous, name="tiny")
+def prior(model, previous):
+    return model.given(previous)
 
 
 def test_a_draw_depends_on_its_own_entry_only(forecaster, previous):
@@ -112,10 +126,62 @@ def test_a_draw_depends_on_its_own_entry_only(forecaster, previous):
     assert alone["time"].values.tolist() == [TIME.astype(int)]
 
 
+def test_a_published_model_is_the_network_that_was_written(model, prior, forecaster):
+    assert isinstance(model, Prior) and model.name == "gencast-tiny"
+    assert model.layout.grid.shape == (9, 16) and model.layout.levels == (500, 850)
+    ours, theirs = (jax.tree.leaves(f.net.net) for f in (model._forecaster, forecaster))
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert xdiffda.load_model("gencast-tiny") is model
+    assert xdiffda.models().cached.sel(model="gencast-tiny")
+    assert prior.times == (TIME,) and model.times == ()
+    with pytest.raises(ModelError, match="'gencast-tiny', a prior; needed a forecaster"):
+        xdiffda.load_forecaster("gencast-tiny")
+
+
+def test_earlier_states_are_asked_for(model, prior, previous):
+    obs = prior.background().diffda.emulate_obs(n_columns=3)
+    with pytest.raises(
+        InputError, match=r"gencast-tiny: 1 problem\n.*no earlier states; needed those of "
+        r"2019-06-14T00:00 and 2019-06-14T12:00.*model.given\(states.sel\(time="
+    ):  # fmt: skip
+        assimilate(prior.background(), obs, model="gencast-tiny", progress=False)
+    with pytest.raises(InputError, match="no earlier states; needed the states 24 and 12 h"):
+        model.background()
+    with pytest.raises(InputError) as caught:
+        model.given(previous.drop_vars("land_sea_mask").sel(level=[500]))
+    assert len(caught.value.problems) == 2
+    coarse = previous.isel(lat=slice(None, None, 2))
+    with pytest.raises(InputError, match=r"grid 5 x 16 .*needed grid 9 x 16"):
+        model.given(coarse)
+
+
+def test_states_of_a_series_serve_each_analysis(model, prior, previous):
+    """In another convention, with a gap: each analysis finds the two states before it."""
+    later = previous.assign_coords(time=previous["time"] + 4 * STEP) + 1.0
+    series = xr.concat(
+        [previous, later], "time", data_vars="minimal", coords="minimal", compat="override"
+    )
+    turned = series.rename(lat="latitude", lon="longitude", temperature="t")
+    turned = turned.isel(latitude=slice(None, None, -1))
+    turned["t"] = (turned["t"] - 273.15).assign_attrs(units="degC")
+    other = model.given(turned)
+    assert other.times == (TIME, TIME + 4 * STEP)
+    alone, beside = prior.background(TIME), other.background(TIME)
+    xr.testing.assert_allclose(alone, beside, atol=1e-3)
+    shift = other.background(TIME + 4 * STEP)["temperature"] - alone["temperature"].drop_vars(
+        "time"
+    )
+    np.testing.assert_allclose(shift, 1.0, atol=1e-3)
+    with pytest.raises(InputError, match="needed those of 2019-06-14T12:00 and 2019-06-15T00:00"):
+        other.background(TIME + STEP)
+
+
 def test_observations_guide_the_draw(forecaster, previous, prior):
     """Accurate observations draw all members to them; blind ones change none."""
     last = forecaster.clean(previous).isel(time=1).drop_vars("land_sea_mask")
-    background = last.assign_coords(time=TIME)
+    background = prior.background(TIME)
+    for name in STATE:  # without rain, the state with no change is the last one
+        np.testing.assert_allclose(background[name], last[name], rtol=1e-6)
     sites = [(-45.0, 45.0, 3.0), (22.5, 270.0, -3.0)]
     rows = [
         {
@@ -128,10 +194,11 @@ def test_observations_guide_the_draw(forecaster, previous, prior):
     def analyse(error: float) -> xr.DataArray:
         obs = pd.DataFrame(rows).assign(error_std=error)
         analysis = assimilate(
-            background, obs, model=prior, n_members=2, n_steps=4, background_error=1.0,
-            gross_check=np.inf, progress=False,
+            background, obs, model=prior, n_members=2, n_steps=4, gross_check=np.inf,
+            progress=False,
         )  # fmt: skip
-        assert analysis.attrs["xdiffda_model"] == "tiny"
+        assert analysis.attrs["xdiffda_model"] == "gencast-tiny"
+        assert analysis.attrs["xdiffda_background_error"] == [1.0]  # a unit, not estimated
         return analysis["temperature"].sel(level=850)
 
     close, blind, blinder = analyse(0.05), analyse(1e5), analyse(1e6)

@@ -13,6 +13,7 @@ import xarray as xr
 
 from xdiffda.errors import InputError
 from xdiffda.gencast import GenCastPrior, gencast_basis
+from xdiffda.gencast.evidence import Evidence
 from xdiffda.gencast.noise import on_gencast_basis
 from xdiffda.gencast.prior import unit_covariance
 
@@ -72,9 +73,10 @@ def test_the_estimate_is_that_of_the_official_denoiser(case, prior):
     """The golden answer, asked for through states in physical units."""
     entry = case.fields("inputs").isel(batch=0), case.fields("forcings").isel(batch=0)
     other = copy.copy(prior)
-    other._denoiser = case.forecaster.denoiser(*entry)  # with the golden, synthetic forcings
+    denoiser = case.forecaster.denoiser(*entry)  # with the golden, synthetic forcings
+    last = prior._evidence(TIME).reference
+    other._last_used = TIME, Evidence(denoiser, last)
     w = case.net.stack_targets(case.fields("noisy_targets").isel(batch=0))[:, 0]
-    last = prior._last
     estimate = physical_estimate(other, last, 1.0, last + prior.scale * w, 0.7)
     ours = ((estimate - last) / prior.scale)[case.outputs["nodes"]]
     # the unit of a field is some 1e4 changes over 12 h: float32 leaves this much
@@ -123,20 +125,24 @@ def test_noise_of_the_sampler_is_that_of_gencast(prior, background):
 
 
 def test_other_times_are_refused(prior, previous, background):
-    with pytest.raises(InputError, match=r"background of 2019-06-15T06.*one of 2019-06-15T00"):
+    with pytest.raises(
+        InputError, match=r"2019-06-14T00:00, 2019-06-14T12:00; needed those of 2019-06-14T06:00 "
+        r"and 2019-06-14T18:00.*model.given"
+    ):  # fmt: skip
         prior.condition(background, TIME + np.timedelta64(6, "h"), 1.0)
     later = previous.assign_coords(time=previous["time"] + STEP)
     assert prior.given(later).condition(background, TIME + STEP, 1.0) is not None
-    with pytest.raises(InputError, match="two times, 12 h apart"):
+    with pytest.raises(InputError, match="two times or more, 12 h apart"):
         prior.given(previous.isel(time=[1]))
     gaps = previous.assign(geopotential=previous["geopotential"].where(previous["lat"] > 0))
     with pytest.raises(InputError, match=r"NaN in \['geopotential'\]"):
-        prior.given(gaps)
+        prior.given(gaps).condition(background, TIME, 1.0)
 
 
 def test_order_of_rows_and_longitudes_does_not_matter(case, prior, previous):
     turned = previous.isel(lat=slice(None, None, -1)).roll(lon=18, roll_coords=True)
     turned = turned.assign_coords(lon=(turned["lon"] + 180) % 360 - 180)
     other = prior.given(turned)
-    np.testing.assert_array_equal(other._denoiser.given.channels, prior._denoiser.given.channels)
-    np.testing.assert_array_equal(other._last, prior._last)
+    ours, theirs = (p._evidence(TIME) for p in (other, prior))
+    np.testing.assert_array_equal(ours.denoiser.given.channels, theirs.denoiser.given.channels)
+    np.testing.assert_array_equal(ours.reference, theirs.reference)

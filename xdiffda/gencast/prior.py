@@ -1,6 +1,7 @@
 """GenCast as a prior for `assimilate`: p(x_t | x_(t-1), x_(t-2)), pretrained on ERA5.
 
-A sketch: it runs, its parts are tested, and it has not been tried with real observations.
+Its parts are tested against the published code; it has not been tried with the published
+weights and real observations.
 """
 
 from __future__ import annotations
@@ -15,21 +16,25 @@ from jaxtyping import Float
 
 from xdiffda.covariance import SpectralCovariance, estimate_blocks
 from xdiffda.diffusion.sampling import Conditioned
-from xdiffda.errors import Problem, raise_if
+from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.spectral import sphere_basis
-from xdiffda.state import Grid, Layout
+from xdiffda.state import Grid, Layout, default_convention, from_state, infer_layout
 
 from .config import STEP
 from .denoiser import GenCastDenoiser
-from .forecaster import GenCastForecaster, clock_forcings
+from .evidence import Evidence, earlier_states, evidence_of, unknown_states
+from .forecaster import GenCastForecaster
 from .noise import on_gencast_basis
 
 
 class GenCastPrior:
     """States 12 h after two known ones, as a prior that observations can guide.
 
-    `xdiffda.prior.Prior` stands above this package; ``class Model(GenCastPrior, Prior)`` is what
-    `assimilate` takes.
+    `xdiffda.load_model` gives one with published weights, which knows no states yet;
+    `given` tells it the states before the analyses::
+
+        model = xdiffda.load_model("gencast-1p0-mini").given(states)
+        analysis = xdiffda.assimilate(model.background(time), obs, model=model)
 
     What this conditioning implies:
 
@@ -40,14 +45,15 @@ class GenCastPrior:
     - Its spread is that of a 12 h forecast from perfect states. Errors of the two previous
       analyses are not in it: run each member of an ensemble from its own two states
       (`given`), or the cycle becomes overconfident.
-    - r is a unit here, and changes no analysis; pass ``background_error=1.0``. Levels of
-      ``Guidance`` mean r times as much to the network, which was trained from 0.02 to 88.
-    - Analyses are 12 h apart, on the grid and levels of the weights.
+    - r is a unit here, and changes no analysis: `assimilate` takes 1 unless told otherwise.
+      Levels of ``Guidance`` mean r times as much to the network, trained from 0.02 to 88.
+    - Analyses are on the grid and levels of the weights, each with its states 12 and 24 h before.
     - The noise is GenCast's (`gencast_basis`); states beyond total wavenumber n_lon / 2 - 1
       pass through the network alone.
     - Over land, sea surface temperature is a filler (`GenCastForecaster.clean` fills the
       background): mask it afterwards. Precipitation of 12 h is part of the state, with no
       change to be relative to; a background without it may take the climatological mean.
+      `background` does both.
 
     B, which the cheap covariances of guidance need, does not come with the weights. Without one
     it is that of unit, independent changes, which is too large for a 12 h forecast:
@@ -62,9 +68,10 @@ class GenCastPrior:
     Parameters
     ----------
     forecaster : GenCastForecaster
-    previous : Dataset
-        The states 24 and 12 h before the analysis: input variables on (time, level, lat, lon),
-        physical units, names of WeatherBench, ``time`` as datetime64.
+    states : Dataset, optional
+        As for `given`; without, `grid` is needed.
+    grid : Grid, optional
+        The grid of the weights; default that of the states.
     covariance : SpectralCovariance, optional
         B of (x - E[x | previous]) / s on harmonics of the package's usual scale.
     name : str
@@ -73,15 +80,22 @@ class GenCastPrior:
     Raises
     ------
     InputError
-        If times are not two, 12 h apart, or something is missing or NaN.
+        If the states do not fit; lists all problems.
     """
 
+    # r is a unit, nothing that innovations could tell
+    estimates_background_error = False
+
     def __init__(
-        self, forecaster: GenCastForecaster, previous: xr.Dataset, *,
-        covariance: SpectralCovariance | None = None, name: str = "gencast",
+        self, forecaster: GenCastForecaster, states: xr.Dataset | None = None, *,
+        grid: Grid | None = None, covariance: SpectralCovariance | None = None,
+        name: str = "gencast",
     ) -> None:  # fmt: skip
         task = forecaster.net.task
-        grid = Grid.from_coords(previous["lat"].values, previous["lon"].values)
+        if grid is None:
+            if states is None:
+                raise TypeError("GenCastPrior needs states or a grid")
+            grid = infer_layout(states, what="earlier states").grid
         self.layout = Layout(grid, task.target_variables, task.pressure_levels)
         self.name, self._forecaster = name, forecaster
         channels = [(c.variable, c.level) for c in forecaster.net.target_channels()]
@@ -89,28 +103,40 @@ class GenCastPrior:
         scale = [_scale(forecaster, name, level) for name, level in channels]
         self.scale = np.tile(np.asarray(scale, np.float32), (grid.n_node, 1))
         self.unresolved = np.zeros_like(self.scale)
-        self._covariance = unit_covariance(self.layout) if covariance is None else covariance
+        self._covariance = covariance
         self.card: dict[str, Any] = {
             "name": name,
             "description": forecaster.net.checkpoint.description,
             "licence": forecaster.net.license,
         }
-        self._set(previous)
+        self._states = None if states is None else earlier_states(states, forecaster.net.task, grid)
+        self._last_used: tuple[np.datetime64, Evidence] | None = None
 
-    def _set(self, previous: xr.Dataset) -> None:
-        previous, time = _frames(previous)
-        lon = previous["lon"].values
-        frames = self._forecaster.clean(previous).merge(
-            clock_forcings(previous["time"].values, lon), compat="override"
-        )
-        self.time = time
-        self._denoiser = self._forecaster.denoiser(frames, clock_forcings(np.array([time]), lon))
-        self._last = _reference(self._forecaster, frames, self.layout)
+    @property
+    def times(self) -> tuple[np.datetime64, ...]:
+        """Times that can be analysed: those with states 12 and 24 h before them."""
+        known = set() if self._states is None else set(self._states["time"].values)
+        return tuple(sorted(t + STEP for t in known if t - STEP in known))
 
-    def given(self, previous: xr.Dataset) -> GenCastPrior:
-        """The same prior after two other states: of the next cycle, or of another member."""
+    def given(self, states: xr.Dataset) -> GenCastPrior:
+        """The same prior after other states: the first ones, the next ones, a member's own.
+
+        Parameters
+        ----------
+        states : Dataset
+            The states 24 and 12 h before each analysis, in any usual convention: the input
+            variables of the weights (sea surface temperature may be NaN over land, and no
+            precipitation is needed), with ``time``, at two times or more.
+
+        Raises
+        ------
+        InputError
+            If there are no two times 12 h apart, or grid, levels or variables do not fit; lists
+            all problems.
+        """
         other = copy.copy(self)
-        other._set(previous)
+        other._states = earlier_states(states, self._forecaster.net.task, self.layout.grid)
+        other._last_used = None
         return other
 
     def measured(self, members: Float[np.ndarray, "member node channel"]) -> GenCastPrior:
@@ -127,9 +153,32 @@ class GenCastPrior:
         other._covariance = SpectralCovariance.from_blocks(basis, blocks)
         return other
 
+    def background(self, time: str | np.datetime64 | None = None) -> xr.Dataset:
+        """A background where there is none: the last state, climatological where it has no value.
+
+        Sea surface temperature over land is filled, precipitation is its mean. The law of the
+        analysis does not depend on it, so that any state serves.
+
+        Parameters
+        ----------
+        time : datetime64, optional
+            Time of the analysis; default the last of `times`.
+
+        Raises
+        ------
+        InputError
+            If the states before that time are not known.
+        """
+        stamp = self._time(None if time is None else _stamp(time))
+        return from_state(
+            self._evidence(stamp).reference, self.layout, default_convention(self.layout)
+        ).assign_coords(time=stamp)
+
     @property
     def covariance(self) -> SpectralCovariance:
         """B of the error of the 12 h forecast in units of s."""
+        if self._covariance is None:  # harmonics of a fine grid take a while: not before needed
+            self._covariance = unit_covariance(self.layout)
         return self._covariance
 
     @property
@@ -145,26 +194,46 @@ class GenCastPrior:
         Raises
         ------
         InputError
-            If the time is not 12 h after the last of the previous states.
+            If the states 12 and 24 h before the time are not known.
         """
-        if time is not None and not np.isnat(time) and np.datetime64(time) != self.time:
-            repair = f"prior.given(states.sel(time=[t - {2 * STEP}, t - {STEP}]))"
-            problem = Problem(f"a background of {time}", f"one of {self.time}", repair)
-            raise_if([problem], what="background")
-        shift = jnp.asarray((background - self._last) / self.scale, jnp.float32)[:, None]
-        own = self._denoiser
+        known = time is not None and not np.isnat(time)
+        own, reference = self._evidence(self._time(_stamp(time) if known else None))
+        shift = jnp.asarray((background - reference) / self.scale, jnp.float32)[:, None]
         denoiser = GenCastDenoiser(
             own.network, own.graph, own.given, shift, jnp.asarray(r, jnp.float32)
         )
-        grid, b = self.layout.grid, self._covariance
+        grid, b = self.layout.grid, self.covariance
         in_z = SpectralCovariance(b.basis, b.vectors, b.values / r**2)
         return Conditioned(denoiser, on_gencast_basis(in_z, grid.lat, grid.lon), None)
 
+    def _time(self, time: np.datetime64 | None) -> np.datetime64:
+        """The time of an analysis whose states are known; the last one if it is not said."""
+        times = self.times
+        if time is None and times:
+            return times[-1]
+        if time not in times:
+            raise InputError([unknown_states(self._states, time)], what=f"model {self.name}")
+        assert time is not None
+        return time
+
+    def _evidence(self, time: np.datetime64) -> Evidence:
+        """What the states before this time say; kept for the next call."""
+        if self._last_used is None or self._last_used[0] != time:
+            assert self._states is not None
+            frames = self._states.sel(time=[time - 2 * STEP, time - STEP])
+            self._last_used = time, evidence_of(self._forecaster, frames, self.layout)
+        return self._last_used[1]
+
     def __repr__(self) -> str:
+        times = ", ".join(str(t)[:13] for t in self.times) or "no time: .given(states) is needed"
         return (
-            f"<GenCastPrior {self.name!r} of {self.time}: {self.layout.n_channel} channels on "
+            f"<GenCastPrior {self.name!r} of {times}: {self.layout.n_channel} channels on "
             f"{self.layout.grid}>"
         )
+
+
+def _stamp(time: Any) -> np.datetime64:
+    return np.array([time], "datetime64[ns]")[0]
 
 
 def unit_covariance(layout: Layout) -> SpectralCovariance:
@@ -182,24 +251,3 @@ def _scale(forecaster: GenCastForecaster, name: str, level: int | None) -> float
     if name not in ds:
         return 1.0
     return float(ds[name].sel(level=level) if "level" in ds[name].dims else ds[name])
-
-
-def _reference(
-    forecaster: GenCastForecaster, frames: xr.Dataset, layout: Layout
-) -> Float[np.ndarray, "node channel"]:
-    """The state with w = 0: the last frame, the mean of variables that are no input."""
-    zero = np.zeros((layout.grid.n_node, 1, layout.n_channel), np.float32)
-    changes = forecaster.net.unstack_targets(zero, frames, frames.isel(time=[-1]))
-    state = forecaster.scaler.denormalize(changes, frames)
-    return np.asarray(forecaster.net.stack_targets(state))[:, 0]
-
-
-def _frames(previous: xr.Dataset) -> tuple[xr.Dataset, np.datetime64]:
-    """The two frames with rows and columns ascending, and the time of the analysis."""
-    time = previous["time"].values if "time" in previous.coords else np.array([])
-    if time.shape != (2,) or time.dtype.kind != "M" or time[1] - time[0] != STEP:
-        found = f"previous states at {[str(t) for t in np.atleast_1d(time)]}"
-        problem = Problem(found, "two times, 12 h apart", "states.sel(time=[t - 24h, t - 12h])")
-        raise_if([problem], what="previous")
-    previous = previous.assign_coords(lon=previous["lon"] % 360).sortby(["lat", "lon"])
-    return previous, time[1] + STEP

@@ -86,6 +86,7 @@ class BareNetwork:
             *_missing(inputs, self.task.input_variables, "inputs"),
             *_missing(forcings, self.task.forcing_variables, "forcings"),
             *self._missing_levels(inputs),
+            *self._other_grid(inputs),
         ]
         n_frames = self.task.n_frames
         if (found := inputs.sizes.get("time", 0)) != n_frames:
@@ -152,6 +153,18 @@ class BareNetwork:
         """The network and its task, to be written with `write_checkpoint`."""
         texts = (self.description, self.license)
         return Checkpoint(self.net, self.task, self.config, *texts, self.unused)
+
+    def _other_grid(self, inputs: xr.Dataset) -> list[Problem]:
+        """Any grid would run: the weights serve that of the training alone."""
+        needed, lat = self.config.resolution, inputs.get("lat")
+        if not needed or lat is None or lat.size < 2:
+            return []
+        found = abs(float(lat[-1] - lat[0])) / (lat.size - 1)
+        if abs(found - needed) < 0.01 * needed:
+            return []
+        repair = "xdiffda.regrid(ds, like=grid)"
+        text = f"{needed:g} degrees, as in the checkpoint"
+        return [Problem(f"a grid of {found:g} degrees", text, repair)]
 
     def _missing_levels(self, inputs: xr.Dataset) -> list[Problem]:
         names = set(self.task.input_variables) & set(inputs)

@@ -1,0 +1,159 @@
+"""Costs that are counted against costs that XLA counts, and plans made from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import xdiffda
+from xdiffda._planning import mesh_for
+from xdiffda.costs import DEVICES, Device, amount, duration
+from xdiffda.errors import InputError
+from xdiffda.graphcast import GraphCast, NetworkConfig, build_graph
+from xdiffda.graphcast.costs import Dimensions, count, parameters, temporary_bytes
+from xdiffda.state import Grid
+
+COUNTS = Path(__file__).parent / "graphcast/golden/mesh/connectivity_counts.json"
+LAT, LON = np.linspace(-90, 90, 19), 10.0 * np.arange(36)
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return build_graph(LAT, LON, refinement=2)
+
+
+def lowered(graph, config: NetworkConfig, batch: int):
+    """The network traced for shapes alone: nothing is allocated."""
+    net = eqx.filter_eval_shape(GraphCast, config, key=jax.random.key(0))
+    arrays, static = eqx.partition((net, graph), lambda x: hasattr(x, "shape"))
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
+    x = jax.ShapeDtypeStruct((graph.n_grid, batch, config.n_inputs), jnp.float32)
+    width = config.conditioning_width
+    given = jax.ShapeDtypeStruct((batch, width), jnp.float32) if width else None
+
+    def apply(arrays, x, given):
+        net, graph = eqx.combine(arrays, static)
+        return net(x, graph, given)
+
+    return jax.jit(apply).lower(shapes, x, given)
+
+
+@pytest.mark.parametrize(
+    ("batch", "options"),
+    [
+        (1, {"latent": 64}),
+        (3, {"latent": 64, "conditioning_width": 16}),
+        (2, {"latent": 32, "hidden_layers": 2, "processor_steps": 3}),
+    ],
+)
+def test_operations_are_those_that_xla_counts(graph, batch: int, options: dict) -> None:
+    config = NetworkConfig(**{"n_inputs": 40, "n_outputs": 20, "processor_steps": 2, **options})
+    theirs = lowered(graph, config, batch).cost_analysis()["flops"]
+    ours = count(config, Dimensions.of(graph), batch=batch).operations
+    assert ours == pytest.approx(theirs, rel=0.03)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_compiled_network_costs_what_was_counted(graph, batch: int) -> None:
+    """XLA's plan for a CPU: operations, and bytes that are read, written and kept meanwhile."""
+    config = NetworkConfig(n_inputs=40, n_outputs=20, latent=64, processor_steps=2)
+    compiled = lowered(graph, config, batch).compile()
+    tally = count(config, Dimensions.of(graph), batch=batch)
+    costs = compiled.cost_analysis()
+    assert tally.operations == pytest.approx(costs["flops"], rel=0.05)
+    assert 0.5 < 4 * tally.moved / costs["bytes accessed"] < 1.2  # fusion is a guess
+    shared, member = temporary_bytes(config, Dimensions.of(graph))
+    kept = compiled.memory_analysis().temp_size_in_bytes
+    assert shared + batch * member == pytest.approx(kept, rel=0.25)
+
+
+@pytest.mark.parametrize("options", [{}, {"conditioning_width": 8}, {"hidden_layers": 2}])
+def test_weights_are_counted_exactly(options: dict) -> None:
+    config = NetworkConfig(n_inputs=7, n_outputs=3, latent=16, processor_steps=3, **options)
+    net = eqx.filter_eval_shape(GraphCast, config, key=jax.random.key(0))
+    assert parameters(config) == sum(
+        int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(net) if hasattr(leaf, "shape")
+    )
+
+
+def test_dimensions_need_no_graph(graph) -> None:
+    """Exact but for edges from grid to mesh, which the published counts check."""
+    own = Dimensions.of_grid(19, 36, 2)
+    assert dataclasses.replace(own, grid2mesh=0) == dataclasses.replace(
+        Dimensions.of(graph), grid2mesh=0
+    )
+    counts = json.loads(COUNTS.read_text())
+    checked = 0
+    for case in counts.values():
+        if not isinstance(case, dict) or case.get("mesh_refinement", 0) < 5:
+            continue
+        published = next(v for k, v in case.items() if "grid2mesh" in k and "num" in k)
+        ours = Dimensions.of_grid(case["num_lat"], case["num_lon"], case["mesh_refinement"])
+        assert ours.grid2mesh == pytest.approx(published, rel=0.012)
+        checked += 1
+    assert checked == 2
+
+
+def test_chunks_and_half_precision_take_less() -> None:
+    config = NetworkConfig(n_inputs=250, n_outputs=82)
+    size = Dimensions.of_grid(721, 1440, 6)
+    shared, member = temporary_bytes(config, size)
+    half = temporary_bytes(dataclasses.replace(config, dtype="bfloat16"), size)
+    assert half == (shared // 2, member // 2)
+    chunked = temporary_bytes(config, size, edge_chunk=2**17)
+    assert chunked[0] < shared / 5 and chunked[1] < member / 2
+
+
+def test_a_plan_adds_up() -> None:
+    one = xdiffda.plan(grid=0.25, members=50, obs=1e6, devices=4, device="h200", dtype="bfloat16")
+    assert one.grid == (721, 1440) and one.n_channel == 82
+    assert one.storage_bytes == 4 * 50 * 721 * 1440 * 82
+    assert one.memory_bytes == one.shared_bytes + one.batch * one.member_bytes
+    assert one.fits and one.memory_bytes < 0.9 * 141e9
+    groups = -(-13 // one.batch)  # 50 members on 4 devices
+    assert one.seconds == pytest.approx(groups * 8 * one.evaluation_seconds + one.kalman_seconds)
+    alone = xdiffda.plan(grid=0.25, members=13, obs=1e6, device="h200", dtype="bfloat16")
+    assert alone.seconds == pytest.approx(one.seconds)
+    for part in ("4 x H200 141 GB, bfloat16", "721 x 1440, 82 channels", "17 GB for an analysis"):
+        assert part in str(one)
+
+
+def test_what_does_not_fit_says_what_would() -> None:
+    small = Device("a small card", 20e12, 200e12, 1e12, 24e9)
+    plan = xdiffda.plan(grid=0.25, members=4, device=small)
+    assert not plan.fits and plan.batch == 1 and "DOES NOT FIT 24 GB" in str(plan)
+    assert [line.split(":")[0] for line in plan.advice] == [
+        "max_batch=1", 'dtype="bfloat16"', "edge_chunk=131072",
+        'dtype="bfloat16", edge_chunk=131072',
+    ]  # fmt: skip
+    assert "does not fit" in plan.advice[0] and plan.advice[3].endswith("member, fits")
+    mended = xdiffda.plan(grid=0.25, members=4, device=small, dtype="bfloat16", edge_chunk=2**17)
+    assert mended.fits
+    need = amount(mended.shared_bytes + mended.member_bytes)
+    assert plan.advice[3] == f'dtype="bfloat16", edge_chunk=131072: {need} for one member, fits'
+    assert xdiffda.plan(grid=5, members=2).advice == ()
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    with pytest.raises(InputError, match="plan: 5 problems") as caught:
+        xdiffda.plan(grid=0.7, device="tpu", members=0, obs=-1, dtype="float16")
+    for part in ("grid=0.7", "device='tpu'", "members=0", "obs=-1", "dtype='float16'"):
+        assert part in str(caught.value)
+
+
+def test_words_and_meshes() -> None:
+    assert [amount(x) for x in (999, 1500, 2.5e12)] == ["999 B", "1.5 kB", "2.5 TB"]
+    assert [duration(x) for x in (0.5, 30, 7200)] == ["500 ms", "30 s", "2 h"]
+    grids = {0.25: 6, 1.0: 5, 2.0: 4}
+    for spacing, refinement in grids.items():
+        n_lat, n_lon = round(180 / spacing) + 1, round(360 / spacing)
+        grid = Grid(tuple(np.linspace(-90, 90, n_lat)), tuple(np.arange(n_lon) * spacing))
+        assert mesh_for(grid) == refinement
+    assert all(device.rate("bfloat16") >= device.rate("float32") for device in DEVICES.values())

@@ -1,0 +1,283 @@
+"""Memory, time and storage of analyses before they are made: counted, not tried.
+
+Operations are counted product by product (`xdiffda.graphcast.costs`), and divided by the rate
+of a device; nothing is allocated, so that a laptop can plan for a centre.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from xdiffda._grid import NAMED_GRIDS, equiangular
+from xdiffda.costs import DEVICES, Device, Plan, amount
+from xdiffda.errors import Problem, raise_if
+from xdiffda.graphcast.costs import (
+    Dimensions,
+    Tally,
+    count,
+    longest_edge,
+    parameters,
+    temporary_bytes,
+)
+from xdiffda.graphcast.network import NetworkConfig
+from xdiffda.state import Grid
+
+_FLOAT = 4
+_STATES = 8  # of z, and their coefficients, alive at once beside the network
+_PER_EDGE, _PER_NODE = 32, 24  # bytes of a graph: ends, tables of both ends, features
+_PER_OBS = 112  # bytes of an observation: value, error, the eight corners of its stencil
+_STATIC, _SEASON, _CONDITIONING = 2, 2, 16
+_FINEST_MESH = 6
+_CHUNK = 2**17
+_USABLE = 0.9  # of a device's memory
+
+
+def plan(
+    *, grid: float | str | Grid = 0.25, levels: int = 13, members: int = 8, obs: float = 1e4,
+    devices: int = 1, device: str | Device = "h100", dtype: str = "float32", latent: int = 512,
+    processor_steps: int = 16, refinement: int | None = None, n_steps: int = 8,
+    max_batch: int = 8, edge_chunk: int = 0, truncation: int | None = None, iterations: int = 30,
+) -> Plan:  # fmt: skip
+    """Estimate memory, time and storage of a guided analysis.
+
+    Parameters
+    ----------
+    grid : float, str or Grid
+        Spacing in degrees (with rows at the poles), a name such as ``"speedy"``, or the grid.
+    levels : int
+        Pressure levels: six variables on each, and four at the surface, as in DiffDA.
+    members, obs : int
+        Members of the ensemble, scalar observations in the window.
+    devices : int
+        Devices that share the members.
+    device : str or Device
+        ``"cpu"`` (one core), ``"a100"``, ``"h100"``, ``"h200"``, or another `Device`.
+    dtype : {"float32", "bfloat16"}
+        Precision of the network.
+    latent, processor_steps : int
+        Of the network: width, steps on the mesh.
+    refinement : int, optional
+        Of the mesh; default 6 at 0.25 degrees, 5 at 1, 3 at 5.6.
+    n_steps : int
+        Evaluations of the network for each member.
+    max_batch : int
+        Members computed together at most; fewer if no more fit.
+    edge_chunk : int
+        Edges computed at a time; 0 for all.
+    truncation : int, optional
+        Largest total wavenumber of V; default 63, or what the grid resolves.
+    iterations : int
+        Of the solver in each Kalman update; observations that are many or dense take more.
+
+    Returns
+    -------
+    Plan
+        Prints as a table.
+
+    Raises
+    ------
+    InputError
+        If a number is not positive, or a grid, device or precision is not known.
+
+    Notes
+    -----
+    Operations agree with XLA's own count within 1 %; memory with what XLA plans for a CPU in
+    float32 within 20 % (`tests/test_costs.py`). Times divide both by 0.4 of a device's peaks:
+    a rule of thumb, to be replaced by what was measured, ``dataclasses.replace(DEVICES["h100"],
+    efficiency=...)``.
+
+    Examples
+    --------
+    >>> print(plan(grid="speedy", levels=7, latent=128, processor_steps=4, device="cpu"))
+    ... # doctest: +ELLIPSIS
+    grid       32 x 64, 46 channels, ... edges, ... million weights
+    devices    1 x CPU core, float32
+    memory     ...
+    """
+    numbers = {
+        "levels": levels, "members": members, "devices": devices, "latent": latent,
+        "processor_steps": processor_steps, "n_steps": n_steps, "max_batch": max_batch,
+        "iterations": iterations,
+    }  # fmt: skip
+    where, unit = _checked(grid, device, dtype, {**numbers, "obs": obs})
+    limit = min(where.n_lat - 1, where.n_lon // 2 - 1)
+    mesh = mesh_for(where) if refinement is None else refinement
+    n_channel = 6 * levels + 4
+    config = NetworkConfig(
+        3 * n_channel + _STATIC + _SEASON, n_channel, latent=latent, dtype=dtype,
+        processor_steps=processor_steps, conditioning_width=_CONDITIONING,
+    )  # fmt: skip
+    task = Task(
+        where, Dimensions.of_grid(where.n_lat, where.n_lon, mesh), config,
+        min(limit, 63 if truncation is None else truncation), int(obs), edge_chunk,
+    )  # fmt: skip
+    share = -(-members // devices)
+    most = min(max_batch, share)
+    batch = task.members_that_fit(unit, most)
+    memory = task.shared_bytes + batch * task.member_bytes
+    fits = not unit.memory or memory <= _USABLE * unit.memory
+    tally = count(config, task.size, batch=batch)
+    evaluation = task.seconds(unit, tally)
+    kalman = task.seconds(unit, task.kalman((n_steps + 1) * iterations, share), "float32")
+    return Plan(
+        grid=where.shape, n_channel=n_channel, n_edge=task.n_edge,
+        n_parameter=parameters(config), members=members, n_devices=devices, batch=batch,
+        device=unit, dtype=dtype, operations=tally.operations // batch,
+        evaluation_seconds=evaluation, kalman_seconds=kalman,
+        seconds=-(-share // batch) * n_steps * evaluation + kalman,
+        shared_bytes=task.shared_bytes, member_bytes=task.member_bytes, memory_bytes=memory,
+        fits=fits, storage_bytes=_FLOAT * members * where.n_node * n_channel,
+        advice=() if fits and batch == most else task.advice(unit),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be computed for one analysis.
+
+    Parameters
+    ----------
+    grid, size, config
+        Grid, dimensions of its graph, and sizes of the network.
+    truncation
+        Largest total wavenumber of V.
+    n_obs
+        Scalar observations.
+    edge_chunk
+        Edges computed at a time; 0 for all.
+    """
+
+    grid: Grid
+    size: Dimensions
+    config: NetworkConfig
+    truncation: int
+    n_obs: int
+    edge_chunk: int = 0
+
+    @property
+    def n_edge(self) -> int:
+        """Edges of all three kinds."""
+        return self.size.grid2mesh + self.size.within + self.size.mesh2grid
+
+    @property
+    def n_coefficient(self) -> int:
+        """Coefficients of one channel, as they are stored: (degree, order)."""
+        return (self.truncation + 1) * (2 * self.truncation + 1)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Memory that does not depend on the number of members."""
+        copies = _FLOAT + (2 if self.config.dtype == "bfloat16" else 0)
+        weights = copies * parameters(self.config)
+        graph = _PER_EDGE * self.n_edge + _PER_NODE * (self.size.grid + self.size.mesh)
+        # functions along rows with their inverse, and V or B at about ten noise levels
+        basis = 2 * _FLOAT * self.n_coefficient * self.grid.n_lat
+        blocks = 10 * _FLOAT * (self.truncation + 1) * self.config.n_outputs**2
+        temporary, _ = temporary_bytes(self.config, self.size, edge_chunk=self.edge_chunk)
+        given = _FLOAT * self.size.grid * (self.config.n_outputs + _STATIC)
+        return weights + graph + basis + blocks + temporary + given + _PER_OBS * self.n_obs
+
+    @property
+    def member_bytes(self) -> int:
+        """Memory of each member that is computed at the same time."""
+        _, temporary = temporary_bytes(self.config, self.size, edge_chunk=self.edge_chunk)
+        states = _STATES * self.config.n_outputs * (self.size.grid + self.n_coefficient)
+        return temporary + _FLOAT * (states + self.size.grid * self.config.n_inputs)
+
+    def members_that_fit(self, device: Device, most: int) -> int:
+        """Members computed together: as many as fit, at least one, at most ``most``."""
+        if not device.memory:
+            return most
+        room = _USABLE * device.memory - self.shared_bytes
+        return max(min(most, int(room // self.member_bytes)), 1)
+
+    def kalman(self, iterations: int, members: int) -> Tally:
+        """Operations of the Kalman updates: V by spectral transforms, H by stencils."""
+        tally, columns = Tally(), self.config.n_outputs * members
+        degrees, orders = self.truncation + 1, 2 * self.truncation + 1
+        for _ in range(2):  # to coefficients and back
+            tally.products += (
+                iterations
+                * columns
+                * (degrees * orders * self.grid.n_lat + orders * self.size.grid)
+            )
+            tally.moved += 2 * iterations * columns * (self.n_coefficient + self.size.grid)
+        tally.products += iterations * self.n_coefficient * columns * 2 * self.config.n_outputs
+        tally.elements += iterations * 2 * 16 * self.n_obs * members
+        tally.moved += iterations * 2 * 24 * self.n_obs * members
+        return tally
+
+    def seconds(self, device: Device, tally: Tally, dtype: str | None = None) -> float:
+        """Time of what was counted, on one device."""
+        dtype = dtype or self.config.dtype
+        width = 2 if dtype == "bfloat16" else _FLOAT
+        return device.seconds(tally.operations, width * tally.moved, dtype)
+
+    def advice(self, device: Device) -> tuple[str, ...]:
+        """What reduces the memory, with what one member then needs."""
+        half = dataclasses.replace(self, config=dataclasses.replace(self.config, dtype="bfloat16"))
+        chunk = dataclasses.replace(self, edge_chunk=min(self.edge_chunk or _CHUNK, _CHUNK))
+        both = dataclasses.replace(half, edge_chunk=chunk.edge_chunk)
+        words = ['dtype="bfloat16"', f"edge_chunk={chunk.edge_chunk}"]
+        ways = {"max_batch=1": self, words[0]: half, words[1]: chunk, ", ".join(words): both}
+        if half == self:
+            ways = {"max_batch=1": self, words[1]: chunk}
+        if chunk == self:
+            ways = {name: task for name, task in ways.items() if words[1] not in name}
+        lines = []
+        for name, task in ways.items():
+            need = task.shared_bytes + task.member_bytes
+            verdict = "fits" if need <= _USABLE * device.memory else "does not fit"
+            lines.append(f"{name}: {amount(need)} for one member, {verdict}")
+        return tuple(lines)
+
+
+def mesh_for(grid: Grid) -> int:
+    """Refinement of the mesh for a grid: its longest edge about twice the grid's spacing.
+
+    As published: 5 at 1 degree and, since finer meshes are not in use, 6 at 0.25.
+
+    Examples
+    --------
+    >>> mesh_for(NAMED_GRIDS["1440x721"]()), mesh_for(NAMED_GRIDS["speedy"]())
+    (6, 3)
+    """
+    wide = 2.5 * math.radians(grid.spacing_deg)
+    fine = (r for r in range(_FINEST_MESH) if longest_edge(r) <= wide)
+    return next(fine, _FINEST_MESH)
+
+
+def _checked(
+    grid: Any, device: Any, dtype: str, numbers: dict[str, float]
+) -> tuple[Grid, Device]:  # fmt: skip
+    """The grid and the device that are meant; raises with all that is wrong."""
+    problems = [
+        Problem(f"{name}={value!r}", "a positive number", f"xdiffda.plan({name}=8)")
+        for name, value in numbers.items()
+        if not (isinstance(value, int | float) and value >= (0 if name == "obs" else 1))
+    ]
+    if dtype not in ("float32", "bfloat16"):
+        problems.append(Problem(f"dtype={dtype!r}", "float32 or bfloat16",
+                                'xdiffda.plan(dtype="bfloat16")'))  # fmt: skip
+    where = grid if isinstance(grid, Grid) else None
+    if isinstance(grid, str) and grid in NAMED_GRIDS:
+        where = NAMED_GRIDS[grid]()
+    elif isinstance(grid, int | float) and 0 < grid <= 45 and _divides(grid):
+        where = equiangular(round(180 / grid) + 1, round(360 / grid), poles=True)
+    if where is None:
+        needed = f"a spacing that divides 180 degrees, or one of {', '.join(NAMED_GRIDS)}"
+        problems.append(Problem(f"grid={grid!r}", needed, "xdiffda.plan(grid=0.25)"))
+    unit = DEVICES.get(str(device).lower(), device)
+    if not isinstance(unit, Device):
+        problems.append(Problem(f"device={device!r}", f"one of {', '.join(DEVICES)}, or a Device",
+                                'xdiffda.plan(device="h100")'))  # fmt: skip
+    raise_if(problems, what="plan")
+    assert where is not None and isinstance(unit, Device)
+    return where, unit
+
+
+def _divides(spacing: float) -> bool:
+    return abs(180 / spacing - round(180 / spacing)) < 1e-6

@@ -1,0 +1,104 @@
+"""Published models as this package uses them: GraphCast as a forecaster, GenCast as a prior."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from xdiffda._catalogue import RELEASES, Release, find_release
+from xdiffda._grid import equiangular
+from xdiffda.errors import ModelError, StorageError
+from xdiffda.gencast import GenCastForecaster, GenCastPrior
+from xdiffda.gencast import load as load_gencast
+from xdiffda.graphcast import Forecaster
+from xdiffda.graphcast import load as load_graphcast
+from xdiffda.prior import Prior
+from xdiffda.state import Grid
+from xdiffda.weights import ReleaseFiles, cached, fetch
+
+
+class GenCastModel(GenCastPrior, Prior):
+    """`xdiffda.gencast.GenCastPrior` as `assimilate` takes it."""
+
+
+def is_published(name: object) -> bool:
+    """Whether this is the name of a published model (and of no folder)."""
+    return isinstance(name, str) and name in RELEASES and not Path(name).is_dir()
+
+
+def load_published(name: str) -> Forecaster | GenCastModel:
+    """A published model, fetched unless it is here, and kept for the next call.
+
+    Raises
+    ------
+    ModelError
+        If there is none of this name, or its files hold another network than they should.
+    StorageError
+        If its files can neither be fetched nor read.
+    """
+    release = find_release(name)
+    files = fetch(name)
+    stamp = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    return _load(release, files, stamp)
+
+
+def published_rows() -> list[dict[str, Any]]:
+    """What `xdiffda.models` says of published models; reads names in the cache only."""
+    return [
+        {"model": r.name, "title": r.title, "grid": f"{r.shape[0]} x {r.shape[1]}, {r.n_levels} "
+         "levels", "parameters": f"about {r.megabytes / 4:.0f} million", "licence": r.licence,
+         "kind": "prior" if r.kind == "gencast" else "forecaster", "megabytes": float(r.megabytes),
+         "source": "published", "cached": cached(r.name)}
+        for r in RELEASES.values()
+    ]  # fmt: skip
+
+
+def release_grid(release: Release) -> Grid:
+    """The grid of a published model: equiangular, with rows at the poles."""
+    return equiangular(*release.shape, poles=True)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(
+    release: Release, files: ReleaseFiles, stamp: tuple[tuple[int, int], ...]
+) -> Forecaster | GenCastModel:
+    del stamp  # only tells one version of the files from another
+    statistics = {
+        role: _statistics(getattr(files, role))
+        for role in ("mean", "stddev", "diffs_stddev", "minimum")
+        if getattr(files, role) is not None
+    }
+    if release.kind == "graphcast":
+        net = load_graphcast(files.params)
+        _check(release, files.params, net.task.pressure_levels, net.config.resolution)
+        return Forecaster(net, **statistics)
+    net = load_gencast(files.params)
+    _check(release, files.params, net.task.pressure_levels, release.resolution)
+    forecaster = GenCastForecaster(net, **statistics)
+    return GenCastModel(forecaster, grid=release_grid(release), name=release.name)
+
+
+def _statistics(path: Path) -> xr.Dataset:
+    try:
+        return xr.load_dataset(path)
+    except Exception as error:  # every backend has errors of its own
+        raise StorageError(
+            f"{path}: cannot be read as netCDF ({str(error).splitlines()[0][:200]}); repair: "
+            "delete it and fetch it again, `xdiffda fetch NAME`"
+        ) from error
+
+
+def _check(release: Release, path: Path, levels: tuple[int, ...], resolution: float) -> None:
+    """The file holds the network that its name promises."""
+    found, needed = (len(levels), resolution), (release.n_levels, release.resolution)
+    if found != needed:
+        like = [r.name for r in RELEASES.values() if r.kind == release.kind
+                and (r.n_levels, r.resolution) == found]  # fmt: skip
+        load = f'xdiffda.load_model("{like[0]}")' if like else f"xdiffda fetch {release.name}"
+        raise ModelError(
+            f"{path}: found a network of {found[0]} levels at {found[1]:g} degrees; needed "
+            f"{needed[0]} levels at {needed[1]:g} degrees for {release.name}; repair: `{load}`"
+        )
