@@ -57,9 +57,10 @@ class Prior(abc.ABC):
 
     @abc.abstractmethod
     def condition(
-        self, background: Float[np.ndarray, "node channel"], time: np.datetime64 | None, r: float
-    ) -> Conditioned:
-        """Condition on one background (physical units) at a valid time."""
+        self, background: Float[np.ndarray, "node *member channel"],
+        time: np.datetime64 | None, r: float,
+    ) -> Conditioned:  # fmt: skip
+        """Condition on one background (physical units) at a valid time, or one for each member."""
 
     @property
     def default_covariance(self) -> str:
@@ -251,7 +252,8 @@ class DiffusionPrior(Prior):
     ) -> Conditioned:
         normalised = (np.asarray(background) - self._mean) / self._stddev
         given = Conditioning(
-            jnp.asarray(normalised, jnp.float32)[:, None],
+            # (node, batch, channel): one background for all members, or one for each
+            jnp.asarray(normalised, jnp.float32).reshape(len(normalised), -1, normalised.shape[-1]),
             jnp.asarray(year_phase(time))[None],
             jnp.asarray([r], jnp.float32),
         )
