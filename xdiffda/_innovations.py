@@ -69,7 +69,8 @@ def observe(
     likelihood : Likelihood
     r : float
     record : dict
-        ``used`` and ``rejected`` numbers, ``r``, and ``kept``, the rows of ``tidy`` in use.
+        ``used`` and ``rejected`` numbers, ``r``, ``kept``, the rows of ``tidy`` in use, and
+        ``rows``, those inside the window behind each row of the likelihood (-1: not in use).
 
     Raises
     ------
@@ -131,6 +132,7 @@ def observe(
         likelihood = dataclasses.replace(likelihood, value=value, whitening=whitening)
     kept = np.sort(all_rows[table.position[good]])
     record = {"used": int(good.sum()), "rejected": rejected, "r": r, "kept": kept}
+    record["rows"] = np.where(good, table.position, -1)
     return dataclasses.replace(likelihood, robust=weights), r, record
 
 

@@ -25,8 +25,8 @@ from xdiffda.diffusion.kalman import Covariance, Update, kalman_increment, updat
 from xdiffda.diffusion.likelihood import Likelihood, State
 
 __all__ = [
-    "Covariance", "DiagonalCovariance", "Draws", "Likelihood", "Solver", "State",
-    "Update", "choose_covariance", "diagonal_covariance", "gaussian_posterior", "guide", "guide_once",
+    "Covariance", "DiagonalCovariance", "Draws", "Likelihood", "Solver", "State", "Update",
+    "choose_covariance", "diagonal_covariance", "gaussian_posterior", "guide", "guide_once",
     "kalman_increment", "make_draws", "perturbed_update", "split_keys", "update",
 ]  # fmt: skip
 

@@ -170,9 +170,7 @@ def update(
         innovation = residual + moved
         innovation = innovation if used is None else likelihood.reweigh(innovation, used)
         innovation = innovation if noise is None else innovation + noise
-        *solved, dual = _solve(
-            likelihood, covariance, innovation, shape, solver, at, used, dual
-        )
+        *solved, dual = _solve(likelihood, covariance, innovation, shape, solver, at, used, dual)
         return tuple(solved), dual, first, weights
 
     blank = jnp.zeros((likelihood.n_obs, shape[1]), estimate.dtype)

@@ -276,9 +276,7 @@ class Likelihood(eqx.Module):
         general = tuple(
             dataclasses.replace(part, scale=part.scale * factor) for part in self.general
         )
-        return dataclasses.replace(
-            self, weight=self.weight * factor, local=local, general=general
-        )
+        return dataclasses.replace(self, weight=self.weight * factor, local=local, general=general)
 
     def predicted_variance(self, variance: Float[Array, " channel"]) -> Float[Array, " obs"]:
         """Diagonal of H V H^T, from V's grid-point variance of each channel.

@@ -28,7 +28,6 @@ from xdiffda.diffusion.guidance import (
 from xdiffda.diffusion.noise import karras_ladder
 from xdiffda.diffusion.sampler import NOISY, SAMPLERS, evaluations
 
-
 Watch = Callable[[Array], None]
 """Called with the relative residuals (member,) of every solve for the observations."""
 

@@ -1,4 +1,4 @@
-"""`python -m xdiffda.osse nature | pairs | bundle | evaluate | publish | sbc`: the embedded testbed."""
+"""The testbed: `python -m xdiffda.osse nature | pairs | bundle | evaluate | publish | sbc`."""
 
 from __future__ import annotations
 
