@@ -175,7 +175,7 @@ def assimilate(
     )  # fmt: skip
     x_b, convention, times = _read_background(background, prior, settings)
     _check_factor(inflation_factor, prior, settings)
-    tidy, held = to_tidy(obs), None
+    tidy, held = to_tidy(obs, operators=operators), None
     if withhold:
         tidy, held = split_obs(tidy, withhold, seed=seed)
     members, records = [], []

@@ -102,8 +102,22 @@ def figure(report: dict[str, Any]) -> Any:
 
     functions = report["functions"]
     counts = np.array([own["count"] for own in functions.values()], np.float64)
-    ranks = {"function": list(functions), "rank": np.arange(1, counts.shape[1] + 1)}
+    ranks = {
+        "function": [_short(name) for name in functions],
+        "rank": np.arange(1, counts.shape[1] + 1),
+    }
     return rank_histogram(xr.Dataset({"count": (("function", "rank"), counts)}, ranks))
+
+
+def _short(function: str) -> str:
+    """A function by the first alias of its variable: ``u 200, mean``."""
+    from xdiffda.variables import VARIABLES
+
+    channel, comma, rest = function.partition(", ")
+    name, _, level = channel.partition("@")
+    if name not in VARIABLES:
+        return function
+    return f"{VARIABLES[name].aliases[0]} {level}".strip() + comma + rest
 
 
 def sbc(*, out: str | None = None, figure_to: str | None = None, **choices: Any) -> str:
