@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from _skill import skill, skill_channels, skill_figure
+from _skill import sbc, sbc_figure, skill, skill_channels, skill_figure
 
 from xdiffda import registry
 
@@ -254,6 +254,6 @@ MADE: dict[str, Callable[..., str]] = {
     "axes": axes, "card": card_json, "command-line": command_line, "denoising": denoising,
     "derived": derived, "extras": extras, "figure": figure, "grids": grids,
     "height-errors": height_errors, "methods": methods, "models": models, "protocol": protocol,
-    "skill": skill, "skill-channels": skill_channels, "skill-figure": skill_figure, "tidy": tidy,
+    "sbc": sbc, "sbc-figure": sbc_figure, "skill": skill, "skill-channels": skill_channels, "skill-figure": skill_figure, "tidy": tidy,
     "training": training, "units": units, "variables": variables,
 }  # fmt: skip
