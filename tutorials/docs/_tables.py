@@ -254,6 +254,7 @@ MADE: dict[str, Callable[..., str]] = {
     "axes": axes, "card": card_json, "command-line": command_line, "denoising": denoising,
     "derived": derived, "extras": extras, "figure": figure, "grids": grids,
     "height-errors": height_errors, "methods": methods, "models": models, "protocol": protocol,
-    "sbc": sbc, "sbc-figure": sbc_figure, "skill": skill, "skill-channels": skill_channels, "skill-figure": skill_figure, "tidy": tidy,
+    "sbc": sbc, "sbc-figure": sbc_figure, "skill": skill, "skill-channels": skill_channels,
+    "skill-figure": skill_figure, "tidy": tidy,
     "training": training, "units": units, "variables": variables,
 }  # fmt: skip
