@@ -69,7 +69,7 @@ def _warn_of_residual(residual: float, settings: Settings, time: np.datetime64 |
             f"{residual:.1e}, not {solver.tolerance:.0e}, after {solver.max_iterations} "
             "iterations: errors are tiny beside the background's, or observations contradict "
             "each other; repair: larger error_std, fewer observations that say the same, or "
-            "assimilate(..., solver=Solver(max_iterations=500))", stacklevel=4,
+            "assimilate(..., solver=Solver(max_iterations=2000))", stacklevel=4,
         )  # fmt: skip
 
 

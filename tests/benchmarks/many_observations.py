@@ -1,6 +1,6 @@
 """Print residual of the solver, seconds and gain with up to 10^5 observations.
 
-    python tests/benchmarks/many_observations.py [--iterations 100] [--guided]
+    python tests/benchmarks/many_observations.py [--iterations 400] [--guided]
 
 2,703 columns of 37 variables and levels, off the grid, are 100,011 observations: three for every
 two numbers of the state.  3D-Var needs no network; ``--guided`` adds two members.
@@ -49,6 +49,6 @@ def main(iterations: int, guided: bool) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--iterations", type=int, default=400)
     parser.add_argument("--guided", action="store_true")
     main(**vars(parser.parse_args()))

@@ -35,7 +35,7 @@ class Solver(NamedTuple):
     """Conjugate gradients: stop at a relative residual or at a number of iterations."""
 
     tolerance: float = 1e-3
-    max_iterations: int = 100
+    max_iterations: int = 400
 
 
 class Draws(NamedTuple):
