@@ -110,7 +110,8 @@ def guided(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
     """Posterior sampling with the guided denoiser."""
     residuals: list[float] = []
     watch = lambda found: residuals.append(float(found.max()))  # noqa: E731
-    if at.ensemble is not None and settings.hybrid.around == "members":
+    around = settings.hybrid.around if at.prior.of_errors else "mean"
+    if at.ensemble is not None and around == "members":
         draw = _around_members(at, settings, tick, watch)
     else:
         draw = _around_mean(at, settings, tick, watch)

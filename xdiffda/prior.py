@@ -43,8 +43,12 @@ class Prior(abc.ABC):
     unresolved : array (node, channel)
         Standard deviation, in units of s, of what the basis cannot represent: observations
         see it, the analysis cannot change it, so it counts as error of representativeness.
+    of_errors : bool
+        Whether it is a prior of background errors, centred near the background. One of states,
+        which knows the weather of the days before instead, has no use for background members.
     """
 
+    of_errors: bool = True
     name: str
     layout: Layout
     scale: Float[np.ndarray, "node channel"]

@@ -76,6 +76,8 @@ class GenCastPrior:
         If times are not two, 12 h apart, or something is missing or NaN.
     """
 
+    of_errors = False
+
     def __init__(
         self, forecaster: GenCastForecaster, previous: xr.Dataset, *,
         covariance: SpectralCovariance | None = None, name: str = "gencast",
