@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from xdiffda._innovations import observe
 from xdiffda.analysis import assimilate
 from xdiffda.baselines import Inflation, Localisation, Places, letkf
 from xdiffda.cycle import cycle, emulated_stream, open_cycle
 from xdiffda.errors import InputError
+from xdiffda.observations import to_tidy
 from xdiffda.observations.nonlinear import Operator
 from xdiffda.state import from_state, to_state
 
@@ -77,6 +79,24 @@ def test_nonlinear_observations_are_seen_by_every_member(members) -> None:
     # a function of the whole state, which has no sparse tangent, says the same
     again = analyse(members, obs, operators={"cube": whole})
     np.testing.assert_allclose(again, found, atol=0.02)
+
+
+def test_a_likelihood_in_another_unit_sees_the_same(members) -> None:
+    """Linear, local and whole-state rows: H of z / f, with z / f in place of z."""
+    state = to_state(members, world.LAYOUT)[0].mean(0)
+    local, plain = table("cube", np.ones(4), 0.01), table("temperature", state[NODES, T500], 0.4)
+    whole = table("first", np.zeros(4), 0.5)
+    operators = {"cube": CUBE, "first": lambda state: state["2m_temperature"].reshape(-1)[:4] / 280}
+    tidy = xr.concat([local, plain, whole], "obs")
+    likelihood, _, record = observe(
+        to_tidy(tidy, operators=operators), world.make_prior(), state, None, window="6h",
+        gross_check=np.inf, background_error=1.0, operators=operators,
+    )  # fmt: skip
+    assert record["used"] == (record["rows"] >= 0).sum() == 12
+    z = np.random.default_rng(1).normal(size=(GRID.n_node, 2, 3)).astype(np.float32)
+    seen = likelihood.predict(z)
+    assert (np.abs(np.asarray(seen))[record["rows"] >= 0] > 1e-4).all()
+    np.testing.assert_allclose(likelihood.rescaled(0.5).predict(2 * z), seen, rtol=2e-3, atol=1e-4)
 
 
 def test_errors_of_representativeness_count(members) -> None:

@@ -180,6 +180,10 @@ def test_what_does_not_belong_together_is_refused(world, ensemble):
         _analyse(world, method="letkf")
     with pytest.raises(InputError, match="the method it belongs to"):
         _analyse(world, repaint=xdiffda.RePaint())
+    with pytest.raises(InputError, match="hybrid=... with method='letkf'"):
+        _analyse(world, ensemble, method="letkf", hybrid=Hybrid())
+    with pytest.raises(InputError, match="(?s)2 problems.*around='all'.*alpha=0.0"):
+        Hybrid(around="all", alpha=0.0)
 
 
 def test_withheld_stations_say_whether_the_analysis_came_closer(world):

@@ -81,8 +81,8 @@ def cycle(
     n_members : int
     carry : {"mean", "ensemble"}
         What the next forecast starts from: the mean of the analysis, or each member. An
-        ensemble of forecasts goes to `assimilate` as it is: its mean is the background, its
-        variance says where the error is (letkf: its covariance). How large the error is
+        ensemble of forecasts goes to `assimilate` as it is: members and their covariance
+        enter the analysis (see its ``hybrid``). How large the error is
         remains with ``settings["background_error"]``, by default estimated from the
         innovations, which see errors of the forecaster that the members' spread does not.
     cycle_length : str
