@@ -119,6 +119,27 @@ def test_r_from_the_spread(world, ensemble):
         _analyse(world, background_error="spread", method="3dvar")
 
 
+def test_small_innovations_where_members_agree_do_not_make_r_small(world, ensemble):
+    """Sites where the error is a third of that elsewhere: r is that of the whole globe."""
+    prior, truth, background, _ = world
+    calm = xr.where(background.lat > 0, 0.3, 1.0)
+    error = (truth - background) * calm
+    now = (background + error).assign_coords(truth.coords)
+    members = background + (ensemble - background) * calm
+    members = members.transpose(*ensemble.dims)
+    sites = {"lat": np.linspace(10, 80, 40), "lon": (np.arange(40) * 137.0) % 360}
+    obs = emulate_obs(now, sites=sites, error_std=ERRORS, seed=2, on_grid=False)
+    estimate = lambda b: _analyse(  # noqa: E731
+        (prior, now, background, obs), b, method="3dvar", background_error="estimate",
+        hybrid=Hybrid(alpha=0.1),
+    ).attrs["xdiffda_background_error"][0]  # fmt: skip
+    weight = LAYOUT.grid.area_weights()[:, None]
+    true = np.sqrt(np.mean(weight * ((_array(now) - _array(background)) / prior.scale) ** 2))
+    alone, told = estimate(background), estimate(members)
+    assert alone < 0.65 * true and told > 1.3 * alone
+    assert abs(told - true) < 0.65 * abs(alone - true)
+
+
 def test_an_ensemble_that_is_certain_changes_little(world, ensemble):
     # an ensemble that is certain over one half of the globe changes little there
     prior, truth, *_ = world

@@ -14,12 +14,13 @@ from jaxtyping import Float
 from xdiffda import _innovations as innovations
 from xdiffda._methods import METHODS, AnalysisTime
 from xdiffda._settings import Settings
-from xdiffda.ensemble import centre, spread_scale
+from xdiffda.ensemble import centre, spread_scale, variance_ratio
 from xdiffda.observations import select_window
 from xdiffda.prior import Prior
 
 # times the solver's tolerance: in single precision the residual drifts from what it follows
 MISSED = 5.0
+WITH_MEMBERS = ("guided", "3dvar", "letkf")
 
 
 def analyse_time(
@@ -35,10 +36,14 @@ def analyse_time(
     error = settings.background_error
     if error == "spread":
         error = r_of_spread(states, prior)
+    day = None
+    if len(states) > 1 and settings.method in WITH_MEMBERS:
+        day = variance_of_the_day(states, prior, settings.hybrid.alpha)
     likelihood, r, record = innovations.observe(
         tidy, prior, background, time, window=settings.window, gross_check=settings.gross_check,
         background_error=error, robust=settings.robust,
         operators=settings.operators, error_correlation=settings.error_correlation,
+        day=day,
     )  # fmt: skip
     inside = tidy
     if time is not None and not np.isnat(time):
@@ -51,6 +56,16 @@ def analyse_time(
     record |= {"residual": drawn.residual, "inflation": drawn.inflation}
     _warn_of_residual(drawn.residual, settings, time)
     return background[None] + r * prior.scale[None] * np.moveaxis(drawn.z, 1, 0), record
+
+
+def variance_of_the_day(
+    states: Float[np.ndarray, "member node channel"], prior: Prior, alpha: float
+) -> Float[np.ndarray, "node channel"]:
+    """Where background members differ more or less than B says, mean 1."""
+    return variance_ratio(
+        centre(states, prior.scale)[1], np.asarray(prior.covariance.variance),
+        prior.covariance.basis, alpha=alpha, area=prior.layout.grid.area_weights(),
+    )  # fmt: skip
 
 
 def r_of_spread(states: Float[np.ndarray, "member node channel"], prior: Prior) -> float:
