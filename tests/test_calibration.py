@@ -165,8 +165,8 @@ def test_ties_are_decided_by_chance() -> None:
 
 def test_errors(world) -> None:
     prior, background = world
-    two = xr.concat([background, background], "time")
-    with pytest.raises(InputError, match=r"(?s)2 problems.*n_draws=1.*2 along time"):
+    two = xr.concat([background, background], "member")
+    with pytest.raises(InputError, match=r"(?s)2 problems.*n_draws=1.*2 along member"):
         simulation_based_calibration(prior, two, n_draws=1)
     with pytest.raises(InputError, match="1 members of an analysis"):
         simulation_based_calibration(

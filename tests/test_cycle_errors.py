@@ -14,7 +14,7 @@ from xdiffda.errors import InputError
 def test_a_store_of_another_run_is_refused(tmp_path) -> None:
     out = tmp_path / "run.zarr"
     world.run(out, 1)
-    with pytest.raises(InputError, match="(?s)4 problems.*repair") as error:
+    with pytest.raises(InputError, match="(?s)5 problems.*repair") as error:
         world.run(out, 7, seed=2, settings=world.QUICK | {"gross_check": 5.0},
                   n_members=2, carry="ensemble")  # fmt: skip
     for repair in ("seed=1", "n_members=1", "carry='mean'", "settings={'gross_check': 10.0}"):

@@ -133,11 +133,6 @@ def test_one_of_truth_and_obs() -> None:
         rank_histogram(state.isel(member=0), truth=state.isel(member=1))
 
 
-def test_antithetic_members_are_warned_of() -> None:
-    state = members(draw(2, seed=6)).assign_attrs(xdiffda_settings='{"antithetic": true}')
-    assert "not independent" in rank_histogram(state, truth=field(draw(seed=1))).attrs["warning"]
-
-
 # ---- reliability -----------------------------------------------------------------------
 
 

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from xdiffda._members import move_members
 from xdiffda.baselines import Localisation, gaspari_cohn, square_root, three_d_var
 from xdiffda.covariance import SpectralCovariance
-from xdiffda.diffusion.guidance import Draws, Likelihood, Solver, gaussian_posterior
+from xdiffda.diffusion.guidance import Draws, Likelihood, Solver, gaussian_posterior, make_draws
+from xdiffda.diffusion.sampling import Conditioned, Guidance, sample_posterior
 from xdiffda.ensemble import (
     EnsembleCovariance,
     FlowDependent,
@@ -178,10 +180,6 @@ def test_alpha_of_one_is_b_and_of_zero_the_ensemble(
     obs = _observations(np.arange(0, SIZE, 25), 0.5)
     one = three_d_var(HybridCovariance(static, ensemble, jnp.array(1.0)), obs)
     np.testing.assert_allclose(one.z, three_d_var(static, obs).z, atol=2e-3)
-    keys = jax.random.split(jax.random.key(5), 3)
-    whole = HybridCovariance(static, ensemble, jnp.array(1.0)).sample_members(keys, jnp.arange(3))
-    own = static.sample(jax.vmap(lambda k: jax.random.split(k)[0])(keys))
-    np.testing.assert_allclose(whole, own, atol=1e-5)
     variance = np.diag(_matrix(hybrid)).reshape(N_NODE, -1)
     np.testing.assert_allclose(hybrid.variance, variance, rtol=1e-3)
 
@@ -218,23 +216,12 @@ def test_draws_have_the_covariance(hybrid: HybridCovariance) -> None:
     np.testing.assert_allclose(few[:, 1], draws[:, 6], atol=1e-4)
 
 
-def test_members_keep_their_own_perturbations(
-    static: SpectralCovariance, hybrid: HybridCovariance, perturbations: np.ndarray
-) -> None:
-    """Over many keys: alpha B + (1 - alpha) times the raw sample covariance."""
-    n = 100 * N
-    keys = jax.random.split(jax.random.key(9), n)
-    draw = eqx.filter_jit(lambda h, k, i: h.sample_members(k, i))
-    draws = np.asarray(draw(hybrid, keys, jnp.arange(n)), float)
-    own = np.sqrt(0.6 * N) * perturbations
-    for member in (0, 7):  # its mean is its own perturbation
-        mean = draws[:, member::N].mean(1)
-        np.testing.assert_allclose(mean, own[:, member], atol=6 * np.sqrt(0.4 / 100))
-    flat = draws.transpose(1, 0, 2).reshape(n, -1)
-    x = perturbations.astype(float).transpose(0, 2, 1).reshape(SIZE, -1)
-    expected = 0.4 * _matrix(static) + 0.6 * x @ x.T
-    deviation = np.sqrt(np.outer(np.diag(expected), np.diag(expected)) + expected**2)
-    assert (np.abs(flat.T @ flat / n - expected) / deviation).max() < 6 / np.sqrt(n)
+def test_members_keep_their_own_perturbations(ensemble: EnsembleCovariance) -> None:
+    """All together they have the raw sample covariance, and mean zero."""
+    own = np.asarray(ensemble.members(jnp.arange(2 * N)), float)
+    np.testing.assert_allclose(own[:, N:], own[:, :N])
+    np.testing.assert_allclose(own.mean(1), 0, atol=1e-5)
+    np.testing.assert_allclose(own[:, :N].var(1, ddof=1), ensemble.variance, rtol=1e-4, atol=1e-5)
 
 
 def test_posterior_draws_take_the_hybrid_as_it_is(
@@ -255,6 +242,38 @@ def test_posterior_draws_take_the_hybrid_as_it_is(
     spread = found[:, ::2].var(1)
     exact = np.diag(p - gain @ h @ p).reshape(N_NODE, -1)
     np.testing.assert_allclose(spread, exact, rtol=6 * np.sqrt(2 / (n // 2)), atol=1e-3)
+
+
+def test_members_around_members_have_the_exact_mean_and_covariance(
+    static: SpectralCovariance, perturbations: np.ndarray, basis: Basis
+) -> None:
+    """Not the sum of both covariances, nor less: the Kalman posterior of the hybrid."""
+    wide = Localisation(length_km=np.inf, length_log_p=np.inf)
+    day = EnsembleCovariance.localised(perturbations, basis, LAYOUT, localisation=wide)
+    hybrid, root = HybridCovariance(static, day, jnp.array(0.4)), 0.4**0.5
+    obs, n = _observations(np.arange(0, SIZE, 11), 0.4), 20 * N
+    numbers = jnp.arange(n)
+    draws = make_draws(jax.random.key(31), numbers, antithetic=True)
+    moved = move_members(hybrid, obs, draws, numbers, Solver(1e-4, 200))
+    assert float(moved.residual.max()) < 1e-3
+    wiener = lambda z, sigma: static.wiener(z, sigma)  # noqa: E731
+    prior = Conditioned(jax.tree_util.Partial(wiener), static, shift=moved.z / root)
+    z = sample_posterior(prior, obs.rescaled(root), draws, guidance=Guidance(n_steps=8))
+    found = root * np.asarray(z, float)
+
+    p, h = _matrix(hybrid), _operator(obs)
+    gain = p @ h.T @ np.linalg.inv(h @ p @ h.T + np.eye(len(h)))
+    expected = (gain @ np.asarray(obs.value)).reshape(N_NODE, N_CHANNEL)
+    error = np.sqrt(np.mean((found.mean(1) - expected) ** 2))
+    assert error < 0.03 * np.sqrt(np.mean(expected**2))
+    exact = np.diag(p - gain @ h @ p).reshape(N_NODE, -1)
+    # one degree of freedom of each N background members is fixed by their mean
+    assert found.var(1).mean() / exact.mean() == pytest.approx(1.0, abs=0.06)
+    # members keep what they are where nothing is observed
+    far = np.setdiff1d(np.arange(N_NODE), np.asarray(obs.index)[:, 0] // N_CHANNEL)
+    own = np.asarray(day.members(numbers), float)[far]
+    deviation = found[far] - found.mean(1, keepdims=True)[far]
+    assert np.corrcoef(own.ravel(), deviation.ravel())[0, 1] > 0.25
 
 
 def _observations(elements: np.ndarray, error: float) -> Likelihood:

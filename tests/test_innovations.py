@@ -293,6 +293,6 @@ def test_linear_observations_are_as_before(prior, background):
     direct, _ = kalman_increment(
         likelihood, prior.covariance, likelihood.value[:, None], zero.shape, Solver()
     )
-    updated, scale = update(likelihood, prior.covariance, zero, solver=Solver())
+    updated, scale, *_ = update(likelihood, prior.covariance, zero, solver=Solver())
     np.testing.assert_array_equal(direct, updated)
     assert scale is None

@@ -9,6 +9,7 @@ from gaussian_world import LAYOUT, draw_states, make_prior
 
 import xdiffda
 from xdiffda.baselines import Localisation
+from xdiffda.ensemble import Hybrid
 from xdiffda.errors import InputError
 from xdiffda.observations import emulate_obs
 from xdiffda.state import to_state
@@ -76,10 +77,70 @@ def test_letkf_with_the_true_covariance_comes_close_to_3dvar(world, ensemble):
     assert float(spread) < float(ensemble.std("member", ddof=1)["temperature"].mean())
 
 
-def test_a_background_ensemble_gives_its_mean_and_its_variance_of_the_day(world, ensemble):
-    analysis = _analyse(world, ensemble, n_members=6)
-    assert analysis.sizes["member"] == 6
-    assert (_ratio(world, analysis) < 1.0).all()
+def test_members_are_drawn_around_background_members_without_counting_b_twice(world, ensemble):
+    """Members drawn from N(x_b, B): skill and spread are those of B itself, not of twice B."""
+    prior = world[0]
+    single = _analyse(world, n_members=8, antithetic=True, small_scales=False)
+    analysis = _analyse(world, ensemble, n_members=8, antithetic=True, small_scales=False)
+    spread = lambda ds: np.sqrt(np.mean((_array(ds) / prior.scale).var(0, ddof=1)))  # noqa: E731
+    assert spread(analysis) / spread(single) == pytest.approx(1.0, abs=0.12)
+    assert _ratio(world, analysis).mean() < _ratio(world, single).mean() + 0.1
+    # each is the descendant of its own background member
+    own = (_array(ensemble) - _array(ensemble.mean("member")))[:8] / prior.scale
+    change = (_array(analysis) - _array(analysis.mean("member"))) / prior.scale
+    likeness = np.array([[np.corrcoef(a.ravel(), b.ravel())[0, 1] for b in own] for a in change])
+    assert (likeness.argmax(1) == np.arange(8)).all() and np.diag(likeness).min() > 0.3
+    assert analysis.attrs["xdiffda_solver_residual"][0] < 5e-3
+
+
+def test_a_background_of_one_member_is_a_background(world):
+    one = world[2].expand_dims("member")
+    np.testing.assert_array_equal(
+        _array(_analyse(world, one, method="3dvar")), _array(_analyse(world, method="3dvar"))
+    )
+
+
+def test_3dvar_takes_the_hybrid(world, ensemble):
+    """With B alone it is 3D-Var around the mean; half of the ensemble changes it a little."""
+    settings = {"method": "3dvar", "background": ensemble}
+    alone = _array(_analyse(world, hybrid=Hybrid(alpha=1.0), **settings))
+    mean = _array(_analyse(world, ensemble.mean("member"), method="3dvar"))
+    np.testing.assert_allclose((alone - mean) / world[0].scale, 0, atol=5e-3)
+    half = _analyse(world, **settings)
+    assert 0.01 < np.abs((_array(half) - alone) / world[0].scale).mean() < 0.3
+    assert _ratio(world, half).mean() < 0.95
+
+
+def test_r_from_the_spread(world, ensemble):
+    """Drawn with r = 1 around the background."""
+    analysis = _analyse(world, ensemble, method="3dvar", background_error="spread")
+    assert analysis.attrs["xdiffda_background_error"][0] == pytest.approx(1.0, abs=0.1)
+    with pytest.raises(InputError, match='needed 2 or more along.*background_error="estimate"'):
+        _analyse(world, background_error="spread", method="3dvar")
+
+
+def test_small_innovations_where_members_agree_do_not_make_r_small(world, ensemble):
+    """Sites where the error is a third of that elsewhere: r is that of the whole globe."""
+    prior, truth, background, _ = world
+    calm = xr.where(background.lat > 0, 0.3, 1.0)
+    error = (truth - background) * calm
+    now = (background + error).assign_coords(truth.coords)
+    members = background + (ensemble - background) * calm
+    members = members.transpose(*ensemble.dims)
+    sites = {"lat": np.linspace(10, 80, 40), "lon": (np.arange(40) * 137.0) % 360}
+    obs = emulate_obs(now, sites=sites, error_std=ERRORS, seed=2, on_grid=False)
+    estimate = lambda b: _analyse(  # noqa: E731
+        (prior, now, background, obs), b, method="3dvar", background_error="estimate",
+        hybrid=Hybrid(alpha=0.1),
+    ).attrs["xdiffda_background_error"][0]  # fmt: skip
+    weight = LAYOUT.grid.area_weights()[:, None]
+    true = np.sqrt(np.mean(weight * ((_array(now) - _array(background)) / prior.scale) ** 2))
+    alone, told = estimate(background), estimate(members)
+    assert alone < 0.65 * true and told > 1.3 * alone
+    assert abs(told - true) < 0.65 * abs(alone - true)
+
+
+def test_an_ensemble_that_is_certain_changes_little(world, ensemble):
     # an ensemble that is certain over one half of the globe changes little there
     prior, truth, *_ = world
     vague = emulate_obs(
@@ -88,15 +149,23 @@ def test_a_background_ensemble_gives_its_mean_and_its_variance_of_the_day(world,
     half, north = ensemble.mean("member"), ensemble.lat > 0
     certain = xr.where(north, half + 0.05 * (ensemble - half), ensemble).transpose(*ensemble.dims)
 
-    def increment_in_the_north(members: xr.Dataset) -> float:
+    def increment_in_the_north(members: xr.Dataset, **settings) -> float:
         analysis = xdiffda.assimilate(
-            members, vague, model=prior, n_members=2, antithetic=True, background_error=1.0,
-            progress=False, small_scales=False,
+            members, vague, model=prior, background_error=1.0, progress=False, **settings,
         )  # fmt: skip
         change = _array(analysis.mean("member")) - _array(members.mean("member"))
         return float(np.abs(change / prior.scale)[LAYOUT.grid.node_lat > 10].mean())
 
-    assert increment_in_the_north(certain) < 0.92 * increment_in_the_north(ensemble)
+    # drawn around the mean, with the variance of the day in V
+    around = {"n_members": 2, "antithetic": True, "small_scales": False,
+              "hybrid": Hybrid(around="mean")}  # fmt: skip
+    assert increment_in_the_north(certain, **around) < 0.92 * increment_in_the_north(
+        ensemble, **around
+    )
+    hybrid = {"method": "3dvar"}
+    assert increment_in_the_north(certain, **hybrid) < 0.92 * increment_in_the_north(
+        ensemble, **hybrid
+    )
 
 
 def test_repaint_through_the_public_call(world):
@@ -132,6 +201,10 @@ def test_what_does_not_belong_together_is_refused(world, ensemble):
         _analyse(world, method="letkf")
     with pytest.raises(InputError, match="the method it belongs to"):
         _analyse(world, repaint=xdiffda.RePaint())
+    with pytest.raises(InputError, match="hybrid=... with method='letkf'"):
+        _analyse(world, ensemble, method="letkf", hybrid=Hybrid())
+    with pytest.raises(InputError, match="(?s)2 problems.*around='all'.*alpha=0.0"):
+        Hybrid(around="all", alpha=0.0)
 
 
 def test_withheld_stations_say_whether_the_analysis_came_closer(world):

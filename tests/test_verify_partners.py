@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.stats import chisquare
 
+from xdiffda.errors import InputError
 from xdiffda.osse.records import score
-from xdiffda.verify import spread_error, verify
+from xdiffda.verify import rank_histogram, reliability, spread_error, verify
 from xdiffda.verify._partners import first_of_pairs, partners, variance, variance_of_mean
 
 LAT, LON = np.arange(-87.1875, 90, 5.625), np.arange(0, 360, 5.625)
@@ -93,3 +95,36 @@ def test_one_pair_counts_as_one_draw() -> None:
 def test_spread_follows_error_in_pairs() -> None:
     found = spread_error(ensemble(8, seed=9), truth_of(9), n_bins=1)["2m_temperature"]
     np.testing.assert_allclose(found, 1, atol=0.05)
+
+
+def test_ranks_are_those_of_independent_members() -> None:
+    """Uniform for a calibrated ensemble in pairs; with all members the truth is too much inside."""
+    ranks, all_members = np.zeros(5), np.zeros(9)
+    for seed in range(3):  # 2,048 grid points each, all independent
+        paired, truth = ensemble(8, seed=seed), truth_of(seed)
+        found = rank_histogram(paired, truth=truth)
+        assert found.attrs["n_member"] == 4
+        assert "the first member only (4 of 8 members)" in found.attrs["protocol"]
+        ranks += found["2m_temperature"].values
+        all_members += rank_histogram(paired.drop_attrs(), truth=truth)["2m_temperature"].values
+    assert chisquare(ranks).pvalue > 0.01
+    assert chisquare(all_members).pvalue < 1e-6
+    obs = truth_of(1).stack(station=("lat", "lon")).reset_index("station")
+    obs = obs.isel(station=slice(None, None, 5)) + 280  # plausible temperatures
+    error = np.random.default_rng(8).normal(size=obs.sizes["station"])
+    obs["2m_temperature"] = obs["2m_temperature"] + 0.5 * error
+    obs["2m_temperature_error_std"] = xr.full_like(obs["2m_temperature"], 0.5)
+    found = rank_histogram((ensemble(8, seed=1) + 280).assign_attrs(PAIRED), obs=obs)
+    assert found.attrs["n_member"] == 4
+    assert chisquare(found["count"].values[0]).pvalue > 0.01
+
+
+def test_reliability_takes_independent_members() -> None:
+    """Half a pair is always below the median: all its probabilities would be one half."""
+    paired, truth = ensemble(4, seed=2), truth_of(2)
+    found = reliability(paired, truth, thresholds={"2m_temperature": 0.0})
+    assert found["2m_temperature_share"].values == pytest.approx([0.25, 0.5, 0.25], abs=0.04)
+    plain = reliability(paired.drop_attrs(), truth, thresholds={"2m_temperature": 0.0})
+    assert plain["2m_temperature_share"].sel(probability=0.5) == 1
+    with pytest.raises(InputError, match="one antithetic pair; needed 2 independent"):
+        rank_histogram(ensemble(2, seed=1), truth=truth)

@@ -9,6 +9,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from xdiffda import _innovations as innovations
+from xdiffda._settings import Settings
 from xdiffda.errors import InputError, Problem
 from xdiffda.state import Convention, Layout, read_metadata, to_state
 
@@ -65,13 +66,13 @@ class Backgrounds:
         )
 
 
-def read_backgrounds(background: xr.Dataset, layout: Layout, *, method: str = "") -> Backgrounds:
+def read_backgrounds(background: xr.Dataset, layout: Layout, settings: Settings) -> Backgrounds:
     """Check a background; its values too where they are in memory already.
 
     Raises
     ------
     InputError
-        If it does not fit the layout, or has too few members for the method.
+        If it does not fit the layout, or has too few members for the settings.
     """
     lazy = isinstance(background, xr.Dataset) and background.chunks
     if lazy:
@@ -80,10 +81,11 @@ def read_backgrounds(background: xr.Dataset, layout: Layout, *, method: str = ""
         x, _, convention = to_state(background, layout, what="background")
     batch = dict(zip(convention.batch_dims, convention.batch_shape, strict=True))
     n_member = batch.get("member", 1)
-    if method == "letkf" and n_member < 2:
+    if n_member < 2 and (settings.method == "letkf" or settings.background_error == "spread"):
+        repair = 'method="guided"' if settings.method == "letkf" else 'background_error="estimate"'
         raise InputError(
             [Problem(f"{n_member} background member", "2 or more along the dimension member",
-                     'assimilate(obs, method="guided")')], what="background of the LETKF",
+                     f"assimilate(obs, {repair})")], what="background",
         )  # fmt: skip
     times = innovations.valid_times(convention)[::n_member]  # time comes first, members share it
     loaded = None if x is None else x.reshape(-1, n_member, *x.shape[-2:])

@@ -14,12 +14,13 @@ import numpy as np
 from xdiffda._toml import read_toml
 from xdiffda.baselines import Inflation, Localisation
 from xdiffda.diffusion.repaint import RePaint
+from xdiffda.ensemble import Hybrid
 from xdiffda.errors import InputError, Problem, raise_if
 
 CARRY = ("mean", "ensemble")
 SAMPLE = "sample:"  # in place of a path: a bundled sample
 # what `cycle` itself hands to `assimilate`
-OWN = ("background", "obs", "n_members", "model", "seed", "progress")
+OWN = ("background", "obs", "n_members", "model", "seed", "progress", "inflation_factor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Assimilation:
         Default pairs where the mean is carried on, independent members where the ensemble is:
         the perturbations of a pair point the same way and would count as one.
     method, n_steps, start, sampler, covariance, repaint, localisation, inflation, \
-background_error, gross_check, small_scales, max_batch
+hybrid, background_error, gross_check, small_scales, max_batch
         See `xdiffda.assimilate`.
     """
 
@@ -50,6 +51,7 @@ background_error, gross_check, small_scales, max_batch
     repaint: RePaint | None = None
     localisation: Localisation | None = None
     inflation: Inflation | None = None
+    hybrid: Hybrid | None = None
     background_error: float | str = "estimate"
     window: str | None = None
     gross_check: float = 10.0
@@ -223,6 +225,9 @@ def _seconds(length: Any) -> float:
 
 
 def _unknown(name: str, known: list[str]) -> Problem:
+    if name == "inflation_factor":
+        return Problem("settings={'inflation_factor': ...}", "nothing: cycle hands it on itself",
+                       "cycle(..., settings={'inflation': Inflation(adaptive=True)})")  # fmt: skip
     if name in OWN:
         return Problem(f"settings={{{name!r}: ...}}", "an argument of cycle itself",
                        f"cycle(..., {name}=...)")  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
 from xdiffda._cycle_plan import Plan, State
 from xdiffda._cycle_store import PREFIX, SCORE_LEVEL
@@ -37,6 +38,8 @@ class Outcome(NamedTuple):
     truth : Dataset or None
     observed : mapping
         ``used``, ``rejected`` (reason to number) and ``r``.
+    inflation : array (node, channel), optional
+        Adaptive inflation for the next cycle.
     """
 
     time: np.datetime64
@@ -46,6 +49,7 @@ class Outcome(NamedTuple):
     free: State
     truth: xr.Dataset | None
     observed: Mapping[str, Any]
+    inflation: Float[np.ndarray, "node channel"] | None = None
 
 
 def make_record(plan: Plan, outcome: Outcome) -> xr.Dataset:
@@ -65,6 +69,11 @@ def make_record(plan: Plan, outcome: Outcome) -> xr.Dataset:
             ds[name].attrs = attrs
         record = record.merge(ds.rename({n: f"{PREFIX[part]}{n}" for n in ds.data_vars}))
     record = record.assign(account(outcome.observed))
+    if outcome.inflation is not None:
+        attrs = {"long_name": "inflation of the background's variance, for the next cycle",
+                 "units": "1"}  # fmt: skip
+        record["inflation_factor"] = ("node", "channel"), outcome.inflation, attrs
+        record = record.assign_coords(channel=list(plan.prior.layout.channel_names))
     if outcome.truth is not None:
         record = record.merge(_scores(plan, outcome))
     clock = ("time", [outcome.time], {"standard_name": "time", "long_name": "analysis time"})

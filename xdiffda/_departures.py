@@ -105,20 +105,30 @@ class Table:
         )
 
 
-def assemble(parts: list[Part], prior: Prior, r0: float) -> Table:
-    """One table of all parts; errors of representativeness are added for a scale ``r0``."""
+def assemble(
+    parts: list[Part], prior: Prior, r0: float,
+    day: Float[np.ndarray, "node channel"] | None = None,
+) -> Table:  # fmt: skip
+    """One table of all parts; errors of representativeness are added for a scale ``r0``.
+
+    ``day`` is the ratio of the variance of the day to B's, of a background ensemble.
+    """
+    std = np.sqrt(np.asarray(prior.covariance.variance, np.float64))
+    std = np.broadcast_to(std if day is None else std * np.sqrt(day), prior.scale.shape)
     width = max(part.index.shape[1] for part in parts)
     starts, columns = [], []
     total = 0
     for part in parts:
         starts.append((total, part))
-        columns.append(_columns(part, prior, r0, width))
+        columns.append(_columns(part, prior, r0, width, std))
         total += columns[-1][0].size
     joined = (np.concatenate(column) for column in zip(*columns, strict=True))
     return Table(tuple(starts), prior.scale, *joined)
 
 
-def _columns(part: Part, prior: Prior, r0: float, width: int) -> tuple[np.ndarray, ...]:
+def _columns(
+    part: Part, prior: Prior, r0: float, width: int, std: Float[np.ndarray, "node channel"]
+) -> tuple[np.ndarray, ...]:
     scale = prior.scale.reshape(-1)[part.index]
     # what the basis cannot represent is error of representativeness
     own = part.weight * (prior.scale * prior.unresolved).reshape(-1)[part.index] * r0
@@ -130,8 +140,7 @@ def _columns(part: Part, prior: Prior, r0: float, width: int) -> tuple[np.ndarra
     finite = np.isfinite(part.guess) & np.isfinite(part.weight).all(1)
     # how one unit of z in each of the elements shows in an observation, per error
     sensitivity = np.where(finite[:, None], part.weight * scale, 0.0) / error[:, None]
-    channel = np.sqrt(np.asarray(prior.covariance.variance))[part.index % prior.layout.n_channel]
-    spread = np.abs(sensitivity * channel).sum(1) + part.spread / error
+    spread = np.abs(sensitivity * std.reshape(-1)[part.index]).sum(1) + part.spread / error
     more, wider = -part.value.size % PADDING, width - part.index.shape[1]
     pad = lambda a, fill=0.0: np.pad(a, (0, more), constant_values=fill)  # noqa: E731
     pad2 = lambda a: np.pad(a, ((0, more), (0, wider)))  # noqa: E731

@@ -37,6 +37,7 @@ def observe(
     orography: Float[np.ndarray, "node"] | None = None,
     trajectory: Trajectory | tuple[np.ndarray, np.ndarray] | None = None,
     error_correlation: Any = None, robust: str | Robust | None = None,
+    day: Float[np.ndarray, "node channel"] | None = None,
 ) -> tuple[Likelihood, float, dict[str, Any]]:  # fmt: skip
     """Return the likelihood of z at one analysis time, r, and the record of what was used.
 
@@ -63,13 +64,17 @@ def observe(
         Correlation of errors within a station's column, see `observations.correlation`.
     robust : {"none", "huber", "varqc"} or Robust, optional
         Weights for observations that may be grossly wrong, at every noise level.
+    day : array (node, channel), optional
+        Ratio of the variance of the day to B's, mean 1: where a background ensemble says that
+        the error is small, small innovations do not say that r is.
 
     Returns
     -------
     likelihood : Likelihood
     r : float
     record : dict
-        ``used`` and ``rejected`` numbers, ``r``, and ``kept``, the rows of ``tidy`` in use.
+        ``used`` and ``rejected`` numbers, ``r``, ``kept``, the rows of ``tidy`` in use, and
+        ``rows``, those inside the window behind each row of the likelihood (-1: not in use).
 
     Raises
     ------
@@ -98,7 +103,7 @@ def observe(
     parts += [
         state_part(group, tidy, states, at, background, prior, r0) for group in rows.state
     ]  # fmt: skip
-    table = assemble(parts, prior, r0)
+    table = assemble(parts, prior, r0, day)
     good = _checked(table, at, rejected)
 
     fits = good
@@ -131,6 +136,7 @@ def observe(
         likelihood = dataclasses.replace(likelihood, value=value, whitening=whitening)
     kept = np.sort(all_rows[table.position[good]])
     record = {"used": int(good.sum()), "rejected": rejected, "r": r, "kept": kept}
+    record["rows"] = np.where(good, table.position, -1)
     return dataclasses.replace(likelihood, robust=weights), r, record
 
 

@@ -61,7 +61,8 @@ class Localisation:
     """How far observations reach, in the horizontal and in the vertical.
 
     The default suits some 20 members and a dense network: 500 km as in the SPEEDY-LETKF of
-    Miyoshi (2005), in the vertical wider than its 0.1, which is less than our levels' spacing.
+    Miyoshi (2005; its later public code takes 1,000 km), in the vertical wider than its 0.1,
+    which is less than our levels' spacing.
 
     Attributes
     ----------

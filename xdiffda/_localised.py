@@ -124,6 +124,14 @@ class EnsembleCovariance(eqx.Module):
         samples = jnp.moveaxis(self.perturbations, 1, 0)
         return jax.lax.scan(add, jnp.zeros_like(flat), samples)[0].reshape(x.shape)
 
+    def members(self, numbers: Array) -> Float[Array, "node member channel"]:
+        """Perturbations of members by number, modulo their count: those given, not divided.
+
+        Their sample covariance (of all, by count less one) is that of the ensemble.
+        """
+        n = self.perturbations.shape[1]
+        return jnp.sqrt(n - 1.0) * self.perturbations[:, numbers % n]
+
     def root(self) -> EnsembleRoot:
         """``V^(1/2)``, for 3D-Var's control variable."""
         return EnsembleRoot(self)

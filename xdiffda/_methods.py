@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from xdiffda._devices import Schedule
+from xdiffda._members import hybrid_covariance, move_members
 from xdiffda._settings import Settings
-from xdiffda.baselines import letkf, oi
+from xdiffda.baselines import Places, letkf, oi
 from xdiffda.diffusion._members import place_members, replicate
 from xdiffda.diffusion.guidance import Draws, Likelihood, make_draws
 from xdiffda.diffusion.repaint import sample_repaint
 from xdiffda.diffusion.sampling import Conditioned, sample_posterior, three_d_var
-from xdiffda.ensemble import FlowDependent, centre, variance_ratio
+from xdiffda.ensemble import FlowDependent, HybridCovariance, centre, variance_ratio
 from xdiffda.errors import InputError, Problem
-from xdiffda.observations import interpolated_state, observation_operator, soft_mask
+from xdiffda.observations import interpolated_state, soft_mask
 from xdiffda.prior import Prior
 
 SMALL_SCALES = 0x5CA1E  # a stream of random numbers that nothing else uses
 Tick = Callable[[int], None]
 Members = Float[np.ndarray, "node member channel"]
+Watch = Callable[[Array], None]
+# (draws, numbers of the members) -> z of a group of members
+Draw = Callable[[Draws, Array], Array]
+
+
+class Drawn(NamedTuple):
+    """What a method returns.
+
+    Attributes
+    ----------
+    z : array (node, member, channel)
+    residual : float
+        Largest relative residual of the solves for the observations; NaN where none is made.
+    inflation : array (node, channel), optional
+        Factor for the next cycle, of the LETKF with adaptive inflation.
+    """
+
+    z: Members
+    residual: float = float("nan")
+    inflation: Float[np.ndarray, "node channel"] | None = None
 
 
 class AnalysisTime(NamedTuple):
@@ -41,12 +63,16 @@ class AnalysisTime(NamedTuple):
         Scale of the background error.
     likelihood : Likelihood
         Whitened observations of z.
+    rows : int array (obs,)
+        Row of ``tidy`` behind each row of the likelihood; -1 where it is not used.
     tidy : Dataset
         The observations behind it: those used, and no others.
     key : jax key
     ensemble : array (member, node, channel) or None
         Background members, physical units, where the background has them; ``background`` is
         then their mean.
+    factor : array (node, channel), optional
+        Inflation of the cycle before, of the LETKF.
     schedule : Schedule, optional
         How members are grouped, and on which devices; by default ``max_batch`` at a time on
         the default device.
@@ -57,9 +83,11 @@ class AnalysisTime(NamedTuple):
     time: np.datetime64 | None
     r: float
     likelihood: Likelihood
+    rows: Int[np.ndarray, " obs"]
     tidy: xr.Dataset
     key: Array
     ensemble: Float[np.ndarray, "member node channel"] | None = None
+    factor: Float[np.ndarray, "node channel"] | None = None
     schedule: Schedule | None = None
 
     def conditioned(self) -> Conditioned:
@@ -75,9 +103,27 @@ class AnalysisTime(NamedTuple):
             area=layout.grid.area_weights(),
         )  # fmt: skip
 
+    def hybrid(self, settings: Settings) -> HybridCovariance:
+        """``alpha B + (1 - alpha) P`` of the day."""
+        assert self.ensemble is not None
+        return hybrid_covariance(
+            self.ensemble, self.prior.scale, self.prior.covariance, self.prior.layout,
+            settings.hybrid,
+        )  # fmt: skip
 
-def guided(at: AnalysisTime, settings: Settings, tick: Tick) -> Members:
+
+def guided(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
     """Posterior sampling with the guided denoiser."""
+    residuals: list[float] = []
+    watch = lambda found: residuals.append(float(found.max()))  # noqa: E731
+    around = settings.hybrid.around if at.prior.of_errors else "mean"
+    members = at.ensemble is not None and around == "members"
+    draw = (_around_members if members else _around_mean)(at, settings, tick, watch)
+    # a prior conditioned on each member's own background stays on one device
+    return Drawn(_in_groups(draw, at, settings, place=not members), max(residuals))
+
+
+def _around_mean(at: AnalysisTime, settings: Settings, tick: Tick, watch: Watch) -> Draw:
     prior, covariance = at.conditioned(), settings.covariance
     if at.ensemble is not None and covariance in ("calibrated", "climatological"):
         own = prior.calibrated if covariance == "calibrated" else prior.climatology.posterior
@@ -87,16 +133,38 @@ def guided(at: AnalysisTime, settings: Settings, tick: Tick) -> Members:
 
     prior, likelihood = _on_devices(at, (prior, at.likelihood))
 
-    def draw(draws: Draws) -> Array:
+    def draw(draws: Draws, numbers: Array) -> Array:
         return sample_posterior(
-            prior, likelihood, draws, covariance=covariance,
-            guidance=settings.guidance, tick=lambda: tick(1),
+            prior, likelihood, draws, covariance=covariance, guidance=settings.guidance,
+            tick=lambda: tick(1), watch=watch,
+        ) + _small_scales(at.prior, draws, settings)  # fmt: skip
+
+    return draw
+
+
+def _around_members(at: AnalysisTime, settings: Settings, tick: Tick, watch: Watch) -> Draw:
+    """Move background members by the hybrid, then draw around each what they do not show."""
+    hybrid, root = at.hybrid(settings), float(np.sqrt(settings.hybrid.alpha))
+    scale = (at.r * at.prior.scale)[:, None]
+    likelihood = at.likelihood.rescaled(root)  # of the rest, in a unit of its own
+
+    def draw(draws: Draws, numbers: Array) -> Array:
+        moved = move_members(hybrid, at.likelihood, draws, numbers, settings.guidance.solver)
+        watch(moved.residual)
+        members = at.background[:, None] + scale * np.asarray(moved.z)
+        prior = at.prior.condition(members, at.time, at.r * root)
+        z = sample_posterior(
+            prior._replace(shift=moved.z / root), likelihood, draws,
+            covariance=settings.covariance, guidance=settings.guidance, tick=lambda: tick(1),
+            watch=watch,
         )  # fmt: skip
+        # background members have their own small scales: only those of the rest are added
+        return root * (z + _small_scales(at.prior, draws, settings))
 
-    return _in_groups(draw, at, settings)
+    return draw
 
 
-def repaint(at: AnalysisTime, settings: Settings, tick: Tick) -> Members:
+def repaint(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
     """Inpainting of interpolated observations, as in the DiffDA paper."""
     prior, layout = at.conditioned(), at.prior.layout
     mask = jnp.asarray(soft_mask(at.tidy, layout, sigma=settings.repaint.mask_sigma))
@@ -107,54 +175,96 @@ def repaint(at: AnalysisTime, settings: Settings, tick: Tick) -> Members:
     z = jnp.asarray((field - at.background) / (at.r * at.prior.scale), jnp.float32)
     prior, z, mask = _on_devices(at, (prior, z, mask))
 
-    def draw(draws: Draws) -> Array:
-        return sample_repaint(prior, z, mask, draws, settings=settings.repaint, tick=tick)
+    def draw(draws: Draws, numbers: Array) -> Array:
+        found = sample_repaint(prior, z, mask, draws, settings=settings.repaint, tick=tick)
+        return found + _small_scales(at.prior, draws, settings)
 
-    return _in_groups(draw, at, settings)
+    return Drawn(_in_groups(draw, at, settings))
 
 
-def three_d_variational(at: AnalysisTime, settings: Settings, tick: Tick) -> Members:
-    """The minimum of 3D-Var's cost function with the prior's B."""
-    covariance, likelihood = _on_devices(at, (at.prior.covariance, at.likelihood))
-    z = three_d_var(covariance, likelihood, solver=settings.guidance.solver)
+def three_d_variational(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
+    """The minimum of 3D-Var's cost function with the prior's B, hybrid where there are members."""
+    residuals: list[float] = []
+    covariance = at.prior.covariance if at.ensemble is None else at.hybrid(settings)
+    covariance, likelihood = _on_devices(at, (covariance, at.likelihood))
+    z = three_d_var(
+        covariance,
+        likelihood,
+        solver=settings.guidance.solver,
+        watch=lambda found: residuals.append(float(found.max())),
+    )
     tick(1)
-    return np.asarray(z)
+    return Drawn(np.asarray(z), max(residuals))
 
 
-def optimal_interpolation(at: AnalysisTime, settings: Settings, tick: Tick) -> Members:
+def optimal_interpolation(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
     """Local analyses from the nearest observations with the prior's B."""
     z = oi(at.prior.covariance, at.likelihood, at.prior.layout.grid)
     tick(1)
-    return np.asarray(z)
+    return Drawn(np.asarray(z))
 
 
-def local_ensemble_transform(at: AnalysisTime, settings: Settings, tick: Tick) -> Members:
-    """LETKF of the background members; what comes out are its members, as z."""
+def local_ensemble_transform(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
+    """LETKF of the background members; what comes out are its members, as z.
+
+    Observations are those of the other methods: first guess at their time, errors of
+    representativeness included, gross errors out, H of any kind applied to every member.
+    """
     if at.ensemble is None:
         raise InputError(
             [Problem("a background of one state", "an ensemble along the dimension member",
                      'assimilate(obs, method="guided")')], what="background",
         )  # fmt: skip
-    layout = at.prior.layout
-    obs, *_ = observation_operator(at.tidy, layout)
-    result = letkf(at.ensemble, obs, layout, inflation=settings.inflation,
-                   localisation=settings.localisation)  # fmt: skip
+    scale = at.r * at.prior.scale
+    z = np.moveaxis((at.ensemble - at.background) / scale, 0, 1)
+    result = letkf(
+        at.ensemble, _whitened(at), at.prior.layout, places=_places(at), seen=_seen(at, z),
+        inflation=settings.inflation, localisation=settings.localisation, factor=at.factor,
+    )  # fmt: skip
     tick(1)
-    return np.moveaxis((result.ensemble - at.background) / (at.r * at.prior.scale), 0, 1)
+    inflation = result.factor if settings.inflation.adaptive else None
+    return Drawn(np.moveaxis((result.ensemble - at.background) / scale, 0, 1), inflation=inflation)
 
 
-def _in_groups(draw: Callable[[Draws], Array], at: AnalysisTime, settings: Settings) -> Members:
-    """Draw all members, a group at a time; a member is the same in any group."""
+def _whitened(at: AnalysisTime) -> SimpleNamespace:
+    """Departures from the background's mean per error; those not used have an infinite one."""
+    of = at.likelihood
+    error = np.where(at.rows >= 0, 1.0, np.inf)
+    return SimpleNamespace(
+        value=np.asarray(of.value), error_std=error, index=np.asarray(of.index),
+        weight=np.asarray(of.weight),
+    )  # fmt: skip
+
+
+def _seen(at: AnalysisTime, z: Members) -> Float[np.ndarray, "member obs"]:
+    """H of each member less H of the mean, per error; on a circle, the short way round."""
+    seen = np.asarray(at.likelihood.predict(jnp.asarray(z, jnp.float32)), np.float64)
+    if at.likelihood.period is not None:
+        period = np.asarray(at.likelihood.period, np.float64)[:, None]
+        turns = np.round(seen / period)
+        seen = seen - np.where(turns == 0, 0.0, turns * period)
+    return seen.T
+
+
+def _places(at: AnalysisTime) -> Places:
+    """Where the observations of the likelihood's rows are."""
+    rows = np.maximum(at.rows, 0)
+    lat, lon, level = (at.tidy[n].values[rows].astype(np.float64) for n in ("lat", "lon", "level"))
+    return Places(lat, lon, np.log(level))
+
+
+def _in_groups(draw: Draw, at: AnalysisTime, settings: Settings, *, place: bool = True) -> Members:
+    """Draw all members, a group at a time; a member is the same in any group.
+
+    ``place`` shares the members of a group out among the devices of the schedule.
+    """
     schedule = at.schedule or Schedule(settings.max_batch)
     groups = []
-    for numbers in schedule.groups(settings.n_members):
-        draws = make_draws(at.key, jnp.asarray(numbers), antithetic=settings.antithetic)
-        if schedule.devices:
+    for numbers in map(jnp.asarray, schedule.groups(settings.n_members)):
+        draws = make_draws(at.key, numbers, antithetic=settings.antithetic)
+        if place and schedule.devices:
             draws = place_members(draws, schedule.devices)
-        z = np.asarray(draw(draws))
-        if settings.small_scales:
-            z = z + np.asarray(_small_scales(at.prior, draws))
-        groups.append(z)
+        groups.append(np.asarray(draw(draws, numbers)))
     return np.concatenate(groups, axis=1)[:, : settings.n_members]
 
 
@@ -165,8 +275,10 @@ def _on_devices(at: AnalysisTime, tree: Any) -> Any:
     return replicate(tree, at.schedule.devices)
 
 
-def _small_scales(prior: Prior, draws: Draws) -> Array:
+def _small_scales(prior: Prior, draws: Draws, settings: Settings) -> Array:
     """What the prior's basis leaves out, drawn for each member from a key of its own."""
+    if not settings.small_scales:
+        return jnp.zeros(())
     keys = jax.vmap(lambda k: jax.random.fold_in(k, SMALL_SCALES))(draws.keys)
     return draws.signs[:, None] * prior.small_scales(keys)
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from xdiffda.baselines import Inflation, Localisation
-from xdiffda.diffusion.guidance import choose_covariance
+from xdiffda.diffusion.guidance import Solver, choose_covariance
 from xdiffda.diffusion.repaint import RePaint
 from xdiffda.diffusion.sampling import Guidance
+from xdiffda.ensemble import Hybrid
 from xdiffda.errors import InputError, Problem
 from xdiffda.prior import Prior
 
@@ -28,6 +29,7 @@ class Settings:
     repaint: RePaint
     localisation: Localisation
     inflation: Inflation
+    hybrid: Hybrid
     covariance: str
     background_error: float | str
     window: str | np.timedelta64
@@ -58,9 +60,9 @@ class Settings:
         kept |= {"window": str(self.window), "operators": sorted(self.operators or ())}
         kept["error_correlation"] = repr(self.error_correlation)
         own = {
-            "guided": {"guidance", "covariance", "antithetic", "small_scales", "robust"},
+            "guided": {"guidance", "covariance", "antithetic", "small_scales", "robust", "hybrid"},
             "repaint": {"repaint", "antithetic", "small_scales"},
-            "3dvar": {"robust"}, "oi": set(), "letkf": {"localisation", "inflation"},
+            "3dvar": {"robust", "hybrid"}, "oi": set(), "letkf": {"localisation", "inflation"},
         }  # fmt: skip
         foreign = set().union(*own.values()) - own[self.method]
         return {name: value for name, value in kept.items() if name not in foreign}
@@ -68,27 +70,37 @@ class Settings:
 
 def check_settings(
     prior: Prior, *, method: str, n_members: int, n_steps: int, start: str, sampler: str,
-    repaint: RePaint | None, localisation: Localisation | None, inflation: Inflation | None,
-    covariance: str | None, **rest: Any,
+    solver: Solver | None, repaint: RePaint | None, localisation: Localisation | None,
+    inflation: Inflation | None, hybrid: Hybrid | None, covariance: str | None, **rest: Any,
 ) -> Settings:  # fmt: skip
     """Return the settings, or raise with all that is wrong with them."""
     problems = _plain_problems(method=method, n_members=n_members, **rest)
     guidance = Guidance()
     v = covariance or prior.default_covariance
     try:
-        guidance = Guidance(start=start, n_steps=n_steps, sampler=sampler)
+        guidance = Guidance(
+            start=start, n_steps=n_steps, sampler=sampler, solver=solver or Solver()
+        )  # fmt: skip
         if v == "calibrated" and prior.default_covariance != "calibrated":
             raise ValueError("this model has no measured V: covariance='climatological'")
         if v != "calibrated":
             choose_covariance(v, prior.covariance, None)
     except ValueError as error:
         problems.append(Problem(str(error), "settings that fit together", "assimilate(obs)"))
-    for name, value, owner in (("repaint", repaint, "repaint"), ("inflation", inflation, "letkf"),
-                               ("localisation", localisation, "letkf")):  # fmt: skip
-        if value is not None and method != owner:
+    for name, value, owners in (
+        ("repaint", repaint, ("repaint",)), ("inflation", inflation, ("letkf",)),
+        ("localisation", localisation, ("letkf",)), ("hybrid", hybrid, ("guided", "3dvar")),
+    ):  # fmt: skip
+        if value is not None and method not in owners:
             problems.append(
                 Problem(f"{name}=... with method={method!r}", "the method it belongs to",
-                        f'assimilate(obs, method="{owner}", {name}=...)')
+                        f'assimilate(obs, method="{owners[0]}", {name}=...)')
+            )  # fmt: skip
+    for name in ("error_correlation", "robust"):
+        if method == "letkf" and rest[name] not in (None, "none"):
+            problems.append(
+                Problem(f'{name}=... with method="letkf"', "a method that solves for all "
+                        "observations together", f'assimilate(obs, method="3dvar", {name}=...)')
             )  # fmt: skip
     if problems:
         raise InputError(problems, what="settings of assimilate")
@@ -98,6 +110,7 @@ def check_settings(
     return Settings(
         method=method, n_members=n_members, guidance=guidance, repaint=repaint or RePaint(),
         localisation=localisation or Localisation(), inflation=inflation or Inflation(),
+        hybrid=hybrid or Hybrid(),
         covariance=v, **rest,
     )  # fmt: skip
 
@@ -121,9 +134,9 @@ def _plain_problems(**given: Any) -> list[Problem]:
                     "assimilate(obs, withhold=0.1)")
         )  # fmt: skip
     r = given["background_error"]
-    if r != "estimate" and not (isinstance(r, int | float) and 0 < r < np.inf):
+    if r not in ("estimate", "spread") and not (isinstance(r, int | float) and 0 < r < np.inf):
         problems.append(
-            Problem(f"background_error={r!r}", 'a positive number or "estimate"',
+            Problem(f"background_error={r!r}", 'a positive number, "estimate" or "spread"',
                     "assimilate(obs, background_error=1.0)")
         )  # fmt: skip
     return problems

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,24 +11,24 @@ import xarray as xr
 from jaxtyping import Float
 from tqdm import tqdm
 
-from xdiffda import _innovations as innovations
 from xdiffda import registry
+from xdiffda._analysis_time import Analysed, analyse_time
 from xdiffda._backgrounds import Backgrounds, read_backgrounds
 from xdiffda._devices import Schedule, run_times
 from xdiffda._memory import plan_devices
-from xdiffda._methods import METHODS, AnalysisTime
 from xdiffda._settings import Settings, check_settings
 from xdiffda.baselines import Inflation, Localisation
+from xdiffda.diffusion.guidance import Solver
 from xdiffda.diffusion.repaint import RePaint
 from xdiffda.diffusion.robust import Robust
-from xdiffda.observations import select_window, to_tidy
+from xdiffda.ensemble import Hybrid
+from xdiffda.errors import Problem, raise_if
+from xdiffda.observations import to_tidy
 from xdiffda.observations.rows import Operators
 from xdiffda.options import get_options
 from xdiffda.prior import Prior
 from xdiffda.state import Convention, from_state
 from xdiffda.verify import split_obs, withheld_report
-
-Analysed = tuple[Float[np.ndarray, "member node channel"], dict[str, Any]]
 
 
 def assimilate(
@@ -43,9 +42,12 @@ def assimilate(
     start: str = "warm",
     sampler: str = "dpm-solver",
     covariance: str | None = None,
+    solver: Solver | None = None,
     repaint: RePaint | None = None,
     localisation: Localisation | None = None,
     inflation: Inflation | None = None,
+    inflation_factor: Float[np.ndarray, "node channel"] | None = None,
+    hybrid: Hybrid | None = None,
     background_error: float | str = "estimate",
     window: str | np.timedelta64 = "6h",
     gross_check: float = 10.0,
@@ -66,8 +68,8 @@ def assimilate(
     background : Dataset
         Prior state, usually a short forecast, in any usual convention; with a dimension
         ``time``, one analysis is made for each time (lazy data is read time by time). With
-        ``member``, the mean is the background of all methods but the LETKF, and the members'
-        variance says where V is larger or smaller than the climate's.
+        ``member``, members and their localised covariance enter guided (see ``hybrid``), 3dvar
+        and letkf; of the others the mean is the background.
     obs : Dataset or DataFrame
         Observations in columns or in tidy form (see the page on conventions), with errors.
     n_members : int
@@ -87,14 +89,24 @@ def assimilate(
     sampler : {"dpm-solver", "heun", "stochastic"}
     covariance : {"calibrated", "climatological", "jacobian", "diagonal"}, optional
         V of the Kalman update of guidance; default what the model has measured.
+    solver : Solver, optional
+        Tolerance and most iterations of the solver for the observations
+        (`xdiffda.diffusion.guidance.Solver`); what it reached is in the attributes.
     repaint : RePaint, optional
         Settings of ``method="repaint"`` (`xdiffda.RePaint`); default the paper's, 2,910
         evaluations for each member.
     localisation, inflation : Localisation, Inflation, optional
         Settings of ``method="letkf"`` (`xdiffda.baselines`).
-    background_error : float or "estimate"
+    inflation_factor : array (node, channel), optional
+        Adaptive inflation of the cycle before: ``inflation_factor`` of its analysis.
+    hybrid : Hybrid, optional
+        How background members enter guided and 3dvar (`xdiffda.ensemble.Hybrid`). By default
+        each analysis member is drawn around a background member, moved by half of B and half
+        the localised covariance of the ensemble.
+    background_error : float, "estimate" or "spread"
         Scale r of the background error, in units of the model's s (its 48 h forecasts);
-        estimated from the innovations by default.
+        estimated from the innovations by default; "spread" takes it from the background
+        members.
     window : str or timedelta64
         Width of the window around each analysis time; observations outside are rejected.
     gross_check : float
@@ -132,7 +144,8 @@ def assimilate(
     -------
     Dataset
         As the background, with the dimension ``member`` in front. Provenance in the
-        attributes that begin with ``xdiffda_``.
+        attributes that begin with ``xdiffda_``. With adaptive inflation also
+        ``inflation_factor`` on (``node``, ``channel``) of the model, for the next cycle.
 
     Raises
     ------
@@ -157,18 +170,20 @@ def assimilate(
     prior = registry.resolve(model)
     settings = check_settings(
         prior, method=method, n_members=n_members, n_steps=n_steps, start=start, sampler=sampler,
-        repaint=repaint, localisation=localisation, inflation=inflation, covariance=covariance,
+        solver=solver, repaint=repaint, localisation=localisation, inflation=inflation,
+        hybrid=hybrid, covariance=covariance,
         background_error=background_error, window=window, gross_check=gross_check,
         robust=robust, operators=operators, error_correlation=error_correlation,
         withhold=withhold, antithetic=antithetic, small_scales=small_scales,
         max_batch=max_batch, seed=seed,
     )  # fmt: skip
-    backgrounds = read_backgrounds(background, prior.layout, method=method)
-    tidy, held = to_tidy(obs), None
+    backgrounds = read_backgrounds(background, prior.layout, settings)
+    _check_factor(inflation_factor, prior, settings)
+    tidy, held = to_tidy(obs, operators=operators), None
     if withhold:
         tidy, held = split_obs(tidy, withhold, seed=seed)
     wanted = get_options().progress if progress is None else progress
-    results = _analyse(prior, backgrounds, tidy, settings, progress=wanted)
+    results = _analyse(prior, backgrounds, tidy, settings, factor=inflation_factor, progress=wanted)
     members, records = [x for x, _ in results], [record for _, record in results]
     analysis = _dataset(np.stack(members), backgrounds.convention, prior, records, settings)
     if held is not None:
@@ -178,8 +193,9 @@ def assimilate(
 
 
 def _analyse(
-    prior: Prior, backgrounds: Backgrounds, tidy: xr.Dataset, settings: Settings, *, progress: bool
-) -> list[Analysed]:
+    prior: Prior, backgrounds: Backgrounds, tidy: xr.Dataset, settings: Settings, *,
+    factor: Float[np.ndarray, "node channel"] | None, progress: bool,
+) -> list[Analysed]:  # fmt: skip
     """Analyse every time, spread over the devices of this process."""
     times, schedules = backgrounds.times, plan_devices(prior, settings)
     groups = schedules[0].n_groups(settings.n_members)
@@ -188,35 +204,30 @@ def _analyse(
               disable=not progress) as bar:  # fmt: skip
 
         def work(i: int, schedule: Schedule) -> Analysed:
-            states = backgrounds.states(i)
-            return analyse_time(prior, states, times[i], tidy, settings, bar.update, schedule)
+            return analyse_time(
+                prior, backgrounds.states(i), times[i], tidy, settings, bar.update,
+                factor=factor, schedule=schedule,
+            )  # fmt: skip
 
         return run_times(work, len(times), schedules)
 
 
-def analyse_time(
-    prior: Prior, states: Float[np.ndarray, "member node channel"], time: np.datetime64 | None,
-    tidy: xr.Dataset, settings: Settings, tick: Callable[[int], Any],
-    schedule: Schedule | None = None,
-) -> Analysed:  # fmt: skip
-    """Analyse one time on arrays, physical units; also return the record of what was used.
-
-    ``states`` are background members, or one state; ``schedule`` says on which devices.
-    """
-    background = states.mean(0, dtype=np.float64).astype(np.float32)
-    likelihood, r, record = innovations.observe(
-        tidy, prior, background, time, window=settings.window, gross_check=settings.gross_check,
-        background_error=settings.background_error, robust=settings.robust,
-        operators=settings.operators, error_correlation=settings.error_correlation,
-    )  # fmt: skip
-    inside = tidy
-    if time is not None and not np.isnat(time):
-        inside, _ = select_window(tidy, time, settings.window)
-    key = jax.random.fold_in(jax.random.key(settings.seed), _stamp(time))
-    ensemble = states if len(states) > 1 else None
-    at = AnalysisTime(prior, background, time, r, likelihood, inside, key, ensemble, schedule)
-    z = METHODS[settings.method](at, settings, tick)
-    return background[None] + r * prior.scale[None] * np.moveaxis(z, 1, 0), record
+def _check_factor(factor: Any, prior: Prior, settings: Settings) -> None:
+    if factor is None:
+        return
+    problems = []
+    shape = prior.layout.grid.n_node, prior.layout.n_channel
+    if not settings.inflation.adaptive or settings.method != "letkf":
+        problems.append(Problem(
+            "inflation_factor without adaptive inflation", "the method it belongs to",
+            'assimilate(obs, method="letkf", inflation=Inflation(adaptive=True))',
+        ))  # fmt: skip
+    if np.shape(factor) != shape or not np.all(np.asarray(factor) > 0):
+        problems.append(Problem(
+            f"inflation_factor of shape {np.shape(factor)}", f"positive numbers on {shape}",
+            'inflation_factor=analysis["inflation_factor"].values',
+        ))  # fmt: skip
+    raise_if(problems, what="settings of assimilate")
 
 
 def _dataset(
@@ -242,12 +253,16 @@ def _dataset(
         "xdiffda_observations_used": used,
         "xdiffda_observations_rejected": json.dumps([r["rejected"] for r in records]),
         "xdiffda_background_error": [round(r["r"], 4) for r in records],
+        # relative, the largest of all solves for the observations; NaN where none is made
+        "xdiffda_solver_residual": [float(f"{r['residual']:.2e}") for r in records],
     }
+    if settings.method == "letkf" and settings.inflation.adaptive:
+        factors = np.stack([r["inflation"] for r in records])
+        several = "time" in convention.batch_dims
+        clock = (convention.axes["time"].dim,) if several else ()
+        analysis["inflation_factor"] = (
+            (*clock, "node", "channel"), factors if several else factors[0],
+            {"long_name": "inflation of the background's variance, for the next cycle",
+             "units": "1"},
+        )  # fmt: skip
     return analysis
-
-
-def _stamp(time: np.datetime64 | None) -> int:
-    """A stable 31-bit number of an analysis time, to derive its random key."""
-    if time is None or np.isnat(time):
-        return 0
-    return int(np.asarray(time, "datetime64[m]").astype(np.int64) % (2**31 - 1))

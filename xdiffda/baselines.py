@@ -45,6 +45,7 @@ __all__ = [
 ]  # fmt: skip
 
 _PADDING = 128
+ALL_GROUPS = -1
 
 
 class EnsembleAnalysis(NamedTuple):
@@ -79,7 +80,8 @@ def letkf(
         Background members, physical units.
     obs : ObsVector
         Or anything with ``value``, ``error_std`` (obs,), ``index`` and ``weight`` (obs, term)
-        in physical units.  Observations with infinite error or no weight are left out.
+        in physical units, or in units of the error.  Observations with infinite error are left
+        out, and without ``seen`` those that have no weight.
     layout : Layout
     places : Places, optional
         Where the observations are; default from what they see of the state.
@@ -125,7 +127,7 @@ def letkf(
     value, error_std = np.asarray(obs.value, np.float64), np.asarray(obs.error_std, np.float64)
     as_seen = _seen(members, obs) if seen is None else np.asarray(seen, np.float64)
     there = np.isfinite(error_std)
-    if getattr(obs, "weight", None) is not None:
+    if seen is None:
         there &= np.any(np.asarray(obs.weight) != 0, axis=1)
     # in double precision: a geopotential of 5e5 less its ensemble mean
     # filled up to a multiple of `_PADDING`, so that analysis times share compiled code
@@ -183,6 +185,8 @@ def _groups(
         main = np.argmax(np.abs(np.asarray(obs.weight)), axis=1)
         index = np.asarray(obs.index)
         obs_kind = kind[index[np.arange(len(index)), main] % layout.n_channel]
+        # a function of the whole state belongs to all groups
+        obs_kind = np.where(np.any(np.asarray(obs.weight) != 0, axis=1), obs_kind, ALL_GROUPS)
     pairs = sorted(set(zip(height.tolist(), kind.tolist(), strict=True)))
     own = [np.flatnonzero((height == level) & (kind == group)) for level, group in pairs]
     most = max(len(channels) for channels in own)
@@ -191,7 +195,7 @@ def _groups(
         taper = gaspari_cohn(np.abs(obs_height - level), localisation.length_log_p)
         # one width for all, the last channel repeated: they share compiled code
         filled = np.pad(channels, (0, most - len(channels)), mode="edge")
-        groups.append((filled, np.where(obs_kind == group, taper, 0.0)))
+        groups.append((filled, np.where(np.isin(obs_kind, (group, ALL_GROUPS)), taper, 0.0)))
     return groups
 
 

@@ -53,7 +53,8 @@ def simulation_based_calibration(
     prior
         A model (`xdiffda.load_model`) or `GaussianPrior`.
     background
-        One state of the prior's layout; truths are drawn around it with r = 1.
+        One state of the prior's layout, or several along time, which the draws take in turn:
+        ranks are uniform for each of them. Truths are drawn around it with r = 1.
     n_draws
         Truths, and analyses. With 100, a spread that is wrong by a quarter is found.
     n_members
@@ -94,7 +95,7 @@ def simulation_based_calibration(
     Raises
     ------
     InputError
-        If the numbers are too small, or the background has several times or members.
+        If the numbers are too small, or the background has members.
 
     Notes
     -----
@@ -114,21 +115,22 @@ def simulation_based_calibration(
     >>> found["rank"].sizes["draw"], int(found["rank"].max()) <= 4
     (4, True)
     """
-    from xdiffda.state import from_state, to_state
+    from xdiffda.state import from_state
 
     _check(n_draws, n_members, n_columns, background)
-    x_b, layout, convention = to_state(background, prior.layout)
-    x_b = x_b.reshape(x_b.shape[-2:])
+    starts = _starts(background, prior)
+    layout = prior.layout
     functions = default_functions(prior, seed=seed) if functions is None else dict(functions)
     observe = observe or _emulator(n_columns, error_std, seed)
     analyse = analyse or _assimilator(prior, n_members, seed, settings or {})
     ranks, rng = [], np.random.default_rng([seed, 1])
-    truths = _truths(prior, x_b, convention, n_draws, prior_steps, seed)
+    truths = _truths(prior, starts, n_draws, prior_steps, seed)
     for number, z in _bar(truths, n_draws, progress):
+        one, x_b, convention, _ = starts[number % len(starts)]
         unseen = prior.unresolved * rng.standard_normal(z.shape)
         seen = from_state(x_b + prior.scale * (z + unseen), layout, convention, dims=())
         obs = observe(seen, number)
-        members = _members(analyse(background, obs, number), layout, n_members)
+        members = _members(analyse(one, obs, number), layout, n_members)
         # the truth, rounded as the members are, then the members
         truth = (x_b + prior.scale * z).astype(np.float32)
         together = np.concatenate([truth[None], members]).astype(np.float64)
@@ -147,33 +149,50 @@ def _check(n_draws: int, n_members: int, n_columns: int, background: xr.Dataset)
         )
         if value < least
     ]  # fmt: skip
-    many = [str(d) for d in ("time", "member") if background.sizes.get(d, 1) > 1]
-    problems += [
-        Problem(f"a background with {background.sizes[d]} along {d}", "one state",
-                f"background.isel({d}=0)") for d in many
-    ]  # fmt: skip
+    if (n := background.sizes.get("member", 1)) > 1:
+        problems.append(Problem(f"a background with {n} along member", "one state for each time",
+                                "background.isel(member=0)"))  # fmt: skip
     raise_if(problems, what="simulation_based_calibration")
 
 
-def _truths(
-    prior: Prior, x_b: np.ndarray, convention: Any, n_draws: int, n_steps: int, seed: int
-) -> Any:
+Start = tuple[xr.Dataset, np.ndarray, Any, "np.datetime64 | None"]
+
+
+def _starts(background: xr.Dataset, prior: Prior) -> list[Start]:
+    """Each background: as a Dataset and as an array, with its convention and valid time."""
+    from xdiffda._coordinates import find_axes
+    from xdiffda.state import to_state
+
+    axis = find_axes(background)[0].get("time")
+    dim = axis.dim if axis is not None and axis.dim in background.dims else None
+    every = [background] if dim is None else [
+        background.isel({dim: i}) for i in range(background.sizes[dim])
+    ]  # fmt: skip
+    starts = []
+    for one in every:
+        x, _, convention = to_state(one, prior.layout, what="background")
+        stamps = convention.valid_times
+        time = None if stamps is None else np.atleast_1d(stamps).reshape(-1)[0]
+        starts.append((one, x.reshape(x.shape[-2:]), convention, time))
+    return starts
+
+
+def _truths(prior: Prior, starts: list[Start], n_draws: int, n_steps: int, seed: int) -> Any:
     """Draw z from the prior, one after another."""
-    times = convention.valid_times
-    time = None if times is None else np.atleast_1d(times).reshape(-1)[0]
     keys = jax.random.split(jax.random.key(seed), (n_draws, 2))
     if isinstance(prior, GaussianPrior):
         for key in keys[:, 0]:
             yield np.asarray(_sample(prior.covariance, key[None])[:, 0], np.float64)
         return
-    conditioned = prior.condition(x_b, time, 1.0)
     ladder = karras_ladder(n_steps, sigma_max=80.0, sigma_min=0.02)
-    for start, noise in keys:
+    for number, (start, noise) in enumerate(keys):
+        _, x_b, _, time = starts[number % len(starts)]
+        conditioned = prior.condition(x_b, time, 1.0)
         # at sigma_max the prior still shines through the largest scales: draw it too
         z = _sample(conditioned.climatology, start[None])
         z = z + ladder[0] * _white_noise(conditioned.climatology, noise[None])
         z = SAMPLERS["dpm-solver"](
-            lambda z, sigma: _evaluate(conditioned.denoise, z, sigma), z, ladder
+            lambda z, sigma, own=conditioned: _evaluate(own.denoise, z, sigma), z, ladder
         )
         yield np.asarray(z[:, 0], np.float64)
 
@@ -202,9 +221,11 @@ def _emulator(n_columns: int, error_std: Any, seed: int) -> Observe:
 def _assimilator(prior: Prior, n_members: int, seed: int, settings: Mapping[str, Any]) -> Analyse:
     from xdiffda.analysis import assimilate
 
-    # r is known here, and to estimate it or to reject what is far off would bend the posterior
+    # r is known here, and to estimate it or to reject what is far off would
+    # bend the posterior; ranks are uniform for independent members only
     fixed = {
         "background_error": 1.0, "gross_check": np.inf, "small_scales": False, "progress": False,
+        "antithetic": False,
     }  # fmt: skip
     return lambda background, obs, number: assimilate(
         background, obs, model=prior, n_members=n_members, seed=seed + number,

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 from tqdm import tqdm
 
 from xdiffda import registry
@@ -80,8 +81,8 @@ def cycle(
     n_members : int
     carry : {"mean", "ensemble"}
         What the next forecast starts from: the mean of the analysis, or each member. An
-        ensemble of forecasts goes to `assimilate` as it is: its mean is the background, its
-        variance says where the error is (letkf: its covariance). How large the error is
+        ensemble of forecasts goes to `assimilate` as it is: members and their covariance
+        enter the analysis (see its ``hybrid``). How large the error is
         remains with ``settings["background_error"]``, by default estimated from the
         innovations, which see errors of the forecaster that the members' spread does not.
     cycle_length : str
@@ -107,7 +108,8 @@ def cycle(
         The store, lazy, along ``time``: the analysis under the names of the background,
         ``background_*``, and with a truth ``free_run_*``, ``score_*`` (on ``state`` and
         ``score``) and ``normalized_error``; ``n_obs_used``, ``n_obs_rejected`` (by
-        ``reason``) and ``background_error`` (scale r).
+        ``reason``) and ``background_error`` (scale r); ``inflation_factor`` of an LETKF
+        with adaptive inflation, which the next cycle takes up, also when it resumes.
 
     Raises
     ------
@@ -152,7 +154,7 @@ def cycle(
 def _one_cycle(plan: Plan, path: Path, n: int) -> Outcome:
     """Forecast from the store, observe, assimilate."""
     time = plan.time(n)
-    forecasts, free = plan.first, _mean(plan.first)
+    forecasts, free, factor = plan.first, _mean(plan.first), _first_factor(plan)
     if n > 0:
         # read, not remembered: a resumed run then takes the very path of this one
         last = open_cycle(path).isel(time=n - 1)
@@ -160,6 +162,7 @@ def _one_cycle(plan: Plan, path: Path, n: int) -> Outcome:
         analysis = _read(plan, last, "")
         start = analysis if plan.config["carry"] == "ensemble" else _mean(analysis)
         forecasts = plan.forecast(start, before)
+        factor = None if factor is None else last["inflation_factor"].values
         if plan.truth is not None:
             free = plan.forecast(_read(plan, last, "free_run_"), before)
     window = plan.source(time)
@@ -171,8 +174,10 @@ def _one_cycle(plan: Plan, path: Path, n: int) -> Outcome:
         result = assimilate(
             plan.states.dataset(forecasts, time), window.tidy, model=plan.prior,
             n_members=plan.config["n_members"], seed=plan.config["seed"], progress=False,
-            **plan.settings,
+            inflation_factor=factor, **plan.settings,
         )  # fmt: skip
+        if factor is not None:
+            factor = result["inflation_factor"].values
         analysis = plan.states.array(result, what="analysis")
         record = {
             "used": result.attrs["xdiffda_observations_used"][0],
@@ -181,7 +186,16 @@ def _one_cycle(plan: Plan, path: Path, n: int) -> Outcome:
         }
     record["rejected"] |= {"outside the window": window.n_outside}
     truth = None if plan.truth is None else state_at(plan.truth, time, what="truth").compute()
-    return Outcome(time, analysis, forecasts, _mean(forecasts), free, truth, record)
+    return Outcome(time, analysis, forecasts, _mean(forecasts), free, truth, record, factor)
+
+
+def _first_factor(plan: Plan) -> Float[np.ndarray, "node channel"] | None:
+    """Adaptive inflation before the first cycle; None where nothing is adapted."""
+    inflation = plan.settings["inflation"]
+    if plan.settings["method"] != "letkf" or inflation is None or not inflation.adaptive:
+        return None
+    shape = plan.prior.layout.grid.n_node, plan.prior.layout.n_channel
+    return np.full(shape, inflation.factor, np.float32)
 
 
 def _read(plan: Plan, last: xr.Dataset, prefix: str) -> State:

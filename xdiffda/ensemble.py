@@ -8,12 +8,15 @@ level the calibrated V(sigma) is rescaled by the variance of the day (`FlowDepen
 
 from __future__ import annotations
 
+import dataclasses
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from xdiffda._flow import FlowDependent, RescaledCovariance, variance_ratio
+from xdiffda._localisation import Localisation
 from xdiffda._localised import (
     LOCALISATION,
     EnsembleCovariance,
@@ -28,10 +31,58 @@ from xdiffda.errors import Problem, raise_if
 from xdiffda.spectral import Basis
 
 __all__ = [
-    "LOCALISATION", "EnsembleCovariance", "EnsembleRoot", "FlowDependent", "HybridCovariance",
-    "HybridRoot", "RescaledCovariance", "centre", "localisation_spectrum", "spread_scale",
-    "variance_ratio", "vertical_root",
+    "LOCALISATION", "EnsembleCovariance", "EnsembleRoot", "FlowDependent", "Hybrid",
+    "HybridCovariance", "HybridRoot", "RescaledCovariance", "centre", "localisation_spectrum",
+    "spread_scale", "variance_ratio", "vertical_root",
 ]  # fmt: skip
+
+
+AROUND = ("members", "mean")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hybrid:
+    """How background members enter `assimilate`.
+
+    Attributes
+    ----------
+    around : {"members", "mean"}
+        members: each analysis member is drawn around a background member, which the
+        observations have moved by the localised covariance of the ensemble; the diffusion
+        prior draws the rest of the error, ``sqrt(alpha)`` of it.  mean: all are drawn around
+        the mean of the background members, whose variance rescales V.
+    alpha : float
+        Share of the climatological B in the variance of the background error, above 0 to 1;
+        the ensemble has the rest.  Half and half is usual for some 20 members (Hamill & Snyder
+        2000; Lorenc 2003); more for fewer.
+    localisation : Localisation
+        Of the ensemble's covariance, in km and ln p; wider than that of an LETKF, since B's own
+        scales narrow what is left.
+
+    Raises
+    ------
+    InputError
+        If a value is out of its range, with all that is wrong.
+
+    Examples
+    --------
+    >>> Hybrid(alpha=0.7).around
+    'members'
+    """
+
+    around: str = "members"
+    alpha: float = 0.5
+    localisation: Localisation = LOCALISATION
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.around not in AROUND:
+            problems.append(Problem(f"around={self.around!r}", f"one of {', '.join(AROUND)}",
+                                    'Hybrid(around="members")'))  # fmt: skip
+        if not 0 < self.alpha <= 1:
+            problems.append(Problem(f"alpha={self.alpha!r}", "above 0, up to 1",
+                                    "Hybrid(alpha=0.5)"))  # fmt: skip
+        raise_if(problems, what="hybrid")
 
 
 def centre(
@@ -145,27 +196,6 @@ class HybridCovariance(eqx.Module):
         one, other = split_keys(keys)
         static, day = self.static.sample(one), self.ensemble.sample(other)
         return jnp.sqrt(self.alpha) * static + jnp.sqrt(1 - self.alpha) * day
-
-    def sample_members(
-        self, keys: PRNGKeyArray, numbers: Array
-    ) -> Float[Array, "node member channel"]:
-        """Draw one state for each key around one background member each.
-
-        The part of the ensemble is the member's own perturbation, not a random one, so that
-        members keep their identity through a cycle: the covariance over many keys and all
-        members is ``alpha B`` plus ``(1 - alpha)`` times the raw sample covariance.
-
-        Parameters
-        ----------
-        keys : array (member,)
-        numbers : int array (member,)
-            Analysis members; number i takes the background member i modulo their count.
-        """
-        n = self.ensemble.perturbations.shape[1]
-        # (n - 1) would give back the members; n their unbiased covariance, on average
-        own = jnp.sqrt(1.0 * n) * self.ensemble.perturbations[:, numbers % n]
-        static = self.static.sample(split_keys(keys)[0])
-        return jnp.sqrt(self.alpha) * static + jnp.sqrt(1 - self.alpha) * own
 
 
 class HybridRoot(eqx.Module):

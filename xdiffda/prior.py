@@ -48,9 +48,13 @@ class Prior(abc.ABC):
     estimates_background_error : bool
         Whether the scale r of the background error means anything to the prior, and is
         estimated unless the user says it.
+    of_errors : bool
+        Whether it is a prior of background errors, centred near the background. One of states,
+        which knows the weather of the days before instead, has no use for background members.
     """
 
     estimates_background_error: bool = True
+    of_errors: bool = True
     name: str
     layout: Layout
     scale: Float[np.ndarray, "node channel"]
@@ -63,9 +67,10 @@ class Prior(abc.ABC):
 
     @abc.abstractmethod
     def condition(
-        self, background: Float[np.ndarray, "node channel"], time: np.datetime64 | None, r: float
-    ) -> Conditioned:
-        """Condition on one background (physical units) at a valid time."""
+        self, background: Float[np.ndarray, "node *member channel"],
+        time: np.datetime64 | None, r: float,
+    ) -> Conditioned:  # fmt: skip
+        """Condition on one background (physical units) at a valid time, or one for each member."""
 
     def _repr_html_(self) -> str:
         return model_card(self.name, self.layout, getattr(self, "card", None) or {})
@@ -260,7 +265,8 @@ class DiffusionPrior(Prior):
     ) -> Conditioned:
         normalised = (np.asarray(background) - self._mean) / self._stddev
         given = Conditioning(
-            jnp.asarray(normalised, jnp.float32)[:, None],
+            # (node, batch, channel): one background for all members, or one for each
+            jnp.asarray(normalised, jnp.float32).reshape(len(normalised), -1, normalised.shape[-1]),
             jnp.asarray(year_phase(time))[None],
             jnp.asarray([r], jnp.float32),
         )

@@ -103,7 +103,7 @@ def assimilate_store(
     path, prior = Path(out), registry.resolve(model)
     keywords = _keywords(settings)
     checked = check_settings(prior, n_members=n_members, seed=seed, **keywords)
-    backgrounds = read_backgrounds(background, prior.layout, method=checked.method)
+    backgrounds = read_backgrounds(background, prior.layout, checked)
     convention = backgrounds.convention
     store.need_times(background, backgrounds.times, convention.batch_dims)
     dim = str(convention.axes["time"].dim)

@@ -129,17 +129,17 @@ def test_good_observations_keep_their_weight_where_the_estimate_is_still_far(wor
     estimate = jnp.asarray(-9.0 * truth)[:, None]
     residual = likelihood.innovation(estimate)
     assert float(jnp.mean(Robust().weight(residual))) < 0.2
-    _, scale = update(likelihood, far, estimate, solver=Solver())
+    _, scale, *_ = update(likelihood, far, estimate, solver=Solver())
     assert float(jnp.mean(scale**2)) > 0.97
 
 
 def test_an_outlier_that_stands_alone_is_judged_by_the_spread_of_the_estimate():
     covariance = _line()
     one = Likelihood(jnp.array([60.0]), jnp.array([[6]]), jnp.full((1, 1), 10.0), robust=Robust())
-    increment, scale = update(one, covariance, jnp.zeros((N_NODE, 1, 2)), solver=TIGHT)
+    increment, scale, *_ = update(one, covariance, jnp.zeros((N_NODE, 1, 2)), solver=TIGHT)
     assert float(scale[0, 0]) < 0.1 and float(jnp.abs(increment).max()) < 0.5
     plausible = dataclasses.replace(one, value=jnp.array([15.0]))
-    increment, scale = update(plausible, covariance, jnp.zeros((N_NODE, 1, 2)), solver=TIGHT)
+    increment, scale, *_ = update(plausible, covariance, jnp.zeros((N_NODE, 1, 2)), solver=TIGHT)
     assert float(scale[0, 0]) > 0.95 and float(increment[3, 0, 0]) > 1.3
 
 
@@ -149,5 +149,5 @@ def test_extremely_small_errors_and_contradictions_stay_finite():
     hard = Likelihood(value, jnp.array([[6], [6], [20]]), jnp.full((3, 1), 1e4))
     for robust in (None, "huber", "varqc"):
         given = dataclasses.replace(hard, robust=as_robust(robust))
-        increment, _ = update(given, covariance, jnp.zeros((N_NODE, 1, 2)), solver=Solver())
+        increment, *_ = update(given, covariance, jnp.zeros((N_NODE, 1, 2)), solver=Solver())
         assert np.isfinite(increment).all()

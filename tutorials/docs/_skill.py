@@ -152,5 +152,37 @@ def skill_figure(name: str = "quarter") -> str:
     return f"```{{raw}} html\n{_without_blank_lines(drawing)}\n```"
 
 
+def sbc() -> str:
+    """Simulation-based calibration of the bundled model."""
+    from xdiffda.osse.sbc import markdown
+
+    return markdown(_sbc_reports())
+
+
+def sbc_figure() -> str:
+    """Its first rank histograms, as a drawing inside the page."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from xdiffda.osse.sbc import figure
+
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "xdiffda"}):
+        drawn, text = figure(next(iter(_sbc_reports().values()))), io.StringIO()
+        drawn.savefig(text, format="svg")
+        plt.close(drawn)
+    drawing = text.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    return f"```{{raw}} html\n{_without_blank_lines(drawing)}\n```"
+
+
+def _sbc_reports() -> dict[str, dict[str, Any]]:
+    from xdiffda.osse.sbc import FILE
+    from xdiffda.registry import models_folder
+
+    return json.loads((models_folder() / "speedy" / FILE).read_text())
+
+
 def _without_blank_lines(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if line.strip())

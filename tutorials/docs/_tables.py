@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from _gallery import gallery
-from _skill import skill, skill_channels, skill_figure
+from _skill import sbc, sbc_figure, skill, skill_channels, skill_figure
 
 from xdiffda import registry
 
@@ -256,6 +256,7 @@ MADE: dict[str, Callable[..., str]] = {
     "derived": derived, "extras": extras, "figure": figure, "gallery": gallery,
     "grids": grids,
     "height-errors": height_errors, "methods": methods, "models": models, "protocol": protocol,
-    "skill": skill, "skill-channels": skill_channels, "skill-figure": skill_figure, "tidy": tidy,
+    "sbc": sbc, "sbc-figure": sbc_figure, "skill": skill, "skill-channels": skill_channels,
+    "skill-figure": skill_figure, "tidy": tidy,
     "training": training, "units": units, "variables": variables,
 }  # fmt: skip

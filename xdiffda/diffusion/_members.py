@@ -44,14 +44,14 @@ def replicate(tree: Tree, devices: Sequence[Any]) -> Tree:
 
 
 def over_members(
-    function: Callable[..., Array], mesh: Mesh | None, shared: Any, *members: Any,
-    axes: Sequence[int],
-) -> Array:  # fmt: skip
+    function: Callable[..., Any], mesh: Mesh | None, shared: Any, *members: Any,
+    axes: Sequence[int], out_axes: int | tuple[int, ...] = 1,
+) -> Any:  # fmt: skip
     """Call ``function`` so that each device of ``mesh`` works on its own members.
 
     Parameters
     ----------
-    function : callable (shared, *members) -> array (node, member, channel)
+    function : callable (shared, *members) -> array or tuple of arrays
         It must not close over traced arrays.
     mesh : Mesh or None
         None calls the function as it is.
@@ -60,16 +60,21 @@ def over_members(
     members : arrays
     axes : sequence of int
         Axis of the members in each of them.
+    out_axes : int or tuple of int
+        Axis of the members in what comes out.
     """
     if mesh is None:
         return function(shared, *members)
     arrays, rest = eqx.partition(shared, eqx.is_array)
 
-    def own(arrays: Any, *members: Any) -> Array:
+    def own(arrays: Any, *members: Any) -> Any:
         return function(eqx.combine(arrays, rest), *members)
 
-    specs = tuple(PartitionSpec(*([None] * axis), AXIS) for axis in axes)
+    def spec(axis: int) -> PartitionSpec:
+        return PartitionSpec(*([None] * axis), AXIS)
+
+    out = spec(out_axes) if isinstance(out_axes, int) else tuple(map(spec, out_axes))
     return jax.shard_map(
-        own, mesh=mesh, in_specs=(PartitionSpec(), *specs),
-        out_specs=PartitionSpec(None, AXIS), check_vma=False,
+        own, mesh=mesh, in_specs=(PartitionSpec(), *map(spec, axes)), out_specs=out,
+        check_vma=False,
     )(arrays, *members)  # fmt: skip

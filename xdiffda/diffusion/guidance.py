@@ -21,13 +21,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from xdiffda.covariance import CovarianceTable, SpectralCovariance
-from xdiffda.diffusion.kalman import Covariance, kalman_increment, update
+from xdiffda.diffusion.kalman import Covariance, Update, kalman_increment, update
 from xdiffda.diffusion.likelihood import Likelihood, State
 
 __all__ = [
-    "Covariance", "DiagonalCovariance", "Draws", "Likelihood", "Solver", "State",
-    "choose_covariance", "diagonal_covariance", "gaussian_posterior", "guide", "kalman_increment",
-    "make_draws", "split_keys", "update",
+    "Covariance", "DiagonalCovariance", "Draws", "Likelihood", "Solver", "State", "Update",
+    "choose_covariance", "diagonal_covariance", "gaussian_posterior", "guide", "guide_once",
+    "kalman_increment", "make_draws", "perturbed_update", "split_keys", "update",
 ]  # fmt: skip
 
 
@@ -35,7 +35,7 @@ class Solver(NamedTuple):
     """Conjugate gradients: stop at a relative residual or at a number of iterations."""
 
     tolerance: float = 1e-3
-    max_iterations: int = 100
+    max_iterations: int = 400
 
 
 class Draws(NamedTuple):
@@ -89,32 +89,45 @@ def guide(
     callable (z, sigma) -> estimate of the posterior mean
     """
 
-    def with_jacobian(z: State, sigma: Array) -> State:
-        estimate, transpose = jax.vjp(lambda z: denoise(z, sigma), z)
-        variance = jnp.square(sigma)
+    def guided(z: State, sigma: Array) -> State:
+        return guide_once(
+            denoise, likelihood, covariance, z, sigma, noise_covariance=noise_covariance,
+            solver=solver,
+        )[0]  # fmt: skip
 
-        def own_update(member: Array) -> State:
-            def apply(state: State) -> State:
-                padded = jnp.zeros_like(z).at[:, member].set(state[:, 0])
-                back = transpose(padded)[0][:, member][:, None]
-                return variance * (noise_covariance(back) if noise_covariance else back)
+    return guided
 
-            own = jax.lax.dynamic_slice_in_dim(estimate, member, 1, axis=1)
-            # the Jacobian does not tell its diagonal: that of a unit prior stands in
-            expected = jnp.full(z.shape[2], variance / (1 + variance))
-            return update(likelihood, apply, own, solver=solver, variance=expected, member=member)[
-                0
-            ]
 
-        steps = [own_update(jnp.array(m)) for m in range(z.shape[1])]
-        return estimate + jnp.concatenate(steps, axis=1)
+def guide_once(
+    denoise: Callable[[Array, Array], Array], likelihood: Likelihood,
+    covariance: Callable[[Array], Covariance] | None, z: State, sigma: Array, *,
+    noise_covariance: Covariance | None = None, solver: Solver = Solver(),
+) -> tuple[State, Float[Array, " member"]]:  # fmt: skip
+    """One evaluation of the guided denoiser, and the relative residual of the solve behind it.
 
-    def with_covariance(z: State, sigma: Array) -> State:
-        assert covariance is not None
+    Parameters are those of `guide` and of what it returns.
+    """
+    if covariance is not None:
         estimate = denoise(z, sigma)
-        return estimate + update(likelihood, covariance(sigma), estimate, solver=solver)[0]
+        found = update(likelihood, covariance(sigma), estimate, solver=solver)
+        return estimate + found.increment, found.residual
+    estimate, transpose = jax.vjp(lambda z: denoise(z, sigma), z)
+    variance = jnp.square(sigma)
 
-    return with_jacobian if covariance is None else with_covariance
+    def own_update(member: Array) -> Update:
+        def apply(state: State) -> State:
+            padded = jnp.zeros_like(z).at[:, member].set(state[:, 0])
+            back = transpose(padded)[0][:, member][:, None]
+            return variance * (noise_covariance(back) if noise_covariance else back)
+
+        own = jax.lax.dynamic_slice_in_dim(estimate, member, 1, axis=1)
+        # the Jacobian does not tell its diagonal: that of a unit prior stands in
+        expected = jnp.full(z.shape[2], variance / (1 + variance))
+        return update(likelihood, apply, own, solver=solver, variance=expected, member=member)
+
+    steps = [own_update(jnp.array(m)) for m in range(z.shape[1])]
+    increment = jnp.concatenate([step.increment for step in steps], axis=1)
+    return estimate + increment, jnp.concatenate([step.residual for step in steps])
 
 
 class DiagonalCovariance(eqx.Module):
@@ -180,16 +193,27 @@ def gaussian_posterior(
     draws : Draws
     """
     prior_keys, error_keys = split_keys(draws.keys)
-    prior = mean + draws.signs[:, None] * covariance.sample(prior_keys)
+    drawn = draws.signs[:, None] * covariance.sample(prior_keys)
+    found = perturbed_update(
+        mean, drawn, covariance, likelihood, draws._replace(keys=error_keys), solver=solver
+    )
+    return mean + drawn + found.increment
+
+
+def perturbed_update(
+    mean: State, drawn: State, covariance: Covariance, likelihood: Likelihood, draws: Draws, *,
+    solver: Solver = Solver(),
+) -> Update:  # fmt: skip
+    """Update draws ``mean + drawn`` of a prior, each by observations with its own errors."""
+    prior = mean + drawn
     n_obs = likelihood.n_obs
-    error = jax.vmap(lambda k: jax.random.normal(k, (n_obs,)), out_axes=1)(error_keys)
+    error = jax.vmap(lambda k: jax.random.normal(k, (n_obs,)), out_axes=1)(draws.keys)
     scale = None
     if likelihood.robust is not None:
         mean = jnp.broadcast_to(mean, prior.shape) if likelihood.value.ndim == 2 else mean
-        _, scale = update(likelihood, covariance, mean, solver=solver)
+        scale = update(likelihood, covariance, mean, solver=solver).scale
         assert scale is not None
         scale = jnp.broadcast_to(scale, (n_obs, prior.shape[1]))
-    increment, _ = update(
+    return update(
         likelihood, covariance, prior, solver=solver, noise=draws.signs * error, scale=scale
     )
-    return prior + increment

@@ -7,7 +7,7 @@ observations may be grossly wrong.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,27 @@ if TYPE_CHECKING:
     from xdiffda.diffusion.guidance import Solver
 
 Covariance = Callable[[State], State]
+
+
+class Update(NamedTuple):
+    """A Kalman update.
+
+    Attributes
+    ----------
+    increment : array (node, member, channel)
+    scale : array (obs, member) or None
+        Square roots of the weights of the observations, of a robust likelihood.
+    residual : array (member,)
+        Of the last solve, relative to its right-hand side.
+    pulled : array (node, member, channel)
+        ``H^T (R + H V H^T)^-1 (y - H D)``: V applied to it is the increment, and a part of V
+        its part of the increment.
+    """
+
+    increment: State
+    scale: Float[Array, "obs member"] | None
+    residual: Float[Array, " member"]
+    pulled: State
 
 
 def kalman_increment(
@@ -46,7 +67,7 @@ def kalman_increment(
     first_guess : array (obs, member), optional
         Of the solution in observation space.
     """
-    increment, residual, _ = _solve(
+    increment, residual, *_ = _solve(
         likelihood, covariance, innovation, shape, solver, point, scale, first_guess
     )
     return increment, residual
@@ -55,7 +76,7 @@ def kalman_increment(
 def _solve(
     likelihood: Likelihood, covariance: Covariance, innovation: Array, shape: tuple,
     solver: Solver, point: State | None, scale: Array | None, first_guess: Array | None,
-) -> tuple[State, Float[Array, " member"], Float[Array, "obs member"]]:  # fmt: skip
+) -> tuple[State, Float[Array, " member"], State, Float[Array, "obs member"]]:  # fmt: skip
     node, _, channel = shape
     one = (node, 1, channel)
 
@@ -83,14 +104,14 @@ def _solve(
             lambda y, p, s: likelihood.tangent(p, s).adjoint(y[:, None], one)[:, 0],
             in_axes=(1, *axes[:2]), out_axes=1,
         )(dual, point, scale)  # fmt: skip
-    return covariance(back), residual, dual
+    return covariance(back), residual, back, dual
 
 
 def update(
     likelihood: Likelihood, covariance: Covariance, estimate: State, *,
     solver: Solver, variance: Array | None = None, noise: Array | None = None,
     scale: Array | None = None, member: Array | None = None,
-) -> tuple[State, Float[Array, "obs member"] | None]:  # fmt: skip
+) -> Update:  # fmt: skip
     """Kalman update of an estimate by observations of any kind; for linear ones a single solve.
 
     Where H is not linear, it is linearised at the estimate and again at each update of it
@@ -115,9 +136,7 @@ def update(
 
     Returns
     -------
-    increment : array (node, member, channel)
-    scale : array (obs, member) or None
-        Square roots of the weights of the observations, of a robust likelihood.
+    Update
     """
     robust = likelihood.robust if scale is None else None
     shape = estimate.shape
@@ -125,18 +144,18 @@ def update(
         innovation = likelihood.innovation(estimate, member)
         innovation = innovation if scale is None else likelihood.reweigh(innovation, scale)
         innovation = innovation if noise is None else innovation + noise
-        increment, _ = kalman_increment(
-            likelihood, covariance, innovation, shape, solver, scale=scale
+        increment, residual, pulled, _ = _solve(
+            likelihood, covariance, innovation, shape, solver, None, scale, None
         )
-        return increment, scale
+        return Update(increment, scale, residual, pulled)
 
     expected = jnp.zeros(())
     if robust is not None:
         known = channel_variance(covariance, shape[2]) if variance is None else variance
         expected = likelihood.predicted_variance(known)
 
-    def again(k: Array, carry: tuple[State, Array, Array, Array]) -> tuple:
-        increment, dual, first, weights = carry
+    def again(k: Array, carry: tuple) -> tuple:
+        (increment, *_), dual, first, weights = carry
         point = estimate + increment
         residual = likelihood.innovation(point, member)
         if robust is not None:
@@ -151,18 +170,18 @@ def update(
         innovation = residual + moved
         innovation = innovation if used is None else likelihood.reweigh(innovation, used)
         innovation = innovation if noise is None else innovation + noise
-        increment, _, dual = _solve(
-            likelihood, covariance, innovation, shape, solver, at, used, dual
-        )
-        return increment, dual, first, weights
+        *solved, dual = _solve(likelihood, covariance, innovation, shape, solver, at, used, dual)
+        return tuple(solved), dual, first, weights
 
     blank = jnp.zeros((likelihood.n_obs, shape[1]), estimate.dtype)
     weights = blank + 1 if scale is None else scale
     rounds = 1 if likelihood.is_linear else likelihood.updates
     rounds = rounds if robust is None else max(robust.iterations, rounds)
-    start = (jnp.zeros_like(estimate), blank, blank + 1, weights)
-    increment, _, _, weights = jax.lax.fori_loop(0, rounds, again, start)
-    return increment, None if robust is None and scale is None else weights
+    nothing = jnp.zeros_like(estimate)
+    start = ((nothing, jnp.zeros(shape[1], estimate.dtype), nothing), blank, blank + 1, weights)
+    (increment, residual, pulled), _, _, weights = jax.lax.fori_loop(0, rounds, again, start)
+    used = None if robust is None and scale is None else weights
+    return Update(increment, used, residual, pulled)
 
 
 def _member_apply(likelihood: Likelihood, state: State, point: State | None) -> Array:

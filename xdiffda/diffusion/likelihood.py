@@ -270,6 +270,14 @@ class Likelihood(eqx.Module):
                 weight = weight.at[part.rows, : own.shape[1]].set(own)
         return dataclasses.replace(self, weight=weight, point=point, scale=scale)
 
+    def rescaled(self, factor: float) -> Likelihood:
+        """The same observations of ``z / factor``."""
+        local = tuple(dataclasses.replace(part, gather=part.gather * factor) for part in self.local)
+        general = tuple(
+            dataclasses.replace(part, scale=part.scale * factor) for part in self.general
+        )
+        return dataclasses.replace(self, weight=self.weight * factor, local=local, general=general)
+
     def predicted_variance(self, variance: Float[Array, " channel"]) -> Float[Array, " obs"]:
         """Diagonal of H V H^T, from V's grid-point variance of each channel.
 

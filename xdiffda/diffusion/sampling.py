@@ -22,17 +22,20 @@ from xdiffda.diffusion.guidance import (
     Likelihood,
     Solver,
     choose_covariance,
-    gaussian_posterior,
-    guide,
-    kalman_increment,
+    guide_once,
+    perturbed_update,
     split_keys,
+    update,
 )
 from xdiffda.diffusion.noise import karras_ladder
 from xdiffda.diffusion.sampler import NOISY, SAMPLERS, evaluations
 
+Watch = Callable[[Array], None]
+"""Called with the relative residuals (member,) of every solve for the observations."""
+
 
 class Conditioned(NamedTuple):
-    """A prior conditioned on one background.
+    """A prior conditioned on one background, or for each member on its own.
 
     Attributes
     ----------
@@ -42,11 +45,25 @@ class Conditioned(NamedTuple):
         B of z; gives the basis of the noise.
     calibrated : CovarianceTable or None
         Measured V(sigma), if the prior has it.
+    shift : array (node, member, channel), optional
+        Where the prior of each member is centred; default at z = 0. ``denoise`` is that of a
+        prior centred at 0.
     """
 
     denoise: Any
     climatology: SpectralCovariance
     calibrated: CovarianceTable | None = None
+    shift: Array | None = None
+
+
+class Shifted(eqx.Module):
+    """The denoiser of a prior that is centred elsewhere, ``shift + D(z - shift, sigma)``."""
+
+    denoise: Any
+    shift: Float[Array, "node member channel"]
+
+    def __call__(self, z: Array, sigma: Array) -> Array:
+        return self.shift + self.denoise(z - self.shift, sigma)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +132,7 @@ def sample_posterior(
     covariance: str = "climatological",
     guidance: Guidance = Guidance(),
     tick: Callable[[], None] = lambda: None,
+    watch: Watch = lambda residual: None,
 ) -> Float[Array, "node member channel"]:
     """Draw members of p(z | background, observations).
 
@@ -131,6 +149,8 @@ def sample_posterior(
     guidance : Guidance
     tick : callable
         Called after every evaluation of the denoiser.
+    watch : callable
+        Called with the relative residual of every solve.
 
     Returns
     -------
@@ -142,18 +162,20 @@ def sample_posterior(
     noise = draws.signs[:, None] * _white_noise(prior.climatology, noise_keys, mesh)
     ladder = guidance.ladder()
     if guidance.start == "warm":
-        like = jnp.zeros((noise.shape[0], 1, noise.shape[2]), noise.dtype)
-        mean = _prior_mean(prior.denoise, like, jnp.asarray(guidance.sigma_max))
+        mean = _prior_mean(prior, noise, jnp.asarray(guidance.sigma_max))
         tick()
-        base = _warm_start(prior, mean, likelihood, draws, guidance, mesh)
+        base, residual = _warm_start(prior, mean, likelihood, draws, guidance, mesh)
+        watch(residual)
     else:
         # at sigma_max the prior still shines through the largest scales: draw it too
         base = draws.signs[:, None] * _sample(prior.climatology, start_keys, mesh)
+        base = base if prior.shift is None else base + prior.shift
 
     def guided(z: Array, sigma: Array) -> Array:
-        out = _guided(prior, likelihood, z, sigma, covariance, guidance, mesh)
+        out, residual = _guided(prior, likelihood, z, sigma, covariance, guidance, mesh)
         out.block_until_ready()  # progress and interrupts happen between levels
         tick()
+        watch(residual)
         return out
 
     def fresh(level: int) -> Array:
@@ -165,10 +187,16 @@ def sample_posterior(
 
 
 def three_d_var(
-    climatology: SpectralCovariance, likelihood: Likelihood, *, solver: Solver = Solver()
-) -> Float[Array, "node 1 channel"]:
-    """The minimum of 3D-Var's cost function: the Kalman update of z = 0 with B."""
-    return _three_d_var(climatology, likelihood, solver)
+    covariance: Any, likelihood: Likelihood, *, solver: Solver = Solver(),
+    watch: Watch = lambda residual: None,
+) -> Float[Array, "node 1 channel"]:  # fmt: skip
+    """The minimum of 3D-Var's cost function: the Kalman update of z = 0.
+
+    With B climatological (`SpectralCovariance`) or hybrid (`xdiffda.ensemble`).
+    """
+    increment, residual = _three_d_var(covariance, likelihood, solver)
+    watch(residual)
+    return increment
 
 
 _fold_in = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
@@ -184,50 +212,60 @@ def _sample(covariance: SpectralCovariance, keys: Array, mesh: Mesh | None) -> A
     return over_members(lambda b, keys: b.sample(keys), mesh, covariance, keys, axes=(0,))
 
 
+def _prior_mean(prior: Conditioned, noise: Array, sigma_max: Array) -> Array:
+    """E[z | background]: one evaluation at sigma_max, the same for all members of one prior."""
+    if prior.shift is not None:
+        return prior.shift + _evaluate(prior.denoise, jnp.zeros_like(noise), sigma_max)
+    zero = jnp.zeros((noise.shape[0], 1, noise.shape[2]), noise.dtype)
+    return _evaluate(prior.denoise, zero, sigma_max)
+
+
 @eqx.filter_jit
-def _prior_mean(denoise: Any, zero: Array, sigma_max: Array) -> Array:
-    """E[z | background]: one evaluation at sigma_max, the same for all members."""
-    return denoise(zero, sigma_max)
+def _evaluate(denoise: Any, z: Array, sigma: Array) -> Array:
+    return denoise(z, sigma)
 
 
 @eqx.filter_jit
 def _warm_start(
     prior: Conditioned, mean: Array, likelihood: Likelihood, draws: Draws, guidance: Guidance,
     mesh: Mesh | None,
-) -> Array:  # fmt: skip
+) -> tuple[Array, Array]:  # fmt: skip
+    """Draws of the Gaussian posterior around ``mean``, and the residual of their solve."""
     spread = prior.climatology
     if prior.calibrated is not None:
         spread = prior.calibrated(jnp.asarray(guidance.sigma_max)).decompose()
 
-    def own(shared: tuple, keys: Array, signs: Array) -> Array:
+    def own(shared: tuple, keys: Array, signs: Array) -> tuple[Array, Array]:
         mean, spread, likelihood = shared
-        draws = Draws(keys, signs)
-        return gaussian_posterior(mean, spread, likelihood, draws, solver=guidance.solver)
+        keys, error_keys = split_keys(keys)
+        drawn = signs[:, None] * spread.sample(keys)
+        draws = Draws(error_keys, signs)
+        found = perturbed_update(mean, drawn, spread, likelihood, draws, solver=guidance.solver)
+        return mean + drawn + found.increment, found.residual
 
-    return over_members(own, mesh, (mean, spread, likelihood), *draws, axes=(0, 0))
+    return over_members(own, mesh, (mean, spread, likelihood), *draws, axes=(0, 0), out_axes=(1, 0))
 
 
 @eqx.filter_jit
 def _guided(
     prior: Conditioned, likelihood: Likelihood, z: Array, sigma: Array, covariance: str,
     guidance: Guidance, mesh: Mesh | None,
-) -> Array:  # fmt: skip
-    def own(shared: tuple[Conditioned, Likelihood, Array], z: Array) -> Array:
+) -> tuple[Array, Array]:  # fmt: skip
+    def own(shared: tuple[Conditioned, Likelihood, Array], z: Array) -> tuple[Array, Array]:
         prior, likelihood, sigma = shared
         basis = prior.climatology.basis
-        guided = guide(
-            prior.denoise, likelihood,
-            choose_covariance(covariance, prior.climatology, prior.calibrated),
-            noise_covariance=lambda x: basis.synthesis(basis.adjoint(x)),
-            solver=guidance.solver,
+        denoise = prior.denoise if prior.shift is None else Shifted(prior.denoise, prior.shift)
+        return guide_once(
+            denoise, likelihood,
+            choose_covariance(covariance, prior.climatology, prior.calibrated), z, sigma,
+            noise_covariance=lambda x: basis.synthesis(basis.adjoint(x)), solver=guidance.solver,
         )  # fmt: skip
-        return guided(z, sigma)
 
-    return over_members(own, mesh, (prior, likelihood, sigma), z, axes=(1,))
+    return over_members(own, mesh, (prior, likelihood, sigma), z, axes=(1,), out_axes=(1, 0))
 
 
 @eqx.filter_jit
-def _three_d_var(covariance: SpectralCovariance, likelihood: Likelihood, solver: Solver) -> Array:
-    shape = (covariance.basis.n_node, 1, covariance.values.shape[1])
-    innovation = likelihood.value[:, None]
-    return kalman_increment(likelihood, covariance, innovation, shape, solver)[0]
+def _three_d_var(covariance: Any, likelihood: Likelihood, solver: Solver) -> tuple[Array, Array]:
+    start = jnp.zeros((covariance.basis.n_node, 1, covariance.variance.shape[-1]))
+    found = update(likelihood, covariance, start, solver=solver)
+    return found.increment, found.residual

@@ -85,6 +85,7 @@ class GenCastPrior:
 
     # r is a unit, nothing that innovations could tell
     estimates_background_error = False
+    of_errors = False
 
     def __init__(
         self, forecaster: GenCastForecaster, states: xr.Dataset | None = None, *,

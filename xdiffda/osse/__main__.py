@@ -1,4 +1,4 @@
-"""`python -m xdiffda.osse nature | pairs | bundle | evaluate | publish`: the embedded testbed."""
+"""The testbed: `python -m xdiffda.osse nature | pairs | bundle | evaluate | publish | sbc`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,14 @@ def main(arguments: list[str] | None = None) -> None:
     evaluate.add_argument("--ledger", help="file of the single records")
     evaluate.add_argument("--part", default="evaluation", choices=["evaluation", "validation"])
     evaluate.add_argument("--name", help="of the files in --out, default skill-<errors>")
+    sbc = stages.add_parser("sbc", help="simulation-based calibration of the bundled model")
+    sbc.add_argument("--model", default="speedy")
+    sbc.add_argument("--out", default=None, help="folder of sbc.json")
+    sbc.add_argument("--figure", default=None, dest="figure_to", help="file of the rank histograms")
+    for name, value in (("draws", 60), ("members", 8), ("columns", 416), ("steps", 8)):
+        sbc.add_argument(f"--{name}", type=int, default=value, dest=f"n_{name}")
+    sbc.add_argument("--start", default="warm", choices=["warm", "cold"])
+    sbc.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args(arguments))
     _run(options.pop("stage"), options)
 
@@ -60,6 +68,10 @@ def _run(stage: str, options: dict) -> None:
         from xdiffda.osse.publish import publish
 
         publish(**options)
+    elif stage == "sbc":
+        from xdiffda.osse.sbc import sbc
+
+        print(sbc(**options))
     else:
         from xdiffda.osse.evaluate import evaluate
         from xdiffda.osse.records import markdown

@@ -20,6 +20,8 @@ from typing import TypeVar
 import numpy as np
 import xarray as xr
 
+from xdiffda.errors import InputError, Problem
+
 Field = TypeVar("Field", xr.Dataset, xr.DataArray)
 Partners = tuple[list[int], list[int]]
 NONE: Partners = ([], [])
@@ -52,6 +54,34 @@ def first_of_pairs(analysis: xr.Dataset) -> xr.Dataset:
     _, second = partners(analysis)
     kept = [i for i in range(analysis.sizes.get("member", 0)) if i not in set(second)]
     return analysis.isel(member=kept) if second else analysis
+
+
+def independent(analysis: xr.Dataset, *, what: str) -> tuple[xr.Dataset, str]:
+    """The independent members, for statistics that take members for exchangeable with the truth.
+
+    Returns
+    -------
+    Dataset
+        `first_of_pairs`.
+    str
+        What was left out, for the protocol; empty where nothing was.
+
+    Raises
+    ------
+    InputError
+        If pairs are there, but fewer than two members are left.
+    """
+    kept = first_of_pairs(analysis)
+    n, n_kept = analysis.sizes.get("member", 0), kept.sizes.get("member", 0)
+    if n == n_kept:
+        return analysis, ""
+    if n_kept < 2:
+        raise InputError(
+            [Problem(f"{n} members that are one antithetic pair", "2 independent members or more",
+                     "background.diffda.assimilate(obs, n_members=8, antithetic=False)")],
+            what=what,
+        )  # fmt: skip
+    return kept, f"of antithetic pairs the first member only ({n_kept} of {n} members)"
 
 
 def variance(error: Field, pairs: Partners = NONE) -> Field:

@@ -12,6 +12,7 @@ from xdiffda._fields import row_weights
 from xdiffda.errors import InputError, Problem
 from xdiffda.verify._obs_space import By, Groups, equivalents
 from xdiffda.verify._pairs import ensemble_pair, need_members, reduced
+from xdiffda.verify._partners import independent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +50,11 @@ def rank_histogram(
     error: members get noise of the same variance before they are compared (Hamill 2001,
     Mon. Wea. Rev. 129, 550-560).
 
+    Ranks are uniform for members that are exchangeable with the truth. The two of an
+    antithetic pair are not: where one is too high the other is too low, and the truth lies
+    between them more often than chance. Of each pair the first member is ranked, so that 8
+    members in pairs have 5 ranks; ``n_member`` and the protocol say so.
+
     Parameters
     ----------
     analysis
@@ -79,7 +85,8 @@ def rank_histogram(
     Raises
     ------
     InputError
-        If not exactly one of truth and obs is given, or there are fewer than 2 members.
+        If not exactly one of truth and obs is given, or there are fewer than 2 (independent)
+        members.
 
     Examples
     --------
@@ -96,13 +103,13 @@ def rank_histogram(
                      "exactly one of them", "rank_histogram(analysis, truth=truth)")],
             what="rank_histogram",
         )  # fmt: skip
+    analysis, left_out = independent(analysis, what="rank histogram")
     if truth is not None:
         out = _against_truth(analysis, truth, thin_km)
     else:
         seen = equivalents(analysis, obs, window=window, operators=operators, what="analysis")
         out = _against_obs(seen, by, seed)
-    if '"antithetic": true' in str(analysis.attrs.get("xdiffda_settings", "")):
-        out.attrs["warning"] = "members come in antithetic pairs: they are not independent draws"
+    out.attrs["protocol"] = "; ".join(filter(None, [out.attrs["protocol"], left_out]))
     return out
 
 

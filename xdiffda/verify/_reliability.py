@@ -12,7 +12,7 @@ from jaxtyping import Float
 from xdiffda._fields import row_weights
 from xdiffda.errors import InputError, Problem
 from xdiffda.verify._pairs import ensemble_pair, reduced, variable_of
-from xdiffda.verify._partners import partners, variance, variance_of_mean
+from xdiffda.verify._partners import independent, partners, variance, variance_of_mean
 
 
 def spread_error(analysis: xr.Dataset, truth: xr.Dataset, *, n_bins: int = 10) -> xr.Dataset:
@@ -112,7 +112,9 @@ def reliability(
     The event is a value at or above a threshold; its probability the share of members. The
     N + 1 probabilities that N members can give are the bins, so that the decomposition
     Brier score = reliability - resolution + uncertainty is exact (Murphy 1973, J. Appl.
-    Meteor. 12, 595-600). The fair Brier score comes from the library ``scores``.
+    Meteor. 12, 595-600). The fair Brier score comes from the library ``scores``. Of antithetic
+    pairs only the first member counts: shares of members that exclude each other are no
+    probabilities.
 
     Parameters
     ----------
@@ -146,6 +148,7 @@ def reliability(
     >>> found["2m_temperature_share"].values.tolist()  # probabilities 0, 1/2, 1
     [0.0, 1.0, 0.0]
     """
+    analysis, left_out = independent(analysis, what="reliability")
     state, reference = ensemble_pair(analysis, truth, what="reliability")
     weights = row_weights(reference)
     out = {}
@@ -163,6 +166,7 @@ def reliability(
         "event: at or above the threshold; probability: share of members; weighted by cell area, "
         "pooled over times; Murphy's decomposition on the N + 1 possible probabilities"
     )
+    protocol = "; ".join(filter(None, [protocol, left_out]))
     return xr.Dataset(out, attrs={"protocol": protocol, "n_member": state.sizes["member"]})
 
 

@@ -1,0 +1,98 @@
+"""One analysis time on arrays: observations in, the chosen method, and an account of it all."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from xdiffda import _innovations as innovations
+from xdiffda._devices import Schedule
+from xdiffda._methods import METHODS, AnalysisTime
+from xdiffda._settings import Settings
+from xdiffda.ensemble import centre, spread_scale, variance_ratio
+from xdiffda.observations import select_window
+from xdiffda.prior import Prior
+
+# times the solver's tolerance: in single precision the residual drifts from what it follows
+MISSED = 5.0
+Analysed = tuple[Float[np.ndarray, "member node channel"], dict[str, Any]]
+WITH_MEMBERS = ("guided", "3dvar", "letkf")
+
+
+def analyse_time(
+    prior: Prior, states: Float[np.ndarray, "member node channel"], time: np.datetime64 | None,
+    tidy: xr.Dataset, settings: Settings, tick: Callable[[int], Any], *,
+    factor: Float[np.ndarray, "node channel"] | None = None, schedule: Schedule | None = None,
+) -> Analysed:  # fmt: skip
+    """Analyse one time on arrays, physical units; also return the record of what was used.
+
+    ``states`` are background members, or one state; ``factor`` is the inflation of the cycle
+    before (LETKF); ``schedule`` says on which devices.
+    """
+    background = states.mean(0, dtype=np.float64).astype(np.float32)
+    error = settings.background_error
+    if error == "spread":
+        error = r_of_spread(states, prior)
+    day = None
+    if len(states) > 1 and settings.method in WITH_MEMBERS:
+        day = variance_of_the_day(states, prior, settings.hybrid.alpha)
+    likelihood, r, record = innovations.observe(
+        tidy, prior, background, time, window=settings.window, gross_check=settings.gross_check,
+        background_error=error, robust=settings.robust,
+        operators=settings.operators, error_correlation=settings.error_correlation,
+        day=day,
+    )  # fmt: skip
+    inside = tidy
+    if time is not None and not np.isnat(time):
+        inside, _ = select_window(tidy, time, settings.window)
+    key = jax.random.fold_in(jax.random.key(settings.seed), _stamp(time))
+    ensemble = states if len(states) > 1 else None
+    at = AnalysisTime(prior, background, time, r, likelihood, record.pop("rows"), inside, key,
+                      ensemble, factor, schedule)  # fmt: skip
+    drawn = METHODS[settings.method](at, settings, tick)
+    record |= {"residual": drawn.residual, "inflation": drawn.inflation}
+    _warn_of_residual(drawn.residual, settings, time)
+    return background[None] + r * prior.scale[None] * np.moveaxis(drawn.z, 1, 0), record
+
+
+def variance_of_the_day(
+    states: Float[np.ndarray, "member node channel"], prior: Prior, alpha: float
+) -> Float[np.ndarray, "node channel"]:
+    """Where background members differ more or less than B says, mean 1."""
+    return variance_ratio(
+        centre(states, prior.scale)[1], np.asarray(prior.covariance.variance),
+        prior.covariance.basis, alpha=alpha, area=prior.layout.grid.area_weights(),
+    )  # fmt: skip
+
+
+def r_of_spread(states: Float[np.ndarray, "member node channel"], prior: Prior) -> float:
+    """Scale r of the background error, from the spread of its members."""
+    area, variance = prior.layout.grid.area_weights(), np.asarray(prior.covariance.variance)
+    size = spread_scale(centre(states, prior.scale)[1], variance, area)
+    return float(np.clip(size, *innovations.R_BOUNDS))
+
+
+def _warn_of_residual(residual: float, settings: Settings, time: np.datetime64 | None) -> None:
+    solver = settings.guidance.solver
+    if residual > MISSED * solver.tolerance:
+        when = "" if time is None or np.isnat(time) else f" at {str(time)[:16]}"
+        warnings.warn(
+            f"the solver for the observations stopped{when} at a relative residual of "
+            f"{residual:.1e}, not {solver.tolerance:.0e}, after {solver.max_iterations} "
+            "iterations: errors are tiny beside the background's, or observations contradict "
+            "each other; repair: larger error_std, fewer observations that say the same, or "
+            "assimilate(..., solver=Solver(max_iterations=2000))", stacklevel=4,
+        )  # fmt: skip
+
+
+def _stamp(time: np.datetime64 | None) -> int:
+    """A stable 31-bit number of an analysis time, to derive its random key."""
+    if time is None or np.isnat(time):
+        return 0
+    return int(np.asarray(time, "datetime64[m]").astype(np.int64) % (2**31 - 1))
