@@ -106,7 +106,6 @@ SWEEPS = {
         *(f"guided, V calibrated, cold start, {n} steps" for n in (8, 16, 32, 64)),
         *(f"guided, V {v}, {start} steps" for v in ("climatological", "diagonal")
           for start in ("warm start, 8", "cold start, 32")),
-        "guided, V jacobian, warm start, 8 steps",
         *(f"guided, V calibrated, warm start, {n} steps, {s}" for n in (8, 16)
           for s in ("heun", "stochastic")),
     ),
@@ -115,6 +114,8 @@ SWEEPS = {
         "guided, V calibrated, cold start, 32 steps",
         *(f"guided, V {v}, warm start, 8 steps" for v in ("climatological", "diagonal")),
     ),
+    # one reverse derivative of the network for each iteration of the solver: dear
+    "jacobian": tuple(f"guided, V {v}, warm start, 8 steps" for v in ("jacobian", "calibrated")),
     "masks": tuple(f"RePaint, 95 evaluations, mask {w:g} cells" for w in (0.3, 0.5, 0.7, 1, 1.5)),
 }  # fmt: skip
 """Rows that belong together, by the name that stands for them in ``--rows``."""
