@@ -33,29 +33,31 @@ def assemble(
 ) -> xr.Dataset:  # fmt: skip
     """All records as one Dataset; NaN where a method was not run.
 
+    Methods lie along ``scheme``: ``ds.sel(method=...)`` means another thing in xarray.
+
     Variables that begin with ``background_`` and ``truth_`` do not depend on the method;
     forecasts from the truth reach to ``reference_lead_time``.
     """
     config, layout = world.config, world.states.layout
     names = list(dict.fromkeys(t.name for t in tasks))
     coords: dict[str, Any] = {
-        "case": world.times, "columns": list(config.columns), "method": names,
+        "case": world.times, "columns": list(config.columns), "scheme": names,
         "channel": list(layout.channel_names), "level": np.array(layout.levels, float),
         "start": list(config.starts), "lead_time": _leads(config.forecast_lead),
         "reference_lead_time": _leads(config.reference_lead),
     }  # fmt: skip
     where = {d: {v: i for i, v in enumerate(np.asarray(coords[d]).tolist())} for d in
-             ("case", "columns", "method")}  # fmt: skip
+             ("case", "columns", "scheme")}  # fmt: skip
     rows = []
     for task in tasks:
         record = dict(book[task.of("analysis")])
         if forecasts:
             record |= book[task.of(forecast_kind(config))]
         at = (world.times.tolist().index(task.time.tolist()), where["columns"][task.columns],
-              where["method"][task.name])  # fmt: skip
+              where["scheme"][task.name])  # fmt: skip
         rows.append((at, record))
     shape = (len(world.times), len(config.columns), len(names))
-    variables = _filled(rows, ("case", "columns", "method"), shape)
+    variables = _filled(rows, ("case", "columns", "scheme"), shape)
     references = [((i,), book[reference_of(config, t)]) for i, t in enumerate(world.times)]
     variables |= _filled(references, ("case",), shape[:1])
     if not forecasts:

@@ -78,10 +78,11 @@ def members_of(world: World, ds: xr.Dataset, *, what: str) -> Ensemble:
 
 
 def analysis_record(
-    world: World, case: Case, x: Ensemble, *, evaluations: int = 0, seconds: float = 0.0
+    world: World, case: Case, x: Ensemble, *, antithetic: bool = False, evaluations: int = 0,
+    seconds: float = 0.0,
 ) -> Record:  # fmt: skip
-    """Scores and balance of an analysis; ``x`` are its members."""
-    scored = score(x, case.truths[0], world.area)
+    """Scores and balance of an analysis; ``x`` are its members, in pairs if antithetic."""
+    scored = score(x, case.truths[0], world.area, antithetic=antithetic)
     first = world.step(x, case.time)
     change = np.mean((first.astype(np.float64) - x) ** 2, axis=0)
     return {

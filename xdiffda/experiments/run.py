@@ -22,6 +22,7 @@ from xdiffda.options import get_options
 from xdiffda.osse.records import Ledger
 from xdiffda.prior import Prior
 from xdiffda.storage import write_dataset
+from xdiffda.verify._partners import is_antithetic
 
 KINDS = ("single-step", "lead-time", "sigma-g")
 LEDGER, SCORES = "records.jsonl", "{kind}.nc"
@@ -59,7 +60,7 @@ def run(
     Returns
     -------
     Dataset
-        Squared errors and other measures on (``case``, ``columns``, ``method``, ...); see
+        Squared errors and other measures on (``case``, ``columns``, ``scheme``, ...); see
         `xdiffda.experiments.results` for what to make of it.
 
     Raises
@@ -77,7 +78,7 @@ def run(
     ...                           n_cases=1, forecast_lead="6h", reference_lead="6h")
     >>> found = run("single-step", config, progress=False)
     >>> dict(found["squared"].sizes)
-    {'case': 1, 'columns': 1, 'method': 1, 'channel': 37}
+    {'case': 1, 'columns': 1, 'scheme': 1, 'channel': 37}
     """
     if not isinstance(config, ExperimentConfig):
         config = ExperimentConfig.read(Path(config))
@@ -116,9 +117,10 @@ def _run_case(
         analysis, seconds = measure.timed_analysis(world, case, task.method, task.columns)
         x = measure.members_of(world, analysis, what="analysis")
         if task.of("analysis") not in book:
-            evaluations = int(analysis.attrs.get("xdiffda_network_evaluations", 0))
             book.add(task.of("analysis"), measure.analysis_record(
-                world, case, x, evaluations=evaluations, seconds=seconds))  # fmt: skip
+                world, case, x, antithetic=is_antithetic(analysis), seconds=seconds,
+                evaluations=int(analysis.attrs.get("xdiffda_network_evaluations", 0)),
+            ))  # fmt: skip
         if forecasts and task.of(forecast_kind(world.config)) not in book:
             book.add(task.of(forecast_kind(world.config)), measure.forecast_record(world, case, x))
         bar.update()

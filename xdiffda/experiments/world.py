@@ -181,5 +181,3 @@ def _open(name: str) -> xr.Dataset:
     if name.startswith(SAMPLE):
         return open_sample(name.removeprefix(SAMPLE))
     return open_dataset(name)
-
-

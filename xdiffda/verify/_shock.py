@@ -104,5 +104,3 @@ def _one_time(ds: xr.Dataset, what: str) -> xr.Dataset:
         )  # fmt: skip
     stale: list[Any] = [n for n, c in ds.coords.items() if c.dtype.kind in "mM"]
     return ds.squeeze(clocks, drop=True).drop_vars(stale, errors="ignore")
-
-
