@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,11 +103,8 @@ def width_curves(results: xr.Dataset) -> Figure:
     """The ablation of sigma_G: analyses above, forecasts from them below."""
     widths = [float(name.rpartition(" ")[2]) for name in results["scheme"].values.tolist()]
     order = np.argsort(widths)
-    rows = {
-        "analysis / background": np.sqrt(
-            make.pooled(results, "squared") / make.pooled(results, "background_squared")
-        )
-    }
+    squares = (make.pooled(results, n) for n in ("squared", "background_squared"))
+    rows = {"analysis / background": operator.truediv(*squares) ** 0.5}
     if "forecast_squared" in results:
         last = {"lead_time": -1, "start": 0}
         own = make.pooled(results, "forecast_squared").isel(last)
