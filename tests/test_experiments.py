@@ -12,7 +12,7 @@ import xarray as xr
 
 from xdiffda.diffusion.repaint import RePaint
 from xdiffda.errors import InputError
-from xdiffda.experiments import ExperimentConfig, Method, measure, results, run
+from xdiffda.experiments import ExperimentConfig, Method, command, figures, measure, results, run
 from xdiffda.experiments.world import open_world
 from xdiffda.verify import lead_time_loss
 
@@ -164,9 +164,9 @@ def test_a_costly_method_is_compared_at_its_own_cases(
     some = found.isel(case=[0, 2])
     lost, same = results.losses(found)["seldom"][40], results.losses(some)["3D-Var"][40]
     xr.testing.assert_allclose(lost, same)
-    rows = results.table(found, lead_time=12).splitlines()
-    assert [row.rsplit("|", 2)[1].strip() for row in rows[2:]] == ["3", "3", "2"]
-    assert len(rows) == 5
+    for text in (results.analysis_table(found), results.loss_table(found, lead_time=12)):
+        rows = text.splitlines()
+        assert [row.rsplit("|", 2)[1].strip() for row in rows[2:]] == ["3", "3", "2"]
 
 
 def test_shock_is_that_of_the_first_six_hours(done: tuple[xr.Dataset, Path]) -> None:
@@ -238,3 +238,68 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path, pieces: dict) -> None
         run("lead-time", world.config(tmp_path, methods={"a": {"columns": (7,)}}), **pieces)
     with pytest.raises(InputError, match="one of single-step"):
         run("three", world.config(tmp_path), **pieces)
+
+
+# ---- the command, and what it draws ----------------------------------------------------
+
+
+def test_figures_show_what_was_measured(done: tuple[xr.Dataset, Path]) -> None:
+    ds = done[0]
+    rmse = ds["squared"].mean("case").sel(scheme="3D-Var", channel="temperature@850") ** 0.5
+    ax = next(a for a in figures.error_against_columns(ds).axes if "850" in a.get_title())
+    curves = {ln.get_label(): np.asarray(ln.get_ydata()) for ln in ax.lines}
+    np.testing.assert_allclose(curves["3D-Var"], rmse)
+    # the background is a forecast of 24 h from the truth of another time
+    np.testing.assert_allclose(curves["background"], curves["24 h forecast from the truth"],
+                               rtol=1e-3)  # fmt: skip
+    lost = results.losses(ds)["3D-Var"]
+    ax = next(a for a in figures.lead_time_loss(ds).axes if "850" in a.get_title())
+    expected = [float(lost[n]["temperature"].sel(level=850)[-1]) for n in (8, 40)]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), expected)
+    curves = {ln.get_label(): ln for ln in figures.forecast_error(ds, 40).axes[0].lines}
+    assert list(curves) == ["truth", "background", "3D-Var"]
+    cells = [t.get_text() for t in figures.scorecard(ds, 40).axes[0].texts]
+    ratio = (ds["squared"] / ds["background_squared"].mean("case")).mean("case") ** 0.5
+    assert cells[0] == f"{ratio.sel(columns=40, channel='2m_temperature').item():.2f}"
+
+
+def test_the_command_writes_scores_figures_and_table(
+    pieces: dict, done: tuple[xr.Dataset, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("runner", "maps"):
+        monkeypatch.setattr(f"xdiffda.experiments.{module}.open_world",
+                            lambda config, **_: open_world(config, **pieces))  # fmt: skip
+    (tmp_path / "records.jsonl").write_bytes((done[1] / "records.jsonl").read_bytes())
+    path = tmp_path / "experiment.toml"
+    path.write_text(f'''
+truth = ""
+out = "{tmp_path}"
+background = "24h"
+forecast_lead = "12h"
+reference_lead = "48h"
+columns = [8, 40]
+n_cases = 3
+map_columns = 8
+error_std = {{2m_temperature = 0.5, temperature = 0.4}}
+[methods."3D-Var"]
+method = "3dvar"
+background_error = 1.0
+''')  # fmt: skip
+    text = command.main("lead-time", path, progress=False)
+    assert text == results.tables(done[0], lead_time=12.0)
+    assert text == (tmp_path / "lead-time.md").read_text()
+    few = results.condensed(done[0], every="12h")
+    assert few["lead_time"].size == 2
+    assert results.tables(few, lead_time=12.0) == text
+    drawn = {p.name for p in (tmp_path / "figures").iterdir()}
+    assert {"lead-time-loss.png", "lead-time-balance-40.png", "lead-time-spectra-8.png"} <= drawn
+    kept = xr.load_dataset(tmp_path / "lead-time.nc", decode_timedelta=True)
+    xr.testing.assert_equal(kept, done[0])
+    assert json.loads(kept.attrs["config"])["seed"] == 0
+    first = command.main("maps", path).split()
+    stamp = (tmp_path / "maps.nc").stat().st_mtime_ns
+    assert [Path(p).name for p in first] == ["maps-temperature-850.png", "maps-2m_temperature.png"]
+    command.main("maps", path)
+    assert (tmp_path / "maps.nc").stat().st_mtime_ns == stamp  # read, not made again
+    with pytest.raises(InputError, match="one of single-step, lead-time, sigma-g, maps"):
+        command.main("three", path)

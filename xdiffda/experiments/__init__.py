@@ -9,6 +9,6 @@ they have lost, the width of RePaint's soft mask; scorecards, balance and maps o
 from __future__ import annotations
 
 from xdiffda.experiments.config import ExperimentConfig, Method
-from xdiffda.experiments.run import run
+from xdiffda.experiments.runner import run
 
 __all__ = ["ExperimentConfig", "Method", "run"]

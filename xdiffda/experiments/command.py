@@ -1,4 +1,4 @@
-"""One command: run, write scores and figures, print the table."""
+"""One command: run, write scores and figures, print the tables."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from xdiffda.errors import InputError, Problem
 from xdiffda.experiments.config import ExperimentConfig
-from xdiffda.experiments.run import KINDS, run
+from xdiffda.experiments.runner import KINDS, run
 
 MAPS = "maps"
 FIGURES = "figures"
 
 
 def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
-    """Run or resume one experiment of a TOML file; return its table as Markdown.
+    """Run or resume one experiment of a TOML file; return its tables as Markdown.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
         drawn = figures.write_maps(maps.states_of_case(config), folder)
         return "".join(f"{p}\n" for p in drawn)
     found = run(kind, config, progress=progress)
-    text = results.table(found, start=config.starts[0], lead_time=_shown_lead(config))
+    text = results.tables(found, start=config.starts[0], lead_time=_shown_lead(config))
     (Path(config.out) / f"{kind}.md").write_text(text)
     figures.write_figures(kind, found, folder)
     return text

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from xdiffda._skill_table import HEADLINES
+from xdiffda._stream import duration
 from xdiffda.experiments.assemble import by_variable
 from xdiffda.variables import VARIABLES
 from xdiffda.verify import lead_time_loss
@@ -150,33 +151,79 @@ def spectra(results: xr.Dataset, columns: int) -> dict[str, xr.Dataset]:
     return out
 
 
-def table(results: xr.Dataset, *, start: str = "mean", lead_time: float = 48.0) -> str:
-    """Markdown: errors over the background's, and hours lost, of headline channels."""
+def tables(results: xr.Dataset, *, start: str = "mean", lead_time: float = 48.0) -> str:
+    """Both tables, as Markdown."""
+    parts = [analysis_table(results)]
+    if "forecast_squared" in results:
+        text = "the mean of the members" if start == "mean" else "one member"
+        head = f"Hours lost by {lead_time:g} h forecasts from {text}:"
+        parts += [head, loss_table(results, start=start, lead_time=lead_time)]
+    return "\n\n".join(parts) + "\n"
+
+
+def analysis_table(results: xr.Dataset) -> str:
+    """RMSE and CRPS over the background's, shock and cost, of all channels and the headlines."""
+    ran = cases_of(results)
+    ratios = {
+        name: pooled(results, name) / results[f"background_{name}"].where(ran).mean("case")
+        for name in ("squared", "crps")
+    }
+    error, jump = ratios["squared"] ** 0.5, shock(results).mean("channel")
+    shown = _shown(results)
+    head = ["columns", "method", "RMSE", *shown, "CRPS", "shock", "members", "calls", "seconds",
+            "cases"]  # fmt: skip
+    rows = []
+    for at, n_case in _ran(results):
+        row = error.sel(at)
+        cost = [int(results[k].sel(at).max()) for k in ("members", "evaluations")]
+        rows.append([
+            f"{at['columns']:,}", at["scheme"], f"**{float(row.mean()):.3f}**",
+            *(f"{float(row.sel(channel=c)):.3f}" for c in shown.values()),
+            f"{float(ratios['crps'].sel(at).mean()):.3f}", f"{float(jump.sel(at)):+.2f}",
+            str(cost[0]), str(cost[1] or "-"), f"{float(results['seconds'].sel(at).median()):.1f}",
+            str(n_case),
+        ])  # fmt: skip
+    return _markdown(head, rows)
+
+
+def loss_table(results: xr.Dataset, *, start: str = "mean", lead_time: float = 48.0) -> str:
+    """Hours lost by forecasts from the analyses, in headline channels."""
+    shown, lost = _shown(results), _lost(results, start, lead_time)
+    rows = []
+    for at, n_case in _ran(results):
+        row = lost.sel(at)
+        hours = [_hours(float(row.sel(channel=c)), results, lead_time) for c in shown.values()]
+        rows.append([f"{at['columns']:,}", at["scheme"], *hours, str(n_case)])
+    return _markdown(["columns", "method", *shown, "cases"], rows)
+
+
+def condensed(results: xr.Dataset, *, every: str = "24h") -> xr.Dataset:
+    """What tables and curves need, in few bytes: no spectra, forecasts at fewer lead times."""
+    kept = results.drop_vars([n for n in results.data_vars if "spectrum" in str(n)])
+    if "lead_time" in kept.dims:
+        some = [t for t in kept["lead_time"].values if not t % duration(every)]
+        kept = kept.sel(lead_time=some)
+    return kept.map(lambda f: f.astype(np.float32)).assign_attrs(results.attrs)
+
+
+def _shown(results: xr.Dataset) -> dict[str, str]:
     known = results["channel"].values.tolist()
-    shown = {k: c for k, c in HEADLINES.items() if c in known} or {c: c for c in known[:6]}
-    lost = _lost(results, start, lead_time) if "forecast_squared" in results else None
-    ran, base = cases_of(results), results["background_squared"]
-    ratio = (pooled(results, "squared") / base.where(ran).mean("case")) ** 0.5
-    jump = shock(results).mean("channel")
-    heads = ["columns", "method", "error / background", *shown]
-    heads += [f"hours lost, {k}" for k in shown] if lost is not None else []
-    heads += ["shock", "members", "evaluations", "cases"]
-    lines = [heads, ["---"] * len(heads)]
-    for n in results["columns"].values.tolist():
-        for method in results["scheme"].values.tolist():
-            at = {"columns": n, "scheme": method}
-            count = int(ran.sel(at).sum())
-            if not count:
-                continue
-            row = ratio.sel(at)
-            cells = [f"{n:,}", method, f"{float(row.mean()):.3f}"]
-            cells += [f"{float(row.sel(channel=c)):.3f}" for c in shown.values()]
-            if lost is not None:
-                cells += [_hours(float(lost.sel(at).sel(channel=c)), results, lead_time)
-                          for c in shown.values()]  # fmt: skip
-            sizes = [int(np.nanmax(results[k].sel(at))) for k in ("members", "evaluations")]
-            lines.append([*cells, f"{float(jump.sel(at)):+.2f}", *map(str, sizes), str(count)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return {k: c for k, c in HEADLINES.items() if c in known} or {c: c for c in known[:6]}
+
+
+def _ran(results: xr.Dataset) -> list[tuple[dict[str, Any], int]]:
+    """Columns and methods that were run, with the number of cases."""
+    count = cases_of(results).sum("case")
+    every = [
+        {"columns": n, "scheme": method}
+        for n in results["columns"].values.tolist() for method in results["scheme"].values.tolist()
+    ]  # fmt: skip
+    return [(at, int(count.sel(at))) for at in every if int(count.sel(at))]
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _hours(value: float, results: xr.Dataset, lead_time: float) -> str:
