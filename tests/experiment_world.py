@@ -33,8 +33,13 @@ def config(out: Path, **choices: Any) -> ExperimentConfig:
     return ExperimentConfig("", str(out), **(usual | LEADS | choices))
 
 
-def drawn_pieces(folder: Path, n_times: int = 4) -> tuple[dict[str, Any], str]:
-    """Truths whose difference from the background is drawn from B, and the background's file."""
+def drawn_pieces(
+    folder: Path, n_times: int = 4, n_member: int = 0
+) -> tuple[dict[str, Any], str]:  # fmt: skip
+    """Truths whose difference from the background is drawn from B, and the background's file.
+
+    With members, truth and members are drawn alike.
+    """
     import jax
 
     prior = cycle_world.make_prior()
@@ -46,7 +51,15 @@ def drawn_pieces(folder: Path, n_times: int = 4) -> tuple[dict[str, Any], str]:
     as_ds = lambda xs: xr.concat(  # noqa: E731
         [from_state(x, layout, convention) for x in xs], "time"
     ).assign_coords(time=time)
-    as_ds([base] * n_times).to_netcdf(folder / "background.nc")
+    first = as_ds([base] * n_times)
+    if n_member:
+        draws = np.asarray(
+            prior.covariance.sample(jax.random.split(jax.random.key(8), n_member * n_times))
+        ).reshape(layout.grid.n_node, n_times, n_member, layout.n_channel)
+        members = [[base + cycle_world.SCALE * draws[:, t, m] for t in range(n_times)]
+                   for m in range(n_member)]  # fmt: skip
+        first = xr.concat([as_ds(states) for states in members], "member")
+    first.to_netcdf(folder / "background.nc")
     # `reference_lead` needs the truth afterwards: these worlds stand still
     later = [t + h * cycle_world.STEP for t in time for h in (0, 1)]
     truth = xr.concat([as_ds(states).isel(time=[i]) for i in np.repeat(range(n_times), 2)], "time")

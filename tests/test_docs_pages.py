@@ -52,7 +52,7 @@ def fenced(page: str, *kinds: str) -> list[tuple[str, str]]:
 def tools() -> Iterator[dict[str, ModuleType]]:
     """The modules that make tables and lists when the site is built."""
     loaded = {}
-    for name in ("_skill", "_gallery", "_names", "_tables"):
+    for name in ("_skill", "_gallery", "_names", "_experiments", "_tables"):
         spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
         assert spec and spec.loader
         loaded[name] = sys.modules[name] = importlib.util.module_from_spec(spec)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import _experiments
 from _gallery import gallery
 from _skill import skill, skill_channels, skill_figure
 
@@ -257,5 +258,5 @@ MADE: dict[str, Callable[..., str]] = {
     "grids": grids,
     "height-errors": height_errors, "methods": methods, "models": models, "protocol": protocol,
     "skill": skill, "skill-channels": skill_channels, "skill-figure": skill_figure, "tidy": tidy,
-    "training": training, "units": units, "variables": variables,
+    "training": training, "units": units, "variables": variables, **_experiments.MADE,
 }  # fmt: skip

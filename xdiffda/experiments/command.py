@@ -32,7 +32,7 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
         raise InputError([Problem(f"the experiment {kind!r}", f"one of {', '.join((*KINDS, MAPS))}",
                                   f"xdiffda experiment {KINDS[0]} {path}")],
                          what="experiment")  # fmt: skip
-    from xdiffda.experiments import figures, maps, results
+    from xdiffda.experiments import figures, maps, tables
 
     config = ExperimentConfig.read(path)
     folder = Path(config.out) / FIGURES
@@ -40,7 +40,7 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
         drawn = figures.write_maps(maps.states_of_case(config), folder)
         return "".join(f"{p}\n" for p in drawn)
     found = run(kind, config, progress=progress)
-    text = results.tables(found, start=config.starts[0], lead_time=_shown_lead(config))
+    text = tables.tables(found, start=config.starts[0], lead_time=_shown_lead(config))
     (Path(config.out) / f"{kind}.md").write_text(text)
     figures.write_figures(kind, found, folder)
     return text

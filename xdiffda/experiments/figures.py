@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from xdiffda import plot
+from xdiffda._skill_table import HEADLINES
 from xdiffda.experiments import results as make
 from xdiffda.plot.channels import Channel
 from xdiffda.plot.styles import legend, line, panels, style
@@ -87,16 +88,13 @@ def forecast_error(results: xr.Dataset, columns: int, *, start: str = "mean") ->
 
 def scorecard(results: xr.Dataset, columns: int) -> Figure:
     """RMSE of the analyses over the background's, every channel."""
-    by = make.rmse(results)
-    cards = {method: of[columns] for method, of in by.items() if columns in of}
-    return plot.scorecard({"background": make.background_rmse(results), **cards},
-                          reference="background")  # fmt: skip
+    return plot.scorecard(make.rmse_ratios(results, columns), reference="background")
 
 
 def balance(results: xr.Dataset, columns: int) -> Figure:
     """Tendencies of the first 6 h, divergence and ageostrophic wind over the truth's."""
-    sizes = make.balance_sizes(results, columns)
-    return plot.scorecard(sizes, reference="truth", score="magnitude")
+    cards = make.balance_ratios(results, columns)
+    return plot.scorecard(cards, reference="truth", score="magnitude")
 
 
 def width_curves(results: xr.Dataset) -> Figure:
@@ -154,7 +152,7 @@ def _start(results: xr.Dataset, wanted: str) -> str:
 
 def _channels(results: xr.Dataset) -> list[str]:
     known = results["channel"].values.tolist()
-    return [c for c in make.HEADLINES.values() if c in known] or known[:6]
+    return [c for c in HEADLINES.values() if c in known] or known[:6]
 
 
 def _channel(text: str) -> Channel:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xdiffda._skill_table import HEADLINES
 from xdiffda._stream import duration
 from xdiffda.experiments.assemble import by_variable
 from xdiffda.variables import VARIABLES
@@ -77,8 +76,15 @@ def background_forecast_rmse(results: xr.Dataset) -> xr.Dataset:
 def losses(results: xr.Dataset, *, start: str = "mean") -> By:
     """Lead-time losses (`xdiffda.verify.lead_time_loss`): method -> columns -> hours.
 
-    The background is among the methods where it is a forecast from the truth: by its age it
-    should have lost just that.
+    The reference are forecasts from the truth at the method's own cases. For
+    `xdiffda.plot.lead_time_loss`.
+
+    Parameters
+    ----------
+    results : Dataset
+        Of `xdiffda.experiments.run`, with forecasts.
+    start : {"mean", "member"}
+        What the forecasts start from.
     """
     ran = cases_of(results)
 
@@ -92,40 +98,79 @@ def losses(results: xr.Dataset, *, start: str = "mean") -> By:
     }
 
 
-def background_losses(results: xr.Dataset) -> xr.Dataset:
-    """Lead-time loss of the background's own continuation."""
-    return lead_time_loss(background_forecast_rmse(results), truth_forecast_rmse(results))
+def loss_at(results: xr.Dataset, *, start: str = "mean", lead_time: float = 48.0) -> xr.DataArray:
+    """Lead-time loss at one lead time (hours), on ``columns``, ``scheme`` and ``channel``.
 
-
-def balance_sizes(results: xr.Dataset, columns: int) -> dict[str, xr.Dataset]:
-    """Balance beside the truth's: label -> divergence, tendencies and ageostrophic wind.
-
-    For `xdiffda.plot.scorecard` with ``reference="truth"``, ``score="magnitude"``: 1 is the noise
-    of the truth; ``tendency_...`` less one is the shock (`xdiffda.verify.initial_shock`).
+    NaN where the error is beyond that of the longest forecast from the truth.
     """
-    ran = cases_of(results).sel(columns=columns, drop=True)
-    out = {}
-    for label in ("truth", "background"):
-        out[label] = _balance(results, f"{label}_", ran.any("scheme"), {})
-    for method in results["scheme"].values.tolist():
-        own = ran.sel({"scheme": method}, drop=True)
-        if bool(own.any()):
-            at = {"columns": columns, "scheme": method}
-            out[method] = _balance(results, "", own, at)
+    lead = np.timedelta64(int(lead_time * 60), "m")
+    out = results["squared"].mean("case") * np.nan
+    for method, by in losses(results, start=start).items():
+        for n, ds in by.items():
+            for channel in results["channel"].values.tolist():
+                name, _, level = channel.partition("@")
+                field = ds[name].sel(lead_time=lead)
+                value = field.sel(level=float(level)) if level else field
+                out.loc[{"scheme": method, "columns": n, "channel": channel}] = float(value)
     return out
 
 
-def _balance(results: xr.Dataset, prefix: str, ran: xr.DataArray, at: Mapping) -> xr.Dataset:
-    fields: dict[str, xr.DataArray] = {}
-    tendency = pooled(results, f"{prefix}tendency", of=ran)
-    for name, field in by_variable(np.sqrt(tendency.sel(at, drop=True))).items():
-        fields[f"tendency of {_short(str(name))}"] = field
+def background_losses(results: xr.Dataset) -> xr.Dataset:
+    """Lead-time loss of the background's own continuation: about its age."""
+    return lead_time_loss(background_forecast_rmse(results), truth_forecast_rmse(results))
+
+
+def rmse_ratios(results: xr.Dataset, columns: int) -> dict[str, xr.Dataset]:
+    """RMSE over that of the background at the same cases: label -> Dataset.
+
+    For `xdiffda.plot.scorecard` with ``reference="background"``.
+    """
+    ran, base = cases_of(results), results["background_squared"].where(cases_of(results))
+    ratio = ((results["squared"].where(ran)).mean("case") / base.mean("case")) ** 0.5
+    fields = {m: ratio.sel(at, drop=True) for m, at in _ran_with(results, columns).items()}
+    return _with_ones("background", fields, "rmse")
+
+
+def balance_ratios(results: xr.Dataset, columns: int) -> dict[str, xr.Dataset]:
+    """Balance of members over that of the truth at the same cases: label -> Dataset.
+
+    Tendencies of the first 6 h (less one they are the shock, see
+    `xdiffda.verify.initial_shock`), divergence and ageostrophic wind. For
+    `xdiffda.plot.scorecard` with ``reference="truth"`` and ``score="magnitude"``.
+    """
+    out = {"background": _balance(results, "background_", None, {})}
+    for method, at in _ran_with(results, columns).items():
+        out[method] = _balance(results, "", cases_of(results).sel(at, drop=True), at)
+    first = out["background"]
+    return {"truth": xr.ones_like(first), **out}
+
+
+def _balance(results: xr.Dataset, prefix: str, ran: xr.DataArray | None, at: Mapping) -> xr.Dataset:
+    def ratio(name: str) -> xr.DataArray:
+        own = pooled(results, f"{prefix}{name}", of=None if ran is None else cases_of(results))
+        return own.sel(at, drop=True) / pooled(results, f"truth_{name}", of=ran)
+
+    fields = {
+        f"tendency of {_short(str(name))}": field
+        for name, field in by_variable(ratio("tendency") ** 0.5).items()
+    }
     for name in ("divergence", "ageostrophic_ratio"):
-        if f"{prefix}{name}" in results:
-            fields[name.replace("_", " ")] = pooled(
-                results, f"{prefix}{name}", of=ran
-            ).sel(at, drop=True)  # fmt: skip
+        if f"truth_{name}" in results:
+            fields[name.replace("_", " ")] = ratio(name)
     return xr.Dataset(fields).expand_dims(score=["magnitude"])
+
+
+def _with_ones(label: str, fields: Mapping[str, xr.DataArray], score: str) -> dict[str, xr.Dataset]:
+    """Datasets of ratios, and the reference that is one everywhere."""
+    out = {name: by_variable(f).expand_dims(score=[score]) for name, f in fields.items()}
+    return {label: xr.ones_like(next(iter(out.values()))), **out}
+
+
+def _ran_with(results: xr.Dataset, columns: int) -> dict[str, dict[str, Any]]:
+    """Methods that were run with so many columns, and where they stand."""
+    ran = cases_of(results).sel(columns=columns).any("case")
+    every = {m: {"columns": columns, "scheme": m} for m in results["scheme"].values.tolist()}
+    return {m: at for m, at in every.items() if bool(ran.sel({"scheme": m}))}
 
 
 def shock(results: xr.Dataset) -> xr.DataArray:
@@ -139,62 +184,13 @@ def shock(results: xr.Dataset) -> xr.DataArray:
 
 def spectra(results: xr.Dataset, columns: int) -> dict[str, xr.Dataset]:
     """Spectra of truth, background and members, for `xdiffda.plot.spectra`."""
-    ran = cases_of(results).sel(columns=columns, drop=True)
     out = {
         label: _squares(by_variable(results[f"{label}_spectrum"].mean("case")))
         for label in ("truth", "background")
     }
-    for method in results["scheme"].values.tolist():
-        if bool(ran.sel({"scheme": method}).any()):
-            field = results["spectrum"].sel({"columns": columns, "scheme": method}, drop=True)
-            out[method] = _squares(by_variable(field.mean("case")))
+    for method, at in _ran_with(results, columns).items():
+        out[method] = _squares(by_variable(results["spectrum"].sel(at, drop=True).mean("case")))
     return out
-
-
-def tables(results: xr.Dataset, *, start: str = "mean", lead_time: float = 48.0) -> str:
-    """Both tables, as Markdown."""
-    parts = [analysis_table(results)]
-    if "forecast_squared" in results:
-        text = "the mean of the members" if start == "mean" else "one member"
-        head = f"Hours lost by {lead_time:g} h forecasts from {text}:"
-        parts += [head, loss_table(results, start=start, lead_time=lead_time)]
-    return "\n\n".join(parts) + "\n"
-
-
-def analysis_table(results: xr.Dataset) -> str:
-    """RMSE and CRPS over the background's, shock and cost, of all channels and the headlines."""
-    ran = cases_of(results)
-    ratios = {
-        name: pooled(results, name) / results[f"background_{name}"].where(ran).mean("case")
-        for name in ("squared", "crps")
-    }
-    error, jump = ratios["squared"] ** 0.5, shock(results).mean("channel")
-    shown = _shown(results)
-    head = ["columns", "method", "RMSE", *shown, "CRPS", "shock", "members", "calls", "seconds",
-            "cases"]  # fmt: skip
-    rows = []
-    for at, n_case in _ran(results):
-        row = error.sel(at)
-        cost = [int(results[k].sel(at).max()) for k in ("members", "evaluations")]
-        rows.append([
-            f"{at['columns']:,}", at["scheme"], f"**{float(row.mean()):.3f}**",
-            *(f"{float(row.sel(channel=c)):.3f}" for c in shown.values()),
-            f"{float(ratios['crps'].sel(at).mean()):.3f}", f"{float(jump.sel(at)):+.2f}",
-            str(cost[0]), str(cost[1] or "-"), f"{float(results['seconds'].sel(at).median()):.1f}",
-            str(n_case),
-        ])  # fmt: skip
-    return _markdown(head, rows)
-
-
-def loss_table(results: xr.Dataset, *, start: str = "mean", lead_time: float = 48.0) -> str:
-    """Hours lost by forecasts from the analyses, in headline channels."""
-    shown, lost = _shown(results), _lost(results, start, lead_time)
-    rows = []
-    for at, n_case in _ran(results):
-        row = lost.sel(at)
-        hours = [_hours(float(row.sel(channel=c)), results, lead_time) for c in shown.values()]
-        rows.append([f"{at['columns']:,}", at["scheme"], *hours, str(n_case)])
-    return _markdown(["columns", "method", *shown, "cases"], rows)
 
 
 def condensed(results: xr.Dataset, *, every: str = "24h") -> xr.Dataset:
@@ -204,47 +200,6 @@ def condensed(results: xr.Dataset, *, every: str = "24h") -> xr.Dataset:
         some = [t for t in kept["lead_time"].values if not t % duration(every)]
         kept = kept.sel(lead_time=some)
     return kept.map(lambda f: f.astype(np.float32)).assign_attrs(results.attrs)
-
-
-def _shown(results: xr.Dataset) -> dict[str, str]:
-    known = results["channel"].values.tolist()
-    return {k: c for k, c in HEADLINES.items() if c in known} or {c: c for c in known[:6]}
-
-
-def _ran(results: xr.Dataset) -> list[tuple[dict[str, Any], int]]:
-    """Columns and methods that were run, with the number of cases."""
-    count = cases_of(results).sum("case")
-    every = [
-        {"columns": n, "scheme": method}
-        for n in results["columns"].values.tolist() for method in results["scheme"].values.tolist()
-    ]  # fmt: skip
-    return [(at, int(count.sel(at))) for at in every if int(count.sel(at))]
-
-
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _hours(value: float, results: xr.Dataset, lead_time: float) -> str:
-    if np.isfinite(value):
-        return f"{value:.1f}"
-    last = results["reference_lead_time"].values[-1] / np.timedelta64(1, "h")
-    return f"> {last - lead_time:g}"
-
-
-def _lost(results: xr.Dataset, start: str, lead_time: float) -> xr.DataArray:
-    """Loss at one lead time by columns, method and channel."""
-    lead = np.timedelta64(int(lead_time * 60), "m")
-    out = results["squared"].mean("case") * np.nan
-    for method, by in losses(results, start=start).items():
-        for n, ds in by.items():
-            for channel in results["channel"].values.tolist():
-                name, _, level = channel.partition("@")
-                field = ds[name].sel(lead_time=lead)
-                value = field.sel(level=float(level)) if level else field
-                out.loc[{"scheme": method, "columns": n, "channel": channel}] = float(value)
-    return out
 
 
 def _by(results: xr.Dataset, make: Any) -> By:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from xdiffda import registry
 from xdiffda._cycle_config import SAMPLE
 from xdiffda._cycle_plan import States, make_forecast, prior_digest
 from xdiffda._rollout import STEP
-from xdiffda._stream import clock_of, duration, state_at, time_seed
+from xdiffda._stream import clock_of, digest, duration, state_at, time_seed
 from xdiffda.errors import InputError, Problem
 from xdiffda.experiments.config import QUARTER, ExperimentConfig, plain
 from xdiffda.observations import emulate_obs
@@ -124,7 +123,9 @@ def open_world(
     )  # fmt: skip
     key = plain({
         "prior": f"{prior.name} {prior_digest(prior)}", "forecaster": forecast_name,
-        "truth": Path(config.truth).name, "background": config.background,
+        "truth": _content(opened, prior, "truth"),
+        "background": config.background if backgrounds is None
+        else _content(backgrounds, prior, "background"),
         "errors": config.error_std, "variables": config.variables, "seed": config.seed,
     })  # fmt: skip
     return World(config, prior, opened, backgrounds, states, step, times, key)
@@ -160,6 +161,12 @@ def choose_times(
             f"n_cases = {max(len(chosen), 1)}, a shorter reference_lead, or a longer period",
         )], what="truth")  # fmt: skip
     return chosen[np.linspace(0, len(chosen) - 1, config.n_cases).astype(int)]
+
+
+def _content(ds: xr.Dataset, prior: Prior, what: str) -> str:
+    """What tells one truth or background from another: its first state, whatever its file."""
+    first = state_at(ds, clock_of(ds, what=what).min(), what=what)
+    return digest(to_state(first, prior.layout, what=what)[0])
 
 
 def _quarter(prior: Prior) -> dict[str, Any]:
