@@ -263,6 +263,21 @@ def test_gallery_shows_every_figure(tools: dict[str, ModuleType]) -> None:
     assert shown - others == functions - others
 
 
-@pytest.mark.parametrize("page", ["how-good", "concepts/verification", "concepts/differences"])
+def test_results_of_experiments_are_there(tools: dict[str, ModuleType]) -> None:
+    from xdiffda.experiments import ExperimentConfig
+
+    asked = [what.split() for page in TEXT for what, _ in fenced(page, "made")]
+    shown = [tools["_tables"].MADE[name](*rest) for name, *rest in asked
+             if name.startswith("experiment-")]  # fmt: skip
+    assert len(shown) > 8
+    assert all(text.startswith(("| columns |", "```{raw} html", "```toml")) for text in shown)
+    config = ExperimentConfig.read(ROOT / "tutorials" / "results" / "experiments.toml")
+    table = tools["_tables"].MADE["experiment-losses"]("lead-time")
+    assert all(f"| {name} |" in table for name in config.methods)
+
+
+@pytest.mark.parametrize(
+    "page", ["how-good", "experiments", "concepts/verification", "concepts/differences"]
+)
 def test_no_measured_number_is_typed_by_hand(page: str) -> None:
     assert re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", prose(page)) == []

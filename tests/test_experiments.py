@@ -258,6 +258,9 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path, pieces: dict) -> None
         world.config(tmp_path, methods={"a": {"steps": 3}, "b": 3})
     with pytest.raises(InputError, match=r"analysis times in a truth.*48h after"):
         run("lead-time", world.config(tmp_path, n_cases=30), progress=False, **pieces)
+    holes = {**pieces, "truth": pieces["truth"].drop_isel(time=9)}
+    with pytest.raises(InputError, match="the time 2020-01-17T18:00"):
+        run("lead-time", world.config(tmp_path), progress=False, **holes)
     with pytest.raises(InputError, match=r"methods\.a\.columns with \[7\]"):
         run("lead-time", world.config(tmp_path, methods={"a": {"columns": (7,)}}), **pieces)
     with pytest.raises(InputError, match="one of single-step"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +91,15 @@ def scorecard(results: xr.Dataset, columns: int) -> Figure:
     return plot.scorecard(make.rmse_ratios(results, columns), reference="background")
 
 
-def balance(results: xr.Dataset, columns: int) -> Figure:
-    """Tendencies of the first 6 h, divergence and ageostrophic wind over the truth's."""
+def balance(
+    results: xr.Dataset, columns: int, *, channels: Sequence[str] | None = None
+) -> Figure:  # fmt: skip
+    """Tendencies of the first 6 h, divergence and ageostrophic wind over the truth's.
+
+    ``channels`` chooses rows, such as ``divergence@500`` or ``tendency of msl``.
+    """
     cards = make.balance_ratios(results, columns)
-    return plot.scorecard(cards, reference="truth", score="magnitude")
+    return plot.scorecard(cards, reference="truth", score="magnitude", channels=channels)
 
 
 def width_curves(results: xr.Dataset) -> Figure:

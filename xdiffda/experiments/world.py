@@ -64,11 +64,12 @@ class World:
         """The truth at some times, read in one go."""
         clock = clock_of(self.truth, what="truth")
         order = np.argsort(clock)
-        where = order[np.searchsorted(clock[order], times)]
-        first = state_at(self.truth, clock[0], what="truth")
-        (dim,) = set(map(str, self.truth.dims)) - set(map(str, first.dims)) or {None}
-        ds = self.truth if dim is None else self.truth.isel({dim: where})
-        x, layout, _ = to_state(ds, self.states.layout, what="truth")
+        where = order[np.searchsorted(clock[order], times).clip(max=len(clock) - 1)]
+        for gap in times[clock[where] != times][:1]:
+            state_at(self.truth, gap, what="truth")  # says what is missing
+        (dim,) = {d for d in self.truth.dims if d not in state_at(self.truth, times[0],
+                                                                   what="truth").dims}  # fmt: skip
+        x, layout, _ = to_state(self.truth.isel({dim: where}), self.states.layout, what="truth")
         return x.reshape(len(times), layout.grid.n_node, layout.n_channel)
 
     def background(self, time: np.datetime64) -> xr.Dataset:

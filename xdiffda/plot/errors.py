@@ -49,6 +49,7 @@ def error_against_columns(
     Returns
     -------
     matplotlib.figure.Figure
+        Cut off at twice the background: what is worse than that need not be read off.
 
     Raises
     ------
@@ -76,21 +77,21 @@ def error_against_columns(
     with style():
         figure, axes = panels(len(chosen), height=2.3, sharex=True)
         for ax, channel in zip(axes, chosen, strict=True):
-            units = ""
+            units, level = "", 0.0
             for number, (method, of) in enumerate(scores.items()):
                 fields = [in_display_units(channel.of(of[n]).sel(score=score)) for n in sorted(of)]
                 units = fields[0][1]
                 ax.plot(sorted(of), [float(f) for f, _ in fields], label=method, **line(number))
             if background is not None:
-                level, _ = in_display_units(channel.of(background).sel(score=score))
-                ax.axhline(float(level), color="0.2", linewidth=1.1, label="background", zorder=1)
+                level = float(in_display_units(channel.of(background).sel(score=score))[0])
+                ax.axhline(level, color="0.2", linewidth=1.1, label="background", zorder=1)
             if forecasts is not None:
                 curve, _ = in_display_units(channel.of(forecasts).sel(score=score))
                 _forecast_lines(ax, curve.values, hours(forecasts), lead_times)
             text = score.upper() if len(score) < 5 else score
             ax.set(xscale="log", title=channel.title, xlabel="observed columns",
                    ylabel=f"{text} ({units})")  # fmt: skip
-            ax.set_ylim(0, None)
+            ax.set_ylim(0, min(ax.get_ylim()[1], 2 * level) if level else None)
             _column_ticks(ax, sorted({n for of in scores.values() for n in of}))
         legend(figure, axes)
     return figure
