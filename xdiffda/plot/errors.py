@@ -11,8 +11,9 @@ import xarray as xr
 
 from xdiffda.errors import InputError, Problem
 from xdiffda.plot.channels import choose_channels, in_display_units
+from xdiffda.plot.dots import dots_of
 from xdiffda.plot.lead_time import _column_ticks, hours
-from xdiffda.plot.maps import _dots, _draw_row, _projection
+from xdiffda.plot.maps import _draw_row, _lay_out, _projection
 from xdiffda.plot.panels import Slice, build_panels, describe
 from xdiffda.plot.styles import legend, line, panels, style
 
@@ -139,8 +140,6 @@ def error_maps(
     >>> [ax.get_title() for ax in figure.axes][:2]
     ['background, rms 2 K', 'analysis, rms 1 K']
     """
-    import matplotlib.pyplot as plt
-
     if not states:
         repair = 'error_maps({"analysis": analysis}, truth, "2m_temperature")'
         raise InputError([Problem("no states", "one or more", repair)], what="error_maps")
@@ -151,18 +150,11 @@ def error_maps(
         )
         choice = found
         drawn.append(dataclasses.replace(panel, title=label))
-    dots = _dots(obs, choice) if obs is not None else None
-    n_column = len(drawn) if len(drawn) <= 3 else (2 if len(drawn) == 4 else 3)
-    n_row = -(-len(drawn) // n_column)
-    figure, axes = plt.subplots(
-        n_row, n_column, figsize=(4.2 * n_column, 2.75 * n_row + 0.45), layout="compressed",
-        squeeze=False, subplot_kw={"projection": _projection(projection, 0.0)},
-    )  # fmt: skip
-    plt.close(figure)
-    for ax in axes.ravel()[len(drawn) :]:
-        figure.delaxes(ax)
-    for row, start in zip(axes, range(0, len(drawn), n_column), strict=True):
-        part = drawn[start : start + n_column]
-        _draw_row(figure, row, part, drawn, choice, dots, axes[0, 0].projection)
-    figure.suptitle(f"error of {describe(choice)}", fontsize=12)
+    dots = dots_of(obs, choice) if obs is not None else None
+    on = _projection(projection, 0.0)
+    with style(axes_grid=False):
+        figure, rows = _lay_out(drawn, on)
+        for axes, row in rows:
+            _draw_row(figure, axes, row, drawn, choice, dots, on)
+        figure.suptitle(f"error of {describe(choice)}")
     return figure
