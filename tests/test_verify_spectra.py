@@ -10,6 +10,7 @@ from scipy.special import sph_harm_y
 from xdiffda.errors import InputError
 from xdiffda.verify import (
     balance,
+    divergence_vorticity,
     geostrophic_wind,
     initial_shock,
     total_spectrum,
