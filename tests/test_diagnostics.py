@@ -205,10 +205,15 @@ def test_lead_time_loss() -> None:
     np.testing.assert_allclose(found.isel(level=1)[inside], 18, atol=0.8)
     assert np.isnan(found[~inside]).all()
     wiggly = hours.astype(float)
-    wiggly[3] = 20  # falls from 24 to 20: the running maximum is flat there
-    for error in (22.0, 24.0):
-        loss = lead_time_loss(curve(np.full(11, error)), curve(wiggly))["geopotential"]
-        np.testing.assert_allclose(loss.isel(level=0), error - hours)
+    wiggly[3] = 20  # 24 at 24 h, 20 at 36 h, 48 at 48 h
+    # 22 is reached at 22 h, again at 30 h and at 36 + 12 * 2 / 28 h: the nearest counts
+    loss = lead_time_loss(curve(np.full(11, 22.0)), curve(wiggly))["geopotential"].isel(level=0)
+    where = np.array([22, 22, 22, *[36 + 24 / 28] * 8])
+    np.testing.assert_allclose(loss, where - hours)
+    # forecasts from the truth itself have lost nothing, however their error wiggles
+    for own in (wiggly, np.minimum(hours, 60.0)):
+        itself = lead_time_loss(curve(own), curve(own))["geopotential"]
+        np.testing.assert_array_equal(itself, 0.0)
     with pytest.raises(InputError, match=r"(?s)reference without a dimension lead_time.*'rmse'"):
         lead_time_loss(reference, reference.isel(score=0, lead_time=0, drop=True))
 

@@ -52,7 +52,7 @@ def fenced(page: str, *kinds: str) -> list[tuple[str, str]]:
 def tools() -> Iterator[dict[str, ModuleType]]:
     """The modules that make tables and lists when the site is built."""
     loaded = {}
-    for name in ("_skill", "_gallery", "_names", "_tables"):
+    for name in ("_skill", "_gallery", "_names", "_experiments", "_tables"):
         spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
         assert spec and spec.loader
         loaded[name] = sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -263,6 +263,21 @@ def test_gallery_shows_every_figure(tools: dict[str, ModuleType]) -> None:
     assert shown - others == functions - others
 
 
-@pytest.mark.parametrize("page", ["how-good", "concepts/verification", "concepts/differences"])
+def test_results_of_experiments_are_there(tools: dict[str, ModuleType]) -> None:
+    from xdiffda.experiments import ExperimentConfig
+
+    asked = [what.split() for page in TEXT for what, _ in fenced(page, "made")]
+    shown = [tools["_tables"].MADE[name](*rest) for name, *rest in asked
+             if name.startswith("experiment-")]  # fmt: skip
+    assert len(shown) > 8
+    assert all(text.startswith(("| columns |", "```{raw} html", "```toml")) for text in shown)
+    config = ExperimentConfig.read(ROOT / "tutorials" / "results" / "experiments.toml")
+    table = tools["_tables"].MADE["experiment-losses"]("lead-time")
+    assert all(f"| {name} |" in table for name in config.methods)
+
+
+@pytest.mark.parametrize(
+    "page", ["how-good", "experiments", "concepts/verification", "concepts/differences"]
+)
 def test_no_measured_number_is_typed_by_hand(page: str) -> None:
     assert re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", prose(page)) == []

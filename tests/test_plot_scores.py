@@ -190,6 +190,41 @@ def test_lead_time_figures() -> None:
         plot.lead_time_curves(scores())
 
 
+def test_error_against_columns() -> None:
+    by = {"guided": {416: scores(0.5), 45: scores(0.9)}, "3D-Var": {416: scores(0.7)}}
+    figure = plot.error_against_columns(
+        by, background=scores(), forecasts=scores(0.2, lead_time=HOURS), lead_times=(7, 12, 48),
+        channels=["q@850", "mslp"],
+    )  # fmt: skip
+    ax = panel(figure, "mean sea level pressure")
+    found = lines(ax)
+    np.testing.assert_allclose(found["guided"], [2.7, 1.5])  # hPa, few columns first
+    np.testing.assert_allclose(found["3D-Var"], [2.1])
+    np.testing.assert_allclose(found["background"], 3.0)
+    # growing by 0.6 hPa in each 12 h from 0.6; the 7 h forecast does not exist
+    np.testing.assert_allclose(found["12 h forecast from the truth"], 1.2)
+    np.testing.assert_allclose(found["48 h forecast from the truth"], 3.0)
+    assert "7 h forecast from the truth" not in found
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["45", "416"]
+    with pytest.raises(InputError, match="no crps of guided, 416 columns"):
+        plot.error_against_columns(by, score="crps")
+
+
+def test_error_maps_share_a_scale() -> None:
+    lat, lon = np.arange(-75.0, 90, 30), np.arange(12) * 30.0
+    base = xr.Dataset({"temperature": (("level", "lat", "lon"), np.full((1, 6, 12), 250.0),
+                                       {"units": "K"})},
+                      {"level": [850], "lat": lat, "lon": lon})  # fmt: skip
+    members = xr.concat([base + 1, base + 3], "member")
+    figure = plot.error_maps({"one": base - 4, "ensemble": members}, base, "t", level=850)
+    images = [ax.collections[0] for ax in figure.axes if ax.get_title()]
+    assert [ax.get_title() for ax in figure.axes][:2] == ["one, rms 4 K", "ensemble, rms 2 K"]
+    assert {image.get_clim() for image in images} == {(-4.0, 4.0)}
+    assert figure._suptitle.get_text() == "error of temperature at 850 hPa"
+    with pytest.raises(InputError, match="no states"):
+        plot.error_maps({}, base, "t")
+
+
 def test_innovation_histogram() -> None:
     draw = np.random.default_rng(1).normal(0.5, 2, 4000)
     seen = xr.Dataset(

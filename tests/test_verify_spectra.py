@@ -12,6 +12,7 @@ from xdiffda.verify import (
     balance,
     divergence_vorticity,
     geostrophic_wind,
+    initial_shock,
     total_spectrum,
     zonal_spectrum,
 )
@@ -165,3 +166,46 @@ def test_stays_lazy(no_compute: None) -> None:
     for result in (zonal_spectrum(wind), total_spectrum(wind, truncation=4), balance(wind)):
         assert "protocol" in result.attrs
         assert all(v.chunks is not None for v in result.data_vars.values())
+
+
+# ---- shock -----------------------------------------------------------------------------
+
+
+def _drift(ds: xr.Dataset, lead: int = 6) -> xr.Dataset:
+    """A model that warms by 2 K in 6 h and throws off whatever varies along rows."""
+    smooth = ds.mean("lon") + 0 * ds
+    return (smooth + 2).assign_coords(time=ds.time + np.timedelta64(lead, "h"))
+
+
+def test_shock_of_noise_is_known_and_the_truth_has_none() -> None:
+    time = np.datetime64("2020-01-01", "ns")
+    wave = np.cos(np.deg2rad(LON))  # mean square 1/2
+    truth = xr.Dataset({"2m_temperature": (("lat", "lon"), np.full((LAT.size, LON.size), 280.0))},
+                       {"lat": LAT, "lon": LON, "time": time})  # fmt: skip
+    noisy = truth + 4 * xr.DataArray(wave, dims="lon")
+    reference = {"reference": truth, "reference_forecast": _drift(truth)}
+    own = initial_shock(truth, _drift(truth), **reference)["2m_temperature"]
+    np.testing.assert_allclose(own, [2.0, 2.0, 0.0], atol=1e-12)
+    # tendencies of 2 K and of noise of mean square 8, independent of each other
+    found = initial_shock(noisy, _drift(noisy), **reference)["2m_temperature"]
+    np.testing.assert_allclose(found.sel(score="tendency"), np.sqrt(4 + 8))
+    np.testing.assert_allclose(found.sel(score="shock"), np.sqrt(3) - 1)
+    # of an ensemble the members count: their noise cancels in the mean, not here
+    pair = xr.concat([noisy, 2 * truth - noisy], "member")
+    both = initial_shock(pair, _drift(pair), **reference)["2m_temperature"]
+    np.testing.assert_allclose(both, found)
+
+
+def test_shock_takes_the_first_output_of_a_longer_forecast() -> None:
+    time = np.datetime64("2020-01-01", "ns")
+    truth = xr.Dataset({"2m_temperature": (("lat", "lon"), np.full((LAT.size, LON.size), 280.0))},
+                       {"lat": LAT, "lon": LON, "time": time})  # fmt: skip
+    later = _drift(_drift(truth), 12)
+    leads = np.array([6, 12]) * np.timedelta64(1, "h")
+    longer = xr.concat([_drift(truth), later.assign_coords(time=time + leads[1])], "time")
+    longer = longer.assign_coords(lead_time=("time", leads), init_time=time)
+    found = initial_shock(truth, longer, reference=truth, reference_forecast=longer)
+    np.testing.assert_allclose(found["2m_temperature"], [2.0, 2.0, 0.0])
+    two = xr.concat([truth, truth.assign_coords(time=time + leads[0])], "time")
+    with pytest.raises(InputError, match="2 times along time"):
+        initial_shock(two, longer, reference=truth, reference_forecast=longer)

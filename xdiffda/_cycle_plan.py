@@ -117,7 +117,7 @@ def make_plan(
             'cycle(..., cycle_length="6h")',
         ))  # fmt: skip
     raise_if(problems, what="cycle")
-    forecast, description = _forecast(states, length, model, prior, forecaster)
+    forecast, description = make_forecast(states, length, model, prior, forecaster)
     config = {
         "format": 1, "variables": states.names, "first": str(start)[:19],
         "cycle_length": f"{length / np.timedelta64(1, 'h'):g}h",
@@ -186,10 +186,11 @@ def _obs_problems(
     )]  # fmt: skip
 
 
-def _forecast(
-    states: States, length: np.timedelta64, model: Any, prior: Prior, forecaster: Callable | None
-) -> tuple[Forecast, str]:
-    """The forecast of one cycle on arrays, and what to call it."""
+def make_forecast(
+    states: States, length: np.timedelta64, model: Any, prior: Prior,
+    forecaster: Callable | None, *, what: str = "cycle",
+) -> tuple[Forecast, str]:  # fmt: skip
+    """The forecast of one cycle on arrays, and what to call it; ``what`` asks for it."""
     if forecaster is not None:
         name = getattr(forecaster, "__qualname__", type(forecaster).__qualname__)
 
@@ -203,15 +204,15 @@ def _forecast(
     except ModelError as error:
         raise InputError([Problem(
             f"the prior {name!r}, which brings no forecaster", "a model of the atmosphere",
-            "cycle(..., forecaster=lambda ds: my_model(ds))",
-        )], what="cycle") from error  # fmt: skip
+            f"{what}(..., forecaster=lambda ds: my_model(ds))",
+        )], what=what) from error  # fmt: skip
     rollout = load_rollout(folder)
     if rollout.layout != states.layout:
         raise InputError([Problem(
             f"the forecaster of {name!r} for {rollout.layout.n_channel} channels on "
             f"{rollout.layout.grid}", f"{states.layout.n_channel} on {states.layout.grid}",
-            "cycle(..., forecaster=lambda ds: my_model(ds))",
-        )], what="cycle")  # fmt: skip
+            f"{what}(..., forecaster=lambda ds: my_model(ds))",
+        )], what=what)  # fmt: skip
 
     def bundled(x: State, time: np.datetime64) -> State:
         flat = x.reshape(-1, *x.shape[-2:])

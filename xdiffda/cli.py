@@ -152,6 +152,17 @@ def cycle(config: Annotated[Path, typer.Argument(help="TOML file")]) -> None:
 
 
 @app.command()
+def experiment(
+    kind: Annotated[str, typer.Argument(help="single-step, lead-time, sigma-g or maps")],
+    config: Annotated[Path, typer.Argument(help="TOML file")],
+) -> None:
+    """Run an experiment of the DiffDA paper with every method beside it; resumes."""
+    from xdiffda.experiments.command import main as run
+
+    typer.echo(run(kind, config))
+
+
+@app.command()
 def train(config: Annotated[Path, typer.Argument(help="TOML file")]) -> None:
     """Train a forecaster or a denoiser (extra train); resumes from the last checkpoint."""
     from xdiffda.train.__main__ import main as run

@@ -146,6 +146,25 @@ def lead_time_losses(truth: Any, persistence: Any, interpolated: Any) -> Figure:
                           channels=["z@500", "u@300", "msl"])  # fmt: skip
 
 
+def errors_by_columns(truth: Any, background: Any, persistence: Any, interpolated: Any) -> Figure:
+    from xdiffda.plot import error_against_columns
+    from xdiffda.verify import verify
+
+    scores = {n: verify(states, truth) for n, states in interpolated.items()}
+    return error_against_columns(
+        {"interpolated": scores}, background=verify(background, truth),
+        forecasts=verify(persistence(truth), truth), lead_times=(6, 24),
+        channels=["z@500", "u@300", "msl"],
+    )  # fmt: skip
+
+
+def maps_of_errors(truth: Any, background: Any, forecast_6h: Any) -> Figure:
+    from xdiffda.plot import error_maps
+
+    states = {"48 h forecast": background, "6 h forecast": forecast_6h}
+    return error_maps(states, truth, "temperature", level=850, time="2012-12-22T06")
+
+
 def draw(name: str) -> Figure:
     """The figure of this name."""
     function, shared = globals()[name], vars(state())

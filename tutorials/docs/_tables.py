@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import _experiments
 from _gallery import gallery
 from _skill import sbc, sbc_figure, skill, skill_channels, skill_figure
 
@@ -257,6 +258,6 @@ MADE: dict[str, Callable[..., str]] = {
     "grids": grids,
     "height-errors": height_errors, "methods": methods, "models": models, "protocol": protocol,
     "sbc": sbc, "sbc-figure": sbc_figure, "skill": skill, "skill-channels": skill_channels,
-    "skill-figure": skill_figure, "tidy": tidy,
-    "training": training, "units": units, "variables": variables,
+    "skill-figure": skill_figure, "tidy": tidy, "training": training, "units": units,
+    "variables": variables, **_experiments.MADE,
 }  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,25 +84,38 @@ def score(
 
 
 class Ledger:
-    """Records of one evaluation in a file of JSON lines, by (columns, method, case)."""
+    """Records of one evaluation in a file of JSON lines, by (columns, method, case).
 
-    def __init__(self, path: Path, key: str) -> None:
+    The last line of a process that was killed may be torn: it is passed over, and what it
+    would have held is run again.
+    """
+
+    def __init__(self, path: Path, key: str, *, kind: Callable[..., Any] = Record) -> None:
         self._path, self._key, self._found = path, key, {}
-        if path.exists():
-            for line in path.read_text().splitlines():
-                row = json.loads(line)
-                if row["key"] == key:  # of these weights, backgrounds and errors
-                    self._found[tuple(row["of"])] = Record(**row["record"])
+        text = path.read_text() if path.exists() else ""
+        self._torn = bool(text) and not text.endswith("\n")
+        lines = text.splitlines()
+        for line in lines[:-1] if self._torn else lines:
+            row = json.loads(line)
+            if row["key"] == key:  # of these weights, backgrounds and errors
+                self._found[tuple(row["of"])] = kind(**row["record"])
 
-    def __contains__(self, of: tuple[int, str, int]) -> bool:
+    def __contains__(self, of: tuple[Any, ...]) -> bool:
         return of in self._found
 
-    def add(self, of: tuple[int, str, int], record: Record) -> None:
+    def __getitem__(self, of: tuple[Any, ...]) -> Any:
+        return self._found[of]
+
+    def add(self, of: tuple[Any, ...], record: Any) -> None:
         """Keep a record, on disk first."""
-        line = {"key": self._key, "of": of, "record": dataclasses.asdict(record)}
+        plain = dataclasses.asdict(record) if dataclasses.is_dataclass(record) else record
+        line = json.dumps({"key": self._key, "of": of, "record": plain}) + "\n"
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._torn:
+            _drop_last_line(self._path)
+            self._torn = False
         with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(line)
         self._found[of] = record
 
     def of(self, columns: int, method: str, cases: Iterable[int]) -> list[Record]:
@@ -112,6 +125,12 @@ class Ledger:
     def cases(self, columns: int, method: str) -> list[int]:
         """Cases at which a method was run."""
         return sorted(c for n, m, c in self._found if (n, m) == (columns, method))
+
+
+def _drop_last_line(path: Path) -> None:
+    """Cut off what follows the last newline."""
+    with path.open("r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def pool(records: Sequence[Record]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from xdiffda.plot.coastline import add_coastline, coastline_lines
 from xdiffda.plot.curves import loss_curves
+from xdiffda.plot.errors import error_against_columns, error_maps
 from xdiffda.plot.histograms import innovation_histogram, rank_histogram
 from xdiffda.plot.lead_time import lead_time_curves, lead_time_loss
 from xdiffda.plot.maps import map_panels
@@ -20,6 +21,8 @@ __all__ = [
     "STYLE",
     "add_coastline",
     "coastline_lines",
+    "error_against_columns",
+    "error_maps",
     "innovation_histogram",
     "lead_time_curves",
     "lead_time_loss",

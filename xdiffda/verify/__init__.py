@@ -15,6 +15,7 @@ carries its protocol in ``attrs["protocol"]``.
 `innovation_statistics`       chi-square and the diagnostics of Desroziers et al. (2005)
 `degrees_of_freedom`          for signal; `observation_impact` per variable and kind
 `split_obs`                   withhold stations; `withheld_report` says whether it helped
+`initial_shock`               first tendency of a forecast over that from the truth
 `lead_time_loss`              hours that a forecast is behind a reference
 ============================  ==========================================================
 """
@@ -29,6 +30,7 @@ from xdiffda.verify._lead_time import lead_time_loss
 from xdiffda.verify._obs_space import equivalents
 from xdiffda.verify._ranks import flatness, rank_histogram
 from xdiffda.verify._reliability import reliability, spread_error
+from xdiffda.verify._shock import initial_shock
 from xdiffda.verify._spectra import total_spectrum, zonal_spectrum
 from xdiffda.verify._states import PROTOCOL, increment, verify
 from xdiffda.verify._withheld import split_obs, withheld_report
@@ -42,6 +44,7 @@ __all__ = [
     "flatness",
     "geostrophic_wind",
     "increment",
+    "initial_shock",
     "innovation_chi_square",
     "innovation_statistics",
     "lead_time_loss",

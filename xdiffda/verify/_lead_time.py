@@ -13,8 +13,10 @@ def lead_time_loss(scores: xr.Dataset, reference: xr.Dataset, *, score: str = "r
     """Hours by which forecasts from an analysis are behind those from the reference.
 
     A forecast whose error at lead time t equals that of the reference at a later lead time
-    t + L has lost L hours (Huang et al. 2024, DiffDA, arXiv 2401.05932). The
-    reference's error is made monotone by its running maximum and interpolated linearly.
+    t + L has lost L hours (Huang et al. 2024, DiffDA, arXiv 2401.05932). The reference's
+    error is interpolated linearly between its lead times. Where it has the same error at
+    several lead times (it need not grow at every step), the one nearest to t is taken:
+    forecasts from the reference itself have lost nothing, whatever their curve.
 
     Parameters
     ----------
@@ -89,7 +91,21 @@ def _behind(
     known = np.isfinite(curve)
     if known.sum() < 2:
         return np.full(error.shape, np.nan)
-    rising = np.maximum.accumulate(curve[known])
-    # of a flat stretch, the earliest lead time: the loss is not exaggerated
-    rising, first = np.unique(rising, return_index=True)
-    return np.interp(error, rising, base[known][first], left=np.nan, right=np.nan) - own
+    curve, base = curve[known], base[known]
+    crossings = _crossings(error[:, None], curve[None], base[None], own[:, None])
+    distance = np.where(np.isnan(crossings), np.inf, np.abs(crossings - own[:, None]))
+    nearest = np.argmin(distance, axis=1)[:, None]
+    return np.take_along_axis(crossings, nearest, axis=1)[:, 0] - own
+
+
+def _crossings(
+    error: Float[np.ndarray, "lead 1"], curve: Float[np.ndarray, "1 base"],
+    base: Float[np.ndarray, "1 base"], own: Float[np.ndarray, "lead 1"],
+) -> Float[np.ndarray, "lead segment"]:  # fmt: skip
+    """Lead time at which each segment of the curve has an error; NaN where it has not."""
+    left, right, begin, end = curve[:, :-1], curve[:, 1:], base[:, :-1], base[:, 1:]
+    inside = (np.minimum(left, right) <= error) & (error <= np.maximum(left, right))
+    flat = left == right
+    share = (error - left) / np.where(flat, 1.0, right - left)
+    at = np.where(flat, np.clip(own, begin, end), begin + share * (end - begin))
+    return np.where(inside, at, np.nan)

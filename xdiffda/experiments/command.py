@@ -1,0 +1,53 @@
+"""One command: run, write scores and figures, print the tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from xdiffda.errors import InputError, Problem
+from xdiffda.experiments.config import ExperimentConfig
+from xdiffda.experiments.runner import KINDS, run
+
+MAPS = "maps"
+FIGURES = "figures"
+
+
+def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
+    """Run or resume one experiment of a TOML file; return its tables as Markdown.
+
+    Parameters
+    ----------
+    kind : {"single-step", "lead-time", "sigma-g", "maps"}
+        As in `xdiffda.experiments.run`; ``maps`` draws the errors of one case.
+    path : path
+        See `xdiffda.experiments.ExperimentConfig`.
+    progress : bool, optional
+
+    Raises
+    ------
+    InputError
+        If the kind is unknown, or the configuration or what it names does not fit.
+    """
+    if kind not in (*KINDS, MAPS):
+        raise InputError([Problem(f"the experiment {kind!r}", f"one of {', '.join((*KINDS, MAPS))}",
+                                  f"xdiffda experiment {KINDS[0]} {path}")],
+                         what="experiment")  # fmt: skip
+    from xdiffda.experiments import figures, maps, tables
+
+    config = ExperimentConfig.read(path)
+    folder = Path(config.out) / FIGURES
+    if kind == MAPS:
+        drawn = figures.write_maps(maps.states_of_case(config), folder)
+        return "".join(f"{p}\n" for p in drawn)
+    found = run(kind, config, progress=progress)
+    text = tables.tables(found, start=config.starts[0], lead_time=_shown_lead(config))
+    (Path(config.out) / f"{kind}.md").write_text(text)
+    figures.write_figures(kind, found, folder)
+    return text
+
+
+def _shown_lead(config: ExperimentConfig) -> float:
+    """48 h as in the paper, or less where forecasts are shorter."""
+    import pandas as pd
+
+    return min(48.0, pd.Timedelta(config.forecast_lead).total_seconds() / 3600)

@@ -1,0 +1,226 @@
+"""Configuration of an experiment: frozen dataclasses, read from one TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xdiffda._cycle_config import Assimilation, Emulation, as_plain
+from xdiffda._stream import duration
+from xdiffda._toml import build, read_toml
+from xdiffda.diffusion.repaint import RePaint
+from xdiffda.errors import InputError, Problem, raise_if
+
+STARTS = ("mean", "member")
+INTERPOLATION = "interpolation"
+QUARTER = "quarter"
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(Assimilation):
+    """One method of the comparison: settings of `xdiffda.assimilate`, and where it is run.
+
+    Attributes
+    ----------
+    method : str
+        As in `xdiffda.assimilate`, or ``interpolation``: observations interpolated over the
+        globe, the background where none is near.
+    n_members : int
+    columns : list of int, optional
+        Numbers of columns at which it is run; default all of the experiment.
+    n_cases : int, optional
+        Run it at so many of the analysis times only, evenly spread: for what is costly. It is
+        compared with the others at its own times.
+    """
+
+    n_members: int = 4
+    columns: tuple[int, ...] = ()
+    n_cases: int = 0
+
+    def settings(self) -> dict[str, Any]:
+        """Keywords of `xdiffda.assimilate`; what is not given keeps its default there."""
+        own = {"columns", "n_cases"}
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {k: v for k, v in given.items() if v is not None and k not in own}
+
+
+def default_methods() -> dict[str, Any]:
+    """Guided sampling beside what is cheap."""
+    return {"guided": {}, "3D-Var": {"method": "3dvar"}, INTERPOLATION: {"method": INTERPOLATION}}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """One experiment on analyses, as ``xdiffda experiment`` reads it.
+
+    Attributes
+    ----------
+    truth : str
+        File or store with the truth along time, or ``sample:truth``.
+    out : str
+        Folder of records, scores and figures; made if it is not there.
+    background : str
+        A lead time such as ``48h``: forecasts from the truth of so long before; or a file
+        with backgrounds along valid time, with or without members.
+    model : str
+        Name or folder of a model, which brings the forecaster; empty for the default.
+    columns : list of int
+        Numbers of observed columns.
+    methods : table of tables
+        Name -> `Method`. Members of a background are used as `xdiffda.assimilate` does.
+    first, last : str
+        Period of the analysis times; by default as long as the truth allows.
+    n_cases : int
+        Analysis times, evenly spread over the period.
+    error_std : "quarter", "default", float or table
+        Observation errors: a quarter of the model's background errors, channel by channel,
+        or as in `xdiffda.observations.emulate_obs`.
+    variables : list of str, optional
+        What is observed; default all.
+    forecast_lead, reference_lead : str
+        How far forecasts from the analyses go, and those from the truth that they are
+        compared with: their difference is the greatest loss that can be seen.
+    starts : list of str
+        Where forecasts start: ``mean`` of the members, first ``member`` (as in the paper,
+        whose analyses are single draws).
+    widths : list of float
+        Of the soft mask, in grid cells: the ablation of sigma_G.
+    repaint : RePaint
+        Settings of the ablation, but for the width.
+    map_columns : int
+        Number of columns of the error maps; the first case is drawn.
+    seed : int
+    """
+
+    truth: str
+    out: str
+    background: str = "48h"
+    model: str = ""
+    columns: tuple[int, ...] = (5, 45, 416, 1000)
+    methods: dict[str, Any] = dataclasses.field(default_factory=default_methods)
+    first: str = ""
+    last: str = ""
+    n_cases: int = 10
+    error_std: str | float | dict[str, Any] = QUARTER
+    variables: tuple[str, ...] = ()
+    forecast_lead: str = "48h"
+    reference_lead: str = "144h"
+    starts: tuple[str, ...] = STARTS
+    widths: tuple[float, ...] = (0.3, 0.5, 0.7, 1.0, 1.5)
+    repaint: RePaint = RePaint(n_levels=50, jump_length=5, resamplings=2)
+    map_columns: int = 416
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems: list[Problem] = []
+        built = {
+            name: of if isinstance(of, Method)
+            else build(Method, of, problems, f"methods.{name}.") if isinstance(of, Mapping)
+            else problems.append(Problem(f"methods.{name} = {of!r}", "a table of settings",
+                                         f"[methods.{name}]"))
+            for name, of in self.methods.items()
+        }  # fmt: skip
+        object.__setattr__(self, "methods", built)
+        raise_if(problems + _problems(self), what="configuration of an experiment")
+
+    @classmethod
+    def read(cls, path: str | Path) -> ExperimentConfig:
+        """Read a TOML file.
+
+        Raises
+        ------
+        InputError
+            Listing every unknown or mistyped entry.
+        """
+        return read_toml(cls, path, example='truth = "truth.zarr"')
+
+    def emulation(self, n_columns: int, error_std: Any) -> dict[str, Any]:
+        """Arguments of `emulate_obs`, all but the seed."""
+        chosen = Emulation(
+            n_columns=n_columns, error_std=error_std, variables=list(self.variables) or None
+        ).choices()
+        return {k: v for k, v in chosen.items() if k not in ("seed", "fixed_sites")}
+
+    def background_lead(self) -> Any:
+        """Lead time of backgrounds that are forecasts from the truth; None of a file's."""
+        try:
+            return duration(self.background)
+        except ValueError:
+            return None
+
+
+def of_widths(config: ExperimentConfig) -> ExperimentConfig:
+    """The ablation of sigma_G: RePaint with one soft mask after another."""
+    methods = {
+        width_name(width): Method(
+            method="repaint", antithetic=False, n_members=config_members(config),
+            repaint=dataclasses.replace(config.repaint, mask_sigma=width),
+        )
+        for width in config.widths
+    }  # fmt: skip
+    return dataclasses.replace(config, methods=methods)
+
+
+def width_name(width: float) -> str:
+    """What the method with this soft mask is called."""
+    return f"sigma_G = {width:g}"
+
+
+def config_members(config: ExperimentConfig) -> int:
+    """Members of the ablation: the fewest of the methods that use RePaint, or two."""
+    counts = [m.n_members for m in config.methods.values() if m.method == "repaint"]
+    return min(counts, default=2)
+
+
+def plain(value: Any) -> str:
+    """Settings as text that is the same in every process."""
+    import json
+
+    return json.dumps(as_plain(value), sort_keys=True)
+
+
+def _problems(config: ExperimentConfig) -> list[Problem]:
+    problems = []
+
+    def need(ok: bool, found: str, needed: str, repair: str) -> None:
+        if not ok:
+            problems.append(Problem(found, needed, repair))
+
+    need(bool(config.methods), "no methods", "one or more", "[methods.guided]")
+    for name in ("n_cases", "map_columns"):
+        need(getattr(config, name) >= 1, f"{name} = {getattr(config, name)}",
+             "a whole number of 1 or more", f"{name} = 10")  # fmt: skip
+    need(bool(config.columns) and all(isinstance(n, int) and n > 0 for n in config.columns),
+         f"columns = {list(config.columns)}", "whole numbers of 1 or more",
+         "columns = [45, 416]")  # fmt: skip
+    need(bool(config.starts) and set(config.starts) <= set(STARTS),
+         f"starts = {list(config.starts)}", f"some of {', '.join(STARTS)}",
+         'starts = ["mean"]')  # fmt: skip
+    need(bool(config.widths) and all(w > 0 for w in config.widths),
+         f"widths = {list(config.widths)}", "positive numbers", "widths = [0.7, 1.5]")  # fmt: skip
+    hours = {}
+    for name in ("forecast_lead", "reference_lead"):
+        try:
+            hours[name] = duration(getattr(config, name)) / duration("6h")
+        except ValueError:
+            hours[name] = 0.0
+        need(hours[name] > 0 and hours[name] % 1 == 0, f"{name} = {getattr(config, name)!r}",
+             "a positive multiple of 6 h", f'{name} = "48h"')  # fmt: skip
+    need(hours["reference_lead"] >= hours["forecast_lead"],
+         f"reference_lead = {config.reference_lead!r}",
+         f"at least forecast_lead, {config.forecast_lead}", 'reference_lead = "144h"')  # fmt: skip
+    return problems
+
+
+def check_columns(config: ExperimentConfig) -> None:
+    """Raise if a method asks for columns that the experiment does not have."""
+    wrong = {n: sorted(set(m.columns) - set(config.columns)) for n, m in config.methods.items()}
+    problems = [
+        Problem(f"methods.{name}.columns with {columns}", f"some of {list(config.columns)}",
+                f"columns = {sorted({*config.columns, *columns})}")
+        for name, columns in wrong.items() if columns
+    ]  # fmt: skip
+    if problems:
+        raise InputError(problems, what="configuration of an experiment")

@@ -1,0 +1,165 @@
+"""Figures of an experiment, written beside its scores."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from xdiffda import plot
+from xdiffda._skill_table import HEADLINES
+from xdiffda.experiments import results as make
+from xdiffda.plot.channels import Channel
+from xdiffda.plot.styles import legend, line, panels, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIX = ".png"
+MAPS = (("geopotential", 500.0), ("temperature", 850.0), ("2m_temperature", None))
+
+
+def write_figures(
+    kind: str, results: xr.Dataset, folder: Path, *, dpi: float = 130.0
+) -> list[Path]:
+    """Draw what belongs to an experiment; return the files.
+
+    Parameters
+    ----------
+    kind : str
+        As in `xdiffda.experiments.run`.
+    results : Dataset
+        What it returned.
+    folder : path
+        Made if it is not there.
+    """
+    drawn: dict[str, Callable[[], Figure]] = {
+        f"scorecard-{n}": lambda n=n: scorecard(results, n) for n in _columns(results)
+    }
+    drawn |= {f"balance-{n}": lambda n=n: balance(results, n) for n in _columns(results)}
+    drawn |= {f"spectra-{n}": lambda n=n: plot.spectra(make.spectra(results, n), reference="truth")
+              for n in _columns(results)}  # fmt: skip
+    if kind != "sigma-g":
+        drawn["error-against-columns"] = lambda: error_against_columns(results)
+    else:
+        drawn["width"] = lambda: width_curves(results)
+    if "forecast_squared" in results and kind != "sigma-g":
+        drawn |= {"loss": lambda: lead_time_loss(results)}
+        drawn |= {f"forecast-error-{n}": lambda n=n: forecast_error(results, n)
+                  for n in _columns(results)}  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, draw in drawn.items():
+        paths.append(folder / f"{kind}-{name}{SUFFIX}")
+        plot.save(draw(), paths[-1], dpi=dpi)
+    return paths
+
+
+def error_against_columns(results: xr.Dataset) -> Figure:
+    """Experiment 1: errors of analyses, the background's, and those of forecasts by age."""
+    return plot.error_against_columns(
+        make.rmse(results), background=make.background_rmse(results),
+        forecasts=make.truth_forecast_rmse(results),
+    )  # fmt: skip
+
+
+def lead_time_loss(results: xr.Dataset, *, start: str = "mean") -> Figure:
+    """Experiment 3: hours lost at the end of the forecasts."""
+    lead = float(results["lead_time"].values[-1] / np.timedelta64(1, "h"))
+    return plot.lead_time_loss(
+        make.losses(results, start=_start(results, start)), lead_time=min(lead, 48.0)
+    )
+
+
+def forecast_error(results: xr.Dataset, columns: int, *, start: str = "mean") -> Figure:
+    """Errors of forecasts from analyses, from the background and from the truth."""
+    last = results["lead_time"].values[-1]
+    truth = make.truth_forecast_rmse(results)
+    curves = {"truth": truth.sel(lead_time=slice(None, last)),
+              "background": make.background_forecast_rmse(results)}  # fmt: skip
+    by = make.forecast_rmse(results, start=_start(results, start))
+    curves |= {method: of[columns] for method, of in by.items() if columns in of}
+    return plot.lead_time_curves(curves)
+
+
+def scorecard(results: xr.Dataset, columns: int) -> Figure:
+    """RMSE of the analyses over the background's, every channel."""
+    return plot.scorecard(make.rmse_ratios(results, columns), reference="background")
+
+
+def balance(
+    results: xr.Dataset, columns: int, *, channels: Sequence[str] | None = None
+) -> Figure:  # fmt: skip
+    """Tendencies of the first 6 h, divergence and ageostrophic wind over the truth's.
+
+    ``channels`` chooses rows, such as ``divergence@500`` or ``tendency of msl``.
+    """
+    cards = make.balance_ratios(results, columns)
+    return plot.scorecard(cards, reference="truth", score="magnitude", channels=channels)
+
+
+def width_curves(results: xr.Dataset) -> Figure:
+    """The ablation of sigma_G: analyses above, forecasts from them below."""
+    widths = [float(name.rpartition(" ")[2]) for name in results["scheme"].values.tolist()]
+    order = np.argsort(widths)
+    squares = (make.pooled(results, n) for n in ("squared", "background_squared"))
+    rows = {"analysis / background": operator.truediv(*squares) ** 0.5}
+    if "forecast_squared" in results:
+        last = {"lead_time": -1, "start": 0}
+        own = make.pooled(results, "forecast_squared").isel(last)
+        base = make.pooled(results, "background_forecast_squared").isel(last)
+        hours = results["lead_time"].values[-1] / np.timedelta64(1, "h")
+        rows[f"{hours:g} h forecast / background's"] = (own / base) ** 0.5
+    shown = _channels(results)
+    with style():
+        figure, axes = panels(len(rows) * len(shown), width=1.9, height=2.0,
+                              n_column=len(shown), sharex=True, sharey="row")  # fmt: skip
+        for ax, (label, field, name) in zip(
+            axes, ((k, f, c) for k, f in rows.items() for c in shown), strict=True
+        ):
+            for number, n in enumerate(results["columns"].values.tolist()):
+                values = field.sel(columns=n, channel=name).values[order]
+                ax.plot(np.array(widths)[order], values, label=f"{n:,} columns", **line(number))
+            ax.axhline(1, color="0.4", linewidth=0.9, zorder=1)
+            ax.set(title=_channel(name).short, xlabel="sigma_G (cells)")
+            if ax.get_subplotspec().is_first_col():
+                ax.set_ylabel(label)
+        legend(figure, axes)
+    return figure
+
+
+def write_maps(states: Mapping[str, xr.Dataset], folder: Path, *, dpi: float = 130.0) -> list[Path]:
+    """Maps of errors of one case; ``states`` as `xdiffda.experiments.maps.states_of_case`."""
+    truth, rest = states["truth"], {k: ds for k, ds in states.items() if k != "truth"}
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, level in MAPS:
+        if name in truth and (level is None or level in truth["level"].values):
+            figure = plot.error_maps(rest, truth, name, level=level)
+            text = name if level is None else f"{name}-{level:g}"
+            paths.append(folder / f"maps-{text}{SUFFIX}")
+            plot.save(figure, paths[-1], dpi=dpi)
+    return paths
+
+
+def _columns(results: xr.Dataset) -> list[int]:
+    return results["columns"].values.tolist()
+
+
+def _start(results: xr.Dataset, wanted: str) -> str:
+    known: list[Any] = results["start"].values.tolist()
+    return wanted if wanted in known else known[0]
+
+
+def _channels(results: xr.Dataset) -> list[str]:
+    known = results["channel"].values.tolist()
+    return [c for c in HEADLINES.values() if c in known] or known[:6]
+
+
+def _channel(text: str) -> Channel:
+    name, _, level = text.partition("@")
+    return Channel(name, float(level) if level else None)
