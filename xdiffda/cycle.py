@@ -253,18 +253,18 @@ def run_config(path: str | os.PathLike, *, progress: bool | None = None) -> xr.D
         If a file cannot be read or written.
     """
     config = CycleConfig.read(Path(path))
-    background = _open(config.background)
+    background = open_named(config.background)
     if config.start:
         background = state_at(background, np.datetime64(config.start, "ns"), what="background")
-    truth = _open(config.truth) if config.truth else None
+    truth = open_named(config.truth) if config.truth else None
     obs: Any = None
     if config.emulate is not None and truth is not None:
         obs = emulated_stream(truth, **config.emulate.choices())
     else:
-        obs = _open(config.observations)
+        obs = open_named(config.observations)
     relaxation = config.relaxation
     if relaxation is not None and isinstance(relaxation.climatology, str):
-        relaxation = replace(relaxation, climatology=_open(relaxation.climatology))
+        relaxation = replace(relaxation, climatology=open_named(relaxation.climatology))
     return cycle(
         background, obs, out=config.out, n_cycles=config.n_cycles, n_members=config.n_members,
         carry=config.carry, cycle_length=config.cycle_length, seed=config.seed,
@@ -273,7 +273,8 @@ def run_config(path: str | os.PathLike, *, progress: bool | None = None) -> xr.D
     )  # fmt: skip
 
 
-def _open(name: str) -> Any:
+def open_named(name: str) -> Any:
+    """What a configuration names: a file of any kind, or ``sample:NAME``."""
     from xdiffda.storage import open_dataset
 
     if name.startswith(SAMPLE):

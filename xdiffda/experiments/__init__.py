@@ -1,0 +1,1 @@
+"""The experiments of the DiffDA paper, each one command, with every method beside it."""
