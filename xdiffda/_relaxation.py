@@ -19,7 +19,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from xdiffda._coordinates import find_axes, valid_times
-from xdiffda.errors import Problem, raise_if
+from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.prior import Prior, year_phase
 from xdiffda.spectral import Basis
 from xdiffda.state import to_state
@@ -128,6 +128,23 @@ def _waves(times: np.ndarray, n_wave: int) -> Float[np.ndarray, "time wave"]:
 def mean_states(truth: xr.Dataset, n_times: int = 12) -> xr.Dataset:
     """Mean states of equal parts of the year of a long truth: a climatology for `Relaxation`.
 
+    Parameters
+    ----------
+    truth : Dataset
+        States along time, in any usual convention; lazy data stays lazy.
+    n_times : int
+        Parts of the year.
+
+    Returns
+    -------
+    Dataset
+        Along ``time``, the middle of each part in the first year of the truth.
+
+    Raises
+    ------
+    InputError
+        If the truth has no valid times.
+
     Examples
     --------
     >>> t = np.datetime64("2001-01-01", "ns") + np.arange(730) * np.timedelta64(1, "D")
@@ -136,6 +153,9 @@ def mean_states(truth: xr.Dataset, n_times: int = 12) -> xr.Dataset:
     [228.5, 319.5, 411.0, 502.0]
     """
     clock = valid_times(truth, find_axes(truth)[0])
+    if clock is None or clock.ndim != 1:
+        raise InputError([Problem("no axis of valid times", "a coordinate time along the states",
+                                  "truth.assign_coords(time=times)")], what="truth")  # fmt: skip
     stamps = np.asarray(clock.values, "datetime64[ns]")
     start = stamps.astype("datetime64[Y]").astype("datetime64[ns]")
     part = ((stamps - start) / np.timedelta64(366, "D") * n_times).astype(int)

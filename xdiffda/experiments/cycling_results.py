@@ -66,8 +66,8 @@ def spread_skill(ds: xr.Dataset) -> xr.DataArray:
     for name in map(str, ds.data_vars):
         if name.startswith("score_"):
             own = ds[name].sel(state="analysis")
-            spread = np.sqrt((own.sel(score="spread") ** 2).mean("time", skipna=False))
-            ratios.append(np.atleast_1d((spread / _rms(own.sel(score="rmse"))).values))
+            spread = _rms(own.sel(score="spread")) / _rms(own.sel(score="rmse"))
+            ratios.append(np.atleast_1d(spread.values))
     return xr.DataArray(np.mean(np.concatenate(ratios)))
 
 
@@ -108,7 +108,7 @@ def _score(ds: xr.Dataset, name: str, level: float | None, score: str) -> xr.Dat
 
 
 def _rms(field: xr.DataArray) -> xr.DataArray:
-    return np.sqrt((field**2).mean("time"))
+    return (field**2).mean("time", skipna=False) ** 0.5
 
 
 def _unit(ds: xr.Dataset, name: str) -> str:
@@ -118,3 +118,9 @@ def _unit(ds: xr.Dataset, name: str) -> str:
 def _number(value: xr.DataArray) -> str:
     number = float(value)
     return f"{number:.3g}" if np.isfinite(number) else "-"
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(main(sys.argv[1]))
