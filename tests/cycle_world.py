@@ -9,7 +9,7 @@ from xdiffda.covariance import SpectralCovariance
 from xdiffda.cycle import cycle, emulated_stream
 from xdiffda.prior import GaussianPrior
 from xdiffda.spectral import sphere_basis
-from xdiffda.state import Grid, Layout, default_convention, from_state
+from xdiffda.state import Grid, Layout, default_convention, from_state, to_state
 
 LAT = tuple((np.arange(8) * 22.5 - 78.75).tolist())
 LON = tuple((np.arange(16) * 22.5).tolist())
@@ -62,3 +62,8 @@ def run(out, n_cycles: int, *, settings=QUICK, n_members: int = 1, **choices) ->
         background, stream, out=out, n_cycles=n_cycles, n_members=n_members, progress=False,
         settings=settings, **(keywords | choices),
     )  # fmt: skip
+
+
+def from_array(ds: xr.Dataset) -> np.ndarray:
+    """The state array of a Dataset of this world."""
+    return to_state(ds, LAYOUT)[0]

@@ -80,7 +80,7 @@ def test_guided_members_are_drawn_around_it(setting) -> None:
     prior, _, background, obs = setting
     found = assimilate_window(
         background, obs, model=prior, forward=Turn(), n_members=16, max_batch=16,
-        covariance="climatological", **QUICK,
+        covariance="climatological", antithetic=False, **QUICK,
     )  # fmt: skip
     members = _array(found)
     exact = _dense_kalman(prior, background, obs)
@@ -169,6 +169,45 @@ def test_the_scale_of_the_error_is_estimated(setting) -> None:
         for b in (background, halfway)
     ]
     assert r[1] / r[0] == pytest.approx(0.5, abs=0.12)
+
+
+def test_an_imperfect_forecaster_is_not_bent_to_the_observations(setting) -> None:
+    """A constant drift of the forecaster: with its size known, the analysis follows it less."""
+
+    class Drifting(Turn):
+        def __call__(self, x, year):
+            return super().__call__(x, year) + jnp.asarray(world.SCALE, jnp.float32)
+
+    prior, truth, background, obs = setting
+    x_t = _array(truth.isel(time=0))
+    errors = [
+        np.sqrt(np.mean(((_array(assimilate_window(
+            background, obs, model=prior, forward=Drifting(), method="3dvar",
+            model_error=q, **QUICK,
+        ))[0] - x_t) / world.SCALE) ** 2))
+        for q in (0.0, 1.0)
+    ]  # fmt: skip
+    assert errors[1] < 0.75 * errors[0], errors
+    options = {"n_windows": 2, "background_error": 1.0}
+    x_b = _array(background)
+    plain, _, _ = window_likelihood(Turn(), prior, x_b, world.START, obs, **options)
+    wide, _, _ = window_likelihood(Turn(), prior, x_b, world.START, obs, model_error=1.0, **options)
+    (a,), (b,) = plain.general, wide.general
+    there = np.asarray(a.gain) > 0
+    variance = 1 / np.asarray(b.gain)[there] ** 2 - 1 / np.asarray(a.gain)[there] ** 2
+    scale = (prior.scale.reshape(-1)[np.asarray(a.index)] * np.asarray(a.weight)).sum(1)[there]
+    np.testing.assert_allclose(variance, (np.asarray(a.when)[there] * scale) ** 2, atol=1e-3)
+
+
+def test_pairs_of_members_have_a_mean_without_sampling_error(setting) -> None:
+    prior, _, background, obs = setting
+    found = _array(assimilate_window(
+        background, obs, model=prior, forward=Turn(), n_members=2, covariance="climatological",
+        **QUICK,
+    ))  # fmt: skip
+    exact = _dense_kalman(prior, background, obs)
+    assert np.abs((found.mean(0) - exact) / world.SCALE).max() < 0.06
+    assert np.abs((found[0] - exact) / world.SCALE).max() > 0.3
 
 
 def test_what_does_not_fit_is_named(setting) -> None:

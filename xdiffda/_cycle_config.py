@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from xdiffda._relaxation import Relaxation
 from xdiffda._toml import read_toml
 from xdiffda.baselines import Inflation, Localisation
 from xdiffda.diffusion.repaint import RePaint
@@ -114,6 +115,8 @@ class CycleConfig:
     model : str
         Name or folder of a model; empty for the default.
     emulate : Emulation, optional
+    relaxation : Relaxation, optional
+        See `xdiffda.cycle.cycle`; the climatology is the name of a file.
     assimilate : Assimilation
     """
 
@@ -129,6 +132,7 @@ class CycleConfig:
     seed: int = 0
     model: str = ""
     emulate: Emulation | None = None
+    relaxation: Relaxation | None = None
     assimilate: Assimilation = Assimilation()
 
     def __post_init__(self) -> None:

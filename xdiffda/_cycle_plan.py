@@ -15,6 +15,7 @@ from jaxtyping import Float
 from xdiffda import registry
 from xdiffda._coordinates import find_axes, valid_times
 from xdiffda._cycle_config import as_plain
+from xdiffda._relaxation import Relaxation, Relaxed
 from xdiffda._rollout import STEP, load_rollout
 from xdiffda._stream import Source, clock_of, digest, duration, make_source
 from xdiffda.errors import InputError, ModelError, Problem, raise_if
@@ -101,7 +102,7 @@ class States:
 def make_plan(
     background: xr.Dataset, obs: Any, prior: Prior, *, n_cycles: int, cycle_length: str,
     model: Any, truth: xr.Dataset | None, forecaster: Callable | None,
-    settings: Mapping[str, Any], **rest: Any,
+    settings: Mapping[str, Any], relaxation: Relaxation | None = None, **rest: Any,
 ) -> Plan:  # fmt: skip
     """Check everything and put it together; ``rest`` goes into the configuration."""
     _, _, convention = to_state(background, prior.layout, what="background")
@@ -118,8 +119,9 @@ def make_plan(
         ))  # fmt: skip
     raise_if(problems, what="cycle")
     forecast, description = make_forecast(states, length, model, prior, forecaster)
+    forecast, relaxed = _relaxed(forecast, relaxation, prior, length)
     config = {
-        "format": 1, "variables": states.names, "first": str(start)[:19],
+        "format": 1, "relaxation": relaxed, "variables": states.names, "first": str(start)[:19],
         "cycle_length": f"{length / np.timedelta64(1, 'h'):g}h",
         "background": digest(first), "model": f"{prior.name} {prior_digest(prior)}",
         "forecaster": description, "truth": truth is not None,
@@ -221,6 +223,21 @@ def make_forecast(
 
     file = hashlib.sha256((folder / "forecaster.npz").read_bytes()).hexdigest()[:16]
     return bundled, f"{name if isinstance(name, str) else folder.name} {file}"
+
+
+def _relaxed(
+    forecast: Forecast, relaxation: Relaxation | None, prior: Prior, length: np.timedelta64
+) -> tuple[Forecast, dict[str, Any] | None]:
+    """Forecasts drawn to climatology, and what tells this relaxation from another."""
+    if relaxation is None:
+        return forecast, None
+    draw = Relaxed(relaxation, prior, length)
+
+    def both(x: State, time: np.datetime64) -> State:
+        return draw(forecast(x, time), time + length)
+
+    return both, {"hours": relaxation.hours, "power": relaxation.power,
+                  "climatology": digest(draw.harmonics)}  # fmt: skip
 
 
 def _asked(given: Any, x: State, time: np.datetime64, states: States) -> State:

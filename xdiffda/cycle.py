@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from xdiffda._cycle_config import (
 from xdiffda._cycle_plan import Plan, State, make_plan
 from xdiffda._cycle_record import Outcome, error_of, make_record
 from xdiffda._cycle_store import append, open_cycle, resume
+from xdiffda._relaxation import Relaxation, mean_states
 from xdiffda._settings import SINGLE
 from xdiffda._stream import ObservationStream, Window, emulated_stream, state_at
 from xdiffda.analysis import assimilate
@@ -36,8 +38,8 @@ from xdiffda.prior import Prior
 from xdiffda.samples import open_sample
 
 __all__ = [
-    "Assimilation", "CycleConfig", "Emulation", "ObservationStream", "cycle", "emulated_stream",
-    "open_cycle", "run_config",
+    "Assimilation", "CycleConfig", "Emulation", "ObservationStream", "Relaxation", "cycle",
+    "emulated_stream", "mean_states", "open_cycle", "run_config",
 ]  # fmt: skip
 
 
@@ -54,6 +56,7 @@ def cycle(
     model: str | Prior | None = None,
     forecaster: Callable[[xr.Dataset], xr.Dataset] | None = None,
     truth: xr.Dataset | None = None,
+    relaxation: Relaxation | None = None,
     settings: Assimilation | Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
@@ -97,6 +100,9 @@ def cycle(
     truth : Dataset, optional
         Truth at all analysis times: adds scores and a free-running forecast from the first
         background.
+    relaxation : Relaxation, optional
+        Draw every forecast, the free-running one too, to a climatology, small scales faster:
+        for a network as forecaster, which has no diffusion of its own.
     settings : Assimilation or mapping, optional
         Settings of `assimilate`; the window is by default as wide as the cycle is long.
     progress : bool, optional
@@ -136,7 +142,7 @@ def cycle(
     plan = make_plan(
         background, obs, prior, n_cycles=n_cycles, cycle_length=cycle_length, model=model,
         truth=truth, forecaster=forecaster, settings=chosen, n_members=n_members, carry=carry,
-        seed=int(seed),
+        seed=int(seed), relaxation=relaxation,
     )  # fmt: skip
     done = resume(path, plan.config)
     wanted = get_options().progress if progress is None else progress
@@ -247,23 +253,28 @@ def run_config(path: str | os.PathLike, *, progress: bool | None = None) -> xr.D
         If a file cannot be read or written.
     """
     config = CycleConfig.read(Path(path))
-    background = _open(config.background)
+    background = open_named(config.background)
     if config.start:
         background = state_at(background, np.datetime64(config.start, "ns"), what="background")
-    truth = _open(config.truth) if config.truth else None
+    truth = open_named(config.truth) if config.truth else None
     obs: Any = None
     if config.emulate is not None and truth is not None:
         obs = emulated_stream(truth, **config.emulate.choices())
     else:
-        obs = _open(config.observations)
+        obs = open_named(config.observations)
+    relaxation = config.relaxation
+    if relaxation is not None and isinstance(relaxation.climatology, str):
+        relaxation = replace(relaxation, climatology=open_named(relaxation.climatology))
     return cycle(
         background, obs, out=config.out, n_cycles=config.n_cycles, n_members=config.n_members,
         carry=config.carry, cycle_length=config.cycle_length, seed=config.seed,
-        model=config.model or None, truth=truth, settings=config.assimilate, progress=progress,
+        model=config.model or None, truth=truth, relaxation=relaxation,
+        settings=config.assimilate, progress=progress,
     )  # fmt: skip
 
 
-def _open(name: str) -> Any:
+def open_named(name: str) -> Any:
+    """What a configuration names: a file of any kind, or ``sample:NAME``."""
     from xdiffda.storage import open_dataset
 
     if name.startswith(SAMPLE):

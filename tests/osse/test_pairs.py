@@ -26,9 +26,9 @@ def test_an_interruption_leaves_no_trace(
     world: tuple[Nature, Stepper], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight = make_pairs(*world, tmp_path / "straight", part="validation", n_initial=30)
-    original = module._make_rollout
+    original = module.make_rollout
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_make_rollout", _failing_after(original, 2))
+        patch.setattr(module, "make_rollout", _failing_after(original, 2))
         with pytest.raises(KeyboardInterrupt):
             make_pairs(*world, tmp_path / "killed", part="validation", n_initial=30)
     with pytest.raises(FileNotFoundError, match="python -m xdiffda.osse pairs"):

@@ -8,7 +8,7 @@ from xdiffda.errors import InputError, Problem
 from xdiffda.experiments.config import ExperimentConfig
 from xdiffda.experiments.runner import KINDS, run
 
-MAPS = "maps"
+MAPS, CYCLING = "maps", "cycling"
 FIGURES = "figures"
 
 
@@ -17,10 +17,12 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
 
     Parameters
     ----------
-    kind : {"single-step", "lead-time", "sigma-g", "maps"}
-        As in `xdiffda.experiments.run`; ``maps`` draws the errors of one case.
+    kind : {"single-step", "lead-time", "sigma-g", "maps", "cycling"}
+        As in `xdiffda.experiments.run`; ``maps`` draws the errors of one case, ``cycling`` runs
+        every method for weeks.
     path : path
-        See `xdiffda.experiments.ExperimentConfig`.
+        See `xdiffda.experiments.ExperimentConfig`, for cycles
+        `xdiffda.experiments.cycling.CyclingConfig`.
     progress : bool, optional
 
     Raises
@@ -28,10 +30,15 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
     InputError
         If the kind is unknown, or the configuration or what it names does not fit.
     """
-    if kind not in (*KINDS, MAPS):
-        raise InputError([Problem(f"the experiment {kind!r}", f"one of {', '.join((*KINDS, MAPS))}",
+    kinds = (*KINDS, MAPS, CYCLING)
+    if kind not in kinds:
+        raise InputError([Problem(f"the experiment {kind!r}", f"one of {', '.join(kinds)}",
                                   f"xdiffda experiment {KINDS[0]} {path}")],
                          what="experiment")  # fmt: skip
+    if kind == CYCLING:
+        from xdiffda.experiments import cycling_results
+
+        return cycling_results.main(path, progress=progress)
     from xdiffda.experiments import figures, maps, tables
 
     config = ExperimentConfig.read(path)

@@ -26,6 +26,10 @@ def main(arguments: list[str] | None = None) -> None:
         stage.add_argument("--pairs", default="pairs")
     pairs.add_argument("--out", default="pairs")
     pairs.add_argument("--n-train", type=int, default=1200, dest="n_train")
+    pairs.add_argument(
+        "--from", default="forecasts", choices=["forecasts", "cycles"], dest="source",
+        help="forecasts from the truth, or the backgrounds of cycled analyses, beside them",
+    )  # fmt: skip
     bundle.add_argument("--denoiser", default="denoiser")
     evaluate.add_argument("--out", default=None)
     evaluate.add_argument("--n-case", type=int, default=20, dest="n_case")
@@ -57,9 +61,11 @@ def _run(stage: str, options: dict) -> None:
 
         run(options["out"], NatureRun(stream=options["stream"], days=options["days"]))
     elif stage == "pairs":
-        from xdiffda.osse.pairs import main as make
+        from xdiffda.osse import cycled_pairs
+        from xdiffda.osse import pairs as forecasts
 
-        make(**options)
+        cycles = options.pop("source") == "cycles"
+        (cycled_pairs if cycles else forecasts).main(**options)
     elif stage == "bundle":
         from xdiffda.osse.bundle import bundle
 

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from xdiffda._scales import row_scale, unresolved_part
 from xdiffda.osse.calibrate import SIGMAS, measure
 from xdiffda.osse.export import write_forecaster
-from xdiffda.osse.pairs import Pairs, _make_rollout, load_pairs
+from xdiffda.osse.pairs import Pairs, load_pairs, make_rollout
 from xdiffda.prior import year_phase
 from xdiffda.registry import flatten, models_folder, pack_symmetric
 from xdiffda.state import default_convention, from_state
@@ -120,7 +120,7 @@ def write_sample(nature: Nature, stepper: Stepper, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = nature.rows("evaluation")[:, 0]
     valid = rows[4 * SAMPLE_FIRST_DAY : 4 * SAMPLE_FIRST_DAY + SAMPLE_TIMES]
-    roll = _make_rollout(stepper)
+    roll = make_rollout(stepper)
     years = lambda first, n: year_phase(  # noqa: E731
         nature.time[first[:, None] + np.arange(1, n + 1)]
     ).transpose(1, 0, 2)

@@ -1,6 +1,7 @@
 """Pairs (truth, background): forecasts of 6 to 72 h from truth and from imperfect states.
 
     python -m xdiffda.osse pairs --data DIR --forecaster DIR --out DIR
+    python -m xdiffda.osse pairs --from cycles ...
 
 A background in a cycle comes from an imperfect analysis.  Half of the forecasts therefore
 start from truth plus a forecast error of another time, scaled by a random factor, so that
@@ -12,13 +13,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from xdiffda._rollout import Rollout, load_rollout
@@ -29,6 +32,7 @@ from xdiffda.train.forecaster import Stepper, load_stepper
 
 N_LEADS = 12  # six-hourly, 6 to 72 h
 GROUP = 8  # initial times rolled out together
+CYCLES = "cycles"  # folder of the backgrounds of cycles, inside that of the forecasts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +48,10 @@ class Pairs:
     lead : int array (pair,)
         Forecast lead time in hours.
     perturbed : bool array (pair,)
-        Whether the forecast started from an imperfect state.
+        Whether the forecast started from an imperfect state, as all of a cycle do.
     """
 
-    background: np.ndarray
+    background: np.ndarray | Joined
     row: np.ndarray
     lead: np.ndarray
     perturbed: np.ndarray
@@ -87,36 +91,55 @@ def make_pairs(
         from imperfect states.
     """
     folder = Path(out) / part
-    folder.mkdir(parents=True, exist_ok=True)
-    n_group = -(-n_initial // GROUP)
-    rows = nature.rows(part)
-    rows = rows[rows[:, 0] + N_LEADS <= rows[:, 1], 0]
-    rng = np.random.default_rng([seed, 7])
-    # every group spans the whole period, so that an interrupted run is a fair sample
-    chosen = rows[np.linspace(0, len(rows) - 1, n_group * GROUP).astype(int)]
-    chosen = chosen.reshape(GROUP, n_group).T[rng.permutation(n_group)]
-    shape = (n_group, N_LEADS, GROUP, *nature.states.shape[1:])
-    path, progress = folder / "background.npy", folder / "done.json"
-    done = json.loads(progress.read_text())["groups"] if progress.exists() else 0
-    store = np.lib.format.open_memmap(
-        path, "r+" if done else "w+", np.float32, None if done else shape
-    )
-    roll = _make_rollout(stepper)
-    for group in tqdm(
-        range(done, n_group), initial=done, total=n_group, desc=f"pairs {part}", mininterval=5
-    ):
+    chosen = choose_starts(nature, part, n_initial, N_LEADS, seed)
+    roll = make_rollout(stepper)
+
+    def compute(group: int, store: np.ndarray) -> np.ndarray:
         first = chosen[group]
         states = np.array(nature.states[first])
         if group % 2:
             states += _imperfection(nature, store, chosen, group, seed)
         year = year_phase(nature.time[first[:, None] + np.arange(1, N_LEADS + 1)])
-        store[group] = np.asarray(roll(states, year.transpose(1, 0, 2)))
+        return np.asarray(roll(states, year.transpose(1, 0, 2)))
+
+    fill_groups(folder, len(chosen), nature.states.shape[1:], compute, desc=f"pairs {part}")
+    np.save(folder / "row.npy", (chosen[:, None] + np.arange(1, N_LEADS + 1)[:, None]).reshape(-1))
+    return load_pairs(out, part)
+
+
+def choose_starts(
+    nature: Nature, part: str, n_initial: int, n_steps: int, seed: int
+) -> Int[np.ndarray, "group run"]:
+    """Rows of the initial times, so that ``n_steps`` later there is still truth of that part.
+
+    Every group spans the whole period, so that an interrupted run is a fair sample.
+    """
+    n_group = -(-n_initial // GROUP)
+    rows = nature.rows(part)
+    rows = rows[rows[:, 0] + n_steps <= rows[:, 1], 0]
+    order = np.random.default_rng([seed, 7]).permutation(n_group)
+    chosen = rows[np.linspace(0, len(rows) - 1, n_group * GROUP).astype(int)]
+    return chosen.reshape(GROUP, n_group).T[order]
+
+
+def fill_groups(
+    folder: Path, n_group: int, shape: Sequence[int],
+    compute: Callable[[int, np.ndarray], np.ndarray], *, desc: str,
+) -> None:  # fmt: skip
+    """Write ``background.npy`` group by group; finished groups are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, progress = folder / "background.npy", folder / "done.json"
+    done = json.loads(progress.read_text())["groups"] if progress.exists() else 0
+    whole = (n_group, N_LEADS, GROUP, *shape)
+    store = np.lib.format.open_memmap(
+        path, "r+" if done else "w+", np.float32, None if done else whole
+    )
+    for group in tqdm(range(done, n_group), initial=done, total=n_group, desc=desc, mininterval=5):
+        store[group] = compute(group, store)
         store.flush()
         temporary = progress.with_suffix(".tmp")
         temporary.write_text(json.dumps({"groups": group + 1}))
         os.replace(temporary, progress)
-    np.save(folder / "row.npy", (chosen[:, None] + np.arange(1, N_LEADS + 1)[:, None]).reshape(-1))
-    return load_pairs(out, part)
 
 
 def _imperfection(
@@ -131,7 +154,9 @@ def _imperfection(
     return factor * (store[other, lead] - truth)[rng.permutation(GROUP)]
 
 
-def _make_rollout(stepper: Stepper | BundledStepper):
+def make_rollout(stepper: Stepper | BundledStepper):
+    """Compiled (states (run, node, channel), years (step, run, 2)) -> states of all steps."""
+
     @eqx.filter_jit
     def roll(states, years, stepper=stepper):
         def step(x, year):
@@ -143,27 +168,70 @@ def _make_rollout(stepper: Stepper | BundledStepper):
     return roll
 
 
+class Joined:
+    """Arrays one after another along the first axis, on disk as they are."""
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self._parts = list(parts)
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Read one row, or the rows of an array or slice."""
+        rows = np.arange(len(self))[index]
+        flat = np.atleast_1d(rows)
+        which = np.searchsorted(self._starts, flat, side="right") - 1
+        out = np.empty((flat.size, *self.shape[1:]), self._parts[0].dtype)
+        for i, part in enumerate(self._parts):
+            own = which == i
+            out[own] = part[flat[own] - self._starts[i]]
+        return out[0] if np.ndim(rows) == 0 else out
+
+
 def load_pairs(out: str | Path, part: str) -> Pairs:
-    """Map the pairs written by `make_pairs`.
+    """Map the pairs written by `make_pairs`, and those of cycles where they were made.
 
     Raises
     ------
     FileNotFoundError
         If they were not made.
     """
-    folder = Path(out) / part
-    if not (folder / "row.npy").exists():
+    found = [_load(folder) for folder in (Path(out) / part, Path(out) / CYCLES / part)
+             if (folder / "row.npy").exists()]  # fmt: skip
+    if not found:
         raise FileNotFoundError(
-            f"no pairs in {folder}: make them by `python -m xdiffda.osse pairs --out {out}`"
+            f"no pairs in {Path(out) / part}: make them by `python -m xdiffda.osse pairs "
+            f"--out {out}`"
         )
+    if len(found) == 1:
+        return found[0]
+    join = lambda name: np.concatenate([getattr(pairs, name) for pairs in found])  # noqa: E731
+    return Pairs(Joined([p.background for p in found]), join("row"), join("lead"),
+                 join("perturbed"))  # fmt: skip
+
+
+def _load(folder: Path) -> Pairs:
     background = np.load(folder / "background.npy", mmap_mode="r")
     n_group = background.shape[0]
     labels = np.indices((n_group, N_LEADS, GROUP)).reshape(3, -1)
+    cycled = (folder / "labels.json").exists()
     return Pairs(
         background.reshape(-1, *background.shape[3:]),
         np.load(folder / "row.npy", allow_pickle=False),
-        6 * (labels[1] + 1),
-        labels[0] % 2 == 1,
+        np.full_like(labels[1], 6) if cycled else 6 * (labels[1] + 1),
+        np.ones(labels[0].shape, bool) if cycled else labels[0] % 2 == 1,
+    )
+
+
+def open_stepper(nature: Nature, forecaster: str) -> Stepper | BundledStepper:
+    """The forecaster of a training folder or, to score a model that is already made, its name."""
+    if Path(forecaster).is_dir():
+        return load_stepper(TrainConfig.read_back(forecaster), nature)
+    return BundledStepper(
+        load_rollout(forecaster), jnp.asarray(nature.mean), jnp.asarray(nature.stddev)
     )
 
 
@@ -173,12 +241,7 @@ def main(data: str, forecaster: str, out: str, n_train: int) -> None:
     ``forecaster`` is a training folder or, to score a model that is already made, its name.
     """
     nature = load_nature(data)
-    if Path(forecaster).is_dir():
-        stepper = load_stepper(TrainConfig.read_back(forecaster), nature)
-    else:
-        stepper = BundledStepper(
-            load_rollout(forecaster), jnp.asarray(nature.mean), jnp.asarray(nature.stddev)
-        )
+    stepper = open_stepper(nature, forecaster)
     for part, n in (("train", n_train), ("validation", 32), ("evaluation", 64)):
         if n:
             make_pairs(nature, stepper, out, part=part, n_initial=n)
