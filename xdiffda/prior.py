@@ -8,6 +8,7 @@ guidance needs.  In the whole package ``z = (x - x_b) / (r s)``.
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,10 +24,13 @@ from xdiffda.diffusion.denoiser import Conditioning, Denoiser, DenoiserNetwork
 from xdiffda.diffusion.sampling import Conditioned
 from xdiffda.errors import InputError, Problem
 from xdiffda.graphcast.graph import Graph
+from xdiffda.graphcast.network import GraphCast, Prepared
 from xdiffda.spectral import sphere_basis
 from xdiffda.state import Layout, to_state
 
 SECONDS_PER_YEAR = 86400 * 365.24219
+
+_prepare = eqx.filter_jit(GraphCast.prepare)
 
 
 class Prior(abc.ABC):
@@ -255,8 +259,15 @@ class DiffusionPrior(Prior):
             jnp.asarray(year_phase(time))[None],
             jnp.asarray([r], jnp.float32),
         )
-        denoise = Denoiser(self._network, self._covariance, self._graph, self._static, given)
+        denoise = Denoiser(
+            self._network, self._covariance, self._graph, self._static, given, self._prepared
+        )
         return Conditioned(denoise, self._covariance, self._calibrated)
+
+    @functools.cached_property
+    def _prepared(self) -> Prepared:
+        """The network's share that no state enters: computed once for all analyses."""
+        return _prepare(self._network.backbone, self._graph)
 
     def gaussian(self) -> GaussianPrior:
         """The Gaussian prior with the same s and B: what the network adds shows against it."""

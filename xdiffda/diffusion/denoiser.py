@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from xdiffda.covariance import SpectralCovariance, apply_blocks
 from xdiffda.diffusion.noise import noise_features
 from xdiffda.graphcast.graph import Graph
-from xdiffda.graphcast.network import GraphCast, NetworkConfig
+from xdiffda.graphcast.network import GraphCast, NetworkConfig, Prepared
 
 N_FREQUENCY = 16
 HIDDEN = 64
@@ -105,8 +105,12 @@ def denoise_batch(
     network: DenoiserNetwork, covariance: SpectralCovariance, graph: Graph,
     static: Float[Array, "node static"], given: Conditioning,
     z: Float[Array, "node batch channel"], sigma: Float[Array, " batch"],
+    prepared: Prepared | None = None,
 ) -> tuple[Float[Array, "node batch channel"], Float[Array, "batch channel"]]:  # fmt: skip
-    """Evaluate D at one noise level per batch entry; also return c_out (batch, channel)."""
+    """Evaluate D at one noise level per batch entry; also return c_out (batch, channel).
+
+    `prepared`: what the backbone computes from the graph alone, if known.
+    """
     node, batch, channel = z.shape
     wiener, c_out = gaussian_estimate(covariance, z, sigma)
     shape = (node, batch)
@@ -121,7 +125,7 @@ def denoise_batch(
         axis=-1,
     )
     vector = network.encoder(sigma, jnp.broadcast_to(given.r, (batch,)))
-    output = network.backbone(inputs, graph, vector)
+    output = network.backbone(inputs, graph, vector, prepared)
     # the network's small scales beyond the basis would never meet noise: keep to the span
     return wiener + covariance.basis.project(c_out[None] * output), c_out
 
@@ -129,7 +133,7 @@ def denoise_batch(
 class Denoiser(eqx.Module):
     """A denoiser conditioned on one background: callable (z, sigma) -> estimate.
 
-    All members share the background and the noise level.
+    All members share the background and the noise level; all backgrounds share `prepared`.
     """
 
     network: DenoiserNetwork
@@ -137,9 +141,11 @@ class Denoiser(eqx.Module):
     graph: Graph
     static: Float[Array, "node static"]
     given: Conditioning
+    prepared: Prepared | None = None
 
     def __call__(self, z: Float[Array, "node member channel"], sigma: Array) -> Array:
         sigmas = jnp.broadcast_to(jnp.asarray(sigma, z.dtype), (z.shape[1],))
         return denoise_batch(
-            self.network, self.covariance, self.graph, self.static, self.given, z, sigmas
-        )[0]
+            self.network, self.covariance, self.graph, self.static, self.given, z, sigmas,
+            self.prepared,
+        )[0]  # fmt: skip
