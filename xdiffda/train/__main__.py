@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
+from xdiffda._huge_pages import request_huge_pages
 from xdiffda.train.config import TrainConfig
 
 
@@ -31,4 +32,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    request_huge_pages()
     main()
