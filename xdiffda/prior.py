@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,10 +26,13 @@ from xdiffda.diffusion.denoiser import Conditioning, Denoiser, DenoiserNetwork
 from xdiffda.diffusion.sampling import Conditioned
 from xdiffda.errors import InputError, Problem
 from xdiffda.graphcast.graph import Graph
+from xdiffda.graphcast.network import GraphCast, Prepared
 from xdiffda.spectral import sphere_basis
 from xdiffda.state import Layout, to_state
 
 SECONDS_PER_YEAR = 86400 * 365.24219
+
+_prepare = eqx.filter_jit(GraphCast.prepare)
 
 
 class Prior(abc.ABC):
@@ -270,8 +274,19 @@ class DiffusionPrior(Prior):
             jnp.asarray(year_phase(time))[None],
             jnp.asarray([r], jnp.float32),
         )
-        denoise = Denoiser(self._network, self._covariance, self._graph, self._static, given)
+        denoise = Denoiser(
+            self._network, self._covariance, self._graph, self._static, given, self._prepared
+        )
         return Conditioned(denoise, self._covariance, self._calibrated)
+
+    @functools.cached_property
+    def _prepared(self) -> Prepared | None:
+        """The network's share that no state enters, computed once for all analyses.
+
+        Not with edges in chunks: it is as large as all edges.
+        """
+        backbone = self._network.backbone
+        return None if backbone.config.edge_chunk else _prepare(backbone, self._graph)
 
     def reconfigured(self, **options: Any) -> DiffusionPrior:
         """The same model computed in another way: for less memory, or in half precision.
@@ -280,6 +295,7 @@ class DiffusionPrior(Prior):
         ``edge_chunk``, ``dtype``, ``precision``, ``unroll``, ``remat``; others raise ValueError.
         """
         other, network = copy.copy(self), self._network
+        other.__dict__.pop("_prepared", None)  # of the old configuration
         backbone = network.backbone.reconfigured(**options)
         other._network = eqx.tree_at(lambda net: net.backbone, network, backbone)
         return other

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -141,3 +143,31 @@ def test_wrong_sizes_are_refused(graph):
         net(x, graph)
     with pytest.raises(ValueError, match="latent"):
         net.reconfigured(latent=3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_prepared_embeddings_change_no_numbers(graph, dtype):
+    net, x = network(graph, conditioning_width=5, dtype=dtype)
+    conditioning = jax.random.normal(jax.random.key(3), (4, 5))
+    prepared = eqx.filter_jit(GraphCast.prepare)(net, graph)
+    assert prepared.edge.dtype == dtype
+    ours = eqx.filter_jit(lambda *args: args[0](*args[1:]))(net, x, graph, conditioning, prepared)
+    tolerance = 2e-6 if dtype == "float32" else 0.05
+    np.testing.assert_allclose(ours, apply(net, x, graph, conditioning), atol=tolerance)
+
+
+def test_regular_receivers_are_computed_corner_by_corner(graph):
+    """The decoder's three edges a node take the short way; tables give the same."""
+    assert graph.mesh2grid.degree == 3
+    assert graph.mesh.degree is None
+    tables = eqx.tree_at(
+        lambda g: g.mesh2grid, graph, dataclasses.replace(graph.mesh2grid, degree=None)
+    )
+    net, x = network(graph, conditioning_width=5)
+    conditioning = jax.random.normal(jax.random.key(3), (4, 5))
+    np.testing.assert_allclose(
+        apply(net, x, graph, conditioning), apply(net, x, tables, conditioning), atol=2e-6
+    )
+    ours, theirs = (gradient(net, x, g, conditioning) for g in (graph, tables))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)

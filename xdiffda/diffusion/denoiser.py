@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from xdiffda.covariance import SpectralCovariance, apply_blocks
 from xdiffda.diffusion.noise import noise_features
 from xdiffda.graphcast.graph import Graph
-from xdiffda.graphcast.network import GraphCast, NetworkConfig
+from xdiffda.graphcast.network import GraphCast, NetworkConfig, Prepared
 
 N_FREQUENCY = 16
 HIDDEN = 64
@@ -70,7 +70,7 @@ class DenoiserNetwork(eqx.Module):
     def __call__(
         self, noisy: Float[Array, "node batch channel"], wiener: Float[Array, "node batch channel"],
         given: Conditioning, sigma: Float[Array, " batch"], static: Float[Array, "node static"],
-        graph: Graph,
+        graph: Graph, prepared: Prepared | None = None,
     ) -> Float[Array, "node batch channel"]:  # fmt: skip
         """F: of z scaled to unit variance, the Wiener estimate and all that is given."""
         shape = noisy.shape[:2]
@@ -85,7 +85,7 @@ class DenoiserNetwork(eqx.Module):
             axis=-1,
         )
         vector = self.encoder(sigma, jnp.broadcast_to(given.r, shape[1:]))
-        return self.backbone(inputs, graph, vector)
+        return self.backbone(inputs, graph, vector, prepared)
 
 
 class Conditioning(eqx.Module):
@@ -128,11 +128,15 @@ def denoise_batch(
     network: DenoiserNetwork, covariance: SpectralCovariance, graph: Graph,
     static: Float[Array, "node static"], given: Conditioning,
     z: Float[Array, "node batch channel"], sigma: Float[Array, " batch"],
+    prepared: Prepared | None = None,
 ) -> tuple[Float[Array, "node batch channel"], Float[Array, "batch channel"]]:  # fmt: skip
-    """Evaluate D at one noise level per batch entry; also return c_out (batch, channel)."""
+    """Evaluate D at one noise level per batch entry; also return c_out (batch, channel).
+
+    `prepared`: what the backbone computes from the graph alone, if known.
+    """
     wiener, c_out = gaussian_estimate(covariance, z, sigma)
     noisy = z / jnp.hypot(sigma, 1.0)[None, :, None]
-    output = network(noisy, wiener, given, sigma, static, graph)
+    output = network(noisy, wiener, given, sigma, static, graph, prepared)
     # the network's small scales beyond the basis would never meet noise: keep to the span
     return wiener + covariance.basis.project(c_out[None] * output), c_out
 
@@ -140,7 +144,7 @@ def denoise_batch(
 class Denoiser(eqx.Module):
     """A denoiser conditioned on one background: callable (z, sigma) -> estimate.
 
-    All members share the background and the noise level.
+    All members share the background and the noise level; all backgrounds share `prepared`.
     """
 
     network: DenoiserNetwork
@@ -148,9 +152,11 @@ class Denoiser(eqx.Module):
     graph: Graph
     static: Float[Array, "node static"]
     given: Conditioning
+    prepared: Prepared | None = None
 
     def __call__(self, z: Float[Array, "node member channel"], sigma: Array) -> Array:
         sigmas = jnp.broadcast_to(jnp.asarray(sigma, z.dtype), (z.shape[1],))
         return denoise_batch(
-            self.network, self.covariance, self.graph, self.static, self.given, z, sigmas
-        )[0]
+            self.network, self.covariance, self.graph, self.static, self.given, z, sigmas,
+            self.prepared,
+        )[0]  # fmt: skip

@@ -22,7 +22,7 @@ from xdiffda.diffusion.denoiser import Conditioning, NoiseEncoder
 from xdiffda.errors import Problem, raise_if
 from xdiffda.graphcast.bare import BareNetwork
 from xdiffda.graphcast.graph import Graph
-from xdiffda.graphcast.network import GraphCast
+from xdiffda.graphcast.network import GraphCast, Prepared
 from xdiffda.graphcast.stacking import Channel
 from xdiffda.state import Layout
 
@@ -107,7 +107,7 @@ class PretrainedNetwork(eqx.Module):
     def __call__(
         self, noisy: Float[Array, "node batch channel"], wiener: Float[Array, "node batch channel"],
         given: Conditioning, sigma: Float[Array, " batch"], static: Float[Array, "node static"],
-        graph: Graph,
+        graph: Graph, prepared: Prepared | None = None,
     ) -> Float[Array, "node batch channel"]:  # fmt: skip
         """F: of z scaled to unit variance, the Wiener estimate and all that is given."""
         forcings = given.forcings
@@ -124,7 +124,7 @@ class PretrainedNetwork(eqx.Module):
         )
         inputs = jnp.concatenate([known[..., np.array(self.places.inputs)], wiener], axis=-1)
         vector = self.encoder(sigma, jnp.broadcast_to(given.r, (batch,)))
-        return self.backbone(inputs, graph, vector)[..., np.array(self.places.outputs)]
+        return self.backbone(inputs, graph, vector, prepared)[..., np.array(self.places.outputs)]
 
 
 def from_published(

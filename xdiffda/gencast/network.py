@@ -244,10 +244,8 @@ class GenCast(eqx.Module):
         """Output channels at the grid nodes."""
         part = self.decoder
         edge = part.edge_embed(graph.mesh2grid.features[:, None], conditioning)
-        _, update = self._remat(Interaction.__call__)(
-            part.step, edge, mesh, grid, graph.mesh2grid, conditioning
-        )
-        return part.output(grid + update)
+        args = (part.step.project(edge), mesh, grid, graph.mesh2grid, conditioning)
+        return part.output(grid + self._remat(Interaction.update)(part.step, *args))
 
     def _remat(self, function: Callable) -> Callable:
         return jax.checkpoint(function) if self.config.remat else function

@@ -20,11 +20,15 @@ from .tables import Incidence, incidence
 
 
 class Edges(eqx.Module):
-    """Directed edges between two sets of nodes, sorted by receiver."""
+    """Directed edges between two sets of nodes, sorted by receiver.
+
+    `degree` is known where every receiver has as many edges, one receiver's after another's.
+    """
 
     senders: Incidence
     receivers: Incidence
     features: Float[Array, "edge 4"]
+    degree: int | None = eqx.field(static=True, default=None)
 
 
 class Graph(eqx.Module):
@@ -130,7 +134,14 @@ def connect(
         senders=incidence(senders, len(sender[0])),
         receivers=incidence(receivers, len(receiver[0])),
         features=jnp.asarray(features),
+        degree=_regular_degree(receivers, len(receiver[0])),
     )
+
+
+def _regular_degree(receivers: Int[np.ndarray, " edge"], n_node: int) -> int | None:
+    degree, rest = divmod(len(receivers), n_node)
+    regular = not rest and np.array_equal(receivers, np.repeat(np.arange(n_node), degree))
+    return degree if regular else None
 
 
 def _check_coordinates(lat: np.ndarray, lon: np.ndarray) -> None:

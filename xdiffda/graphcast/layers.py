@@ -129,6 +129,10 @@ class Interaction(eqx.Module):
         self.edge = Block((3 * width, *tail), conditioning=conditioning, key=key_edge)
         self.node = Block((2 * width, *tail), conditioning=conditioning, key=key_node)
 
+    def project(self, edge: Values) -> Values:
+        """W_e e: what the edges themselves bring to the first layer."""
+        return dense(edge, self.edge.split(edge.shape[-1])[0])
+
     def __call__(
         self,
         edge: Values,
@@ -138,15 +142,58 @@ class Interaction(eqx.Module):
         conditioning: Conditioning | None,
     ) -> tuple[Values, Values]:
         """Updates of edges and receivers (to be added to them)."""
-        width = edge.shape[-1]
-        on_edge, on_sender, on_receiver = self.edge.split(width, width, width)
-        first = (
-            dense(edge, on_edge)
-            + gather(dense(sender, on_sender), edges.senders)
-            + gather(dense(receiver, on_receiver), edges.receivers)
-        )
-        messages = self.edge.finish(first, conditioning)
+        return self.projected(self.project(edge), sender, receiver, edges, conditioning)
+
+    def projected(
+        self,
+        own: Values,
+        sender: Values,
+        receiver: Values,
+        edges: Edges,
+        conditioning: Conditioning | None,
+    ) -> tuple[Values, Values]:
+        """The same for edges whose product with the first weight is known."""
+        from_sender, from_receiver = self._on_nodes(sender, receiver)
+        # Both gathers first: one temporary of the edges' size less than adding them in turn.
+        brought = gather(from_sender, edges.senders) + gather(from_receiver, edges.receivers)
+        messages = self.edge.finish(own + brought, conditioning)
         total = neighbour_sum(messages, edges.receivers)
+        return messages, self._update(receiver, total, conditioning)
+
+    def update(
+        self,
+        own: Values,
+        sender: Values,
+        receiver: Values,
+        edges: Edges,
+        conditioning: Conditioning | None,
+    ) -> Values:
+        """Update of the receivers alone.
+
+        Where all receivers have as many edges, the first edges of all are computed together,
+        then the second ones and so on: nothing is gathered for the receivers, no table is
+        read for the sum, and temporaries are as large as the nodes, not the edges.
+        """
+        degree = edges.degree
+        if degree is None:
+            return self.projected(own, sender, receiver, edges, conditioning)[1]
+        from_sender, from_receiver = self._on_nodes(sender, receiver)
+        own = own.reshape(-1, degree, *own.shape[1:])
+        brought = gather(from_sender, edges.senders).reshape(-1, degree, *from_sender.shape[1:])
+        wide = jnp.promote_types(own.dtype, jnp.float32)
+        total = 0.0
+        for k in range(degree):
+            first = own[:, k] + (brought[:, k] + from_receiver)
+            total = total + self.edge.finish(first, conditioning).astype(wide)
+        return self._update(receiver, jnp.asarray(total, own.dtype), conditioning)
+
+    def _on_nodes(self, sender: Values, receiver: Values) -> tuple[Values, Values]:
+        width = sender.shape[-1]
+        _, on_sender, on_receiver = self.edge.split(width, width, width)
+        return dense(sender, on_sender), dense(receiver, on_receiver)
+
+    def _update(self, receiver: Values, total: Values, conditioning: Conditioning | None) -> Values:
+        width = receiver.shape[-1]
         on_node, on_total = self.node.split(width, width)
         first = dense(receiver, on_node) + dense(total, on_total)
-        return messages, self.node.finish(first, conditioning)
+        return self.node.finish(first, conditioning)

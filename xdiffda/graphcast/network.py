@@ -6,7 +6,8 @@ Lam et al. (2023), Science 382, 1416. Members of a batch share every index, so a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,89 +19,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from . import chunks
 from .graph import Graph
 from .layers import Block, Conditioning, Interaction, Values, dense
+from .sizes import NetworkConfig as NetworkConfig
 
 _N_STRUCTURAL = 3
 _N_EDGE = 4
-_DTYPES = ("float32", "bfloat16", "float64")
 _COMPUTATION = ("dtype", "precision", "unroll", "remat", "edge_chunk")
-_PRECISIONS = ("default", "high", "highest")
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Sizes of the network and how it is computed.
-
-    Parameters
-    ----------
-    n_inputs
-        Data channels at each grid node; the network appends its three structural ones itself.
-    n_outputs
-        Output channels at each grid node.
-    latent
-        Width of all latent vectors.
-    processor_steps
-        Message-passing steps on the multimesh.
-    hidden_layers
-        Hidden layers of every perceptron.
-    conditioning_width
-        Length of the vector that conditions the layer normalisations; 0 for none.
-    dtype
-        Precision of the computation: float32, bfloat16 (sums and normalisations stay float32)
-        or float64 (needs jax's 64-bit mode). Weights are kept as they are.
-    precision
-        Of float32 matrix products on accelerators: highest is true float32; default lets
-        the device round the factors (TF32), several times faster.
-    unroll
-        Compile every processor step by itself (fastest); otherwise scan over them.
-    remat
-        Recompute every step in the backward pass instead of storing it.
-    edge_chunk
-        Compute so many edges (or grid nodes) at a time, for less memory and the same outputs;
-        0 for all at once. `xdiffda.graphcast.chunks` says how.
-
-    Raises
-    ------
-    ValueError
-        If a size or a choice is not one of those above.
-
-    Examples
-    --------
-    >>> NetworkConfig(n_inputs=85, n_outputs=37, latent=128, processor_steps=8).hidden_layers
-    1
-    """
-
-    n_inputs: int
-    n_outputs: int
-    latent: int = 512
-    processor_steps: int = 16
-    hidden_layers: int = 1
-    conditioning_width: int = 0
-    dtype: str = "float32"
-    precision: str = "highest"
-    unroll: bool = True
-    remat: bool = False
-    edge_chunk: int = 0
-
-    def __post_init__(self) -> None:
-        wrong = [
-            f"{name} must be {least} or more, got {getattr(self, name)}"
-            for name, least in (
-                ("n_inputs", 1),
-                ("n_outputs", 1),
-                ("latent", 1),
-                ("processor_steps", 1),
-                ("hidden_layers", 0),
-                ("conditioning_width", 0),
-                ("edge_chunk", 0),
-            )
-            if getattr(self, name) < least
-        ]
-        if self.dtype not in _DTYPES:
-            wrong.append(f"dtype must be one of {_DTYPES}, got {self.dtype!r}")
-        if self.precision not in _PRECISIONS:
-            wrong.append(f"precision must be one of {_PRECISIONS}, got {self.precision!r}")
-        if wrong:
-            raise ValueError("NetworkConfig: " + "; ".join(wrong))
 
 
 class Encoder(eqx.Module):
@@ -126,6 +49,28 @@ class Decoder(eqx.Module):
     edge_embed: Block
     step: Interaction
     output: Block
+
+
+class Prepared(eqx.Module):
+    """What the network computes from the graph alone: the same for every state and member.
+
+    Attributes
+    ----------
+    grid : array (grid, 1, latent)
+        Share of the structural features in the first layer of the grid's embedding.
+    mesh : array (mesh, 1, latent)
+        Embedded mesh nodes.
+    edge : array (mesh edge, 1, latent)
+        Embedded edges of the multimesh.
+    grid2mesh, mesh2grid : arrays (edge, 1, latent)
+        Embedded edges, multiplied already by the first weight of the step that reads them.
+    """
+
+    grid: Values
+    mesh: Values
+    edge: Values
+    grid2mesh: Values
+    mesh2grid: Values
 
 
 class GraphCast(eqx.Module):
@@ -188,8 +133,12 @@ class GraphCast(eqx.Module):
         x: Float[Array, "grid batch in"],
         graph: Graph,
         conditioning: Float[Array, "batch cond"] | None = None,
+        prepared: Prepared | None = None,
     ) -> Float[Array, "grid batch out"]:
         """Apply the network to normalised channels at the nodes of the graph's grid.
+
+        `prepared`, from `prepare`, saves what depends on the graph alone when many states are
+        evaluated with the same weights; differentiate without it.
 
         Raises
         ------
@@ -198,12 +147,48 @@ class GraphCast(eqx.Module):
         """
         self._check(x, graph, conditioning)
         dtype = jnp.dtype(self.config.dtype)
-        net, graph, cond = _cast((self, graph, conditioning), dtype)
+        net, graph, cond, ready = _cast((self, graph, conditioning, prepared), dtype)
         with jax.default_matmul_precision(self.config.precision):
-            grid, mesh = net.encode(x.astype(dtype), graph, cond)
-            mesh = net.process(mesh, graph, cond)
-            out = net.decode(mesh, grid, graph, cond)
+            ready = net._prepare(graph) if ready is None else ready
+            grid, mesh = net.encode(x.astype(dtype), graph, cond, ready)
+            mesh = net.process(mesh, graph, cond, ready)
+            out = net.decode(mesh, grid, graph, cond, ready)
         return out.astype(jnp.promote_types(dtype, jnp.float32))
+
+    def prepare(self, graph: Graph) -> Prepared:
+        """What depends on weights and graph alone, for repeated calls.
+
+        It takes (2 mesh + grid + all edges) x latent numbers; in half precision the members
+        are those the network itself would compute.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from xdiffda.graphcast.graph import build_graph
+        >>> graph = build_graph(np.linspace(-80, 80, 9), np.arange(0, 360, 20), refinement=1)
+        >>> config = NetworkConfig(n_inputs=5, n_outputs=2, latent=8, processor_steps=2)
+        >>> net = GraphCast(config, key=jax.random.key(0))
+        >>> net(jnp.zeros((162, 4, 5)), graph, prepared=net.prepare(graph)).shape
+        (162, 4, 2)
+        """
+        net, graph = _cast((self, graph), jnp.dtype(self.config.dtype))
+        with jax.default_matmul_precision(self.config.precision):
+            return net._prepare(graph)
+
+    def _prepare(self, graph: Graph) -> Prepared:
+        encoder, decoder = self.encoder, self.decoder
+        _, on_grid = encoder.grid_embed.split(self.config.n_inputs, _N_STRUCTURAL)
+        # Mesh nodes have zeros in place of data.
+        _, on_mesh = encoder.mesh_embed.split(self.config.n_inputs, _N_STRUCTURAL)
+        g2m = encoder.edge_embed(graph.grid2mesh.features[:, None])
+        m2g = decoder.edge_embed(graph.mesh2grid.features[:, None])
+        return Prepared(
+            grid=dense(graph.grid_features[:, None], on_grid),
+            mesh=encoder.mesh_embed.finish(dense(graph.mesh_features[:, None], on_mesh)),
+            edge=self.processor.edge_embed(graph.mesh.features[:, None]),
+            grid2mesh=encoder.step.project(g2m),
+            mesh2grid=decoder.step.project(m2g),
+        )
 
     def reconfigured(self, **options: Any) -> GraphCast:
         """The same weights with other options: dtype, precision, unroll, remat or edge_chunk.
@@ -227,28 +212,38 @@ class GraphCast(eqx.Module):
         return other
 
     def encode(
-        self, x: Values, graph: Graph, conditioning: Conditioning | None
+        self,
+        x: Values,
+        graph: Graph,
+        conditioning: Conditioning | None,
+        prepared: Prepared | None = None,
     ) -> tuple[Values, Values]:
         """Latent grid and mesh nodes after the step from grid to mesh."""
         if self.config.edge_chunk:
             return chunks.encode(self, x, graph, conditioning)
-        part = self.encoder
-        on_data, on_structure = part.grid_embed.split(self.config.n_inputs, _N_STRUCTURAL)
-        structure = dense(graph.grid_features[:, None], on_structure)
-        grid = part.grid_embed.finish(dense(x, on_data) + structure, conditioning)
-        # Mesh nodes have zeros in place of data.
-        _, on_structure = part.mesh_embed.split(self.config.n_inputs, _N_STRUCTURAL)
-        mesh = part.mesh_embed.finish(dense(graph.mesh_features[:, None], on_structure))
-        edge = part.edge_embed(graph.grid2mesh.features[:, None])
-        _, update = self._apply(part.step, edge, grid, mesh, graph.grid2mesh, conditioning)
-        return grid + part.grid_update(grid, conditioning), mesh + update
+        part, ready = self.encoder, prepared or self._prepare(graph)
+        on_data = part.grid_embed.split(self.config.n_inputs)[0]
+        grid = part.grid_embed.finish(dense(x, on_data) + ready.grid, conditioning)
+        args = (ready.grid2mesh, grid, ready.mesh, graph.grid2mesh, conditioning)
+        update = self._remat(Interaction.update)(part.step, *args)
+        return grid + part.grid_update(grid, conditioning), ready.mesh + update
 
-    def process(self, mesh: Values, graph: Graph, conditioning: Conditioning | None) -> Values:
+    def process(
+        self,
+        mesh: Values,
+        graph: Graph,
+        conditioning: Conditioning | None,
+        prepared: Prepared | None = None,
+    ) -> Values:
         """Latent mesh nodes after all processor steps."""
-        edge = self.processor.edge_embed(graph.mesh.features[:, None])
+        edge = (prepared or self._prepare(graph)).edge
+
+        limit = self.config.edge_chunk
+        interact = partial(chunks.interact, limit=limit) if limit else Interaction.__call__
 
         def apply(step: Interaction, edge: Values, mesh: Values) -> tuple[Values, Values]:
-            edge_update, mesh_update = self._apply(step, edge, mesh, mesh, graph.mesh, conditioning)
+            args = (edge, mesh, mesh, graph.mesh, conditioning)
+            edge_update, mesh_update = self._remat(interact)(step, *args)
             return edge + edge_update, mesh + mesh_update
 
         first, *others = self.processor.steps
@@ -263,21 +258,22 @@ class GraphCast(eqx.Module):
         return scanned[0][1]
 
     def decode(
-        self, mesh: Values, grid: Values, graph: Graph, conditioning: Conditioning | None
+        self,
+        mesh: Values,
+        grid: Values,
+        graph: Graph,
+        conditioning: Conditioning | None,
+        prepared: Prepared | None = None,
     ) -> Float[Array, "grid batch out"]:
         """Output channels at the grid nodes."""
         if self.config.edge_chunk:
             return chunks.decode(self, mesh, grid, graph, conditioning)
-        part = self.decoder
-        edge = part.edge_embed(graph.mesh2grid.features[:, None])
-        _, update = self._apply(part.step, edge, mesh, grid, graph.mesh2grid, conditioning)
-        return part.output(grid + update)
+        part, ready = self.decoder, prepared or self._prepare(graph)
+        args = (ready.mesh2grid, mesh, grid, graph.mesh2grid, conditioning)
+        return part.output(grid + self._remat(Interaction.update)(part.step, *args))
 
-    def _apply(self, step: Interaction, *args: Any) -> tuple[Values, Values]:
-        function = Interaction.__call__
-        if self.config.edge_chunk:
-            function = partial(chunks.interact, limit=self.config.edge_chunk)
-        return (jax.checkpoint(function) if self.config.remat else function)(step, *args)
+    def _remat(self, function: Callable) -> Callable:
+        return jax.checkpoint(function) if self.config.remat else function
 
     def _check(self, x: Values, graph: Graph, conditioning: Conditioning | None) -> None:
         config, wrong = self.config, []

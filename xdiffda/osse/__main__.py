@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from xdiffda._huge_pages import request_huge_pages
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one stage; every stage can be interrupted and called again."""
@@ -86,4 +88,5 @@ def _run(stage: str, options: dict) -> None:
 
 
 if __name__ == "__main__":
+    request_huge_pages()
     main()

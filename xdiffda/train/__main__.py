@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import sys
 
+from xdiffda._huge_pages import request_huge_pages
 from xdiffda.train.config import TrainConfig
 
 _OVERRIDES = {
@@ -85,4 +86,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    request_huge_pages()
     main()

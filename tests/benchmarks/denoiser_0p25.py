@@ -1,0 +1,115 @@
+"""One evaluation of the network at scale: time, peak memory, and the machine's matrix rate.
+
+    python tests/benchmarks/denoiser_0p25.py                            # 0.25 degree: needs a GPU
+    python tests/benchmarks/denoiser_0p25.py --degrees 1 --refinement 5 --dtype float32
+    python tests/benchmarks/denoiser_0p25.py --degrees 10 --refinement 2 --latent 16 --steps 2
+
+A plain product of the processor's shape is timed in turn with the network, as a yardstick: the
+network is reported in seconds and as a share of that rate, which holds on a busy machine too.
+Peak memory is the device's where it reports it, else that of this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xdiffda.graphcast.graph import Graph, build_graph
+from xdiffda.graphcast.network import GraphCast, NetworkConfig
+
+
+def operations(graph: Graph, config: NetworkConfig, *, prepared: bool, plain: bool) -> float:
+    """Floating-point operations of all products in one evaluation with one member.
+
+    `plain` gathers before it multiplies, as the reference implementation does.
+    """
+    width, grid, mesh = config.latent, graph.n_grid, graph.n_mesh
+    g2m, inner, m2g = (len(e.features) for e in (graph.grid2mesh, graph.mesh, graph.mesh2grid))
+    steps, square = config.processor_steps, width * width
+    shared = grid * (config.n_inputs * width + square)  # embedding
+    shared += 2 * grid * square  # update of the grid after the encoder
+    shared += (3 * mesh * (1 + steps) + 3 * grid) * square  # nodes of all steps
+    shared += grid * (square + width * config.n_outputs)
+    edges = (g2m + steps * inner + m2g) * square
+    if plain:
+        return 2.0 * (shared + 4 * edges + (g2m + inner + m2g + mesh) * square)
+    ends = (grid + mesh) * (1 + 1) * square + 2 * steps * mesh * square
+    own = 0 if prepared else (2 * (g2m + m2g) + inner + mesh) * square
+    return 2.0 * (shared + edges + steps * inner * square + ends + own)
+
+
+def seconds(run: Callable[[], object]) -> tuple[float, float]:
+    """Wall and processor time of one call."""
+    wall, processor = time.perf_counter(), time.process_time()
+    jax.block_until_ready(run())
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def peak_bytes() -> float:
+    """Largest memory in use so far."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get(
+        "peak_bytes_in_use", 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--degrees", type=float, default=0.25)
+    parser.add_argument("--refinement", type=int, default=6)
+    parser.add_argument("--latent", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--members", type=int, default=1)
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--inputs", type=int, default=186, help="channels in (and 83 out)")
+    parser.add_argument("--conditioning", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--unprepared", action="store_true", help="embed edges in every call")
+    options = parser.parse_args()
+
+    lat = np.linspace(-90, 90, round(180 / options.degrees) + 1)
+    graph = build_graph(lat, np.arange(0, 360, options.degrees), refinement=options.refinement)
+    config = NetworkConfig(
+        options.inputs, 83, latent=options.latent, processor_steps=options.steps,
+        conditioning_width=options.conditioning, dtype=options.dtype, unroll=False,
+    )  # fmt: skip
+    net = eqx.filter_jit(GraphCast)(config, key=jax.random.key(0))
+    x = jnp.ones((graph.n_grid, options.members, options.inputs), jnp.float32)
+    given = jnp.ones((options.members, options.conditioning)) if options.conditioning else None
+    prepared = None if options.unprepared else eqx.filter_jit(GraphCast.prepare)(net, graph)
+    apply = eqx.filter_jit(lambda net, *args: net(*args))
+    evaluate = lambda: apply(net, x, graph, given, prepared)  # noqa: E731
+
+    rows = min(len(graph.mesh.features), 100_000)
+    a = jnp.ones((rows, options.latent), options.dtype)
+    b = jnp.ones((options.latent, options.latent), options.dtype)
+    product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
+    seconds(evaluate), seconds(lambda: product(a, b))
+    times = [(*seconds(evaluate), *seconds(lambda: product(a, b))) for _ in range(options.repeats)]
+    wall, processor, wall_product, processor_product = np.median(times, axis=0)
+
+    known = prepared is not None
+    count = options.members * operations(graph, config, prepared=known, plain=False)
+    plain = options.members * operations(graph, config, prepared=False, plain=True)
+    rate = 2.0 * rows * options.latent**2
+    print(f"{jax.devices()[0].device_kind}; {graph.n_grid} grid and {graph.n_mesh} mesh nodes; "
+          f"{options.members} members; {options.dtype}; prepared: {known}")  # fmt: skip
+    print(f"products: {count / 1e12:.3f} e12 operations, gathering first {plain / 1e12:.3f} e12")
+    for name, ours, yard in (("wall", wall, wall_product),
+                             ("processor", processor, processor_product)):  # fmt: skip
+        share = count / ours / (rate / yard)
+        print(f"{name}: {ours:.3f} s, {count / ours / 1e9:.0f} GFLOP/s; plain product "
+              f"{rate / yard / 1e9:.0f} GFLOP/s; share of that rate {share:.2f}")  # fmt: skip
+    print(f"peak memory {peak_bytes() / 1e9:.2f} GB")
+
+
+if __name__ == "__main__":
+    main()

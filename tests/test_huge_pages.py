@@ -1,0 +1,56 @@
+"""Long runs start again with large memory pages, once, and only where that helps."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from xdiffda import _huge_pages
+
+PROGRAM = """
+import os, sys
+from xdiffda import _huge_pages
+_huge_pages._helps = lambda: {helps}
+print("start", flush=True)
+_huge_pages.request_huge_pages()
+print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), sys.argv[1:])
+"""
+
+
+def run(*, helps: bool, **environment: str) -> tuple[int, list[str]]:
+    kept = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-c", PROGRAM.format(helps=helps), "--out", "a b"]
+    with subprocess.Popen(
+        command, env=kept | environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        lines = process.communicate()[0].splitlines()
+    assert process.returncode == 0
+    return process.pid, lines
+
+
+def test_starts_again_once_as_the_same_process():
+    pid, lines = run(helps=True)
+    assert lines == ["start", "start", f"{pid} {_huge_pages.TUNABLE} ['--out', 'a b']"]
+
+
+@pytest.mark.parametrize(("helps", "environment"), [(True, {"GLIBC_TUNABLES": ""}), (False, {})])
+def test_leaves_the_process_alone(helps, environment):
+    pid, lines = run(helps=helps, **environment)
+    assert lines == ["start", f"{pid} {environment.get('GLIBC_TUNABLES')} ['--out', 'a b']"]
+
+
+def test_needs_glibc_and_pages_on_request(monkeypatch, tmp_path):
+    policy = tmp_path / "enabled"
+    monkeypatch.setattr(_huge_pages, "_POLICY", policy)
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
+    assert not _huge_pages._helps()  # no such file
+    for text, helps in {"always [madvise] never": True, "[always] madvise never": False}.items():
+        policy.write_text(text)
+        assert _huge_pages._helps() is helps
+    for version in (("glibc", "2.31"), ("", "")):
+        monkeypatch.setattr("platform.libc_ver", lambda version=version: version)
+        policy.write_text("always [madvise] never")
+        assert not _huge_pages._helps()

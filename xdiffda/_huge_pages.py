@@ -1,0 +1,42 @@
+"""Large arrays on large memory pages: for long computations on CPUs under Linux.
+
+XLA allocates the temporaries of every call anew, and the C library returns such blocks to the
+system after each; the next call then faults its memory in again, 4 kB at a time.  Training the
+testbed's denoiser spent half of its processor time on that (tests/benchmarks/README.md).  The
+C library asks for pages of 2 MB if told so when the process starts, and only then.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+TUNABLE = "glibc.malloc.hugetlb=1"
+_POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_FIRST_GLIBC = (2, 35)
+
+
+def request_huge_pages() -> None:
+    """Start this process again (same number, same arguments) with large pages, where it helps.
+
+    Does nothing if ``GLIBC_TUNABLES`` is set already (set it empty to opt out), outside Linux
+    with glibc 2.35 or later, or where the system gives large pages always or never.  For the
+    first lines of a program: whatever ran before runs twice.
+    """
+    if "GLIBC_TUNABLES" in os.environ or not _helps():
+        return
+    sys.stdout.flush()
+    arguments = [sys.executable, *sys.orig_argv[1:]]
+    os.execve(sys.executable, arguments, {**os.environ, "GLIBC_TUNABLES": TUNABLE})
+
+
+def _helps() -> bool:
+    name, version = platform.libc_ver()
+    if name != "glibc" or tuple(int(n) for n in version.split(".")[:2]) < _FIRST_GLIBC:
+        return False
+    try:
+        return "[madvise]" in _POLICY.read_text()
+    except OSError:
+        return False
