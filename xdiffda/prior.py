@@ -295,7 +295,7 @@ class DiffusionPrior(Prior):
         ``edge_chunk``, ``dtype``, ``precision``, ``unroll``, ``remat``; others raise ValueError.
         """
         other, network = copy.copy(self), self._network
-        other.__dict__.pop("_prepared", None)  # of the old configuration
+        vars(other).pop("_prepared", None)  # of the old configuration
         backbone = network.backbone.reconfigured(**options)
         other._network = eqx.tree_at(lambda net: net.backbone, network, backbone)
         return other

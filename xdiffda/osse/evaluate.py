@@ -100,6 +100,7 @@ def _array(ds: xr.Dataset, layout: Layout) -> np.ndarray:
 BASE = "background"
 USUAL = (BASE, "interpolated observations", "3D-Var, same B", "guided, warm start, 8 evaluations",
          "the same, independent members")  # fmt: skip
+MASKS = (0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
 SWEEPS = {
     "guidance": (
         *(f"guided, V calibrated, warm start, {n} steps" for n in (4, 8, 16, 32)),
@@ -116,7 +117,7 @@ SWEEPS = {
     ),
     # one reverse derivative of the network for each iteration of the solver: dear
     "jacobian": tuple(f"guided, V {v}, warm start, 8 steps" for v in ("jacobian", "calibrated")),
-    "masks": tuple(f"RePaint, 95 evaluations, mask {w:g} cells" for w in (0.3, 0.5, 0.7, 1, 1.5)),
+    "masks": tuple(f"RePaint, 95 evaluations, mask {w:g} cells" for w in MASKS),
 }  # fmt: skip
 """Rows that belong together, by the name that stands for them in ``--rows``."""
 COSTLY = ("draws from the Gaussian posterior (B)", "guided, cold start, 32 evaluations")
@@ -157,22 +158,22 @@ def methods(prior: DiffusionPrior, *, n_members: int) -> dict[str, Row]:
         "guided, warm start, 8 evaluations": analyse(prior, 8),
         "the same, independent members": analyse(prior, 8, antithetic=False),
         "guided, cold start, 32 evaluations": analyse(prior, 32, start="cold", n_steps=32),
-        # the mask of the paper covers all but everything on this grid; tuned: REPAINT_SIGMA
-        "RePaint, 2,910 evaluations": repaint(RePaint(mask_sigma=REPAINT_SIGMA), 2),
-        "RePaint, 460 evaluations": repaint(
-            RePaint(n_levels=100, jump_length=10, resamplings=5, mask_sigma=REPAINT_SIGMA)
-        ),
+        # the mask of the paper covers all but everything on this grid, and each further visit of a
+        # level draws the soft rim nearer to the interpolated field: the longer the walk, the
+        # narrower the mask has to be
+        **{
+            f"RePaint, {RePaint(n, jump, times).evaluations:,} evaluations, mask {width:g} cells":
+            repaint(RePaint(n, jump, times, mask_sigma=width), 2)
+            for n, jump, times in ((300, 10, 10), (100, 10, 5)) for width in (0.2, 0.3)
+        },
         **{
             f"RePaint, 95 evaluations, mask {width:g} cells": repaint(
                 RePaint(n_levels=50, jump_length=5, resamplings=2, mask_sigma=width)
             )
-            for width in (0.3, 0.5, 0.7, 1.0, 1.5)
+            for width in MASKS
         },
         **guided,
     }  # fmt: skip
-
-
-REPAINT_SIGMA = 0.3  # the best of 0.3 to 1.5 cells on the validation times (masks.json)
 
 
 def evaluate(
