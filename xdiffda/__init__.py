@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it; resolved on first use (PEP 562).
 _EXPORTS = {
-    "DiffusionPrior": "xdiffda.prior",
+    "DiffusionPrior": "xdiffda.network_prior",
     "Forecaster": "xdiffda.graphcast.forecaster",
     "GaussianPrior": "xdiffda.prior",
     "Grid": "xdiffda.state",

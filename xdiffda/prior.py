@@ -1,4 +1,4 @@
-"""Priors p(x | background): a Gaussian with spectral B, or a trained diffusion model.
+"""Priors p(x | background): what they have in common, and the Gaussian one with spectral B.
 
 A prior knows its layout, the scale s of background errors and their covariance B, and
 can be conditioned on one background; what results is a denoiser and the covariances that
@@ -8,10 +8,6 @@ guidance needs.  In the whole package ``z = (x - x_b) / (r s)``.
 from __future__ import annotations
 
 import abc
-import copy
-import functools
-from collections.abc import Mapping
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -21,18 +17,13 @@ from jaxtyping import Array, Float
 
 from xdiffda._cards import model_card
 from xdiffda._scales import draw_small_scales, row_scale, unresolved_part
-from xdiffda.covariance import CovarianceTable, SpectralCovariance, estimate_blocks
-from xdiffda.diffusion.denoiser import Conditioning, Denoiser, DenoiserNetwork
+from xdiffda.covariance import SpectralCovariance, estimate_blocks
 from xdiffda.diffusion.sampling import Conditioned
 from xdiffda.errors import InputError, Problem
-from xdiffda.graphcast.graph import Graph
-from xdiffda.graphcast.network import GraphCast, Prepared
 from xdiffda.spectral import sphere_basis
 from xdiffda.state import Layout, to_state
 
 SECONDS_PER_YEAR = 86400 * 365.24219
-
-_prepare = eqx.filter_jit(GraphCast.prepare)
 
 
 class Prior(abc.ABC):
@@ -217,100 +208,6 @@ class GaussianPrior(Prior):
     def __repr__(self) -> str:
         return (
             f"<GaussianPrior {self.name!r}: {self.layout.n_channel} channels on {self.layout.grid}>"
-        )
-
-
-class DiffusionPrior(Prior):
-    """A denoiser trained on pairs of truth and background.
-
-    Parameters
-    ----------
-    name : str
-    layout : Layout
-    scale : array (node, channel)
-        s in physical units.
-    covariance : SpectralCovariance
-        B of z.
-    network : DenoiserNetwork
-    graph : Graph
-    static : array (node, static)
-        Normalised static fields.
-    mean, stddev : arrays (channel,)
-        Normalisation of the background as an input of the network.
-    calibrated : CovarianceTable
-        Measured V(sigma).
-    unresolved : array (node, channel)
-    card : mapping
-        The model card: training data, steps, scores, licence.
-    """
-
-    def __init__(
-        self, name: str, layout: Layout, scale: np.ndarray, covariance: SpectralCovariance, *,
-        network: DenoiserNetwork, graph: Graph, static: np.ndarray, mean: np.ndarray,
-        stddev: np.ndarray, calibrated: CovarianceTable, unresolved: np.ndarray,
-        card: Mapping[str, Any],
-    ) -> None:  # fmt: skip
-        self.unresolved = unresolved
-        self.name, self.layout, self.scale = name, layout, np.asarray(scale, np.float32)
-        self._covariance, self._network, self._graph = covariance, network, graph
-        self._static, self._mean, self._stddev = jnp.asarray(static), mean, stddev
-        self._calibrated, self.card = calibrated, dict(card)
-
-    @property
-    def covariance(self) -> SpectralCovariance:
-        return self._covariance
-
-    @property
-    def default_covariance(self) -> str:
-        return "calibrated"
-
-    def condition(
-        self, background: np.ndarray, time: np.datetime64 | None, r: float
-    ) -> Conditioned:
-        normalised = (np.asarray(background) - self._mean) / self._stddev
-        given = Conditioning(
-            # (node, batch, channel): one background for all members, or one for each
-            jnp.asarray(normalised, jnp.float32).reshape(len(normalised), -1, normalised.shape[-1]),
-            jnp.asarray(year_phase(time))[None],
-            jnp.asarray([r], jnp.float32),
-        )
-        denoise = Denoiser(
-            self._network, self._covariance, self._graph, self._static, given, self._prepared
-        )
-        return Conditioned(denoise, self._covariance, self._calibrated)
-
-    @functools.cached_property
-    def _prepared(self) -> Prepared | None:
-        """The network's share that no state enters, computed once for all analyses.
-
-        Not with edges in chunks: it is as large as all edges.
-        """
-        backbone = self._network.backbone
-        return None if backbone.config.edge_chunk else _prepare(backbone, self._graph)
-
-    def reconfigured(self, **options: Any) -> DiffusionPrior:
-        """The same model computed in another way: for less memory, or in half precision.
-
-        ``options`` are those of `xdiffda.graphcast.NetworkConfig` that change no weight:
-        ``edge_chunk``, ``dtype``, ``precision``, ``unroll``, ``remat``; others raise ValueError.
-        """
-        other, network = copy.copy(self), self._network
-        vars(other).pop("_prepared", None)  # of the old configuration
-        backbone = network.backbone.reconfigured(**options)
-        other._network = eqx.tree_at(lambda net: net.backbone, network, backbone)
-        return other
-
-    def gaussian(self) -> GaussianPrior:
-        """The Gaussian prior with the same s and B: what the network adds shows against it."""
-        return GaussianPrior(
-            self.layout, self.scale, self._covariance, unresolved=self.unresolved,
-            name=f"{self.name} (Gaussian)",
-        )  # fmt: skip
-
-    def __repr__(self) -> str:
-        return (
-            f"<DiffusionPrior {self.name!r}: {self.layout.n_channel} channels on "
-            f"{self.layout.grid}>"
         )
 
 

@@ -18,8 +18,9 @@ import xarray as xr
 from xdiffda._catalogue import RELEASES, did_you_mean, nearest
 from xdiffda._published import is_published, load_published, published_rows
 from xdiffda.errors import ModelError
+from xdiffda.network_prior import DiffusionPrior
 from xdiffda.options import get_options
-from xdiffda.prior import DiffusionPrior, Prior
+from xdiffda.prior import Prior
 from xdiffda.state import Grid, Layout
 
 FILES = ("card.json", "denoiser.safetensors", "statistics.safetensors", "forecaster.npz")

@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from xdiffda.analysis import assimilate
 from xdiffda.diffusion.repaint import RePaint
+from xdiffda.network_prior import DiffusionPrior
 from xdiffda.observations import emulate_obs, interpolate
 from xdiffda.osse.pairs import Pairs, load_pairs
 from xdiffda.osse.records import Ledger, markdown, score, summary
-from xdiffda.prior import DiffusionPrior
 from xdiffda.registry import load_model, model_folder
 from xdiffda.state import Layout, default_convention, from_state, to_state
 from xdiffda.train.data import Nature, load_nature
