@@ -31,11 +31,23 @@ def skill(name: str = "") -> str:
     for errors, report in reports().items():
         if name and errors != name:
             continue
-        parts += [_about(report), ""]
-        with_cases = len(_counts(report)) > 1
-        for columns, rows in report["table"].items():
-            shown = _table(rows, with_cases=with_cases)
-            parts += [f"**{columns} columns observed**", "", shown, ""]
+        parts.append(_tables_of(report))
+    return "\n".join(parts)
+
+
+def sweep(name: str) -> str:
+    """The tables of a sweep of settings on the validation times: ``<name>.json``."""
+    from xdiffda.registry import models_folder
+
+    return _tables_of(json.loads((models_folder() / "speedy" / f"{name}.json").read_text()))
+
+
+def _tables_of(report: Mapping[str, Any]) -> str:
+    parts = [_about(report), ""]
+    with_cases = len(_counts(report)) > 1
+    for columns, rows in report["table"].items():
+        shown = _table(rows, with_cases=with_cases)
+        parts += [f"**{columns} columns observed**", "", shown, ""]
     return "\n".join(parts)
 
 
@@ -48,7 +60,8 @@ def _counts(report: Mapping[str, Any]) -> set[int]:
 def _about(report: Mapping[str, Any]) -> str:
     words = {"quarter": "a quarter of the background's error, channel by channel"}
     counts = _counts(report)
-    cases = f"{counts.pop()} analysis times" if len(counts) == 1 else "Analysis times"
+    kind = "validation" if report.get("part") == "validation" else "analysis"
+    cases = f"{counts.pop()} {kind} times" if len(counts) == 1 else f"{kind} times".capitalize()
     return (
         f"{cases} from {report['first']} to {report['last']} of the nature run's calendar. "
         f"Observation errors: {words.get(report['errors'], report['errors'])}."

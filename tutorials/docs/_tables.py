@@ -13,7 +13,7 @@ from typing import Any
 
 import _experiments
 from _gallery import gallery
-from _skill import sbc, sbc_figure, skill, skill_channels, skill_figure
+from _skill import sbc, sbc_figure, skill, skill_channels, skill_figure, sweep
 
 from xdiffda import registry
 
@@ -258,6 +258,6 @@ MADE: dict[str, Callable[..., str]] = {
     "grids": grids,
     "height-errors": height_errors, "methods": methods, "models": models, "protocol": protocol,
     "sbc": sbc, "sbc-figure": sbc_figure, "skill": skill, "skill-channels": skill_channels,
-    "skill-figure": skill_figure, "tidy": tidy, "training": training, "units": units,
-    "variables": variables, **_experiments.MADE,
+    "skill-figure": skill_figure, "sweep": sweep, "tidy": tidy, "training": training,
+    "units": units, "variables": variables, **_experiments.MADE,
 }  # fmt: skip
