@@ -226,3 +226,17 @@ def test_a_robust_likelihood_through_the_public_call(world):
         for name in ("none", "varqc")
     }  # fmt: skip
     assert ratio["varqc"] < 0.9 * ratio["none"]
+
+
+def test_a_diverged_analysis_is_refused(world, monkeypatch):
+    """Where the solver was given what is no covariance, its result is no analysis."""
+    from xdiffda import _analysis_time
+    from xdiffda._methods import Drawn
+
+    prior, _, background, obs = world
+    shape = (prior.layout.grid.n_node, 2, prior.layout.n_channel)
+    for size in (1e3, np.nan):
+        diverged = {"guided": lambda *given, size=size: Drawn(np.full(shape, size))}
+        monkeypatch.setattr(_analysis_time, "METHODS", diverged)
+        with pytest.raises(InputError, match="symmetric and positive"):
+            xdiffda.assimilate(background, obs, model=prior, n_members=2, progress=False)

@@ -16,11 +16,14 @@ from xdiffda._devices import Schedule
 from xdiffda._methods import METHODS, AnalysisTime
 from xdiffda._settings import Settings
 from xdiffda.ensemble import centre, spread_scale, variance_ratio
+from xdiffda.errors import InputError, Problem
 from xdiffda.observations import select_window
 from xdiffda.prior import Prior
 
 # times the solver's tolerance: in single precision the residual drifts from what it follows
 MISSED = 5.0
+# root mean square of z = (x - x_b) / (r s): a few at most where r is of any use
+DIVERGED = 30.0
 Analysed = tuple[Float[np.ndarray, "member node channel"], dict[str, Any]]
 WITH_MEMBERS = ("guided", "3dvar", "letkf")
 
@@ -56,6 +59,7 @@ def analyse_time(
     at = AnalysisTime(prior, background, time, r, likelihood, record.pop("rows"), inside, key,
                       ensemble, factor, schedule)  # fmt: skip
     drawn = METHODS[settings.method](at, settings, tick)
+    _check_size(drawn.z, settings)
     record |= {"residual": drawn.residual, "inflation": drawn.inflation}
     _warn_of_residual(drawn.residual, settings, time)
     return background[None] + r * prior.scale[None] * np.moveaxis(drawn.z, 1, 0), record
@@ -76,6 +80,22 @@ def r_of_spread(states: Float[np.ndarray, "member node channel"], prior: Prior) 
     area, variance = prior.layout.grid.area_weights(), np.asarray(prior.covariance.variance)
     size = spread_scale(centre(states, prior.scale)[1], variance, area)
     return float(np.clip(size, *innovations.R_BOUNDS))
+
+
+def _check_size(z: Float[np.ndarray, "node member channel"], settings: Settings) -> None:
+    """Refuse members that no posterior holds: the update was solved with what is no covariance.
+
+    The Jacobian of a trained network need be neither symmetric nor positive; with dense and
+    precise observations conjugate gradients then diverge.
+    """
+    size = float(np.sqrt(np.mean(np.square(z, dtype=np.float64))))
+    if settings.method == "guided" and not size < DIVERGED:
+        raise InputError(
+            [Problem(f"increments of {size:.2g} times the background error", "a V that is "
+                     f"symmetric and positive; covariance={settings.covariance!r} was not here",
+                     'assimilate(obs, covariance="climatological"), or the default')],
+            what="guided sampling",
+        )  # fmt: skip
 
 
 def _warn_of_residual(residual: float, settings: Settings, time: np.datetime64 | None) -> None:
