@@ -68,7 +68,7 @@ def test_the_compiled_network_costs_what_was_counted(graph, batch: int) -> None:
     tally = count(config, Dimensions.of(graph), batch=batch)
     costs = compiled.cost_analysis()
     assert tally.operations == pytest.approx(costs["flops"], rel=0.05)
-    assert 0.5 < 4 * tally.moved / costs["bytes accessed"] < 1.2  # fusion is a guess
+    assert 0.4 < 4 * tally.moved / costs["bytes accessed"] < 1.2  # fusion is a guess
     shared, member = temporary_bytes(config, Dimensions.of(graph))
     kept = compiled.memory_analysis().temp_size_in_bytes
     assert shared + batch * member == pytest.approx(kept, rel=0.25)

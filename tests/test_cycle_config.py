@@ -94,7 +94,7 @@ def test_a_run_from_files_is_the_run_from_objects(
     """The world's prior and forecaster stand in for those of a model of that name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "load_model", lambda name: world.make_prior())
-    monkeypatch.setattr(_cycle_plan, "_forecast", _turn)
+    monkeypatch.setattr(_cycle_plan, "make_forecast", _turn)
     truth, background = world.make_states(4)
     truth.to_netcdf("truth.nc")
     background.expand_dims("time").to_netcdf("background.nc")

@@ -150,7 +150,7 @@ def mean_states(truth: xr.Dataset, n_times: int = 12) -> xr.Dataset:
     >>> t = np.datetime64("2001-01-01", "ns") + np.arange(730) * np.timedelta64(1, "D")
     >>> ds = xr.Dataset({"t": ("time", np.arange(730.0))}, {"time": t})
     >>> mean_states(ds, 4)["t"].values.round(1).tolist()
-    [228.5, 319.5, 411.0, 502.0]
+    [228.0, 319.5, 411.0, 502.0]
     """
     clock = valid_times(truth, find_axes(truth)[0])
     if clock is None or clock.ndim != 1:

@@ -220,7 +220,8 @@ def _keywords(settings: Assimilation | Mapping[str, Any] | None) -> dict[str, An
     signature = inspect.signature(assimilate).parameters.values()
     keywords = {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
     keywords |= assimilation_settings(settings, assimilate, "6h")
-    for own in ("n_members", "seed", "model", "progress"):
+    # inflation goes from one cycle to the next, and times here know nothing of each other
+    for own in ("n_members", "seed", "model", "progress", "inflation_factor"):
         keywords.pop(own)
     if keywords["withhold"]:
         raise InputError(
