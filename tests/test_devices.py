@@ -93,8 +93,11 @@ def test_a_memory_limit_makes_smaller_groups() -> None:
             schedule, *_ = _memory.plan_devices(prior, settings)
             return [len(numbers) for numbers in schedule.groups(5)]
 
-    keywords = {n: p.default for n, p in inspect.signature(xdiffda.assimilate).parameters.items()
-                if p.kind is p.KEYWORD_ONLY and n not in ("model", "progress")}  # fmt: skip
+    keywords = {
+        n: p.default
+        for n, p in inspect.signature(xdiffda.assimilate).parameters.items()
+        if p.kind is p.KEYWORD_ONLY and n not in ("model", "progress", "inflation_factor")
+    }
     settings = check_settings(prior, **(keywords | {"n_members": 5, "max_batch": 4}))
     seen = [plan(need.shared + k * need.member) for k in (1, 2, 3, 99)]
     assert seen == [[1] * 5, [2, 2, 1], [3, 2], [4, 1]]
