@@ -1,9 +1,10 @@
-"""Large arrays on large memory pages: for long computations on CPUs under Linux.
+"""Memory that is kept, on large pages: for long computations on CPUs under Linux.
 
 XLA allocates the temporaries of every call anew, and the C library returns such blocks to the
 system after each; the next call then faults its memory in again, 4 kB at a time.  Training the
 testbed's denoiser spent half of its processor time on that (tests/benchmarks/README.md).  The
-C library asks for pages of 2 MB if told so when the process starts, and only then.
+C library asks for pages of 2 MB, keeps what was freed and takes it all from one heap if told so
+when the process starts, and only then.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import platform
 import sys
 from pathlib import Path
 
-TUNABLE = "glibc.malloc.hugetlb=1"
+TUNABLE = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4000000000:"
+    "glibc.malloc.arena_max=1"
+)
 _POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _FIRST_GLIBC = (2, 35)
 
