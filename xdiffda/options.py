@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -111,61 +112,48 @@ class set_options:
         _current[0] = self._before
 
 
+def _folder(value: object) -> Path | None:
+    folder = Path(value).expanduser() if isinstance(value, str | os.PathLike) else None
+    return None if folder is None or folder.is_file() else folder
+
+
+def _limit(value: object) -> int | str | None:
+    return value if value == "device" else _bytes(value) or None
+
+
+def _count(value: object) -> int | None:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return value if whole else None
+
+
+def _address(value: object) -> str | None:
+    return os.fspath(value) if isinstance(value, str | os.PathLike) else None
+
+
+# option: what makes a value of it of what was given (None: it cannot be one), what is needed,
+# an example, and the word that stands for "no limit" or "the default" and is kept as None
+_RULES: dict[str, tuple[Callable[[object], object], str, str, object]] = {
+    "cache_dir": (_folder, "a folder", '"~/weights"', ...),
+    "progress": (lambda v: v if isinstance(v, bool) else None, "True or False", "False", ...),
+    "default_model": (
+        lambda v: v if isinstance(v, str) and v else None, "the name of a model", '"speedy"', ...
+    ),
+    "memory_limit": (_limit, 'an amount of memory, or "device"', '"20 GB"', "device"),
+    "n_devices": (_count, "a number of devices, or 0 for all", "1", 0),
+    "mirror": (_address, "a folder or an address", '"/data/dm_graphcast"', ""),
+}  # fmt: skip
+
+
 def _checked(options: dict[str, object]) -> dict:
-    problems, checked = [], dict(options)
+    """The options as they are kept; all that is wrong with them is raised at once."""
+    problems, checked = [], {}
     for name, value in options.items():
-        if name == "cache_dir":
-            folder = Path(value).expanduser() if isinstance(value, str | os.PathLike) else None
-            checked[name] = folder
-            if folder is None or folder.is_file():
-                problems.append(
-                    Problem(
-                        f"cache_dir={value!r}",
-                        "a folder",
-                        'xdiffda.set_options(cache_dir="~/weights")',
-                    )
-                )
-        elif name == "progress" and not isinstance(value, bool):
-            problems.append(
-                Problem(
-                    f"progress={value!r}", "True or False", "xdiffda.set_options(progress=False)"
-                )
-            )
-        elif name == "default_model" and not (isinstance(value, str) and value):
-            problems.append(
-                Problem(
-                    f"default_model={value!r}",
-                    "the name of a model",
-                    'xdiffda.set_options(default_model="speedy")',
-                )
-            )
-        elif name == "memory_limit":
-            limit = None if value == "device" else _bytes(value)
-            checked[name] = limit
-            if limit is not None and limit <= 0:
-                problems.append(
-                    Problem(f"memory_limit={value!r}", 'an amount of memory, or "device"',
-                            'xdiffda.set_options(memory_limit="20 GB")')
-                )  # fmt: skip
-        elif name == "n_devices":
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-            checked[name] = value or None
-            if not whole:
-                problems.append(
-                    Problem(f"n_devices={value!r}", "a number of devices, or 0 for all",
-                            "xdiffda.set_options(n_devices=1)")
-                )  # fmt: skip
-        elif name == "mirror":
-            checked[name] = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-            if checked[name] is None:
-                problems.append(
-                    Problem(
-                        f"mirror={value!r}",
-                        "a folder or an address",
-                        'xdiffda.set_options(mirror="/data/dm_graphcast")',
-                    )
-                )
-            checked[name] = checked[name] or None
+        make, needed, example, neutral = _RULES[name]
+        made = make(value)
+        if made is None:
+            repair = f"xdiffda.set_options({name}={example})"
+            problems.append(Problem(f"{name}={value!r}", needed, repair))
+        checked[name] = None if made == neutral else made
     raise_if(problems, what="options")
     return checked
 
