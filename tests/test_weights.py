@@ -18,9 +18,10 @@ import pytest
 from file_server import goog_hash, serve
 
 import xdiffda
-from xdiffda import _download, weights
+from xdiffda import _download, _identity, weights
 from xdiffda._catalogue import BUCKET, RELEASES
-from xdiffda._download import digests, download
+from xdiffda._download import download
+from xdiffda._identity import digests
 from xdiffda.errors import InputError, ModelError, StorageError
 
 NAME = "gencast-1p0-mini"
@@ -301,7 +302,7 @@ def test_digests_are_those_of_the_bucket(tmp_path: Path) -> None:
     assert digests(tmp_path / "a")["md5"] == "kAFQmDzST7DWlj99KOF/cg=="
     record = {"size": 3, "md5": "kAFQmDzST7DWlj99KOF/cg=="}
     (tmp_path / "a.json").write_text(json.dumps(record | {"more": 1}))
-    identity = _download.read_identity(tmp_path / "a.json")
+    identity = _identity.read_identity(tmp_path / "a.json")
     assert identity is not None and identity.mismatch(tmp_path / "a") == ""
     (tmp_path / "a").write_bytes(b"abd")
     assert "md5" in identity.mismatch(tmp_path / "a")

@@ -118,12 +118,13 @@ def _folder(value: object) -> Path | None:
 
 
 def _limit(value: object) -> int | str | None:
-    return value if value == "device" else _bytes(value) or None
+    return "device" if value == "device" else _bytes(value) or None
 
 
 def _count(value: object) -> int | None:
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return value if whole else None
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    return None
 
 
 def _address(value: object) -> str | None:

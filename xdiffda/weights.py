@@ -11,7 +11,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ._catalogue import BUCKET, Release, find_release
-from ._download import Identity, Unreachable, download, read_identity, record_of
+from ._download import Unreachable, download
+from ._identity import Identity, read_identity, record_of
 from .errors import InputError, Problem, StorageError
 from .options import get_options
 
