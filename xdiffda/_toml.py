@@ -6,6 +6,7 @@ import dataclasses
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,6 +67,23 @@ def build(cls: type, table: dict[str, Any], problems: list[Problem], prefix: str
     except InputError as error:  # values that do not go together
         problems += error.problems
         return None
+
+
+def build_all(
+    cls: type, tables: Mapping[str, Any], problems: list[Problem], prefix: str
+) -> dict[str, Any]:
+    """Make ``cls`` from each of some named tables; what is made already is kept."""
+    built: dict[str, Any] = {}
+    for name, of in tables.items():
+        label = f"{prefix}.{name}"
+        if isinstance(of, cls):
+            built[name] = of
+        elif isinstance(of, Mapping):
+            built[name] = build(cls, dict(of), problems, f"{label}.")
+        else:
+            built[name] = None
+            problems.append(Problem(f"{label} = {of!r}", "a table of settings", f"[{label}]"))
+    return built
 
 
 def _converted(value: Any, options: tuple[type, ...], label: str, problems: list[Problem]) -> Any:

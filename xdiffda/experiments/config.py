@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from xdiffda._cycle_config import Assimilation, Emulation, as_plain
 from xdiffda._stream import duration
-from xdiffda._toml import build, read_toml
+from xdiffda._toml import build_all, read_toml
 from xdiffda.diffusion.repaint import RePaint
 from xdiffda.errors import InputError, Problem, raise_if
 
@@ -115,13 +114,7 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         problems: list[Problem] = []
-        built = {
-            name: of if isinstance(of, Method)
-            else build(Method, of, problems, f"methods.{name}.") if isinstance(of, Mapping)
-            else problems.append(Problem(f"methods.{name} = {of!r}", "a table of settings",
-                                         f"[methods.{name}]"))
-            for name, of in self.methods.items()
-        }  # fmt: skip
+        built = build_all(Method, self.methods, problems, "methods")
         object.__setattr__(self, "methods", built)
         raise_if(problems + _problems(self), what="configuration of an experiment")
 

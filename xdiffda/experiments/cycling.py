@@ -10,7 +10,7 @@ background and see the same observations. An ERA5 store and other weights need n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import xarray as xr
 from xdiffda import registry
 from xdiffda._cycle_config import CARRY, Assimilation, Emulation
 from xdiffda._stream import clock_of, duration, emulated_stream, state_at
-from xdiffda._toml import build, read_toml
+from xdiffda._toml import build_all, read_toml
 from xdiffda.cycle import Relaxation, cycle, open_cycle, open_named
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.forecast import forecast
@@ -109,13 +109,7 @@ class CyclingConfig:
 
     def __post_init__(self) -> None:
         problems: list[Problem] = []
-        built = {
-            name: of if isinstance(of, CycledMethod)
-            else build(CycledMethod, of, problems, f"methods.{name}.") if isinstance(of, Mapping)
-            else problems.append(Problem(f"methods.{name} = {of!r}", "a table of settings",
-                                         f"[methods.{name}]"))
-            for name, of in self.methods.items()
-        }  # fmt: skip
+        built = build_all(CycledMethod, self.methods, problems, "methods")
         object.__setattr__(self, "methods", built)
         for name, method in built.items():
             if method is not None and method.carry not in CARRY:
