@@ -15,18 +15,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from xdiffda.covariance import SpectralCovariance
-from xdiffda.diffusion.denoiser import Conditioning, Denoiser, NoiseEncoder
+from xdiffda.diffusion.denoiser import NoiseEncoder
 from xdiffda.diffusion.pretrained import Places, PretrainedNetwork
-from xdiffda.diffusion.sampling import Conditioned
 from xdiffda.errors import InputError, ModelError, Problem
 from xdiffda.gencast.forecaster import clock_forcings
 from xdiffda.graphcast.forcings import solar_radiation
 from xdiffda.graphcast.graph import Graph, build_graph
 from xdiffda.graphcast.network import GraphCast, NetworkConfig
-from xdiffda.prior import GaussianPrior, Prior, year_phase
+from xdiffda.network_prior import DiffusionPrior
 from xdiffda.registry import _fill, _load_arrays, unpack_symmetric
 from xdiffda.spectral import sphere_basis
 from xdiffda.state import Grid, Layout
@@ -82,7 +81,7 @@ class GivenChannels:
         return ((columns - self.mean) / self.stddev).astype(np.float32)
 
 
-class DiffDAPrior(Prior):
+class DiffDAPrior(DiffusionPrior):
     """p(truth | background) of a denoiser that was fine-tuned from a published GraphCast.
 
     Make one with `xdiffda.train` (task ``diffda``) and read it with `load`.
@@ -101,6 +100,11 @@ class DiffDAPrior(Prior):
     mean, stddev : arrays (channel,)
         Normalisation of the background: that of the published network.
     card : mapping
+
+    Raises
+    ------
+    InputError
+        On conditioning, if the time is not known: the network reads the hour and the sun.
     """
 
     def __init__(
@@ -108,50 +112,19 @@ class DiffDAPrior(Prior):
         network: PretrainedNetwork, graph: Graph, given: GivenChannels, mean: np.ndarray,
         stddev: np.ndarray, unresolved: np.ndarray, card: Mapping[str, Any],
     ) -> None:  # fmt: skip
-        self.name, self.layout, self.scale = name, layout, np.asarray(scale, np.float32)
-        self.unresolved, self.card = unresolved, dict(card)
-        self._covariance, self._network, self._graph = covariance, network, graph
-        self._given, self._mean, self._stddev = given, mean, stddev
+        nothing = np.zeros((layout.grid.n_node, 0))  # static fields are among the given channels
+        super().__init__(
+            name, layout, scale, covariance, network=network, graph=graph, static=nothing,
+            mean=mean, stddev=stddev, calibrated=None, unresolved=unresolved, card=card,
+        )  # fmt: skip
+        self._given = given
 
-    @property
-    def covariance(self) -> SpectralCovariance:
-        """B of the normalised background error."""
-        return self._covariance
-
-    def condition(
-        self, background: Float[np.ndarray, "node channel"], time: np.datetime64 | None, r: float
-    ) -> Conditioned:
-        """Condition on one background (physical units) at its valid time.
-
-        Raises
-        ------
-        InputError
-            If the time is not known: the network reads the hour of the day and the sun.
-        """
+    def _forcings(self, time: np.datetime64 | None) -> Float[Array, "node 1 forcing"]:
         if time is None or np.isnat(time):
             repair = 'background.assign_coords(time=np.datetime64("2020-01-01T00"))'
             problem = Problem("no valid time", "time as datetime64, UTC", repair)
             raise InputError([problem], what="background")
-        normalised = (np.asarray(background) - self._mean) / self._stddev
-        given = Conditioning(
-            jnp.asarray(normalised, jnp.float32)[:, None], jnp.asarray(year_phase(time))[None],
-            jnp.asarray([r], jnp.float32), jnp.asarray(self._given(time))[:, None],
-        )  # fmt: skip
-        none = jnp.zeros((self.layout.grid.n_node, 0))
-        denoise = Denoiser(self._network, self._covariance, self._graph, none, given)
-        return Conditioned(denoise, self._covariance, None)
-
-    def gaussian(self) -> GaussianPrior:
-        """The Gaussian prior with the same s and B: what the network adds shows against it."""
-        return GaussianPrior(
-            self.layout, self.scale, self._covariance, unresolved=self.unresolved,
-            name=f"{self.name} (Gaussian)",
-        )  # fmt: skip
-
-    def __repr__(self) -> str:
-        return (
-            f"<DiffDAPrior {self.name!r}: {self.layout.n_channel} channels on {self.layout.grid}>"
-        )
+        return jnp.asarray(self._given(time))[:, None]
 
 
 def load(folder: str | Path) -> DiffDAPrior:

@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from xdiffda.covariance import CovarianceTable, SpectralCovariance
 from xdiffda.diffusion.denoiser import Conditioning, Denoiser, DenoiserNetwork
@@ -39,8 +40,8 @@ class DiffusionPrior(Prior):
         Normalised static fields.
     mean, stddev : arrays (channel,)
         Normalisation of the background as an input of the network.
-    calibrated : CovarianceTable
-        Measured V(sigma).
+    calibrated : CovarianceTable or None
+        Measured V(sigma); without it guidance takes V from B.
     unresolved : array (node, channel)
     card : mapping
         The model card: training data, steps, scores, licence.
@@ -49,7 +50,7 @@ class DiffusionPrior(Prior):
     def __init__(
         self, name: str, layout: Layout, scale: np.ndarray, covariance: SpectralCovariance, *,
         network: DenoiserNetwork, graph: Graph, static: np.ndarray, mean: np.ndarray,
-        stddev: np.ndarray, calibrated: CovarianceTable, unresolved: np.ndarray,
+        stddev: np.ndarray, calibrated: CovarianceTable | None, unresolved: np.ndarray,
         card: Mapping[str, Any],
     ) -> None:  # fmt: skip
         self.unresolved = unresolved
@@ -64,7 +65,7 @@ class DiffusionPrior(Prior):
 
     @property
     def default_covariance(self) -> str:
-        return "calibrated"
+        return "climatological" if self._calibrated is None else "calibrated"
 
     def condition(
         self, background: np.ndarray, time: np.datetime64 | None, r: float
@@ -75,11 +76,16 @@ class DiffusionPrior(Prior):
             jnp.asarray(normalised, jnp.float32).reshape(len(normalised), -1, normalised.shape[-1]),
             jnp.asarray(year_phase(time))[None],
             jnp.asarray([r], jnp.float32),
+            self._forcings(time),
         )
         denoise = Denoiser(
             self._network, self._covariance, self._graph, self._static, given, self._prepared
         )
         return Conditioned(denoise, self._covariance, self._calibrated)
+
+    def _forcings(self, time: np.datetime64 | None) -> Float[Array, "node 1 forcing"] | None:
+        """What the network reads besides the background and the season."""
+        return None
 
     @functools.cached_property
     def _prepared(self) -> Prepared | None:
@@ -111,6 +117,6 @@ class DiffusionPrior(Prior):
 
     def __repr__(self) -> str:
         return (
-            f"<DiffusionPrior {self.name!r}: {self.layout.n_channel} channels on "
+            f"<{type(self).__name__} {self.name!r}: {self.layout.n_channel} channels on "
             f"{self.layout.grid}>"
         )

@@ -252,6 +252,10 @@ def test_it_learns_and_can_be_assimilated_with(config: TrainConfig, prior: DiffD
         assert after < 0.8 * before
     with pytest.raises(InputError, match="no valid time"):
         prior.condition(np.zeros((prior.layout.grid.n_node, prior.layout.n_channel)), None, 1.0)
+    # members around background members: the network is conditioned on each by itself
+    pair = xr.concat([background, background + 0.1 * (truth - background)], "member")
+    around = pair.diffda.assimilate(obs, n_members=2, model=prior, n_steps=4, seed=0)
+    assert np.isfinite(around["temperature"]).all() and around.sizes["member"] == 2
 
 
 def test_what_is_missing_is_said(config: TrainConfig, tmp_path: Path) -> None:
