@@ -19,7 +19,6 @@ from xdiffda.ensemble import Hybrid
 from xdiffda.errors import InputError, Problem, raise_if
 
 CARRY = ("mean", "ensemble")
-SAMPLE = "sample:"  # in place of a path: a bundled sample
 # what `cycle` itself hands to `assimilate`
 OWN = ("background", "obs", "n_members", "model", "seed", "progress", "inflation_factor")
 

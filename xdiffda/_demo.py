@@ -40,7 +40,8 @@ def run(out: Path, *, columns: int = 416, members: int = 8, seed: int = 0) -> xr
     at = {"time": 8}
     truth = xdiffda.open_sample("truth").isel(at).load()
     background = xdiffda.open_sample("background").isel(at).load()
-    obs = truth.diffda.emulate_obs(n_columns=columns, error_std=quarter_errors(), seed=seed)
+    quarter = xdiffda.load_model("speedy").typical_error(1 / 4)
+    obs = truth.diffda.emulate_obs(n_columns=columns, error_std=quarter, seed=seed)
     print(
         f"Background: 48 h forecast valid {np.datetime_as_string(truth.time.values, 'h')}; "
         f"{columns} columns observed"
@@ -59,20 +60,6 @@ def run(out: Path, *, columns: int = 416, members: int = 8, seed: int = 0) -> xr
         f"{time.perf_counter() - begin:.0f} s in all"
     )
     return analysis
-
-
-def quarter_errors() -> dict[str, object]:
-    """A quarter of the model's background error (area mean), for each variable and level."""
-    prior = xdiffda.load_model("speedy")
-    weight = prior.layout.grid.area_weights() / prior.layout.grid.n_node
-    std = np.sqrt(weight @ prior.scale.astype(np.float64) ** 2) / 4
-    errors: dict[str, object] = {}
-    for (name, level), value in zip(prior.layout.channels, std, strict=True):
-        if level is None:
-            errors[name] = float(value)
-        else:
-            errors.setdefault(name, {})[level] = float(value)  # type: ignore[index]
-    return errors
 
 
 def table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -282,3 +282,13 @@ class Layout:
         if not where:
             raise KeyError(f"no variable {name} in {self.variables}")
         return slice(where[0], where[-1] + 1)
+
+    def table(self, values: Float[np.ndarray, " channel"]) -> dict[str, float | dict[int, float]]:
+        """One number a channel as `emulate_obs` takes errors: by variable, and by level in it."""
+        out: dict[str, Any] = {}
+        for (name, level), value in zip(self.channels, values, strict=True):
+            if level is None:
+                out[name] = float(value)
+            else:
+                out.setdefault(name, {})[level] = float(value)
+        return out

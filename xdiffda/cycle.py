@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from xdiffda import registry
 from xdiffda._cycle_config import (
-    SAMPLE,
     Assimilation,
     CycleConfig,
     Emulation,
@@ -35,7 +34,7 @@ from xdiffda.analysis import assimilate
 from xdiffda.errors import raise_if
 from xdiffda.options import get_options
 from xdiffda.prior import Prior
-from xdiffda.samples import open_sample
+from xdiffda.samples import open_named
 
 __all__ = [
     "Assimilation", "CycleConfig", "Emulation", "ObservationStream", "Relaxation", "cycle",
@@ -271,16 +270,3 @@ def run_config(path: str | os.PathLike, *, progress: bool | None = None) -> xr.D
         model=config.model or None, truth=truth, relaxation=relaxation,
         settings=config.assimilate, progress=progress,
     )  # fmt: skip
-
-
-def open_named(name: str) -> Any:
-    """What a configuration names: a file of any kind, or ``sample:NAME``."""
-    from xdiffda.storage import open_dataset
-
-    if name.startswith(SAMPLE):
-        return open_sample(name.removeprefix(SAMPLE))
-    if name.endswith(".csv"):
-        import pandas as pd
-
-        return pd.read_csv(name)
-    return open_dataset(name)

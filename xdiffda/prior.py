@@ -75,6 +75,15 @@ class Prior(abc.ABC):
         """Name of the V that guidance takes unless told otherwise."""
         return "climatological"
 
+    def typical_error(self, share: float = 1.0) -> dict[str, float | dict[int, float]]:
+        """Root mean square of s over the globe, times ``share``, by variable and level.
+
+        As `xdiffda.observations.emulate_obs` takes ``error_std``; physical units.
+        """
+        weight = self.layout.grid.area_weights() / self.layout.grid.n_node
+        rms = np.sqrt(weight @ np.asarray(self.scale, np.float64) ** 2)
+        return self.layout.table(share * rms)
+
     def small_scales(self, keys: Array) -> Float[Array, "node member channel"]:
         """Draw, for each key, what the basis cannot represent: ``unresolved`` on average.
 

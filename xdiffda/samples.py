@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
 from xdiffda.errors import InputError, Problem
 
+SAMPLE = "sample:"  # in place of a path: a bundled sample
 SAMPLES = {
     "truth": "nature run, held-out days",
     "background": "48 h forecasts valid at the times of the truth",
@@ -48,3 +50,16 @@ def open_sample(name: str) -> xr.Dataset:
         )  # fmt: skip
     path = Path(str(resources.files("xdiffda"))) / "sample_data" / f"{name}.nc"
     return xr.open_dataset(path, chunks={})
+
+
+def open_named(name: str) -> Any:
+    """What a configuration names: a file of any kind (also csv), or ``sample:NAME``."""
+    from xdiffda.storage import open_dataset
+
+    if name.startswith(SAMPLE):
+        return open_sample(name.removeprefix(SAMPLE))
+    if name.endswith(".csv"):
+        import pandas as pd
+
+        return pd.read_csv(name)
+    return open_dataset(name)

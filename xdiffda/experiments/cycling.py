@@ -22,10 +22,11 @@ from xdiffda import registry
 from xdiffda._cycle_config import CARRY, Assimilation, Emulation
 from xdiffda._stream import clock_of, duration, emulated_stream, state_at
 from xdiffda._toml import build_all, read_toml
-from xdiffda.cycle import Relaxation, cycle, open_cycle, open_named
+from xdiffda.cycle import Relaxation, cycle, open_cycle
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.forecast import forecast
 from xdiffda.prior import Prior
+from xdiffda.samples import open_named
 from xdiffda.state import from_state, to_state
 from xdiffda.variables import canonical_name
 

@@ -11,7 +11,6 @@ import xarray as xr
 from jaxtyping import Float
 
 from xdiffda import registry
-from xdiffda._cycle_config import SAMPLE
 from xdiffda._cycle_plan import States, make_forecast, prior_digest
 from xdiffda._rollout import STEP
 from xdiffda._stream import clock_of, digest, duration, state_at, time_seed
@@ -19,7 +18,7 @@ from xdiffda.errors import InputError, Problem
 from xdiffda.experiments.config import QUARTER, ExperimentConfig, plain
 from xdiffda.observations import emulate_obs
 from xdiffda.prior import Prior
-from xdiffda.samples import open_sample
+from xdiffda.samples import open_named
 from xdiffda.state import to_state
 
 State = Float[np.ndarray, "node channel"]
@@ -92,8 +91,9 @@ class World:
     def observe(self, truth: State, time: np.datetime64, n_columns: int) -> xr.Dataset:
         """Emulated observations: fewer columns are some of the more."""
         errors = self.config.error_std
-        choices = self.config.emulation(n_columns, _quarter(self.prior) if errors == QUARTER
-                                        else errors)  # fmt: skip
+        if errors == QUARTER:
+            errors = self.prior.typical_error(1 / 4)
+        choices = self.config.emulation(n_columns, errors)
         state = self.states.dataset(truth, time)
         return emulate_obs(state, seed=time_seed(self.config.seed, time), **choices)
 
@@ -111,9 +111,9 @@ def open_world(
     """
     prior = prior or registry.resolve(config.model or None)
     name: Any = config.model or None
-    opened = _open(config.truth) if truth is None else truth
+    opened = open_named(config.truth) if truth is None else truth
     lead = config.background_lead()
-    backgrounds = _open(config.background) if lead is None else None
+    backgrounds = open_named(config.background) if lead is None else None
     times = choose_times(config, opened, backgrounds)
     first = state_at(opened, times[0], what="truth")
     _, _, convention = to_state(first, prior.layout, what="truth")
@@ -168,24 +168,3 @@ def _content(ds: xr.Dataset, prior: Prior, what: str) -> str:
     """What tells one truth or background from another: its first state, whatever its file."""
     first = state_at(ds, clock_of(ds, what=what).min(), what=what)
     return digest(to_state(first, prior.layout, what=what)[0])
-
-
-def _quarter(prior: Prior) -> dict[str, Any]:
-    """A quarter of the background error, its root mean square over the globe."""
-    weight = prior.layout.grid.area_weights()[:, None]
-    rms = np.sqrt(np.mean(weight * np.asarray(prior.scale, np.float64) ** 2, axis=0))
-    errors: dict[str, Any] = {}
-    for (name, level), value in zip(prior.layout.channels, rms / 4, strict=True):
-        if level is None:
-            errors[name] = float(value)
-        else:
-            errors.setdefault(name, {})[str(level)] = float(value)
-    return errors
-
-
-def _open(name: str) -> xr.Dataset:
-    from xdiffda.storage import open_dataset
-
-    if name.startswith(SAMPLE):
-        return open_sample(name.removeprefix(SAMPLE))
-    return open_dataset(name)

@@ -83,14 +83,7 @@ def quarter_errors(cases: Sequence[Case], layout: Layout) -> dict[str, Any]:
         score(_array(c.background, layout)[None], _array(c.truth, layout), area).squared
         for c in cases
     ]
-    errors: dict[str, Any] = {}
-    rmse = np.sqrt(np.mean(squares, axis=0))
-    for (name, level), value in zip(layout.channels, rmse / 4, strict=True):
-        if level is None:
-            errors[name] = float(value)
-        else:
-            errors.setdefault(name, {})[level] = float(value)
-    return errors
+    return layout.table(np.sqrt(np.mean(squares, axis=0)) / 4)
 
 
 def _array(ds: xr.Dataset, layout: Layout) -> np.ndarray:
