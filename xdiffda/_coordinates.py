@@ -6,6 +6,7 @@ that is looked at.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -128,72 +129,34 @@ def levels_in_hpa(coord: xr.DataArray, name: str) -> tuple[np.ndarray, float, li
     units = str(coord.attrs.get("units", "")).strip().lower()
     values = np.atleast_1d(np.asarray(coord.values))
     standard_name = str(coord.attrs.get("standard_name", ""))
-    if (
-        not np.issubdtype(values.dtype, np.number)
-        or "sigma" in standard_name
-        or ("hybrid" in standard_name)
-    ):
-        return (
-            np.array([]),
-            1.0,
-            [
-                Problem(
-                    f"`{name}` that is not pressure ({standard_name or values.dtype})",
-                    "levels of pressure in hPa or Pa",
-                    f'ds.rename({name}="model_level").interp(...)  # to pressure, as metpy does',
-                )
-            ],
-        )
+    pressure, none = "levels of pressure in hPa or Pa", np.array([])
+    if not np.issubdtype(values.dtype, np.number) or re.search("sigma|hybrid", standard_name):
+        repair = f'ds.rename({name}="model_level").interp(...)  # to pressure, as metpy does'
+        found = f"`{name}` that is not pressure ({standard_name or values.dtype})"
+        return none, 1.0, [Problem(found, pressure, repair)]
     values = values.astype(np.float64)
     if units in _PA or (units not in _HPA and values.size and values.max() > 2000.0):
         factor = 0.01
     elif units in _HPA or units in {"", "1"}:
         factor = 1.0
     else:
-        return (
-            np.array([]),
-            1.0,
-            [
-                Problem(
-                    f"`{name}` in {units!r}",
-                    "levels of pressure in hPa or Pa",
-                    f'ds["{name}"].attrs["units"] = "hPa"',
-                )
-            ],
-        )
+        repair = f'ds["{name}"].attrs["units"] = "hPa"'
+        return none, 1.0, [Problem(f"`{name}` in {units!r}", pressure, repair)]
+    return np.round(values * factor), factor, _level_problems(values, factor, name)
+
+
+def _level_problems(values: np.ndarray, factor: float, name: str) -> list[Problem]:
     hpa = values * factor
     whole = np.round(hpa)
-    bad = [
-        f"{value:g}"
-        for value, near in zip(hpa, whole, strict=True)
-        if abs(value - near) > 1e-3 * max(value, 1.0) or near < 1
-    ]
-    if bad:
-        keep = [v for v, p in zip(values.tolist(), hpa, strict=True) if f"{p:g}" not in bad]
-        return (
-            whole,
-            factor,
-            [
-                Problem(
-                    f"`{name}` at {', '.join(bad)} hPa",
-                    "whole positive hPa",
-                    f"ds.sel({name}={keep})",
-                )
-            ],
-        )
+    fits = (np.abs(hpa - whole) <= 1e-3 * np.maximum(hpa, 1.0)) & (whole >= 1)
+    if not fits.all():
+        found = f"`{name}` at {', '.join(f'{p:g}' for p in hpa[~fits])} hPa"
+        repair = f"ds.sel({name}={values[fits].tolist()})"
+        return [Problem(found, "whole positive hPa", repair)]
     if len(set(whole.tolist())) < whole.size:
-        return (
-            whole,
-            factor,
-            [
-                Problem(
-                    f"`{name}` with a repeated level",
-                    "each level once",
-                    f'ds.drop_duplicates("{name}")',
-                )
-            ],
-        )
-    return whole, factor, []
+        found, repair = f"`{name}` with a repeated level", f'ds.drop_duplicates("{name}")'
+        return [Problem(found, "each level once", repair)]
+    return []
 
 
 def valid_times(coords: xr.Dataset, axes: Mapping[str, Axis]) -> xr.DataArray | None:

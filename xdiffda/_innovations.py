@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from xdiffda._departures import Table, assemble, linear_part, local_part, state_part
 from xdiffda.diffusion.likelihood import Likelihood, Whitening
 from xdiffda.diffusion.robust import Robust, as_robust
 from xdiffda.errors import InputError, Problem
 from xdiffda.observations import Trajectory, observation_rows, select_window
-from xdiffda.observations.correlation import correlated_blocks, read_correlation
+from xdiffda.observations.correlation import Blocks, correlated_blocks, read_correlation
 from xdiffda.observations.fgat import TimeStencil, check_trajectory, time_stencil
 from xdiffda.observations.operators import none_usable
 from xdiffda.observations.rows import Operators
@@ -106,16 +107,29 @@ def observe(
     table = assemble(parts, prior, r0, day)
     good = _checked(table, at, rejected)
 
-    fits = good
+    sites = lambda n: _n_sites(tidy, n)  # noqa: E731
+    good, r = _judge(table, good, r0, background_error == "estimate", gross_check, sites, rejected)
+    likelihood = table.likelihood(good, r)
+    blocks = correlated_blocks(tidy, table.position, good, table.correlated_share, correlation)
+    if blocks is not None:
+        likelihood = _whitened(likelihood, blocks)
+    kept = np.sort(all_rows[table.position[good]])
+    record = {"used": int(good.sum()), "rejected": rejected, "r": r, "kept": kept}
+    record["rows"] = np.where(good, table.position, -1)
+    return dataclasses.replace(likelihood, robust=weights), r, record
+
+
+def _judge(
+    table: Table, fits: Bool[np.ndarray, " obs"], r0: float, estimate: bool,
+    gross_check: float, sites: Callable[[int], int], rejected: dict[str, int],
+) -> tuple[Bool[np.ndarray, " obs"], float]:  # fmt: skip
+    """Which departures are not gross errors, and r; ``rejected`` is told of the others."""
+    good, r = fits, r0
     for _ in range(2):  # a gross error must not inflate the r that judges it
-        r = (
-            r0
-            if background_error != "estimate"
-            else estimate_r(table.departure[good], table.spread[good], _n_sites(tidy, good.sum()))
-        )
-        good = fits & (
-            np.abs(table.departure) <= gross_check * np.sqrt(1 + (r * table.spread) ** 2)
-        )
+        if estimate:
+            r = estimate_r(table.departure[good], table.spread[good], sites(good.sum()))
+        expected = np.sqrt(1 + (r * table.spread) ** 2)
+        good = fits & (np.abs(table.departure) <= gross_check * expected)
     if gross := int((fits & ~good).sum()):
         rejected["gross error"] = gross
     if not good.any():
@@ -125,19 +139,17 @@ def observe(
                      "observations and background of the same time, units and model",
                      "assimilate(obs, gross_check=np.inf)")], what="observations",
         )  # fmt: skip
-    likelihood = table.likelihood(good, r)
-    blocks = correlated_blocks(tidy, table.position, good, table.correlated_share, correlation)
-    if blocks is not None:
-        whitening = Whitening(
-            jnp.asarray(blocks.where), jnp.asarray(blocks.factor, jnp.float32),
-            jnp.asarray(blocks.inverse, jnp.float32),
-        )  # fmt: skip
-        value = whitening.whiten(likelihood.value[:, None])[:, 0]
-        likelihood = dataclasses.replace(likelihood, value=value, whitening=whitening)
-    kept = np.sort(all_rows[table.position[good]])
-    record = {"used": int(good.sum()), "rejected": rejected, "r": r, "kept": kept}
-    record["rows"] = np.where(good, table.position, -1)
-    return dataclasses.replace(likelihood, robust=weights), r, record
+    return good, r
+
+
+def _whitened(likelihood: Likelihood, blocks: Blocks) -> Likelihood:
+    """The same observations, their correlated errors made independent."""
+    whitening = Whitening(
+        jnp.asarray(blocks.where), jnp.asarray(blocks.factor, jnp.float32),
+        jnp.asarray(blocks.inverse, jnp.float32),
+    )  # fmt: skip
+    value = whitening.whiten(likelihood.value[:, None])[:, 0]
+    return dataclasses.replace(likelihood, value=value, whitening=whitening)
 
 
 def _read_robust(robust: str | Robust | None) -> Robust | None:
