@@ -157,7 +157,7 @@ def methods(prior: DiffusionPrior, *, n_members: int) -> dict[str, Row]:
         **{
             f"RePaint, {RePaint(n, jump, times).evaluations:,} evaluations, mask {width:g} cells":
             repaint(RePaint(n, jump, times, mask_sigma=width), 2)
-            for n, jump, times in ((300, 10, 10), (100, 10, 5)) for width in (0.2, 0.3)
+            for n, jump, times in ((300, 10, 10), (100, 10, 5)) for width in (0.1, 0.2, 0.3)
         },
         **{
             f"RePaint, 95 evaluations, mask {width:g} cells": repaint(
