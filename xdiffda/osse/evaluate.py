@@ -26,7 +26,7 @@ from xdiffda.diffusion.repaint import RePaint
 from xdiffda.network_prior import DiffusionPrior
 from xdiffda.observations import emulate_obs, interpolate
 from xdiffda.osse.pairs import Pairs, load_pairs
-from xdiffda.osse.records import Ledger, markdown, score, summary
+from xdiffda.osse.records import Ledger, made_with, markdown, score, summary
 from xdiffda.registry import load_model, model_folder
 from xdiffda.state import Layout, default_convention, from_state, to_state
 from xdiffda.train.data import Nature, load_nature
@@ -217,7 +217,9 @@ def evaluate(
     report: dict[str, Any] = {
         "model": model, "errors": errors, "part": part,
         "first": str(cases[0].truth.time.values)[:16],
-        "last": str(cases[-1].truth.time.values)[:16], "table": table,
+        "last": str(cases[-1].truth.time.values)[:16], "versions": made_with(),
+        "seeds": "analysis: number of the case; sites and errors: 1000 x columns + number",
+        "table": table,
     }  # fmt: skip
     for n_column in columns:
         wanted = [BASE, *rows] if rows else [*USUAL, *(COSTLY if n_column in costly else ())]

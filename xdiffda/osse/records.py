@@ -7,6 +7,7 @@ and goes on where it stopped; costly methods can be added later to the same tabl
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -81,6 +82,14 @@ def score(
         for field in (errors.mean(0) ** 2, crps, expected)
     )
     return Record(squared, crps, expected, shares, n, evaluations, seconds)
+
+
+def made_with() -> dict[str, str]:
+    """Versions to record beside results."""
+    from xdiffda import __version__
+
+    others = {p: importlib.metadata.version(p) for p in ("jax", "equinox", "numpy")}
+    return {"xdiffda": __version__, **others}
 
 
 class Ledger:

@@ -14,11 +14,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import xarray as xr
 
 from xdiffda.calibration import simulation_based_calibration
+from xdiffda.osse.records import made_with
 from xdiffda.registry import load_model
 from xdiffda.samples import open_sample
 
@@ -61,16 +61,13 @@ def calibrate(
 
 def as_report(found: xr.Dataset, settings: dict[str, Any]) -> dict[str, Any]:
     """Counts and p-values as plain numbers, with seed, settings and versions."""
-    from xdiffda import __version__
-
-    versions = {"xdiffda": __version__, "jax": jax.__version__, "numpy": np.__version__}
     functions = {}
     for name in found["function"].values:
         own = found.sel(function=name)
         tests = {k: round(float(own[k]), 4) for s in STATISTICS for k in (s, f"{s}_p")}
         functions[str(name)] = {"count": own["count"].values.astype(int).tolist(), **tests}
     keep = ("protocol", "smallest_p", "uniform")
-    return {"settings": settings, "versions": versions, "functions": functions,
+    return {"settings": settings, "versions": made_with(), "functions": functions,
             **{k: found.attrs[k] for k in keep}}  # fmt: skip
 
 
