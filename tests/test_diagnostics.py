@@ -111,6 +111,44 @@ def test_dependent_points_need_thinning() -> None:
     assert rejected[1] < 0.25
 
 
+def histograms_by_time(smooth: np.ndarray) -> xr.Dataset:
+    """Rank histograms of waves (ensemble, level, time, lat, lon), member 0 the truth."""
+    levels = np.arange(100, 100 + 10 * smooth.shape[1], 10)
+    found = []
+    for step in range(smooth.shape[2]):
+        ensemble = field(smooth[1:, :, step], "temperature",
+                         member=np.arange(len(smooth) - 1), level=levels)  # fmt: skip
+        truth = field(smooth[0, :, step], "temperature", level=levels)
+        found.append(rank_histogram(ensemble, truth=truth))
+    return xr.concat(found, "time", combine_attrs="override")
+
+
+def test_repetitions_bear_with_dependent_points() -> None:
+    """With times as repetitions p-values are uniform, whatever the correlation in space."""
+    rng = np.random.default_rng(6)
+    waves = np.stack([np.real(sph_harm_y(n, m, np.pi / 2 - PHI, LAMBDA))
+                      for n in range(4) for m in range(n + 1)])  # fmt: skip
+    smooth = np.einsum("...k,kij->...ij", rng.normal(size=(4, 60, 20, len(waves))), waves)
+    found = flatness(histograms_by_time(smooth), over="time")["temperature"]
+    assert found.dims == ("statistic", "level")
+    assert (found.sel(statistic="n") == 20).all()
+    for name in ("chi_square_p", "slope_p", "curvature_p", "residual_p"):
+        assert kstest(found.sel(statistic=name), "uniform").pvalue > 0.01, name
+    smooth[1:] *= 0.4  # too little spread is found nevertheless
+    narrow = flatness(histograms_by_time(smooth), over="time")["temperature"]
+    assert float(narrow.sel(statistic="curvature").median()) > 4
+    assert float(narrow.sel(statistic="chi_square_p").median()) < 1e-3
+
+
+def test_repetitions_that_are_too_few() -> None:
+    """Fewer times than ranks, or none: said, with the way out."""
+    counts = xr.Dataset({"count": (("time", "rank"), np.ones((3, 5)))})
+    with pytest.raises(InputError, match=r"3 repetitions along 'time'.*5 or more"):
+        flatness(counts, over="time")
+    with pytest.raises(InputError, match=r"along 'case'"):
+        flatness(counts, over="case")
+
+
 @pytest.mark.parametrize("spacing", [700.0, 2000.0, 6000.0])
 def test_thinned_points_are_apart(spacing: float) -> None:
     mask = thinned(*(xr.DataArray(v, dims=d) for v, d in ((LAT, "lat"), (LON, "lon"))), spacing)

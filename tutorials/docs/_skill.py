@@ -78,6 +78,7 @@ def _table(rows: Mapping[str, Mapping[str, Any]], *, with_cases: bool) -> str:
         "CRPS": lambda n, r: f"{r['crps']:.3f}",
         "spread / skill": lambda n, r: _of_ensemble(n, r, "spread_skill"),
         "outer ranks": lambda n, r: _of_ensemble(n, r, "outer_ranks"),
+        "chi-square of ranks (p)": lambda n, r: _flat_ranks(r),
         "calls": lambda n, r: r.get("evaluations") or "-",
         "seconds": lambda n, r: f"{r['seconds']:.1f}",
         "cases": lambda n, r: f"{r['n_case']}" if "n_case" in r else "-",
@@ -95,6 +96,10 @@ def _table(rows: Mapping[str, Mapping[str, Any]], *, with_cases: bool) -> str:
 def _of_ensemble(name: str, row: Mapping[str, Any], score: str) -> str:
     ensemble = row.get("members", 2) > 1 and row["spread_skill"] > 0
     return _number(row.get(score), 2) if ensemble else "-"
+
+
+def _flat_ranks(row: Mapping[str, Any]) -> str:
+    return f"{row['rank_chi_square']:.0f} ({row['rank_p']:.1g})" if "rank_p" in row else "-"
 
 
 def _short(channel: str) -> str:

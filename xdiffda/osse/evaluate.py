@@ -91,8 +91,8 @@ def _array(ds: xr.Dataset, layout: Layout) -> np.ndarray:
 
 
 BASE = "background"
-USUAL = (BASE, "interpolated observations", "3D-Var, same B", "guided, warm start, 8 evaluations",
-         "the same, independent members")  # fmt: skip
+USUAL = (BASE, "interpolated observations", "OI, same B", "3D-Var, same B",
+         "guided, warm start, 8 evaluations", "the same, independent members")  # fmt: skip
 MASKS = (0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
 SWEEPS = {
     "guidance": (
@@ -146,6 +146,7 @@ def methods(prior: DiffusionPrior, *, n_members: int) -> dict[str, Row]:
         "interpolated observations": Row(
             lambda case, obs: interpolate(obs, like=case.background, background=case.background)
         ),
+        "OI, same B": analyse(prior, method="oi"),
         "3D-Var, same B": analyse(prior, method="3dvar"),
         "draws from the Gaussian posterior (B)": analyse(prior.gaussian()),
         "guided, warm start, 8 evaluations": analyse(prior, 8),

@@ -18,6 +18,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from xdiffda.state import Layout
+from xdiffda.verify._flatness import flatness
 from xdiffda.verify._partners import (
     NONE,
     distance_of_partners,
@@ -148,9 +149,21 @@ def pool(records: Sequence[Record]) -> dict[str, Any]:
     return {
         "rmse": np.sqrt(average("squared")), "crps": average("crps"),
         "spread": np.sqrt(average("variance")), "ranks": average("ranks").mean(0),
+        "flatness": _flatness(np.mean([r.ranks for r in records], axis=1)),
         "members": records[0].members, "evaluations": records[0].evaluations,
         "seconds": float(average("seconds")),
     }  # fmt: skip
+
+
+def _flatness(shares: Float[np.ndarray, "case rank"]) -> dict[str, float]:
+    """T-square of flat ranks, its p-value, and how much of it is a U (positive) or a dome."""
+    n_case, n_rank = shares.shape
+    if n_rank < 3 or n_case < n_rank:
+        return {}
+    histogram = xr.Dataset({"all": (("case", "rank"), shares)})
+    found = flatness(histogram, over="case")["all"]
+    names = {"chi_square": "rank_chi_square", "chi_square_p": "rank_p", "curvature": "rank_curve"}
+    return {to: float(f"{float(found.sel(statistic=k)):.3g}") for k, to in names.items()}
 
 
 def summary(
@@ -166,7 +179,7 @@ def summary(
         "crps": round(float((mine["crps"] / reference["crps"]).mean()), 4),
         "spread_skill": round(float((mine["spread"] / mine["rmse"]).mean()), 3),
         "worst": round(float(ratio[worst]), 4), "worst_channel": layout.channel_names[worst],
-        "outer_ranks": round(float((ranks[0] + ranks[-1]) / 2), 3),
+        "outer_ranks": round(float((ranks[0] + ranks[-1]) / 2), 3), **mine["flatness"],
         "n_case": len(own), "members": mine["members"], "evaluations": mine["evaluations"],
         "seconds": round(mine["seconds"], 2),
         "ranks": [round(float(r), 4) for r in ranks],
@@ -179,8 +192,9 @@ def markdown(report: dict[str, Any]) -> str:
     """The table as Markdown."""
     head = (
         "| columns | method | RMSE | z500 | T850 | u300 | q850 | T2m | worst channel | CRPS "
-        "| spread/skill | outer ranks | evaluations | s per analysis | cases x members |\n"
-        + "|---" * 15 + "|\n"
+        "| spread/skill | outer ranks | chi-square of ranks (p) | evaluations "
+        "| s per analysis | cases x members |\n"
+        + "|---" * 16 + "|\n"
     )  # fmt: skip
     lines = [
         _line(n_column, name, row)
@@ -194,9 +208,11 @@ def markdown(report: dict[str, Any]) -> str:
         "Area-weighted; RMSE of the ensemble mean and fair CRPS are divided by the background's "
         "at the same times and averaged over all variables and levels. Outer ranks: how often "
         "the truth lies outside all (independent) members, 1 for a calibrated ensemble, more for "
-        "too little spread; of antithetic pairs only members of different pairs are compared "
-        "with each other. Evaluations of the network are per member; seconds are those of the "
-        "machine that made the table.\n"
+        "too little spread. Chi-square: Hotelling's, of the shares of all ranks, with the analysis "
+        "times as repetitions; p is the chance of as large a value if ranks were flat. Of "
+        "antithetic pairs only members of different pairs are compared with each other. "
+        "Evaluations of the network are per member; seconds are those of the machine that made "
+        "the table.\n"
     )
     return head + "\n".join(lines) + "\n" + note
 
@@ -205,9 +221,10 @@ def _line(n_column: str, name: str, row: dict[str, Any]) -> str:
     shown = " | ".join(f"{row['channels'].get(c, float('nan')):.3f}" for c in SHOWN)
     ensemble = row["members"] > 1
     spread, outer = (f"{row[k]:.2f}" if ensemble else "-" for k in ("spread_skill", "outer_ranks"))
+    chance = f"{row['rank_chi_square']:.0f} ({row['rank_p']:.1g})" if "rank_p" in row else "-"
     cases = f"{row['n_case']} x {row['members']}"
     return (
         f"| {n_column} | {name} | **{row['rmse']:.3f}** | {shown} | {row['worst']:.3f} "
         f"({row['worst_channel']}) | {row['crps']:.3f} | {spread} | {outer} "
-        f"| {row['evaluations'] or '-'} | {row['seconds']:.1f} | {cases} |"
+        f"| {chance} | {row['evaluations'] or '-'} | {row['seconds']:.1f} | {cases} |"
     )

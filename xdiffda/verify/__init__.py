@@ -24,11 +24,12 @@ from __future__ import annotations
 
 from xdiffda._skill_table import skill_table
 from xdiffda.verify._balance import balance, divergence_vorticity, geostrophic_wind
+from xdiffda.verify._flatness import flatness
 from xdiffda.verify._influence import degrees_of_freedom, observation_impact
 from xdiffda.verify._innovations import innovation_chi_square, innovation_statistics
 from xdiffda.verify._lead_time import lead_time_loss
 from xdiffda.verify._obs_space import equivalents
-from xdiffda.verify._ranks import flatness, rank_histogram
+from xdiffda.verify._ranks import rank_histogram
 from xdiffda.verify._reliability import reliability, spread_error
 from xdiffda.verify._shock import initial_shock
 from xdiffda.verify._spectra import total_spectrum, zonal_spectrum

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
 
 from xdiffda._fields import row_weights
 from xdiffda.errors import InputError, Problem
@@ -186,95 +185,3 @@ def thinned(lat: xr.DataArray, lon: xr.DataArray, spacing_km: float) -> xr.DataA
         step = min(n_lon, int(np.ceil(spacing_km / max(circle / n_lon, 1e-9))))
         mask[row, np.arange(max(n_lon // step, 1)) * step] = True
     return xr.DataArray(mask, dims=("lat", "lon"), coords={"lat": lat.values, "lon": lon.values})
-
-
-def contrasts(n_rank: int) -> Float[np.ndarray, "contrast rank"]:
-    """Orthonormal polynomials of degree 1 and 2 on equally spaced ranks.
-
-    Examples
-    --------
-    >>> (contrasts(3).round(3) + 0.0).tolist()
-    [[-0.707, 0.0, 0.707], [0.408, -0.816, 0.408]]
-    """
-    position = np.linspace(-1, 1, n_rank)
-    q, _ = np.linalg.qr(position[:, None] ** np.arange(min(3, n_rank)))
-    signs = np.where(q[-1] < 0, -1.0, 1.0)  # both rise towards the last rank
-    return (q * signs)[:, 1:].T
-
-
-def flatness(histogram: xr.Dataset) -> xr.Dataset:
-    r"""Test whether rank histograms are flat, and say how they are not.
-
-    With counts :math:`n_k` of K ranks and :math:`e = \sum n_k / K`, the statistic
-    :math:`\chi^2 = \sum_k (n_k - e)^2 / e` is the squared length of
-    :math:`x_k = (n_k - e)/\sqrt e`, and splits into the squares of its components along
-    orthonormal contrasts (Jolliffe & Primo 2008, Mon. Wea. Rev. 136, 2133-2139).
-
-    Parameters
-    ----------
-    histogram
-        Counts with a dimension ``rank``: a result of `rank_histogram`.
-
-    Returns
-    -------
-    xarray.Dataset
-        Same variables, on ``statistic`` in place of ``rank``:
-
-        - ``n``: the number of counts;
-        - ``chi_square``, K - 1 degrees of freedom;
-        - ``slope``, standard normal if flat; positive: members too low;
-        - ``curvature``, standard normal if flat; positive: U, members too close together;
-          negative: dome, too far apart;
-        - ``residual``, chi-square with K - 3 degrees of freedom: every other shape;
-        - ``chi_square_p``, ``slope_p``, ``curvature_p``, ``residual_p``: probabilities of
-          such a value or a more extreme one, if counts are independent.
-
-    Examples
-    --------
-    >>> counts = xr.Dataset({"count": ("rank", [30.0, 10.0, 10.0, 30.0])})
-    >>> found = flatness(counts)["count"]
-    >>> found.sel(statistic=["chi_square", "slope", "curvature"]).values.round(3).tolist()
-    [20.0, 0.0, 4.472]
-    """
-    fields = {name: _flatness(f) for name, f in histogram.data_vars.items() if "rank" in f.dims}
-    protocol = (
-        "chi-square of a flat rank histogram and its components along slope and curvature "
-        "(Jolliffe and Primo 2008); p-values take the counts for independent"
-    )
-    ranked = "; ".join(filter(None, [histogram.attrs.get("protocol", ""), protocol]))
-    return xr.Dataset(fields, attrs=histogram.attrs | {"protocol": ranked})
-
-
-def _flatness(counts: xr.DataArray) -> xr.DataArray:
-    from scipy.stats import chi2
-
-    k = counts.sizes["rank"]
-    n = counts.sum("rank")
-    expected = n / k
-    x = (counts - expected) / expected**0.5
-    shapes = contrasts(k)
-    axis = {"dims": "rank"} | (
-        {"coords": {"rank": counts["rank"]}} if "rank" in counts.coords else {}
-    )
-    total = (x**2).sum("rank")
-    parts = [(x * xr.DataArray(shape, **axis)).sum("rank") for shape in shapes]
-    slope, curvature = parts[0], parts[1] if len(parts) > 1 else xr.full_like(parts[0], np.nan)
-    residual = total - slope**2 - curvature**2 if k > 3 else xr.zeros_like(total)
-
-    def p_value(statistic: xr.DataArray, freedom: int) -> xr.DataArray:
-        return xr.apply_ufunc(chi2.sf, statistic, freedom, dask="parallelized",
-                              output_dtypes=[np.float64])  # fmt: skip
-
-    out = {
-        "n": n,
-        "chi_square": total,
-        "slope": slope,
-        "curvature": curvature,
-        "residual": residual,
-        "chi_square_p": p_value(total, k - 1),
-        "slope_p": p_value(slope**2, 1),
-        "curvature_p": p_value(curvature**2, 1),
-        "residual_p": p_value(residual, k - 3) if k > 3 else xr.ones_like(total),
-    }
-    index = xr.DataArray(list(out), dims="statistic", name="statistic")
-    return xr.concat(list(out.values()), index, coords="minimal", compat="override")
