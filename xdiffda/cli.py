@@ -230,7 +230,8 @@ def main() -> None:
     from xdiffda._huge_pages import request_huge_pages
     from xdiffda.errors import XdiffdaError
 
-    request_huge_pages()  # a third of an analysis' time was page faults
+    if len(sys.orig_argv) > 1 and Path(sys.orig_argv[1]).stem == "xdiffda":  # not called by Python
+        request_huge_pages()  # a third of an analysis' time was page faults
     try:
         app()
     except XdiffdaError as error:
