@@ -8,7 +8,7 @@ import xarray as xr
 from gaussian_world import LAYOUT, draw_states, make_prior
 
 import xdiffda
-from xdiffda.baselines import Localisation
+from xdiffda.baselines import Inflation, Localisation
 from xdiffda.ensemble import Hybrid
 from xdiffda.errors import InputError
 from xdiffda.observations import emulate_obs
@@ -75,6 +75,29 @@ def test_letkf_with_the_true_covariance_comes_close_to_3dvar(world, ensemble):
     assert own.mean() < exact.mean() + 0.15
     spread = analysis.std("member", ddof=1)["temperature"].mean()
     assert float(spread) < float(ensemble.std("member", ddof=1)["temperature"].mean())
+
+
+def test_additive_inflation_gives_members_that_agree_a_spread(world, ensemble):
+    """Where nothing is observed members differ as draws from N(0, a^2 B); the mean is kept."""
+    prior, _, _, obs = world
+    mean = ensemble.mean("member")
+    alike = mean + 1e-4 * (ensemble - mean)
+    settings = {"method": "letkf", "localisation": Localisation(length_km=300.0)}
+    few = obs.isel({obs["lat"].dims[0]: slice(1)})
+    analysis = xdiffda.assimilate(alike, few, model=prior, progress=False, seed=3,
+                                  inflation=Inflation(additive=0.5), **settings)  # fmt: skip
+    z = (_array(analysis) - _array(mean)) / prior.scale
+    expected = 0.25 * (np.asarray(prior.covariance.variance) + prior.unresolved**2)
+    spread = z.var(0, ddof=1).mean() / expected.mean()
+    assert spread == pytest.approx(1.0, abs=0.25)
+    assert np.abs(z.mean(0)).mean() < 0.02  # one column observed: all but nowhere a new mean
+    # and observations are believed again
+    other = {"method": "letkf", "localisation": Localisation(length_km=2500.0)}
+    before, after = (
+        _ratio(world, _analyse(world, alike, inflation=Inflation(additive=a), **other)).mean()
+        for a in (0.0, 0.7)
+    )
+    assert before > 0.99 and after < 0.97
 
 
 def test_members_are_drawn_around_background_members_without_counting_b_twice(world, ensemble):

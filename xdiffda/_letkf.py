@@ -35,6 +35,11 @@ class Inflation:
     rtps : float
         Relaxation of analysis to background spread, 0 to 1 (more is allowed): Whitaker &
         Hamill (2012), doi 10.1175/MWR-D-11-00276.1, eq. 2.
+    additive : float
+        Random states added to the background members, their mean removed: draws from the
+        prior's Gaussian of background errors, times this. For errors of the model, which no
+        factor can make from members that agree: Mitchell & Houtekamer (2000), doi
+        10.1175/1520-0493(2000)128<0416:AAEKF>2.0.CO;2; Whitaker & Hamill (2012), sect. 2b.
     adaptive : bool
         Estimate the factor of each patch from innovations, for the next cycle: Miyoshi
         (2011), doi 10.1175/2010MWR3570.1, eqs. 8 to 13.
@@ -47,6 +52,7 @@ class Inflation:
     factor: float = 1.0
     rtpp: float = 0.0
     rtps: float = 0.0
+    additive: float = 0.0
     adaptive: bool = False
     prior_std: float = 0.04
     bounds: tuple[float, float] = (0.9, 5.0)
@@ -59,6 +65,9 @@ class Inflation:
             problems.append(Problem(f"rtpp={self.rtpp}", "0 to 1", "rtpp=0.5"))
         if not 0 <= self.rtps < 2:
             problems.append(Problem(f"rtps={self.rtps}", "0 to 1, or a little more", "rtps=0.9"))
+        if not self.additive >= 0:
+            found = f"additive={self.additive}"
+            problems.append(Problem(found, "0 or a share of the background error", "additive=0.2"))
         if not self.prior_std > 0:
             problems.append(Problem(f"prior_std={self.prior_std}", "positive", "prior_std=0.04"))
         if not 0 < self.bounds[0] <= self.bounds[1]:

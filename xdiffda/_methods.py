@@ -3,113 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 from xdiffda._devices import Schedule
-from xdiffda._members import hybrid_covariance, move_members
+from xdiffda._ensemble_transform import local_ensemble_transform
+from xdiffda._members import move_members
+from xdiffda._method_types import AnalysisTime, Drawn, Members, Tick
 from xdiffda._settings import Settings
-from xdiffda.baselines import Places, letkf, oi
+from xdiffda.baselines import oi
 from xdiffda.diffusion._members import place_members, replicate
-from xdiffda.diffusion.guidance import Draws, Likelihood, make_draws
+from xdiffda.diffusion.guidance import Draws, make_draws
 from xdiffda.diffusion.repaint import sample_repaint
-from xdiffda.diffusion.sampling import Conditioned, sample_posterior, three_d_var
-from xdiffda.ensemble import FlowDependent, HybridCovariance, centre, variance_ratio
-from xdiffda.errors import InputError, Problem
+from xdiffda.diffusion.sampling import sample_posterior, three_d_var
+from xdiffda.ensemble import FlowDependent
 from xdiffda.observations import interpolated_state, soft_mask
 from xdiffda.prior import Prior
 
 SMALL_SCALES = 0x5CA1E  # a stream of random numbers that nothing else uses
-Tick = Callable[[int], None]
-Members = Float[np.ndarray, "node member channel"]
 Watch = Callable[[Array], None]
 # (draws, numbers of the members) -> z of a group of members
 Draw = Callable[[Draws, Array], Array]
-
-
-class Drawn(NamedTuple):
-    """What a method returns.
-
-    Attributes
-    ----------
-    z : array (node, member, channel)
-    residual : float
-        Largest relative residual of the solves for the observations; NaN where none is made.
-    inflation : array (node, channel), optional
-        Factor for the next cycle, of the LETKF with adaptive inflation.
-    """
-
-    z: Members
-    residual: float = float("nan")
-    inflation: Float[np.ndarray, "node channel"] | None = None
-
-
-class AnalysisTime(NamedTuple):
-    """All that a method may look at.
-
-    Attributes
-    ----------
-    prior : Prior
-    background : array (node, channel)
-        Physical units.
-    time : datetime64 or None
-    r : float
-        Scale of the background error.
-    likelihood : Likelihood
-        Whitened observations of z.
-    rows : int array (obs,)
-        Row of ``tidy`` behind each row of the likelihood; -1 where it is not used.
-    tidy : Dataset
-        The observations behind it: those used, and no others.
-    key : jax key
-    ensemble : array (member, node, channel) or None
-        Background members, physical units, where the background has them; ``background`` is
-        then their mean.
-    factor : array (node, channel), optional
-        Inflation of the cycle before, of the LETKF.
-    schedule : Schedule, optional
-        How members are grouped, and on which devices; by default ``max_batch`` at a time on
-        the default device.
-    """
-
-    prior: Prior
-    background: Float[np.ndarray, "node channel"]
-    time: np.datetime64 | None
-    r: float
-    likelihood: Likelihood
-    rows: Int[np.ndarray, " obs"]
-    tidy: xr.Dataset
-    key: Array
-    ensemble: Float[np.ndarray, "member node channel"] | None = None
-    factor: Float[np.ndarray, "node channel"] | None = None
-    schedule: Schedule | None = None
-
-    def conditioned(self) -> Conditioned:
-        """The prior, conditioned on the background."""
-        return self.prior.condition(self.background, self.time, self.r)
-
-    def variance_of_the_day(self) -> Float[np.ndarray, "node channel"]:
-        """Where background members differ more or less than B says; r says how much in all."""
-        layout, covariance = self.prior.layout, self.prior.covariance
-        _, perturbations = centre(self.ensemble, self.prior.scale, r=self.r)
-        return variance_ratio(
-            perturbations, np.asarray(covariance.variance), covariance.basis,
-            area=layout.grid.area_weights(),
-        )  # fmt: skip
-
-    def hybrid(self, settings: Settings) -> HybridCovariance:
-        """``alpha B + (1 - alpha) P`` of the day."""
-        assert self.ensemble is not None
-        return hybrid_covariance(
-            self.ensemble, self.prior.scale, self.prior.covariance, self.prior.layout,
-            settings.hybrid,
-        )  # fmt: skip
 
 
 def guided(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
@@ -202,55 +120,6 @@ def optimal_interpolation(at: AnalysisTime, settings: Settings, tick: Tick) -> D
     z = oi(at.prior.covariance, at.likelihood, at.prior.layout.grid)
     tick(1)
     return Drawn(np.asarray(z))
-
-
-def local_ensemble_transform(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
-    """LETKF of the background members; what comes out are its members, as z.
-
-    Observations are those of the other methods: first guess at their time, errors of
-    representativeness included, gross errors out, H of any kind applied to every member.
-    """
-    if at.ensemble is None:
-        raise InputError(
-            [Problem("a background of one state", "an ensemble along the dimension member",
-                     'assimilate(obs, method="guided")')], what="background",
-        )  # fmt: skip
-    scale = at.r * at.prior.scale
-    z = np.moveaxis((at.ensemble - at.background) / scale, 0, 1)
-    result = letkf(
-        at.ensemble, _whitened(at), at.prior.layout, places=_places(at), seen=_seen(at, z),
-        inflation=settings.inflation, localisation=settings.localisation, factor=at.factor,
-    )  # fmt: skip
-    tick(1)
-    inflation = result.factor if settings.inflation.adaptive else None
-    return Drawn(np.moveaxis((result.ensemble - at.background) / scale, 0, 1), inflation=inflation)
-
-
-def _whitened(at: AnalysisTime) -> SimpleNamespace:
-    """Departures from the background's mean per error; those not used have an infinite one."""
-    of = at.likelihood
-    error = np.where(at.rows >= 0, 1.0, np.inf)
-    return SimpleNamespace(
-        value=np.asarray(of.value), error_std=error, index=np.asarray(of.index),
-        weight=np.asarray(of.weight),
-    )  # fmt: skip
-
-
-def _seen(at: AnalysisTime, z: Members) -> Float[np.ndarray, "member obs"]:
-    """H of each member less H of the mean, per error; on a circle, the short way round."""
-    seen = np.asarray(at.likelihood.predict(jnp.asarray(z, jnp.float32)), np.float64)
-    if at.likelihood.period is not None:
-        period = np.asarray(at.likelihood.period, np.float64)[:, None]
-        turns = np.round(seen / period)
-        seen = seen - np.where(turns == 0, 0.0, turns * period)
-    return seen.T
-
-
-def _places(at: AnalysisTime) -> Places:
-    """Where the observations of the likelihood's rows are."""
-    rows = np.maximum(at.rows, 0)
-    lat, lon, level = (at.tidy[n].values[rows].astype(np.float64) for n in ("lat", "lon", "level"))
-    return Places(lat, lon, np.log(level))
 
 
 def _in_groups(draw: Draw, at: AnalysisTime, settings: Settings, *, place: bool = True) -> Members:
