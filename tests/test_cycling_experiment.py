@@ -11,7 +11,7 @@ import pytest
 from xdiffda.errors import InputError
 from xdiffda.experiments import cycling
 from xdiffda.experiments.cycling import CyclingConfig, runs_of
-from xdiffda.experiments.cycling_results import figure, table
+from xdiffda.experiments.cycling_results import about, figure, table
 
 CHOICES = {
     "background": "12h", "n_cycles": 5, "columns": (20,), "error_std": world.ERRORS, "seed": 3,
@@ -64,6 +64,7 @@ def test_it_resumes_and_says_what_it_found(found, tmp_path: Path) -> None:
     store = next(ds for own, ds in stores.items() if own.store == "3d-var-20-changing.zarr")
     assert float(row[5]) == pytest.approx(float(store["normalized_error"][0, 0]), rel=5e-3)
     assert row[10].strip() == "-"  # one state has no spread
+    assert f"seed {config.seed}, xdiffda" in about(config, stores)
     drawn = figure(stores)
     assert [ax.get_title() for ax in drawn.axes if ax.lines] == [
         "20 columns, fixed sites", "20 columns, changing sites",

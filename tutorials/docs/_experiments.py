@@ -48,13 +48,19 @@ def experiment_figure(name: str) -> str:
     )
 
 
+def experiment_cycles(name: str) -> str:
+    """Table of an experiment on cycles."""
+    return (RESULTS / f"{name}.md").read_text()
+
+
 def experiment_config() -> str:
     """The configuration that made them."""
     return f"```toml\n{(RESULTS / 'experiments.toml').read_text().rstrip()}\n```"
 
 
 MADE = {
-    "experiment-analyses": experiment_analyses, "experiment-config": experiment_config,
+    "experiment-analyses": experiment_analyses, "experiment-cycles": experiment_cycles,
+    "experiment-config": experiment_config,
     "experiment-figure": experiment_figure, "experiment-losses": experiment_losses,
     "experiment-member-losses": experiment_member_losses,
 }  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 import xarray as xr
 
@@ -27,7 +28,7 @@ def main(path: str | Path, *, progress: bool | None = True) -> str:
 
     config = CyclingConfig.read(path)
     found = run(config, progress=progress)
-    text = table(found)
+    text = f"{table(found)}\n{about(config, found)}\n"
     (Path(config.out) / TABLE).write_text(text)
     save(figure(found), Path(config.out) / FIGURE)
     return text
@@ -58,6 +59,24 @@ def table(found: Mapping[Run, xr.Dataset]) -> str:
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def about(config: CyclingConfig, found: Mapping[Run, xr.Dataset]) -> str:
+    """How the table was made: time, seed, versions, and what its columns are."""
+    from xdiffda import __version__
+
+    first = next(iter(found.values()))["time"].values[0]
+    relaxed = "" if config.relaxation is None else (
+        f", small scales relaxed to a climatology ({config.relaxation.hours:g} h, power "
+        f"{config.relaxation.power:g})"
+    )  # fmt: skip
+    return (
+        f"Cycles of {config.cycle_length} from {np.datetime_as_string(first, 'h')}, first "
+        f"background {config.background}{relaxed}; seed {config.seed}, xdiffda {__version__}, jax "
+        f"{jax.__version__}. Errors of the mean in units of s (the typical error of a background "
+        "of the training pairs), root mean square over channels and area; settled: the last "
+        "quarter of the cycles; r: scale of the background error that the analysis worked with."
+    )
 
 
 def spread_skill(ds: xr.Dataset) -> xr.DataArray:
