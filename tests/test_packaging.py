@@ -24,6 +24,8 @@ CONDA_NAMES = {"dask": "dask-core", "matplotlib": "matplotlib-base", "cf-xarray"
 PYTHONS = ("3.11", "3.12", "3.13")
 LOCKED_EXTRAS = ("test", "dev", "obs", "train", "interactive")
 
+from xdiffda._huge_pages import TUNABLE
+
 
 @pytest.fixture(scope="module")
 def project(root: Path) -> dict:
@@ -80,6 +82,10 @@ def test_binder_is_in_step(root: Path, project: dict) -> None:
     assert set(extras.split(",")) <= set(project["optional-dependencies"])
     assert (root / lock).exists()
     assert "jupyterlab" in {r.name for r in requirements_of(project, tuple(extras.split(",")))}
+    start = root / "binder/start"
+    assert start.stat().st_mode & stat.S_IXUSR
+    assert TUNABLE in start.read_text() and start.read_text().endswith('exec "$@"\n')
+    assert TUNABLE in (root / "tutorials/docs/how-to/jupyter-binder.md").read_text()
 
 
 @pytest.mark.parametrize("python", PYTHONS)
