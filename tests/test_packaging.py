@@ -18,13 +18,12 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import xdiffda
+from xdiffda._huge_pages import TUNABLE
 
 # conda-forge's name where it is not PyPI's
 CONDA_NAMES = {"dask": "dask-core", "matplotlib": "matplotlib-base", "cf-xarray": "cf_xarray"}
 PYTHONS = ("3.11", "3.12", "3.13")
 LOCKED_EXTRAS = ("test", "dev", "obs", "train", "interactive")
-
-from xdiffda._huge_pages import TUNABLE
 
 
 @pytest.fixture(scope="module")
