@@ -24,6 +24,7 @@ import xarray as xr
 
 from ..errors import InputError, Problem, raise_if
 from ._checks import find_problems, repeated
+from ._codes import name_codes
 from ._columns import SUFFIX
 from ._names import KNOWN, own_variables
 from ._read import NUMERIC, OPTIONAL, Raw, read
@@ -120,6 +121,10 @@ def _readable(obs: xr.Dataset | pd.DataFrame, operators: Operators | None = None
 
 def _tidy(raw: Raw) -> xr.Dataset:
     fields = raw.fields
+    present = np.flatnonzero(np.bincount(fields["variable"], minlength=len(raw.names)))
+    # only as wide as the longest name in use: a fixed width costs four bytes a letter
+    rank = np.searchsorted(present, fields["variable"])
+    fields["variable"] = np.array([raw.names[i] for i in present])[rank]
     data = {name: ("obs", column, _ATTRS.get(name, {})) for name, column in fields.items()}
     coords = {name: data.pop(name) for name in _COORDS if name in data}
     return xr.Dataset(data, coords, dict(raw.attrs))
@@ -163,16 +168,16 @@ def to_columns(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = 
     known = KNOWN | own_variables(as_operators(operators))
     keys = [name for name in ("lat", "lon", "time", *OPTIONAL) if name in tidy.variables]
     station = _first_seen([tidy[name].values for name in keys])
-    names, level = tidy["variable"].values, tidy["level"].values
-    name_code, _ = pd.factorize(names.astype(object))
+    level = tidy["level"].values
+    name_code, names = name_codes(tidy["variable"].values)
     level_code, level_values = pd.factorize(level, use_na_sentinel=True)
     cell = pd.DataFrame({"station": station, "name": name_code, "level": level_code})
     row = _first_seen([station, cell.groupby(["station", "name", "level"]).cumcount().to_numpy()])
     _, first = np.unique(row, return_index=True)
     rank = np.argsort(np.argsort(level_values))
     columns = {}
-    for name in dict.fromkeys(names.tolist()):
-        where = np.flatnonzero(names == name)
+    for code, name in enumerate(names):
+        where = np.flatnonzero(name_code == code)
         on_levels = known[name].on_levels or bool(np.isfinite(level[where]).any())
         shape = (first.size, level_values.size) if on_levels else (first.size,)
         place = (row[where], rank[level_code[where]]) if on_levels else (row[where],)
