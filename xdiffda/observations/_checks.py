@@ -229,9 +229,10 @@ def repeated(fields: dict[str, np.ndarray]) -> np.ndarray:
         elif column.dtype.kind in "US":
             column = pd.factorize(column.astype(object))[0]
         row = row * np.uint64(0x9E3779B97F4A7C15) + hash_array(column)  # pyright: ignore[reportCallIssue]
-    suspects = pd.Series(row).duplicated(keep=False).to_numpy()
     again = np.zeros(row.size, bool)
-    if suspects.any():
+    ordered = np.sort(row)  # in vector instructions: several times as fast as a table of hashes
+    if (ordered[1:] == ordered[:-1]).any():
+        suspects = pd.Series(row).duplicated(keep=False).to_numpy()
         rows = pd.DataFrame({name: column[suspects] for name, column in fields.items()})
         again[suspects] = rows.duplicated().to_numpy()
     return again

@@ -92,7 +92,7 @@ def read(obs: xr.Dataset | pd.DataFrame, own: dict[str, Variable] | None = None)
 def _read_frame(frame: pd.DataFrame, own: dict[str, Variable]) -> Raw:
     plain = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
     data = {
-        str(name): ("obs", column.to_numpy(object if column.dtype.kind == "M" else None))
+        str(name): ("obs", column.to_numpy())
         if getattr(column.dtype, "tz", None) is None
         else ("obs", column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy())
         for name, column in plain.items()

@@ -215,27 +215,30 @@ def _channels(
     """Two channels and their weights for each observation, and which are rejected and why."""
     import pandas as pd
 
-    known = np.array([name in layout.variables for name in names])
-    start = np.array([
-        layout.channel_slice(name).start if name in layout.variables else 0 for name in names
-    ])  # fmt: skip
-    on_levels = np.array([name in layout.variables and VARIABLES[name].on_levels for name in names])
-    channel = np.repeat(start.astype(np.int32)[code][:, None], 2, axis=1)
-    weight = np.repeat(np.array([[1.0, 0.0]]), code.size, axis=0)
-    unknown, outside = ~known[code], np.zeros(code.size, bool)
-    above = on_levels[code]
-    if above.any():
-        # Levels repeat: their logarithms and neighbours are looked up once.
-        of_row, distinct = pd.factorize(level[above])
-        near = vertical_stencil(layout.levels, distinct)
-        channel[above] += near.level.astype(np.int32)[of_row]
-        weight[above] = near.weight[of_row]
-        outside[above] = ~near.inside[of_row]
-    weight[unknown] = 0.0
-    reasons = {"of a variable that the state does not have": unknown}
+    # Variables and levels repeat: neighbours and weights are looked up once for each pair.
+    level_code, levels = pd.factorize(level, use_na_sentinel=False)
+    pair, distinct = pd.factorize(code * np.int64(max(levels.size, 1)) + level_code)
+    of_name, of_level = np.divmod(distinct, max(levels.size, 1))
+    channel = np.zeros((distinct.size, 2), np.int32)
+    weight = np.zeros((distinct.size, 2))
+    known, inside = np.zeros(distinct.size, bool), np.ones(distinct.size, bool)
+    for number, name in enumerate(names):
+        if name not in layout.variables:
+            continue
+        mine = of_name == number
+        known[mine] = True
+        start = layout.channel_slice(name).start
+        if VARIABLES[name].on_levels:
+            near = vertical_stencil(layout.levels, levels[of_level[mine]])
+            channel[mine], weight[mine] = start + near.level, near.weight
+            inside[mine] = near.inside
+        else:
+            channel[mine], weight[mine, 0] = start, 1.0
+    reasons = {"of a variable that the state does not have": ~known}
     if layout.levels:
-        reasons[f"outside the levels {layout.levels[0]} to {layout.levels[-1]} hPa"] = outside
-    return channel, weight, {r: np.flatnonzero(m) for r, m in reasons.items() if m.any()}
+        reasons[f"outside the levels {layout.levels[0]} to {layout.levels[-1]} hPa"] = ~inside
+    rejected = {r: np.flatnonzero(m[pair]) for r, m in reasons.items() if m.any()}
+    return channel[pair], weight[pair], rejected
 
 
 def sparse_rows(
@@ -263,7 +266,7 @@ def sparse_rows(
         share, node, across = _compact(near.weight.astype(np.float32), node, near.across)
         weight = _turned(share, across, runs.of_row, turns)
         node = np.where(share != 0, node, node[:, :1])
-        return node[runs.of_row] + channel[:, :1].astype(np.int32), weight
+        return node[runs.of_row] + channel[:, :1].astype(np.int32, copy=False), weight
     horizontal = _turned(near.weight, near.across, runs.of_row, turns)
     index = node[runs.of_row][:, :, None] + channel.astype(np.int32)[:, None, :]
     weight = (horizontal[:, :, None] * level_weight[:, None, :]).astype(np.float32)
