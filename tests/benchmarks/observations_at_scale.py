@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import scipy.sparse
+import scipy.spatial  # noqa: F401  loading libraries is not what is timed
 import xarray as xr
 
 from xdiffda.observations import (

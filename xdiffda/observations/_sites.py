@@ -131,9 +131,6 @@ class _Rows:
     value: Float[np.ndarray, "row"]
     error_std: Float[np.ndarray, "row"]
 
-    def take(self, rows: np.ndarray) -> _Rows:
-        return _Rows(self.site[rows], self.value[rows], self.error_std[rows])
-
 
 def _merge(rows: _Rows, n_site: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One value per site, ascending."""
@@ -167,16 +164,16 @@ def _by_level(
     height, wanted = np.log(level), np.log(np.asarray(levels, np.float64))
     nearest = np.searchsorted(0.5 * (wanted[1:] + wanted[:-1]), height)
     on = np.abs(height - wanted[nearest]) < SNAP
-    observed, at = rows.take(np.flatnonzero(on)), nearest[on]
     enclosed, between = _enclosed(rows, time, height, wanted)
-    return [
-        _Rows(*(
-            np.concatenate([getattr(part, field)[where == i] for part, where in
-                            ((observed, at), (enclosed, between))])
-            for field in ("site", "value", "error_std")
-        ))
-        for i in range(wanted.size)
+    at = np.concatenate([nearest[on], between])
+    order = np.argsort(at.astype(np.int16), kind="stable")  # short numbers are sorted by counting
+    ends = np.cumsum(np.bincount(at, minlength=wanted.size))[:-1]
+    pieces = [
+        np.split(np.concatenate([seen[on], made])[order], ends)
+        for seen, made in ((rows.site, enclosed.site), (rows.value, enclosed.value),
+                           (rows.error_std, enclosed.error_std))
     ]  # fmt: skip
+    return [_Rows(*parts) for parts in zip(*pieces, strict=True)]
 
 
 def _enclosed(

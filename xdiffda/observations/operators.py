@@ -170,10 +170,13 @@ def observation_operator(
 
 
 def linear_rows(
-    tidy: xr.Dataset, layout: Layout
+    tidy: xr.Dataset, layout: Layout, coded: tuple[np.ndarray, list[str]] | None = None
 ) -> tuple[ObsVector | None, np.ndarray, dict[str, np.ndarray]]:
-    """As `observation_operator`, but None where no observation can be used."""
-    code, names = name_codes(tidy["variable"].values)
+    """As `observation_operator`, but None where no observation can be used.
+
+    ``coded`` are the variables as `name_codes` returns them, where they are known already.
+    """
+    code, names = name_codes(tidy["variable"].values) if coded is None else coded
     channel, level_weight, rejected = _channels(code, names, tidy["level"].values, layout)
     kept = np.ones(tidy.sizes["obs"], bool)
     for where in rejected.values():
@@ -281,7 +284,7 @@ def _turned(
     """Weights of each row from those of its place; vector components turn over at the poles."""
     rows = weight[place]
     if across.any():
-        over = np.flatnonzero(across.any(axis=1)[place] & turns)
+        over = np.flatnonzero(np.any(across, axis=1)[place] & turns)
         rows[over] = np.where(across[place[over]], -rows[over], rows[over])
     return rows
 

@@ -122,7 +122,7 @@ def observation_rows(
     linear, position = None, np.flatnonzero(direct)
     if direct.any():
         sub = tidy if direct.all() else tidy.isel(obs=position)
-        linear, kept, reasons = linear_rows(sub, layout)
+        linear, kept, reasons = linear_rows(sub, layout, (code[position], names))
         rejected |= {reason: position[where] for reason, where in reasons.items()}
         position = position[kept]
     return Rows(linear, position, tuple(local), tuple(state), rejected)
