@@ -241,7 +241,7 @@ def _channels(
     if layout.levels:
         reasons[f"outside the levels {layout.levels[0]} to {layout.levels[-1]} hPa"] = ~inside
     rejected = {r: np.flatnonzero(m[pair]) for r, m in reasons.items() if m.any()}
-    return channel[pair], weight[pair], rejected
+    return np.take(channel, pair, axis=0), np.take(weight, pair, axis=0), rejected
 
 
 def sparse_rows(
@@ -269,9 +269,11 @@ def sparse_rows(
         share, node, across = _compact(near.weight.astype(np.float32), node, near.across)
         weight = _turned(share, across, runs.of_row, turns)
         node = np.where(share != 0, node, node[:, :1])
-        return node[runs.of_row] + channel[:, :1].astype(np.int32, copy=False), weight
+        index = np.take(node, runs.of_row, axis=0)
+        index += channel[:, :1].astype(np.int32, copy=False)
+        return index, weight
     horizontal = _turned(near.weight, near.across, runs.of_row, turns)
-    index = node[runs.of_row][:, :, None] + channel.astype(np.int32)[:, None, :]
+    index = np.take(node, runs.of_row, axis=0)[:, :, None] + channel.astype(np.int32)[:, None, :]
     weight = (horizontal[:, :, None] * level_weight[:, None, :]).astype(np.float32)
     weight, index = _compact(weight.reshape(lat.size, -1), index.reshape(lat.size, -1))
     return np.where(weight != 0, index, index[:, :1]), weight
@@ -282,7 +284,7 @@ def _turned(
     place: Int[np.ndarray, "row"], turns: Bool[np.ndarray, "row"],
 ) -> Float[np.ndarray, "row term"]:  # fmt: skip
     """Weights of each row from those of its place; vector components turn over at the poles."""
-    rows = weight[place]
+    rows = np.take(weight, place, axis=0)
     if across.any():
         over = np.flatnonzero(np.any(across, axis=1)[place] & turns)
         rows[over] = np.where(across[place[over]], -rows[over], rows[over])
