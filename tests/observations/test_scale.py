@@ -19,6 +19,7 @@ from xdiffda.observations import (
     observation_operator,
     observation_rows,
     soft_mask,
+    to_columns,
     to_tidy,
 )
 from xdiffda.observations._codes import name_codes, place_runs
@@ -274,3 +275,13 @@ def test_names_take_no_more_room_than_they_need(lab):
     assert tidy.variable.dtype == np.array(lab.names).dtype
     one = to_tidy(tidy.isel(obs=tidy.variable.values == "temperature"))
     assert one.variable.dtype == np.dtype("U11")
+
+
+def test_columns_full_of_nothing_are_refused():
+    """Without asking for the memory: 15,000 reports, each on a level of its own, are 4 GB."""
+    n = 15_000
+    frame = pd.DataFrame({"variable": "t", "lat": np.linspace(-80, 80, n), "lon": 0.0,
+                          "level": np.linspace(100, 900, n), "value": 250.0})  # fmt: skip
+    with pytest.raises(InputError, match="15000 stations on 15000 levels: columns of 4 GB"):
+        to_columns(frame)
+    assert to_columns(frame.iloc[:50]).sizes == {"station": 50, "level": 50}

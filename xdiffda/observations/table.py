@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from .rows import Operators
 
+# Columns of more cells than this, and than so many for each observation, are refused.
+_LARGE, _EMPTY = 10**8, 1000
 _COORDS = ("variable", "lat", "lon", "level", "time", "station", "kind", *NUMERIC)
 _ATTRS = {
     "lat": {"units": "degrees_north", "standard_name": "latitude"},
@@ -152,7 +154,7 @@ def to_columns(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = 
     Raises
     ------
     InputError
-        As `to_tidy`.
+        As `to_tidy`; or if the columns would be large and nearly empty.
 
     Examples
     --------
@@ -174,6 +176,7 @@ def to_columns(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = 
     cell = pd.DataFrame({"station": station, "name": name_code, "level": level_code})
     row = _first_seen([station, cell.groupby(["station", "name", "level"]).cumcount().to_numpy()])
     _, first = np.unique(row, return_index=True)
+    _check_fill(first.size, level_values.size, level.size)
     rank = np.argsort(np.argsort(level_values))
     columns = {}
     for code, name in enumerate(names):
@@ -193,6 +196,18 @@ def to_columns(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = 
         coords["level"] = ("level", ascending.astype(np.int64) if whole else ascending,
                            _ATTRS["level"])  # fmt: skip
     return xr.Dataset(columns, coords, tidy.attrs)
+
+
+def _check_fill(n_station: int, n_level: int, n_obs: int) -> None:
+    """Refuse columns that would be memory full of NaN: every report on a level of its own."""
+    n_cell = n_station * n_level
+    if n_cell > max(_LARGE, _EMPTY * n_obs):
+        raise InputError([Problem(
+            f"{n_obs} observations of {n_station} stations on {n_level} levels: columns of "
+            f"{16e-9 * n_cell:.0f} GB for each variable, nearly all of it NaN",
+            "few levels that many stations share, or tidy observations, which everything takes "
+            "as well", "to_columns(obs.assign_coords(level=obs.level.round(-1)))",
+        )], what="to_columns")  # fmt: skip
 
 
 def _first_seen(columns: list[np.ndarray]) -> np.ndarray:
