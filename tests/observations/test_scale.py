@@ -11,6 +11,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xdiffda.errors import InputError
 from xdiffda.observations import (
     _kriging,
     _threads,
