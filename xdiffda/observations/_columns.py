@@ -16,6 +16,7 @@ from ._read import (
     OPTIONAL,
     TIDY_NAMES,
     Raw,
+    all_names,
     default_error,
     hpa_factor,
     read_times,
@@ -202,18 +203,22 @@ def _flatten(
     """One entry per observed value, station by station, so that H reads memory in order."""
     value = np.concatenate([block.value for block in blocks], axis=-1)
     error_std = np.concatenate([block.error_std for block in blocks], axis=-1)
-    names = np.concatenate([np.full(block.level.size, block.name) for block in blocks])
+    raw.names = all_names(raw.own)
+    codes = np.repeat([raw.names.index(block.name) for block in blocks],
+                      [block.level.size for block in blocks])  # fmt: skip
     level = np.concatenate([block.level for block in blocks])
-    t, s, c = np.nonzero(~np.isnan(value))
+    observed = np.flatnonzero(~np.isnan(value))
+    column, c = np.divmod(observed, level.size)
+    s = column % value.shape[1]
     levels = level[c]
     if level_of_station is not None:
         levels = np.where(levels == _OF_STATION, level_of_station[s], levels)
     raw.fields = {
-        "variable": names[c], "level": levels, "value": value[t, s, c],
-        "error_std": error_std[t, s, c],
+        "variable": codes[c], "level": levels, "value": value.ravel()[observed],
+        "error_std": error_std.ravel()[observed],
         "lat": ds[raw.word("lat")].values.astype(np.float64)[s],
         "lon": ds[raw.word("lon")].values.astype(np.float64)[s],
-        "time": _clock(raw, ds, dims, value.shape[:2])[t, s],
+        "time": _clock(raw, ds, dims, value.shape[:2]).ravel()[column],
     }  # fmt: skip
     for name in OPTIONAL:
         if name in ds.coords and ds[name].dims == (dims.station,):

@@ -15,6 +15,7 @@ import xarray as xr
 from .._units import conversion
 from ..errors import Problem
 from ..variables import Variable
+from ._codes import name_codes
 from ._names import KNOWN, match_observed, to_units
 from .defaults import default_error_std
 
@@ -43,10 +44,14 @@ TIDY_NAMES: dict[str, tuple[str, ...]] = {
 
 @dataclass
 class Raw:
-    """Arrays of one length by canonical field, the user's words for them, and what was wrong."""
+    """Arrays of one length by canonical field, the user's words for them, and what was wrong.
+
+    The field ``variable`` holds positions in ``names``: text is slow and large.
+    """
 
     form: str
     fields: dict[str, np.ndarray] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
     words: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     attrs: dict[Hashable, Any] = field(default_factory=dict)
@@ -55,6 +60,10 @@ class Raw:
     def known(self, name: str) -> Variable:
         """What is known of a variable, the user's own included."""
         return self.own.get(name) or KNOWN[name]
+
+    def is_any_of(self, *wanted: str) -> np.ndarray:
+        """Which observations are of one of these variables."""
+        return np.array([name in wanted for name in self.names], bool)[self.fields["variable"]]
 
     def word(self, name: str) -> str:
         """The user's word for a field."""
@@ -83,7 +92,7 @@ def read(obs: xr.Dataset | pd.DataFrame, own: dict[str, Variable] | None = None)
 def _read_frame(frame: pd.DataFrame, own: dict[str, Variable]) -> Raw:
     plain = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
     data = {
-        str(name): ("obs", column.to_numpy(object if column.dtype.kind == "M" else None))
+        str(name): ("obs", column.to_numpy())
         if getattr(column.dtype, "tz", None) is None
         else ("obs", column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy())
         for name, column in plain.items()
@@ -192,34 +201,44 @@ def _tidy_names_and_units(raw: Raw) -> None:
 
     fields = raw.fields
     observed = ~np.isnan(fields["value"])
-    for name in fields:
-        fields[name] = fields[name][observed]
-    units = fields.pop("units", np.full(observed.sum(), "", object))
+    if not observed.all():
+        for name in fields:
+            fields[name] = fields[name][observed]
+    units = fields.pop("units", None)
     on_level = np.isfinite(fields["level"])
-    name_code, names = pd.factorize(fields["variable"].astype(object), use_na_sentinel=False)
-    unit_code, unit_names = pd.factorize(units.astype(object), use_na_sentinel=False)
-    code = (name_code * len(unit_names) + unit_code) * 2 + on_level
-    canonical = np.full(code.size, "", f"U{max(map(len, (*KNOWN, *raw.own)))}")
+    user_code, user_names = name_codes(fields["variable"])
+    unit_code, unit_names = np.zeros(1, np.int64), np.array([""], object)
+    if units is not None:
+        unit_code, unit_names = pd.factorize(units.astype(object), use_na_sentinel=False)
+    code = (user_code * len(unit_names) + unit_code) * 2 + on_level
+    raw.names = all_names(raw.own)
+    fields["variable"] = np.zeros(code.size, np.int64)
     default = np.full(code.size, np.nan)
     unknown: dict[str, int] = {}
-    for kind in np.unique(code):
+    for kind in np.sort(pd.unique(code)):
         where = np.flatnonzero(code == kind)
-        user_name = str(names[kind // 2 // len(unit_names)])
+        user_name = user_names[kind // 2 // len(unit_names)]
         match = match_observed(user_name, user_name, on_levels=bool(kind % 2), own=raw.own)
         if match is None:
             unknown[user_name] = unknown.get(user_name, 0) + where.size
             continue
-        canonical[where] = match.name
+        fields["variable"][where] = raw.names.index(match.name)
         unit = _text(unit_names[kind // 2 % len(unit_names)])
         line = to_canonical(raw, user_name, match.name, unit)
-        fields["value"][where] = fields["value"][where] * line[0] + line[1]
-        if "error_std" in fields:
-            fields["error_std"][where] *= line[0]
-        default[where] = default_error(raw, match.name, fields["level"][where])
-    fields["variable"] = canonical
+        if line != (1.0, 0.0):
+            fields["value"][where] = fields["value"][where] * line[0] + line[1]
+            if "error_std" in fields:
+                fields["error_std"][where] *= line[0]
+        if "error_std" not in fields:
+            default[where] = default_error(raw, match.name, fields["level"][where])
     fields.setdefault("error_std", default)
     for user_name, count in unknown.items():
         raw.problems.append(unknown_variable(user_name, count, raw))
+
+
+def all_names(own: dict[str, Variable]) -> list[str]:
+    """Every name that an observation may have, in alphabetical order."""
+    return sorted({*KNOWN, *own})
 
 
 def _text(unit: object) -> str:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..variables import VARIABLES
+from ._codes import name_codes, place_runs
 from .stencil import SNAP
 
 if TYPE_CHECKING:
     import xarray as xr
     from jaxtyping import Float, Int
 
-    from .._grid import Layout
+    from .._grid import Grid, Layout
 
 # Places nearer than this on the unit sphere (6 m) are one site.
 _SAME_PLACE = 1e-6
@@ -40,6 +41,14 @@ class SiteSet:
     value: Float[np.ndarray, "site channel"]
     error_std: Float[np.ndarray, "site channel"]
 
+    @property
+    def columns(self) -> slice | np.ndarray:
+        """The channels as an index of columns: a slice, which is quicker, where they adjoin."""
+        first, last = int(self.channels[0]), int(self.channels[-1])
+        if np.array_equal(self.channels, np.arange(first, last + 1)):
+            return slice(first, last + 1)
+        return self.channels
+
 
 def unit_vectors(
     lat: Float[np.ndarray, "place"], lon: Float[np.ndarray, "place"]
@@ -55,6 +64,16 @@ def unit_vectors(
     return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=-1)
 
 
+def node_vectors(grid: Grid) -> Float[np.ndarray, "node 3"]:
+    """Unit vectors of the nodes of a grid, from sines and cosines of its rows and meridians."""
+    phi, lam = np.deg2rad(grid.lat)[:, None], np.deg2rad(grid.lon)
+    out = np.empty((*grid.shape, 3))
+    out[..., 0] = np.cos(phi) * np.cos(lam)
+    out[..., 1] = np.cos(phi) * np.sin(lam)
+    out[..., 2] = np.sin(phi)
+    return out.reshape(-1, 3)
+
+
 def channel_sites(tidy: xr.Dataset, layout: Layout) -> list[SiteSet]:
     """Group the channels of a layout by the sites that observe them.
 
@@ -62,33 +81,29 @@ def channel_sites(tidy: xr.Dataset, layout: Layout) -> list[SiteSet]:
     log-pressure between the values of the same site and time; a lone value off the levels has no
     neighbour to be interpolated with and is left out.
     """
-    place = unit_vectors(tidy["lat"].values, tidy["lon"].values)
-    _, first, site = np.unique(
-        np.round(place / _SAME_PLACE).astype(np.int64), axis=0, return_index=True,
-        return_inverse=True,
-    )  # fmt: skip
-    site, where = site.reshape(-1), place[first]
-    variable, level = tidy["variable"].values, tidy["level"].values
+    site, place = _distinct_places(tidy["lat"].values, tidy["lon"].values)
+    code, names = name_codes(tidy["variable"].values)
+    level, time = tidy["level"].values, tidy["time"].values.view(np.int64)
     value, error_std = tidy["value"].values, tidy["error_std"].values
-    time = tidy["time"].values.view(np.int64)
     groups: dict[bytes, list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]] = {}
     for name in layout.variables:
-        mine = np.flatnonzero(variable == name)
-        if not mine.size:
+        if name not in names:
             continue
+        mine = np.flatnonzero(code == names.index(name))
+        here = _Rows(site[mine], value[mine], error_std[mine])
         if VARIABLES[name].on_levels:
-            column = (site[mine], time[mine], level[mine], value[mine], error_std[mine])
-            found = [(level, _at_level(*column, float(level))) for level in layout.levels]
+            found = list(zip(layout.levels, _by_level(here, time[mine], level[mine], layout.levels),
+                             strict=True))  # fmt: skip
         else:
-            found = [(None, (site[mine], value[mine], error_std[mine]))]
-        for at, (sites, values, errors) in found:
-            if sites.size:
-                merged = _merge(sites, values, errors)
+            found = [(None, here)]
+        for at, rows in found:
+            if rows.site.size:
+                merged = _merge(rows, len(place))
                 entry = (layout.channel_index(name, at), *merged)
                 groups.setdefault(merged[0].tobytes(), []).append(entry)
     return [
         SiteSet(
-            where[entries[0][1]], np.array([entry[0] for entry in entries]),
+            place[entries[0][1]], np.array([entry[0] for entry in entries]),
             np.stack([entry[2] for entry in entries], axis=-1),
             np.stack([entry[3] for entry in entries], axis=-1),
         )
@@ -96,41 +111,107 @@ def channel_sites(tidy: xr.Dataset, layout: Layout) -> list[SiteSet]:
     ]  # fmt: skip
 
 
-def _merge(
-    site: np.ndarray, value: np.ndarray, error_std: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _distinct_places(
+    lat: Float[np.ndarray, "obs"], lon: Float[np.ndarray, "obs"]
+) -> tuple[Int[np.ndarray, "obs"], Float[np.ndarray, "site 3"]]:
+    """Number of each observation's site, and the sites in an order that is theirs alone."""
+    runs = place_runs(lat, lon)
+    vector = unit_vectors(lat[runs.first], lon[runs.first])
+    # Three whole numbers of at most 2^20 in size, side by side in one of 63 bits.
+    x, y, z = np.round(vector / _SAME_PLACE).astype(np.int64).T + (1 << 20)
+    _, first, site = np.unique((x << 42) | (y << 21) | z, return_index=True, return_inverse=True)
+    return site[runs.of_row], vector[first]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Observations of one variable: number of the site, value, error."""
+
+    site: Int[np.ndarray, "row"]
+    value: Float[np.ndarray, "row"]
+    error_std: Float[np.ndarray, "row"]
+
+
+def _merge(rows: _Rows, n_site: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One value per site, ascending."""
-    distinct, inverse = np.unique(site, return_inverse=True)
+    count = np.bincount(rows.site, minlength=n_site)
+    distinct = np.flatnonzero(count)
+    if distinct.size == rows.site.size:  # nothing to average
+        order = np.empty(n_site, np.intp)
+        order[rows.site] = np.arange(rows.site.size)
+        order = order[distinct]
+        return distinct, rows.value[order], rows.error_std[order]
+    inverse = (np.cumsum(count > 0) - 1)[rows.site]
+    error_std = rows.error_std
     # Relative to the smallest error, so that tiny and infinite errors have weights, too.
-    relative = error_std / error_std.min() if np.isfinite(error_std.min()) else np.ones(site.size)
+    smallest = error_std.min()
+    relative = error_std / smallest if np.isfinite(smallest) else np.ones(error_std.size)
     weight = 1.0 / relative**2
     total = np.bincount(inverse, weight)
     unknown = total == 0  # all errors infinite: a plain mean
     weight = np.where(unknown[inverse], 1.0, weight)
     total = np.bincount(inverse, weight)
-    mean = np.bincount(inverse, weight * value) / total
-    error = np.where(unknown, np.inf, error_std.min() / np.sqrt(total))
+    mean = np.bincount(inverse, weight * rows.value) / total
+    error = np.where(unknown, np.inf, smallest / np.sqrt(total))
     return distinct, mean, error
 
 
-def _at_level(
-    site: np.ndarray, time: np.ndarray, level: np.ndarray, value: np.ndarray,
-    error_std: np.ndarray, wanted: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Site, value and error at one level: observed there, or between two that enclose it."""
-    distance = np.log(level / wanted)
-    on = np.abs(distance) < SNAP
-    found = [(site[on], value[on], error_std[on])]
-    if not on.all():
-        order = np.lexsort((distance, time, site))
-        below, above = order[:-1], order[1:]
-        encloses = (
-            (site[below] == site[above]) & (time[below] == time[above])
-            & (distance[below] < -SNAP) & (distance[above] > SNAP)
-        )  # fmt: skip
-        a, b = below[encloses], above[encloses]
-        share = -distance[a] / (distance[b] - distance[a])
-        mean = (1 - share) * value[a] + share * value[b]
-        error = np.hypot((1 - share) * error_std[a], share * error_std[b])
-        found.append((site[a], mean, error))
-    return tuple(np.concatenate(part) for part in zip(*found, strict=True))  # type: ignore[return-value]
+def _by_level(
+    rows: _Rows, time: Int[np.ndarray, "row"], level: Float[np.ndarray, "row"],
+    levels: tuple[float, ...],
+) -> list[_Rows]:  # fmt: skip
+    """Rows for each of the levels: observed there, or between two that enclose it."""
+    height, wanted = np.log(level), np.log(np.asarray(levels, np.float64))
+    nearest = np.searchsorted(0.5 * (wanted[1:] + wanted[:-1]), height)
+    on = np.abs(height - wanted[nearest]) < SNAP
+    enclosed, between = _enclosed(rows, time, height, wanted)
+    at = np.concatenate([nearest[on], between])
+    order = np.argsort(at.astype(np.int16), kind="stable")  # short numbers are sorted by counting
+    ends = np.cumsum(np.bincount(at, minlength=wanted.size))[:-1]
+    pieces = [
+        np.split(np.concatenate([seen[on], made])[order], ends)
+        for seen, made in ((rows.site, enclosed.site), (rows.value, enclosed.value),
+                           (rows.error_std, enclosed.error_std))
+    ]  # fmt: skip
+    return [_Rows(*parts) for parts in zip(*pieces, strict=True)]
+
+
+def _enclosed(
+    rows: _Rows, time: np.ndarray, height: np.ndarray, wanted: np.ndarray
+) -> tuple[_Rows, Int[np.ndarray, "row"]]:
+    """Interpolated to every level that lies between two neighbours of one site and time."""
+    below, above = _neighbours(rows.site, time, height)
+    first = np.searchsorted(wanted, height[below] + SNAP, side="right")
+    n_level = np.maximum(np.searchsorted(wanted, height[above] - SNAP, side="left") - first, 0)
+    pair = np.repeat(np.arange(below.size), n_level)
+    before = np.cumsum(n_level) - n_level
+    at = first[pair] + np.arange(pair.size) - before[pair]
+    a, b = below[pair], above[pair]
+    share = (wanted[at] - height[a]) / (height[b] - height[a])
+    value = (1 - share) * rows.value[a] + share * rows.value[b]
+    error = np.hypot((1 - share) * rows.error_std[a], share * rows.error_std[b])
+    return _Rows(rows.site[a], value, error), at
+
+
+def _neighbours(
+    site: np.ndarray, time: np.ndarray, height: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows next to each other in a profile of one site and time, ascending in ``height``."""
+    same = (site[1:] == site[:-1]) & (time[1:] == time[:-1])
+    # Profiles that come one after another, as columns do, need no sorting if each of them is in
+    # order and none is continued later on.
+    starts = np.append(True, ~same)
+    whole = _distinct_pairs(site[starts], time[starts])
+    if whole and np.all(height[1:][same] >= height[:-1][same]):
+        below = np.flatnonzero(same)
+        return below, below + 1
+    order = np.lexsort((height, time, site))
+    below, above = order[:-1], order[1:]
+    same = (site[below] == site[above]) & (time[below] == time[above])
+    return below[same], above[same]
+
+
+def _distinct_pairs(a: np.ndarray, b: np.ndarray) -> bool:
+    import pandas as pd
+
+    return not pd.DataFrame({"a": a, "b": b}).duplicated().any()

@@ -9,15 +9,13 @@ import xarray as xr
 
 from ..errors import InputError, Problem
 from ..state import Grid, Layout, read_metadata, to_state
-from ._sites import SiteSet, channel_sites, unit_vectors
+from ._kriging import kriging_weights
+from ._sites import SiteSet, channel_sites
 from .mask import in_convention
 from .table import to_tidy
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
-
-EARTH_RADIUS_KM = 6371.0
-_CHUNK = 32768  # nodes solved at once: 25 MB of 10 x 10 systems
+    from jaxtyping import Bool, Float
 
 
 def interpolate(
@@ -83,10 +81,10 @@ def interpolate(
         nugget=nugget,
     )  # fmt: skip
     if state is None:
-        state = _filled_by_means(layout.grid, field, covered)
+        _fill_by_means(layout.grid, field, covered)
     else:
-        state = np.where(covered, field, state)
-    out = in_convention(state.astype(np.float32), convention)
+        np.copyto(field, state, where=~covered)
+    out = in_convention(field, convention)
     return out.assign_attrs(interpolation=f"{method}, exponential covariance, {range_km:g} km, "
                             f"{n_neighbours} neighbours within {radius_km:g} km")  # fmt: skip
 
@@ -98,7 +96,7 @@ def _one_state(background: xr.Dataset, layout: Layout) -> Float[np.ndarray, "nod
             f"a background of batch shape {state.shape[:-2]}", "one member at one time",
             "background.isel(member=0, time=0)",
         )], what="background")  # fmt: skip
-    return state.reshape(state.shape[-2:]).astype(np.float64)
+    return state.reshape(state.shape[-2:])
 
 
 def interpolated_state(
@@ -109,7 +107,7 @@ def interpolated_state(
 
     Returns
     -------
-    field : float64 array (node, channel)
+    field : float32 array (node, channel)
         Zero where not covered.
     covered : bool array (node, channel)
 
@@ -123,24 +121,28 @@ def interpolated_state(
     [280.0]
     """
     shape = (layout.grid.n_node, layout.n_channel)
-    state, seen = np.zeros(shape), np.zeros(shape, bool)
+    state, seen = np.zeros(shape, np.float32), np.zeros(shape, bool)
     for sites in channel_sites(tidy, layout):
         for one in _split(sites) if nugget else [sites]:
-            field, covered = krige(
-                layout.grid, one.place, one.value, range_km=range_km, n_neighbours=n_neighbours,
+            weights = kriging_weights(
+                layout.grid, one.place, range_km=range_km, n_neighbours=n_neighbours,
                 radius_km=radius_km, noise=_relative_noise(one) if nugget else None,
             )  # fmt: skip
-            state[:, one.channels] = field
-            seen[:, one.channels] = covered[:, None]
+            # Weights sum to 1: without their mean, values lose nothing in single precision.
+            mean = one.value.mean(0)
+            anomaly = (one.value - mean).astype(np.float32)
+            weights.apply(anomaly, state, one.columns, shift=mean)
+            seen[:, one.columns] = weights.covered[:, None]
     return state, seen
 
 
-def _filled_by_means(grid: Grid, field: np.ndarray, covered: np.ndarray) -> np.ndarray:
+def _fill_by_means(grid: Grid, field: np.ndarray, covered: np.ndarray) -> None:
     """Area mean of the covered points where not covered; NaN in channels without any."""
-    weight = grid.area_weights()[:, None] * covered
-    with np.errstate(invalid="ignore"):
-        mean = (weight * field).sum(0) / weight.sum(0)
-    return np.where(covered, field, mean)
+    for channel in np.flatnonzero(~covered.all(0)):
+        here = covered[:, channel]
+        area = grid.area_weights()[here]
+        column = field[:, channel]
+        column[~here] = (area @ column[here]) / area.sum() if here.any() else np.nan
 
 
 def _check_settings(method: str, range_km: float, n_neighbours: int, radius_km: float) -> None:
@@ -210,51 +212,13 @@ def krige(
     Examples
     --------
     >>> grid = Grid.from_coords([-45, 0, 45], [0, 120, 240])
-    >>> field, covered = krige(grid, unit_vectors(np.zeros(1), np.zeros(1)), np.array([[3.0]]))
+    >>> field, covered = krige(grid, np.array([[1.0, 0.0, 0.0]]), np.array([[3.0]]))
     >>> field[covered].tolist()
     [[3.0]]
     """
-    from scipy.spatial import KDTree
-
-    nodes = unit_vectors(grid.node_lat, grid.node_lon)
-    k = min(n_neighbours, len(place))
-    reach = min(radius_km / EARTH_RADIUS_KM, np.pi)
-    bound = np.nextafter(2.0 * np.sin(0.5 * reach), np.inf)
-    found = KDTree(place).query(nodes, k=k, distance_upper_bound=bound)
-    chord, near = (np.reshape(part, (grid.n_node, k)) for part in found)  # k = 1 comes flat
-    covered = np.isfinite(chord[:, 0])
-    field = np.zeros((grid.n_node, value.shape[1]))
-    noise = np.zeros(len(place)) if noise is None else noise
-    reached = np.flatnonzero(covered)
-    for start in range(0, reached.size, _CHUNK):
-        rows = reached[start : start + _CHUNK]
-        weight = _weights(chord[rows], near[rows], place, noise, range_km / EARTH_RADIUS_KM)
-        # One neighbour at a time: gathering (node, neighbour, channel) would not fit.
-        for j in range(k):
-            field[rows] += weight[:, j, None] * value[np.minimum(near[rows, j], len(place) - 1)]
-    return field, covered
-
-
-def _angle(chord: np.ndarray) -> np.ndarray:
-    return 2.0 * np.arcsin(np.clip(0.5 * chord, 0.0, 1.0))
-
-
-def _weights(
-    chord: Float[np.ndarray, "node neighbour"], near: Int[np.ndarray, "node neighbour"],
-    place: Float[np.ndarray, "site 3"], noise: Float[np.ndarray, "site"], scale: float,
-) -> Float[np.ndarray, "node neighbour"]:  # fmt: skip
-    """Solve all systems at once; absent neighbours have an identity row and weight zero."""
-    n, k = chord.shape
-    there = np.isfinite(chord)
-    index = np.where(there, near, 0)
-    where = place[index]
-    apart = np.linalg.norm(where[:, :, None, :] - where[:, None, :, :], axis=-1)
-    matrix = np.zeros((n, k + 1, k + 1))
-    both = there[:, :, None] & there[:, None, :]
-    matrix[:, :k, :k] = np.where(both, np.exp(-_angle(apart) / scale), 0.0)
-    diagonal = np.arange(k)
-    matrix[:, diagonal, diagonal] = np.where(there, 1.0 + noise[index], 1.0)
-    matrix[:, :k, k] = matrix[:, k, :k] = there
-    right = np.ones((n, k + 1, 1))
-    right[:, :k, 0] = np.where(there, np.exp(-_angle(np.where(there, chord, 0.0)) / scale), 0.0)
-    return np.linalg.solve(matrix, right)[:, :k, 0]
+    weights = kriging_weights(
+        grid, place, range_km=range_km, n_neighbours=n_neighbours, radius_km=radius_km, noise=noise
+    )
+    field = np.empty((grid.n_node, value.shape[1]))
+    weights.apply(np.asarray(value, np.float64), field)
+    return field, weights.covered

@@ -10,7 +10,8 @@ import xarray as xr
 
 from ..errors import InputError, Problem
 from ..state import Convention, Grid, Layout, from_state, read_metadata
-from ._sites import channel_sites, unit_vectors
+from ._sites import channel_sites, node_vectors
+from ._threads import n_threads
 from .table import to_tidy
 
 if TYPE_CHECKING:
@@ -69,8 +70,7 @@ def dilate_mask(
     layout = convention.layout
     if isinstance(obs, xr.DataArray):
         seen = _observed_nodes(obs, layout.grid)
-        one = _dilated(layout.grid, unit_vectors(layout.grid.node_lat, layout.grid.node_lon)[seen],
-                       sigma)  # fmt: skip
+        one = _dilated(layout.grid, node_vectors(layout.grid)[seen], sigma)
         mask = np.repeat(one[:, None], layout.n_channel, axis=1)
     else:
         mask = soft_mask(to_tidy(obs), layout, sigma=sigma)
@@ -95,7 +95,7 @@ def soft_mask(
     """
     mask = np.zeros((layout.grid.n_node, layout.n_channel), np.float32)
     for sites in channel_sites(tidy, layout):
-        mask[:, sites.channels] = _dilated(layout.grid, sites.place, sigma)[:, None]
+        mask[:, sites.columns] = _dilated(layout.grid, sites.place, sigma)[:, None]
     return mask
 
 
@@ -105,8 +105,7 @@ def _dilated(grid: Grid, place: Float[np.ndarray, "site 3"], sigma: float) -> np
 
     if not place.size:
         return np.zeros(grid.n_node, np.float32)
-    nodes = unit_vectors(grid.node_lat, grid.node_lon)
-    chord, _ = KDTree(place).query(nodes)
+    chord, _ = KDTree(place).query(node_vectors(grid), workers=n_threads())
     angle = 2.0 * np.arcsin(np.clip(0.5 * chord, 0.0, 1.0))
     cell = 2.0 * np.pi / grid.n_lon
     return np.exp(-0.5 * (angle / (sigma * cell)) ** 2).astype(np.float32)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ..errors import InputError, Problem
 from ..variables import VARIABLES
+from ._codes import name_codes, place_runs
 from .stencil import horizontal_stencil, is_vector_component, vertical_stencil
 
 if TYPE_CHECKING:
@@ -169,19 +170,24 @@ def observation_operator(
 
 
 def linear_rows(
-    tidy: xr.Dataset, layout: Layout
+    tidy: xr.Dataset, layout: Layout, coded: tuple[np.ndarray, list[str]] | None = None
 ) -> tuple[ObsVector | None, np.ndarray, dict[str, np.ndarray]]:
-    """As `observation_operator`, but None where no observation can be used."""
-    channel, level_weight, rejected = _channels(tidy, layout)
+    """As `observation_operator`, but None where no observation can be used.
+
+    ``coded`` are the variables as `name_codes` returns them, where they are known already.
+    """
+    code, names = name_codes(tidy["variable"].values) if coded is None else coded
+    channel, level_weight, rejected = _channels(code, names, tidy["level"].values, layout)
     kept = np.ones(tidy.sizes["obs"], bool)
     for where in rejected.values():
         kept[where] = False
     if not kept.any():
         return None, kept, rejected
     take = slice(None) if kept.all() else np.flatnonzero(kept)
+    turns = np.array([is_vector_component(name) for name in names])
     index, weight = sparse_rows(
         layout, tidy["lat"].values[take], tidy["lon"].values[take],
-        channel[take], level_weight[take], _turns_over(tidy["variable"].values[take], layout),
+        channel[take], level_weight[take], turns[code[take]],
     )  # fmt: skip
     obs = ObsVector(
         jnp.asarray(tidy["value"].values[take], jnp.float32),
@@ -206,39 +212,36 @@ def none_usable(n_obs: int, rejected: dict[str, np.ndarray], layout: Layout) -> 
     )
 
 
-def _turns_over(variable: np.ndarray, layout: Layout) -> np.ndarray:
-    """Which observations are of a vector component."""
-    turns = np.zeros(variable.shape, bool)
-    for name in filter(is_vector_component, layout.variables):
-        turns |= variable == name
-    return turns
-
-
 def _channels(
-    tidy: xr.Dataset, layout: Layout
+    code: np.ndarray, names: list[str], level: np.ndarray, layout: Layout
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Two channels and their weights for each observation, and which are rejected and why."""
-    variable, level = tidy["variable"].values, tidy["level"].values
-    channel = np.zeros((variable.size, 2), np.int64)
-    weight = np.zeros((variable.size, 2), np.float64)
-    known = np.zeros(variable.size, bool)
-    outside = np.zeros(variable.size, bool)
-    for name in layout.variables:
-        where = np.flatnonzero(variable == name)
-        if not where.size:
+    import pandas as pd
+
+    # Variables and levels repeat: neighbours and weights are looked up once for each pair.
+    level_code, levels = pd.factorize(level, use_na_sentinel=False)
+    pair, distinct = pd.factorize(code * np.int64(max(levels.size, 1)) + level_code)
+    of_name, of_level = np.divmod(distinct, max(levels.size, 1))
+    channel = np.zeros((distinct.size, 2), np.int32)
+    weight = np.zeros((distinct.size, 2))
+    known, inside = np.zeros(distinct.size, bool), np.ones(distinct.size, bool)
+    for number, name in enumerate(names):
+        if name not in layout.variables:
             continue
-        known[where] = True
+        mine = of_name == number
+        known[mine] = True
         start = layout.channel_slice(name).start
         if VARIABLES[name].on_levels:
-            near = vertical_stencil(layout.levels, level[where])
-            channel[where], weight[where] = start + near.level, near.weight
-            outside[where] = ~near.inside
+            near = vertical_stencil(layout.levels, levels[of_level[mine]])
+            channel[mine], weight[mine] = start + near.level, near.weight
+            inside[mine] = near.inside
         else:
-            channel[where], weight[where, 0] = start, 1.0
+            channel[mine], weight[mine, 0] = start, 1.0
     reasons = {"of a variable that the state does not have": ~known}
     if layout.levels:
-        reasons[f"outside the levels {layout.levels[0]} to {layout.levels[-1]} hPa"] = outside
-    return channel, weight, {r: np.flatnonzero(m) for r, m in reasons.items() if m.any()}
+        reasons[f"outside the levels {layout.levels[0]} to {layout.levels[-1]} hPa"] = ~inside
+    rejected = {r: np.flatnonzero(m[pair]) for r, m in reasons.items() if m.any()}
+    return np.take(channel, pair, axis=0), np.take(weight, pair, axis=0), rejected
 
 
 def sparse_rows(
@@ -258,22 +261,44 @@ def sparse_rows(
             ],
             what="observation operator",
         )
-    near = horizontal_stencil(layout.grid, lat, lon)
-    flips = near.across & turns[:, None]
-    horizontal = np.where(flips, -near.weight, near.weight)
-    if not level_weight[:, 1].any():  # all on levels: one channel each
-        channel, level_weight = channel[:, :1], level_weight[:, :1]
-    index = near.node[:, :, None] * layout.n_channel + channel[:, None, :]
-    weight = horizontal[:, :, None] * level_weight[:, None, :]
-    index = index.reshape(lat.size, -1).astype(np.int32)
-    weight = weight.reshape(lat.size, -1).astype(np.float32)
+    runs = place_runs(lat, lon)
+    near = horizontal_stencil(layout.grid, lat[runs.first], lon[runs.first])
+    node = (near.node * layout.n_channel).astype(np.int32)
+    if not level_weight[:, 1].any() and np.all(level_weight[:, 0] == 1.0):
+        # All on levels, one channel each: unused terms are left out once for each place.
+        share, node, across = _compact(near.weight.astype(np.float32), node, near.across)
+        weight = _turned(share, across, runs.of_row, turns)
+        node = np.where(share != 0, node, node[:, :1])
+        index = np.take(node, runs.of_row, axis=0)
+        index += channel[:, :1].astype(np.int32, copy=False)
+        return index, weight
+    horizontal = _turned(near.weight, near.across, runs.of_row, turns)
+    index = np.take(node, runs.of_row, axis=0)[:, :, None] + channel.astype(np.int32)[:, None, :]
+    weight = (horizontal[:, :, None] * level_weight[:, None, :]).astype(np.float32)
+    weight, index = _compact(weight.reshape(lat.size, -1), index.reshape(lat.size, -1))
+    return np.where(weight != 0, index, index[:, :1]), weight
+
+
+def _turned(
+    weight: Float[np.ndarray, "place term"], across: Bool[np.ndarray, "place term"],
+    place: Int[np.ndarray, "row"], turns: Bool[np.ndarray, "row"],
+) -> Float[np.ndarray, "row term"]:  # fmt: skip
+    """Weights of each row from those of its place; vector components turn over at the poles."""
+    rows = np.take(weight, place, axis=0)
+    if across.any():
+        over = np.flatnonzero(np.any(across, axis=1)[place] & turns)
+        rows[over] = np.where(across[place[over]], -rows[over], rows[over])
+    return rows
+
+
+def _compact(weight: Float[np.ndarray, "row term"], *tables: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Leave out terms of weight 0: no wider than the row with most other ones."""
     used = weight != 0
     width = int(used.sum(axis=1).max())
+    if width == weight.shape[1]:
+        return weight, *tables
     columns = np.flatnonzero(used.any(axis=0))
     if columns.size == width:  # all alike, as on the grid
-        index, weight = index[:, columns], weight[:, columns]
-    elif width < weight.shape[1]:
-        order = np.argsort(~used, axis=1, kind="stable")[:, :width]
-        index = np.take_along_axis(index, order, axis=1)
-        weight = np.take_along_axis(weight, order, axis=1)
-    return np.where(weight != 0, index, index[:, :1]), weight
+        return tuple(table[:, columns] for table in (weight, *tables))
+    order = np.argsort(~used, axis=1, kind="stable")[:, :width]
+    return tuple(np.take_along_axis(table, order, axis=1) for table in (weight, *tables))

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import InputError, Problem
 from ..variables import G0
+from ._codes import name_codes
 from ._inputs import around, bilinear, field, gather, input_terms, usable
 from .nonlinear import PARAMETERS, LocalCall, Operator, StateCall, as_operators
 from .operators import ObsVector, linear_rows
@@ -103,19 +104,16 @@ def observation_rows(
         If an operator of the user asks for what the state does not have, cannot be traced by
         JAX, or returns another shape than one number for each observation.
     """
-    import pandas as pd
-
     own = as_operators(operators)
-    names = tidy["variable"].values
-    present = set(pd.unique(names.astype(object)))
+    code, names = name_codes(tidy["variable"].values)
     rejected: dict[str, np.ndarray] = {}
     local: list[LocalGroup] = []
     state: list[StateGroup] = []
-    direct = np.ones(names.size, bool)
+    direct = np.ones(code.size, bool)
     for name, ways in _ways(own, layout):
-        if name not in present:
+        if name not in names:
             continue
-        where = np.flatnonzero(names == name)
+        where = np.flatnonzero(code == names.index(name))
         direct[where] = False
         if name in own and own[name].inputs is None:
             state.append(_state_group(name, own[name], tidy, where, layout))
@@ -124,7 +122,7 @@ def observation_rows(
     linear, position = None, np.flatnonzero(direct)
     if direct.any():
         sub = tidy if direct.all() else tidy.isel(obs=position)
-        linear, kept, reasons = linear_rows(sub, layout)
+        linear, kept, reasons = linear_rows(sub, layout, (code[position], names))
         rejected |= {reason: position[where] for reason, where in reasons.items()}
         position = position[kept]
     return Rows(linear, position, tuple(local), tuple(state), rejected)

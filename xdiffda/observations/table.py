@@ -24,6 +24,7 @@ import xarray as xr
 
 from ..errors import InputError, Problem, raise_if
 from ._checks import find_problems, repeated
+from ._codes import name_codes
 from ._columns import SUFFIX
 from ._names import KNOWN, own_variables
 from ._read import NUMERIC, OPTIONAL, Raw, read
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
     from .rows import Operators
 
+# Columns of more cells than this, and than so many for each observation, are refused.
+_LARGE, _EMPTY = 10**8, 1000
 _COORDS = ("variable", "lat", "lon", "level", "time", "station", "kind", *NUMERIC)
 _ATTRS = {
     "lat": {"units": "degrees_north", "standard_name": "latitude"},
@@ -120,6 +123,10 @@ def _readable(obs: xr.Dataset | pd.DataFrame, operators: Operators | None = None
 
 def _tidy(raw: Raw) -> xr.Dataset:
     fields = raw.fields
+    present = np.flatnonzero(np.bincount(fields["variable"], minlength=len(raw.names)))
+    # only as wide as the longest name in use: a fixed width costs four bytes a letter
+    rank = np.searchsorted(present, fields["variable"])
+    fields["variable"] = np.array([raw.names[i] for i in present])[rank]
     data = {name: ("obs", column, _ATTRS.get(name, {})) for name, column in fields.items()}
     coords = {name: data.pop(name) for name in _COORDS if name in data}
     return xr.Dataset(data, coords, dict(raw.attrs))
@@ -147,7 +154,7 @@ def to_columns(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = 
     Raises
     ------
     InputError
-        As `to_tidy`.
+        As `to_tidy`; or if the columns would be large and nearly empty.
 
     Examples
     --------
@@ -163,16 +170,17 @@ def to_columns(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = 
     known = KNOWN | own_variables(as_operators(operators))
     keys = [name for name in ("lat", "lon", "time", *OPTIONAL) if name in tidy.variables]
     station = _first_seen([tidy[name].values for name in keys])
-    names, level = tidy["variable"].values, tidy["level"].values
-    name_code, _ = pd.factorize(names.astype(object))
+    level = tidy["level"].values
+    name_code, names = name_codes(tidy["variable"].values)
     level_code, level_values = pd.factorize(level, use_na_sentinel=True)
     cell = pd.DataFrame({"station": station, "name": name_code, "level": level_code})
     row = _first_seen([station, cell.groupby(["station", "name", "level"]).cumcount().to_numpy()])
     _, first = np.unique(row, return_index=True)
+    _check_fill(first.size, level_values.size, level.size)
     rank = np.argsort(np.argsort(level_values))
     columns = {}
-    for name in dict.fromkeys(names.tolist()):
-        where = np.flatnonzero(names == name)
+    for code, name in enumerate(names):
+        where = np.flatnonzero(name_code == code)
         on_levels = known[name].on_levels or bool(np.isfinite(level[where]).any())
         shape = (first.size, level_values.size) if on_levels else (first.size,)
         place = (row[where], rank[level_code[where]]) if on_levels else (row[where],)
@@ -188,6 +196,18 @@ def to_columns(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = 
         coords["level"] = ("level", ascending.astype(np.int64) if whole else ascending,
                            _ATTRS["level"])  # fmt: skip
     return xr.Dataset(columns, coords, tidy.attrs)
+
+
+def _check_fill(n_station: int, n_level: int, n_obs: int) -> None:
+    """Refuse columns that would be memory full of NaN: every report on a level of its own."""
+    n_cell = n_station * n_level
+    if n_cell > max(_LARGE, _EMPTY * n_obs):
+        raise InputError([Problem(
+            f"{n_obs} observations of {n_station} stations on {n_level} levels: columns of "
+            f"{16e-9 * n_cell:.0f} GB for each variable, nearly all of it NaN",
+            "few levels that many stations share, or tidy observations, which everything takes "
+            "as well", "to_columns(obs.assign_coords(level=obs.level.round(-1)))",
+        )], what="to_columns")  # fmt: skip
 
 
 def _first_seen(columns: list[np.ndarray]) -> np.ndarray:
