@@ -107,8 +107,25 @@ def test_chunks_and_half_precision_take_less() -> None:
     shared, member = temporary_bytes(config, size)
     half = temporary_bytes(dataclasses.replace(config, dtype="bfloat16"), size)
     assert half == (shared // 2, member // 2)
-    chunked = temporary_bytes(config, size, edge_chunk=2**17)
-    assert chunked[0] < shared / 5 and chunked[1] < member / 2
+    chunked = temporary_bytes(dataclasses.replace(config, edge_chunk=2**17), size)
+    assert chunked[0] < shared / 5 and chunked[1] < member / 1.5
+
+
+def test_the_plan_for_one_degree_is_what_was_measured() -> None:
+    """Peak of a process on a CPU, one float32 evaluation (tests/benchmarks/README.md)."""
+    for chunk, measured in ((0, 3.93e9), (4096, 1.77e9)):
+        plan = xdiffda.plan(grid=1, members=1, obs=0, device="cpu", edge_chunk=chunk)
+        assert 1 / 1.3 < plan.memory_bytes / measured < 1.3
+    # what XLA reserves for itself, at this size: minutes to compile
+    config = NetworkConfig(186, 83, conditioning_width=16)
+    size = Dimensions(65160, 10242, 101_892, 81_900, 195_480)
+    for batch, chunk, prepared, reserved in (
+        (1, 0, False, 2.691), (1, 0, True, 1.897 + 0.92), (4, 0, True, 6.418 + 0.92),
+        (1, 4096, False, 0.710), (4, 4096, False, 2.301), (1, 16384, False, 0.96),
+    ):  # fmt: skip
+        own = dataclasses.replace(config, edge_chunk=chunk)
+        shared, member = temporary_bytes(own, size, prepared=prepared)
+        assert shared + batch * member == pytest.approx(1e9 * reserved, rel=0.15)
 
 
 def test_a_plan_adds_up() -> None:

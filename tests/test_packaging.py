@@ -122,7 +122,8 @@ def test_core_is_free_of_testbed_and_name_traps(project: dict) -> None:
 
 def test_extras(project: dict) -> None:
     assert set(project["optional-dependencies"]) == {
-        "cuda", "interactive", "obs", "train", "cloud", "scale", "osse", "test", "docs", "dev",
+        "cuda", "interactive", "obs", "train", "cloud", "scale", "icechunk", "osse", "test", "docs",
+        "dev",
     }  # fmt: skip
     (eccodeslib,) = (r for r in requirements_of(project, ("obs",)) if r.name == "eccodeslib")
     assert Version("2.47.3") in eccodeslib.specifier

@@ -16,6 +16,7 @@ from test_cycle_store import same_bytes
 
 import xdiffda
 from xdiffda import reanalysis
+from xdiffda._region_store import FolderStore
 from xdiffda.errors import InputError, StorageError
 
 N_TIMES = 3
@@ -128,7 +129,7 @@ def test_a_store_of_another_version_is_left_as_it_is(
     with pytest.raises(InputError, match="version = '0.0.7'.*pip install \"xdiffda==0.0.7\""):
         world.run(*given, out)
     assert _stored(out) == before
-    job = reanalysis.Job(str(out), "time", "speedy", "0.0.7", 2, 0, {})
+    job = reanalysis.Job(FolderStore(out), "time", "speedy", "0.0.7", 2, 0, {})
     with pytest.raises(StorageError, match="this worker has xdiffda .* the store is of 0.0.7"):
         reanalysis.analyse_one(job, 0, reanalysis.Input(xr.Dataset(), None))
 

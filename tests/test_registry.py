@@ -12,16 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import xdiffda
+from xdiffda._model_files import flatten, pack_symmetric, read_card, unpack_symmetric
 from xdiffda.errors import ModelError
-from xdiffda.registry import (
-    FILES,
-    flatten,
-    load_card,
-    models_folder,
-    pack_symmetric,
-    resolve,
-    unpack_symmetric,
-)
+from xdiffda.registry import FILES, models_folder, resolve
 
 SPEEDY = models_folder() / "speedy"
 
@@ -37,7 +30,7 @@ def copy(tmp_path: Path) -> Path:
 
 def _accept(folder: Path, file: str) -> None:
     """Write the digest of a changed file into the card, so that later checks are reached."""
-    card = load_card(folder)
+    card = read_card(folder)
     card["sha256"][file] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
     (folder / "card.json").write_text(json.dumps(card))
 
@@ -61,7 +54,7 @@ def test_a_model_is_loaded_once_and_by_either_name() -> None:
 
 
 def test_the_card_tells_the_truth_about_the_files() -> None:
-    card, prior = load_card(SPEEDY), xdiffda.load_model("speedy")
+    card, prior = read_card(SPEEDY), xdiffda.load_model("speedy")
     weights = load_file(SPEEDY / "denoiser.safetensors")
     assert card["parameters"] == sum(w.size for w in weights.values())
     assert card["variables"] == list(prior.layout.variables)
@@ -142,7 +135,26 @@ def test_weights_of_another_network_are_refused(copy: Path) -> None:
 @pytest.mark.parametrize("file", FILES)
 def test_a_missing_file_is_named(copy: Path, file: str) -> None:
     (copy / file).unlink()
-    with pytest.raises(ModelError, match=f"(?s){file} not found.*load_model\\('speedy'\\)"):
+    repair = "load_model\\('speedy'\\)" if file == "card.json" else "pip install"
+    with pytest.raises(ModelError, match=f"(?s){file} not found.*{repair}"):
+        xdiffda.load_model(copy)
+
+
+def test_a_foreign_folder_is_refused_by_what_it_holds(copy: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "weights.pt").write_bytes(b"\x80")
+    with pytest.raises(ModelError, match="only weights.pt; needed .*pickled weights never"):
+        xdiffda.load_model(other)
+    card = read_card(copy)
+    (copy / "card.json").write_text(json.dumps(card | {"kind": "flow"}))
+    with pytest.raises(ModelError, match="the kind 'flow'; needed one of testbed, diffda"):
+        xdiffda.load_model(copy)
+    (copy / "card.json").write_text(json.dumps({"name": "x", "levels": []}))
+    with pytest.raises(ModelError, match="does not tell 'variables'.*'network'"):
+        xdiffda.load_model(copy)
+    (copy / "card.json").write_text("[1]")
+    with pytest.raises(ModelError, match="no object of names"):
         xdiffda.load_model(copy)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from xdiffda._devices import Schedule, make_schedules
 from xdiffda._settings import Settings
 from xdiffda.errors import InputError, Problem
-from xdiffda.graphcast.chunks import member_bytes, shared_bytes
+from xdiffda.graphcast.costs import Dimensions, temporary_bytes
 from xdiffda.options import get_options
 from xdiffda.prior import Prior
 
@@ -47,8 +47,10 @@ def needed(prior: Prior) -> Need:
     shared, member = _size(trees), STATES * state
     network, graph = getattr(prior, "_network", None), getattr(prior, "_graph", None)
     if network is not None and graph is not None:
-        shared += _size((network, graph)) + shared_bytes(network.backbone, graph)
-        member += member_bytes(network.backbone, graph)
+        config = network.backbone.config
+        once, each = temporary_bytes(config, Dimensions.of(graph), prepared=True)
+        shared += _size((network, graph)) + once
+        member += each
     return Need(shared, member)
 
 

@@ -108,16 +108,16 @@ def plan(
     n_channel = 6 * levels + 4
     config = NetworkConfig(
         3 * n_channel + _STATIC + _SEASON, n_channel, latent=latent, dtype=dtype,
-        processor_steps=processor_steps, conditioning_width=_CONDITIONING,
+        processor_steps=processor_steps, conditioning_width=_CONDITIONING, edge_chunk=edge_chunk,
     )  # fmt: skip
     task = Task(
         where, Dimensions.of_grid(where.n_lat, where.n_lon, mesh), config,
-        min(limit, 63 if truncation is None else truncation), int(obs), edge_chunk,
+        min(limit, 63 if truncation is None else truncation), int(obs),
     )  # fmt: skip
     share = -(-members // devices)
     most = min(max_batch, share)
     batch = task.members_that_fit(unit, most)
-    memory = task.shared_bytes + batch * task.member_bytes
+    memory = task.shared_bytes + batch * task.member_bytes + unit.process
     fits = not unit.memory or memory <= _USABLE * unit.memory
     tally = count(config, task.size, batch=batch)
     evaluation = task.seconds(unit, tally)
@@ -146,8 +146,6 @@ class Task:
         Largest total wavenumber of V.
     n_obs
         Scalar observations.
-    edge_chunk
-        Edges computed at a time; 0 for all.
     """
 
     grid: Grid
@@ -155,7 +153,6 @@ class Task:
     config: NetworkConfig
     truncation: int
     n_obs: int
-    edge_chunk: int = 0
 
     @property
     def n_edge(self) -> int:
@@ -176,16 +173,20 @@ class Task:
         # functions along rows with their inverse, and V or B at about ten noise levels
         basis = 2 * _FLOAT * self.n_coefficient * self.grid.n_lat
         blocks = 10 * _FLOAT * (self.truncation + 1) * self.config.n_outputs**2
-        temporary, _ = temporary_bytes(self.config, self.size, edge_chunk=self.edge_chunk)
+        temporary, _ = temporary_bytes(self.config, self.size, prepared=True)
         given = _FLOAT * self.size.grid * (self.config.n_outputs + _STATIC)
         return weights + graph + basis + blocks + temporary + given + _PER_OBS * self.n_obs
 
     @property
     def member_bytes(self) -> int:
         """Memory of each member that is computed at the same time."""
-        _, temporary = temporary_bytes(self.config, self.size, edge_chunk=self.edge_chunk)
+        _, temporary = temporary_bytes(self.config, self.size, prepared=True)
         states = _STATES * self.config.n_outputs * (self.size.grid + self.n_coefficient)
         return temporary + _FLOAT * (states + self.size.grid * self.config.n_inputs)
+
+    def computed(self, **options: Any) -> Task:
+        """The same task computed in another way."""
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, **options))
 
     def members_that_fit(self, device: Device, most: int) -> int:
         """Members computed together: as many as fit, at least one, at most ``most``."""
@@ -218,10 +219,10 @@ class Task:
 
     def advice(self, device: Device) -> tuple[str, ...]:
         """What reduces the memory, with what one member then needs."""
-        half = dataclasses.replace(self, config=dataclasses.replace(self.config, dtype="bfloat16"))
-        chunk = dataclasses.replace(self, edge_chunk=min(self.edge_chunk or _CHUNK, _CHUNK))
-        both = dataclasses.replace(half, edge_chunk=chunk.edge_chunk)
-        words = ['dtype="bfloat16"', f"edge_chunk={chunk.edge_chunk}"]
+        edges = min(self.config.edge_chunk or _CHUNK, _CHUNK)
+        half, chunk = self.computed(dtype="bfloat16"), self.computed(edge_chunk=edges)
+        both = half.computed(edge_chunk=edges)
+        words = ['dtype="bfloat16"', f"edge_chunk={edges}"]
         ways = {"max_batch=1": self, words[0]: half, words[1]: chunk, ", ".join(words): both}
         if half == self:
             ways = {"max_batch=1": self, words[1]: chunk}

@@ -13,6 +13,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from xdiffda import registry
+from xdiffda._model_files import read_card
 from xdiffda._published import is_published, load_published
 from xdiffda.errors import ModelError
 from xdiffda.graphcast import Forecaster, load
@@ -178,7 +179,7 @@ def _cached(name: str | Path | None) -> tuple[Forecaster, Rollout]:
 def _load(folder: Path, stamp: tuple[tuple[int, int], ...]) -> tuple[Forecaster, Rollout]:
     net = load(folder / "forecaster.npz")
     statistics = registry.load_statistics(folder)
-    layout = registry.layout_of(registry.load_card(folder), statistics)
+    layout = registry.layout_of(read_card(folder), statistics)
     forecaster = _forecaster(net, statistics, layout)
     task = net.task
     wrong = {

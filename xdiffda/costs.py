@@ -23,6 +23,9 @@ class Device:
         Bytes; 0 where it is not known.
     efficiency
         Share of the peaks that is reached.
+    process
+        Bytes of its memory that the program itself takes: Python, libraries and compiled code,
+        where they lie in the same memory.
 
     Examples
     --------
@@ -36,6 +39,7 @@ class Device:
     bandwidth: float
     memory: float = 0.0
     efficiency: float = 0.4
+    process: int = 0
 
     def rate(self, dtype: str) -> float:
         """Operations per second that are reached."""
@@ -48,7 +52,7 @@ class Device:
 
 # Peaks are those of the makers' data sheets (dense, SXM); of a core, two AVX-512 units at 2.3 GHz.
 DEVICES: dict[str, Device] = {
-    "cpu": Device("CPU core", 147e9, 147e9, 10e9, 0, 0.5),
+    "cpu": Device("CPU core", 147e9, 147e9, 10e9, 0, 0.5, 600_000_000),
     "a100": Device("A100 80 GB", 19.5e12, 312e12, 2.0e12, 80e9),
     "h100": Device("H100 80 GB", 67e12, 989e12, 3.35e12, 80e9),
     "h200": Device("H200 141 GB", 67e12, 989e12, 4.8e12, 141e9),
@@ -80,7 +84,7 @@ class Plan:
     shared_bytes, member_bytes : int
         Memory on each device: of weights, graph and basis, and of each member of a batch.
     memory_bytes : int
-        What a device needs: both of them, and the observations.
+        What a device needs: both of them, the observations, and on a CPU the program.
     fits : bool
         Whether that is within 0.9 of the device's memory (True where that is not known).
     storage_bytes : int

@@ -1,37 +1,38 @@
 """DiffDA: a denoiser fine-tuned from a published GraphCast, as a prior for `assimilate`.
 
 Huang et al. (2024), arXiv 2401.05932. `xdiffda.train` makes them (task ``diffda``); here is what
-is needed to use one. A folder holds ``card.json`` and two safetensors files; nothing executes.
+is needed to use one. `xdiffda.load_model` reads the folder that a run leaves.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
+from xdiffda._model_files import STATISTICS, fill, need_arrays, unpack_symmetric
 from xdiffda.covariance import SpectralCovariance
 from xdiffda.diffusion.denoiser import NoiseEncoder
 from xdiffda.diffusion.pretrained import Places, PretrainedNetwork
-from xdiffda.errors import InputError, ModelError, Problem
+from xdiffda.errors import InputError, Problem
 from xdiffda.gencast.forecaster import clock_forcings
 from xdiffda.graphcast.forcings import solar_radiation
 from xdiffda.graphcast.graph import Graph, build_graph
 from xdiffda.graphcast.network import GraphCast, NetworkConfig
 from xdiffda.network_prior import DiffusionPrior
-from xdiffda.registry import _fill, _load_arrays, unpack_symmetric
 from xdiffda.spectral import sphere_basis
 from xdiffda.state import Grid, Layout
 
-FILES = ("card.json", "denoiser.safetensors", "statistics.safetensors")
 SOLAR = "toa_incident_solar_radiation"
+_STATISTICS = (
+    "lat", "lon", "mean", "stddev", "scale", "unresolved", "b_blocks", "given_mean", "given_stddev",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ class GivenChannels:
 class DiffDAPrior(DiffusionPrior):
     """p(truth | background) of a denoiser that was fine-tuned from a published GraphCast.
 
-    Make one with `xdiffda.train` (task ``diffda``) and read it with `load`.
+    Make one with `xdiffda.train` (task ``diffda``) and read it with `xdiffda.load_model`.
 
     Parameters
     ----------
@@ -127,49 +128,26 @@ class DiffDAPrior(DiffusionPrior):
         return jnp.asarray(self._given(time))[:, None]
 
 
-def load(folder: str | Path) -> DiffDAPrior:
-    """Read what a run of task ``diffda`` left in the folder ``model`` of its output.
+def build(
+    card: Mapping[str, Any], statistics: Mapping[str, np.ndarray], weights: dict[str, np.ndarray]
+) -> DiffDAPrior:
+    """Assemble a prior from the contents of its files.
 
     Raises
     ------
     ModelError
-        If a file is missing or damaged.
-
-    Examples
-    --------
-    >>> load("no/such/folder")
-    Traceback (most recent call last):
-    ...
-    xdiffda.errors.ModelError: no/such/folder: card.json, denoiser.safetensors, \
-statistics.safetensors not found; needed the folder `model` of a run: \
-`python -m xdiffda.train CONFIG.toml`
+        If an array is missing, or the weights are of another network.
     """
-    folder = Path(folder)
-    if missing := [name for name in FILES if not (folder / name).exists()]:
-        raise ModelError(
-            f"{folder}: {', '.join(missing)} not found; needed the folder `model` of a run: "
-            "`python -m xdiffda.train CONFIG.toml`"
-        )
-    try:
-        card = json.loads((folder / "card.json").read_text())
-    except ValueError as error:
-        raise ModelError(f"cannot read {folder / 'card.json'}: {error}") from error
-    statistics = _load_arrays(folder / "statistics.safetensors")
-    return build(card, statistics, _load_arrays(folder / "denoiser.safetensors"))
-
-
-def build(
-    card: Mapping[str, Any], statistics: Mapping[str, np.ndarray], weights: dict[str, np.ndarray]
-) -> DiffDAPrior:
-    """Assemble a prior from the contents of its files."""
+    fields = {name: f"static_{name}" for name in card["static"]}
+    need_arrays(STATISTICS, statistics, (*_STATISTICS, *fields.values()))
     grid = Grid(tuple(statistics["lat"].tolist()), tuple(statistics["lon"].tolist()))
     layout = Layout(grid, tuple(card["variables"]), tuple(card["levels"]))
     blocks = unpack_symmetric(statistics["b_blocks"])
     basis = sphere_basis(grid.lat, grid.lon, len(blocks) - 1)
-    static = {name: statistics[f"static_{name}"] for name in card["static"]}
     given = GivenChannels(
-        grid, tuple(card["given"]), statistics["given_mean"], statistics["given_stddev"], static
-    )
+        grid, tuple(card["given"]), statistics["given_mean"], statistics["given_stddev"],
+        {name: statistics[stored] for name, stored in fields.items()},
+    )  # fmt: skip
     return DiffDAPrior(
         card["name"], layout, np.repeat(statistics["scale"], grid.n_lon, axis=0),
         SpectralCovariance.from_blocks(basis, blocks), network=_network(card, weights),
@@ -181,7 +159,11 @@ def build(
 
 def _network(card: Mapping[str, Any], weights: dict[str, np.ndarray]) -> PretrainedNetwork:
     config = NetworkConfig(**card["network"])
-    one, two = jax.random.split(jax.random.key(0))
     places = Places(*(tuple(part) for part in card["places"]))
-    encoder = NoiseEncoder(config.conditioning_width, key=two)
-    return _fill(PretrainedNetwork(GraphCast(config, key=one), encoder, places), weights)
+
+    def untrained(key: PRNGKeyArray) -> PretrainedNetwork:
+        encoder = NoiseEncoder(config.conditioning_width, key=key)
+        return PretrainedNetwork(GraphCast(config, key=key), encoder, places)
+
+    # shapes alone: random weights would be drawn only to be replaced
+    return fill(eqx.filter_eval_shape(untrained, jax.random.key(0)), weights)

@@ -11,13 +11,11 @@ import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from xdiffda import _region_store as store
 from xdiffda import registry
 from xdiffda._analyses_record import account, describe, state_digest, template, tidy_digest
 from xdiffda._backgrounds import Backgrounds, read_backgrounds
@@ -25,6 +23,8 @@ from xdiffda._cluster import Task, run_tasks
 from xdiffda._coordinates import find_axes
 from xdiffda._cycle_config import Assimilation, assimilation_settings
 from xdiffda._cycle_store import with_labels
+from xdiffda._icechunk_store import as_store
+from xdiffda._region_store import COMPLETE, Store, need_times
 from xdiffda._settings import check_settings
 from xdiffda._stream import Source, duration, make_source
 from xdiffda._streams import open_streams, run_streams
@@ -40,7 +40,7 @@ def assimilate_store(
     background: xr.Dataset,
     obs: Any,
     *,
-    out: str | os.PathLike,
+    out: str | os.PathLike | Any,
     n_members: int = 8,
     seed: int = 0,
     model: str | Prior | None = None,
@@ -63,8 +63,10 @@ def assimilate_store(
     obs : Dataset, DataFrame or callable
         Observations of all times, in columns or tidy; or a callable from a time to the
         observations of its window, such as `xdiffda.cycle.emulated_stream`.
-    out : path
-        Zarr store, ``.zarr``, in a folder that all workers see.
+    out : path or icechunk.Repository
+        Zarr store, ``.zarr``, in a folder that all workers see. Or an icechunk repository, in
+        which each analysis is one commit on the branch ``main``: the object, wherever it
+        stores, or ``"icechunk://FOLDER"`` for one on a disk (extra ``icechunk``).
     n_members, seed, model
         As in `xdiffda.assimilate`. On a cluster, a name is loaded by each worker for itself; a
         prior is sent with every task.
@@ -100,34 +102,33 @@ def assimilate_store(
     >>> analyses["n_obs_used"].sizes["time"]
     2
     """
-    path, prior = Path(out), registry.resolve(model)
+    store, prior = as_store(out), registry.resolve(model)
     keywords = _keywords(settings)
     checked = check_settings(prior, n_members=n_members, seed=seed, **keywords)
     backgrounds = read_backgrounds(background, prior.layout, checked)
     convention = backgrounds.convention
-    store.need_times(background, backgrounds.times, convention.batch_dims)
+    need_times(background, backgrounds.times, convention.batch_dims)
     dim = str(convention.axes["time"].dim)
     source, stamps = make_source(obs, checked.window)
     _need_observations(stamps, backgrounds.times, checked.window, dim)
     config = describe(backgrounds, prior, checked, obs)
-    if path.exists():
-        store.check_config(path, config, "assimilate_store")
-        _same_background(path, backgrounds, prior)
+    if store.exists():
+        store.check_config(config)
+        _same_background(store, backgrounds, prior)
     else:
-        blank = template(backgrounds, prior, checked, dim)
-        store.create(path, blank, dim, config)
-    missing = store.missing_times(path)
+        store.create(template(backgrounds, prior, checked, dim), dim, config)
+    missing = store.missing_times()
     name = model if isinstance(model, str) else model or get_options().default_model
-    job = Job(str(path), dim, name, config["version"], n_members, seed, keywords)
+    job = Job(store, dim, name, config["version"], n_members, seed, keywords)
     wanted = get_options().progress if progress is None else progress
     run_tasks(
         analyse_one, _tasks(job, backgrounds, source, missing), client, total=len(missing),
         what="assimilate", progress=wanted,
     )  # fmt: skip
-    return open_analyses(path)
+    return open_analyses(store)
 
 
-def open_analyses(out: str | os.PathLike) -> xr.Dataset:
+def open_analyses(out: str | os.PathLike | Any) -> xr.Dataset:
     """Open a store of `assimilate_store`, also while it grows; shows complete times only.
 
     `xarray.open_zarr` on the same path shows all times, and a variable ``complete`` that says
@@ -135,7 +136,8 @@ def open_analyses(out: str | os.PathLike) -> xr.Dataset:
 
     Parameters
     ----------
-    out : path
+    out : path or icechunk.Repository
+        As in `assimilate_store`.
 
     Returns
     -------
@@ -149,8 +151,8 @@ def open_analyses(out: str | os.PathLike) -> xr.Dataset:
     StorageError
         If there is no such store.
     """
-    config = store.read_config(Path(out))
-    return with_labels(store.open_complete(Path(out), config["dim"]))
+    store = as_store(out)
+    return with_labels(store.open_complete(store.read_config()["dim"]))
 
 
 def has_times(background: xr.Dataset) -> bool:
@@ -163,7 +165,7 @@ def has_times(background: xr.Dataset) -> bool:
 class Job:
     """What the analyses of a store have in common; goes to the workers."""
 
-    path: str
+    store: Store
     dim: str
     model: str | Prior
     version: str
@@ -191,8 +193,8 @@ def analyse_one(job: Job, i: int, given: Input) -> None:
 
     if __version__ != job.version:
         raise StorageError(
-            f"{job.path}: this worker has xdiffda {__version__}, the store is of {job.version}; "
-            f'repair: `pip install "xdiffda=={job.version}"` on the workers'
+            f"{job.store.name}: this worker has xdiffda {__version__}, the store is of "
+            f'{job.version}; repair: `pip install "xdiffda=={job.version}"` on the workers'
         )
     if given.tidy is None:
         raise InputError(
@@ -212,7 +214,7 @@ def analyse_one(job: Job, i: int, given: Input) -> None:
     }
     digests = state_digest(state, registry.resolve(job.model)), tidy_digest(given.tidy)
     record = analysis.merge(account(observed, digests, job.dim))
-    store.write_time(Path(job.path), i, record, job.dim)
+    job.store.write_time(i, record, job.dim)
 
 
 def _keywords(settings: Assimilation | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -260,21 +262,21 @@ def _need_observations(stamps: np.ndarray | None, times: list[Any], window: Any,
         )  # fmt: skip
 
 
-def _same_background(path: Path, backgrounds: Backgrounds, prior: Prior) -> None:
+def _same_background(store: Store, backgrounds: Backgrounds, prior: Prior) -> None:
     """Compare one complete time with what it was made of."""
     import dask
 
-    done = np.flatnonzero(store.read_array(path, store.COMPLETE) == 1)
+    done = np.flatnonzero(store.read_array(COMPLETE) == 1)
     if not done.size:
         return
     i = int(done[0])
-    stored = int(store.read_array(path, "background_digest")[i])
+    stored = int(store.read_array("background_digest")[i])
     with dask.config.set(scheduler="synchronous"):
         found = state_digest(backgrounds.at(i), prior)
     if stored != found:
         raise InputError(
             [Problem(f"another background at {str(backgrounds.times[i])[:16]} than that of the "
-                     f"analysis in {path}", "the same, or another store",
-                     f"assimilate_store(..., out={str(path.with_name(path.stem + '-2.zarr'))!r})")],
+                     f"analysis in {store.name}", "the same, or another store",
+                     f"assimilate_store(..., out={store.another})")],
             what="existing store, which is left as it is",
         )  # fmt: skip

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 from xdiffda._catalogue import RELEASES, did_you_mean, nearest
+from xdiffda._model_files import (
+    CARD,
+    FORECASTER,
+    KINDS,
+    STATISTICS,
+    TESTBED,
+    WEIGHTS,
+    Digests,
+    digests,
+    examine,
+    fill,
+    kind_of,
+    read_arrays,
+    read_card,
+    unpack_symmetric,
+    verify,
+)
 from xdiffda._published import is_published, load_published, published_rows
+from xdiffda.diffda import build as build_diffda
 from xdiffda.errors import ModelError
 from xdiffda.network_prior import DiffusionPrior
 from xdiffda.options import get_options
 from xdiffda.prior import Prior
 from xdiffda.state import Grid, Layout
 
-FILES = ("card.json", "denoiser.safetensors", "statistics.safetensors", "forecaster.npz")
+FILES = KINDS[TESTBED].files
 
 
 def models_folder() -> Path:
@@ -53,7 +68,7 @@ def models() -> xr.Dataset:
 
 
 def _bundled_rows() -> list[dict[str, Any]]:
-    cards = [load_card(path.parent) for path in sorted(models_folder().glob("*/card.json"))]
+    cards = [read_card(path.parent) for path in sorted(models_folder().glob(f"*/{CARD}"))]
     rows = []
     for card in cards:
         files = [models_folder() / card["name"] / file for file in FILES]
@@ -89,17 +104,18 @@ def resolve(model: str | Prior | None) -> Prior:
 
 
 def load_model(name: str | Path) -> Any:
-    """Load a model by its name, or from a folder of the same files.
+    """Load a model by its name, or from a folder that a training run left.
 
     Parameters
     ----------
     name : str or path
-        A name of `models`, or a folder laid out like a bundled model. Published weights are
-        fetched when they are first used (`xdiffda.fetch`).
+        A name of `models`, or a folder: laid out like a bundled model, or the folder ``model``
+        of a fine-tuned GraphCast (`xdiffda.diffda`). Published weights are fetched when they
+        are first used (`xdiffda.fetch`).
 
     Returns
     -------
-    DiffusionPrior, GenCastPrior or Forecaster
+    DiffusionPrior, DiffDAPrior, GenCastPrior or Forecaster
         Cached by the digest of its files. GraphCast is a `Forecaster`, 6 h a step. GenCast is a
         prior, conditioned on the states 24 and 12 h before the analysis: tell it those with
         `GenCastPrior.given`.
@@ -107,7 +123,8 @@ def load_model(name: str | Path) -> Any:
     Raises
     ------
     ModelError
-        If there is no such model, a file is missing, or its content is damaged.
+        If there is no such model, a file is missing or of another kind, or its content is not
+        what the digests in the card say.
     StorageError
         If published weights can neither be fetched nor read.
 
@@ -118,87 +135,52 @@ def load_model(name: str | Path) -> Any:
     """
     if is_published(name):
         return load_published(str(name))
-    folder = model_folder(name)
-    return _load(folder, _digest(folder))
+    folder = _existing(name)
+    return _load(folder, digests(folder, examine(folder)))
 
 
 def model_folder(name: str | Path) -> Path:
-    """The folder of a model by its name, or a folder given as such; all files are there.
+    """The folder of a model with a forecaster, by its name or given as such; all files are there.
 
     Raises
     ------
     ModelError
-        If a file is missing.
+        If a file is missing, or the model is a prior alone.
     """
-    folder = Path(name) if Path(name).is_dir() else models_folder() / str(name)
-    missing = [file for file in FILES if not (folder / file).exists()]
-    if missing:
-        bundled = [p.parent.name for p in models_folder().glob("*/card.json")]
-        known = [*bundled, *RELEASES]
-        repair = bundled[0] if Path(name).is_dir() else nearest(str(name), known)[0]
+    folder = _existing(name)
+    if FORECASTER not in KINDS[kind_of(examine(folder))].files:
         raise ModelError(
-            f"no model {str(name)!r}: {', '.join(missing)} not found in {folder}; "
-            f"{did_you_mean(str(name), known)} (bundled models are {', '.join(bundled)}; all of "
-            f"them: xdiffda.models()); repair: xdiffda.load_model({repair!r})"
+            f"found {str(name)!r}, a prior alone; needed a model with {FORECASTER}: a published "
+            'forecaster, as ds.diffda.forecast(model="graphcast-small-1p0"), or one\'s own; '
+            f"xdiffda.load_model({str(name)!r}) is for assimilate"
         )
     return folder
 
 
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in FILES:
-        digest.update((folder / file).read_bytes())
-    return digest.hexdigest()
-
-
-def load_card(folder: Path) -> dict[str, Any]:
-    """The model card in a model's folder."""
-    try:
-        return json.loads((folder / "card.json").read_text())
-    except ValueError as error:
+def _existing(name: str | Path) -> Path:
+    folder = Path(name) if Path(name).is_dir() else models_folder() / str(name)
+    if not folder.is_dir():
+        bundled = [p.parent.name for p in models_folder().glob(f"*/{CARD}")]
+        known = [*bundled, *RELEASES]
         raise ModelError(
-            f"cannot read {folder / 'card.json'}: {error}; install the package again, "
-            "`pip install --force-reinstall xdiffda`"
-        ) from error
-
-
-def _verify(folder: Path, card: dict[str, Any]) -> None:
-    damaged = [
-        file
-        for file, expected in card.get("sha256", {}).items()
-        if hashlib.sha256((folder / file).read_bytes()).hexdigest() != expected
-    ]
-    if damaged:
-        raise ModelError(
-            f"{', '.join(damaged)} in {folder} does not have the digest in card.json: the file "
-            "is damaged or of another version; install the package again, "
-            "`pip install --force-reinstall xdiffda`"
+            f"no model {str(name)!r}, and no folder of that name; "
+            f"{did_you_mean(str(name), known)} (bundled models are {', '.join(bundled)}; all of "
+            f"them: xdiffda.models()); repair: xdiffda.load_model({nearest(str(name), known)[0]!r})"
         )
+    return folder
 
 
 @functools.lru_cache(maxsize=4)
-def _load(folder: Path, digest: str) -> DiffusionPrior:
-    card = load_card(folder)
-    _verify(folder, card)
-    return build_prior(card, load_statistics(folder), _load_arrays(folder / "denoiser.safetensors"))
+def _load(folder: Path, found: Digests) -> DiffusionPrior:
+    card = read_card(folder)
+    verify(folder, card, found)
+    build = build_diffda if kind_of(card) == "diffda" else build_prior
+    return build(card, load_statistics(folder), read_arrays(folder / WEIGHTS))
 
 
 def load_statistics(folder: Path) -> dict[str, np.ndarray]:
     """Normalisation, grid, static fields, s, B and V of a model."""
-    return _load_arrays(folder / "statistics.safetensors")
-
-
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise ModelError(
-            f"cannot read {path}: {error}; install the package again, "
-            "`pip install --force-reinstall xdiffda`"
-        ) from error
+    return read_arrays(folder / STATISTICS)
 
 
 def layout_of(card: dict[str, Any], statistics: dict[str, np.ndarray]) -> Layout:
@@ -234,48 +216,10 @@ def build_prior(
     return DiffusionPrior(
         card["name"], layout, np.repeat(statistics["scale"], grid.n_lon, axis=0),
         SpectralCovariance.from_blocks(basis, blocks),
-        network=_fill(network, weights), static=statistics["static"],
+        network=fill(network, weights), static=statistics["static"],
         graph=build_graph(
             np.array(grid.lat), np.array(grid.lon), refinement=card["network"]["refinement"]
         ),
         mean=statistics["mean"], stddev=statistics["stddev"], calibrated=table, card=card,
         unresolved=np.repeat(statistics["unresolved"], grid.n_lon, axis=0),
     )  # fmt: skip
-
-
-def flatten(network: Any) -> dict[str, np.ndarray]:
-    """Weights of a network by their path, as they are stored."""
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(network, eqx.is_inexact_array))
-    return {jax.tree_util.keystr(path).lstrip("."): np.asarray(leaf) for path, leaf in leaves}
-
-
-def _fill(network: Any, weights: dict[str, np.ndarray]) -> Any:
-    """Put stored weights into a network of the same shape."""
-    arrays, static = eqx.partition(network, eqx.is_inexact_array)
-    leaves, tree = jax.tree_util.tree_flatten_with_path(arrays)
-    names = [jax.tree_util.keystr(path).lstrip(".") for path, _ in leaves]
-    wrong = sorted(set(names) ^ set(weights)) + [
-        f"{name}: shape {weights[name].shape}, needed {leaf.shape}"
-        for name, (_, leaf) in zip(names, leaves, strict=True)
-        if name in weights and weights[name].shape != leaf.shape
-    ]
-    if wrong:
-        raise ModelError("the weights do not fit the network of the card: " + "; ".join(wrong[:8]))
-    filled = [jnp.asarray(weights[name], jnp.float32) for name in names]
-    return eqx.combine(jax.tree_util.tree_unflatten(tree, filled), static)
-
-
-def pack_symmetric(blocks: np.ndarray) -> np.ndarray:
-    """Lower triangles of symmetric matrices (..., C, C) -> (..., C (C + 1) / 2)."""
-    rows, columns = np.tril_indices(blocks.shape[-1])
-    return blocks[..., rows, columns]
-
-
-def unpack_symmetric(packed: np.ndarray) -> np.ndarray:
-    """Inverse of `pack_symmetric`, in float32."""
-    n = int((np.sqrt(8 * packed.shape[-1] + 1) - 1) / 2)
-    rows, columns = np.tril_indices(n)
-    blocks = np.zeros((*packed.shape[:-1], n, n), np.float32)
-    blocks[..., rows, columns] = packed
-    blocks[..., columns, rows] = packed
-    return blocks

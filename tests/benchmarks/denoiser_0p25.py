@@ -6,15 +6,17 @@
 
 A plain product of the processor's shape is timed in turn with the network, as a yardstick: the
 network is reported in seconds and as a share of that rate, which holds on a busy machine too.
-Peak memory is the device's where it reports it, else that of this process.
+Peak memory is the device's where it reports it, else that of this process in each phase
+(Linux): static part, compilation and evaluation, with what the process held when it began.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -52,12 +54,34 @@ def seconds(run: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - processor
 
 
-def peak_bytes() -> float:
-    """Largest memory in use so far."""
+def random_network(config: NetworkConfig) -> GraphCast:
+    """A network with random weights, made without a compilation whose memory would remain."""
+    rng = np.random.default_rng(0)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(leaf.shape, np.float32) / leaf.shape[0] ** 0.5)
+
+    shapes = eqx.filter_eval_shape(GraphCast, config, key=jax.random.key(0))
+    return jax.tree.map(draw, shapes)
+
+
+@contextlib.contextmanager
+def watched(phase: str) -> Iterator[None]:
+    """Print the largest memory of a phase, and what was held when it began."""
+    process = Path("/proc/self")
+    process.joinpath("clear_refs").write_text("5")  # the kernel forgets the peak so far
+    held = resident("VmRSS")
+    yield
     stats = jax.devices()[0].memory_stats() or {}
-    return stats.get(
-        "peak_bytes_in_use", 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    )
+    device = stats.get("peak_bytes_in_use")
+    told = f"; device so far {device / 1e9:.2f} GB" if device else ""
+    print(f"{phase}: peak {resident('VmHWM'):.2f} GB, {held:.2f} GB at its start{told}", flush=True)
+
+
+def resident(what: str) -> float:
+    """Memory of this process in GB: VmRSS now, VmHWM at most."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{what}:")[1].split()[0]) * 1024 / 1e9
 
 
 def main() -> None:
@@ -72,6 +96,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=186, help="channels in (and 83 out)")
     parser.add_argument("--conditioning", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--edge-chunk", type=int, default=0, help="edges at a time; 0 for all")
     parser.add_argument("--unprepared", action="store_true", help="embed edges in every call")
     options = parser.parse_args()
 
@@ -80,19 +105,30 @@ def main() -> None:
     config = NetworkConfig(
         options.inputs, 83, latent=options.latent, processor_steps=options.steps,
         conditioning_width=options.conditioning, dtype=options.dtype, unroll=False,
+        edge_chunk=options.edge_chunk,
     )  # fmt: skip
-    net = eqx.filter_jit(GraphCast)(config, key=jax.random.key(0))
-    x = jnp.ones((graph.n_grid, options.members, options.inputs), jnp.float32)
+    net = random_network(config)
+    x = jnp.asarray(np.ones((graph.n_grid, options.members, options.inputs), np.float32))
     given = jnp.ones((options.members, options.conditioning)) if options.conditioning else None
-    prepared = None if options.unprepared else eqx.filter_jit(GraphCast.prepare)(net, graph)
+    prepared = None
+    if not (options.unprepared or options.edge_chunk):
+        with watched("static part, with its compilation"):
+            prepared = eqx.filter_jit(GraphCast.prepare)(net, graph)
     apply = eqx.filter_jit(lambda net, *args: net(*args))
-    evaluate = lambda: apply(net, x, graph, given, prepared)  # noqa: E731
+    with watched("compilation"):
+        compiled = apply.lower(net, x, graph, given, prepared).compile()
+    planned = compiled.compiled.memory_analysis()
+    print(f"planned by the compiler: {planned.temp_size_in_bytes / 1e9:.2f} GB temporary, "
+          f"{planned.argument_size_in_bytes / 1e9:.2f} GB arguments")  # fmt: skip
+    evaluate = lambda: compiled(net, x, graph, given, prepared)  # noqa: E731
+    with watched("first evaluation"):
+        seconds(evaluate)
 
     rows = min(len(graph.mesh.features), 100_000)
     a = jnp.ones((rows, options.latent), options.dtype)
     b = jnp.ones((options.latent, options.latent), options.dtype)
     product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
-    seconds(evaluate), seconds(lambda: product(a, b))
+    seconds(lambda: product(a, b))
     times = [(*seconds(evaluate), *seconds(lambda: product(a, b))) for _ in range(options.repeats)]
     wall, processor, wall_product, processor_product = np.median(times, axis=0)
 
@@ -108,7 +144,6 @@ def main() -> None:
         share = count / ours / (rate / yard)
         print(f"{name}: {ours:.3f} s, {count / ours / 1e9:.0f} GFLOP/s; plain product "
               f"{rate / yard / 1e9:.0f} GFLOP/s; share of that rate {share:.2f}")  # fmt: skip
-    print(f"peak memory {peak_bytes() / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

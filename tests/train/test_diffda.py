@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import importlib.util
+import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -12,9 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from safetensors.numpy import load_file, save_file
 
-from xdiffda import graphcast
-from xdiffda.diffda import DiffDAPrior, load
+import xdiffda
+from xdiffda import graphcast, registry
+from xdiffda._model_files import flatten, write_card
+from xdiffda.diffda import DiffDAPrior, build
 from xdiffda.diffusion.denoiser import Conditioning
 from xdiffda.diffusion.pretrained import find_places, from_published, places_of
 from xdiffda.errors import InputError, ModelError, StorageError
@@ -24,7 +29,7 @@ from xdiffda.train.__main__ import main
 from xdiffda.train.checkpoint import make_optimiser
 from xdiffda.train.config import Era5, TrainConfig
 from xdiffda.train.era5 import Reanalysis, open_store
-from xdiffda.train.finetune import World, with_steps
+from xdiffda.train.finetune import World, run, with_steps
 from xdiffda.train.forecasts import make_forecasts, valid_times
 from xdiffda.train.official import read_forecaster
 
@@ -79,7 +84,7 @@ def forecasts(config: TrainConfig) -> Path:
 @pytest.fixture(scope="module")
 def prior(config: TrainConfig, forecasts: Path) -> DiffDAPrior:
     main([str(Path(config.out).with_name("diffda.toml"))])
-    return load(Path(config.out) / "model")
+    return xdiffda.load_model(Path(config.out) / "model")
 
 
 def test_the_recipe_is_the_papers(root: Path) -> None:
@@ -258,9 +263,70 @@ def test_it_learns_and_can_be_assimilated_with(config: TrainConfig, prior: DiffD
     assert np.isfinite(around["temperature"]).all() and around.sizes["member"] == 2
 
 
+def test_a_saved_prior_is_the_one_that_was_trained(
+    config: TrainConfig, prior: DiffDAPrior, tmp_path: Path
+) -> None:
+    """Bitwise, from the network that `run` returns; assimilated with by the folder's name."""
+    network = run(config, progress=False)  # finished: from its last checkpoint, saved again
+    folder = Path(config.out) / "model"
+    assert xdiffda.load_model(folder) is prior  # the same bytes
+    trained = build(prior.card, registry.load_statistics(folder), flatten(network))
+    copy = Path(shutil.copytree(folder, tmp_path / "mine"))
+    loaded = xdiffda.load_model(copy)
+    assert loaded is not prior and isinstance(loaded, DiffDAPrior)
+    rng = np.random.default_rng(1)
+    shape = (prior.layout.grid.n_node, prior.layout.n_channel)
+    background = prior._mean + prior._stddev * rng.normal(size=shape)
+    z = jnp.asarray(rng.normal(size=(shape[0], 2, shape[1])), jnp.float32)
+    time = np.datetime64("2000-01-03T06")
+    one, two = (
+        np.asarray(p.condition(background, time, 1.2).denoise(z, jnp.float32(0.5)))
+        for p in (trained, loaded)
+    )
+    np.testing.assert_array_equal(one, two)
+    assert np.abs(one).max() > 0
+    store = xr.open_zarr(config.data).load()[list(era5_world.STATE)]
+    truth = store.isel(time=20)
+    background = store.isel(time=19).assign_coords(time=truth.time)
+    obs = truth.diffda.emulate_obs(fraction=0.2, error_std="default", seed=0)
+    options = {"n_members": 2, "n_steps": 3, "seed": 3}
+    by_name, by_object = (
+        background.diffda.assimilate(obs, model=m, **options) for m in (str(copy), prior)
+    )
+    np.testing.assert_array_equal(by_name.temperature, by_object.temperature)
+    with pytest.raises(ModelError, match="a prior alone; needed a model with forecaster.npz"):
+        registry.model_folder(copy)
+
+
+def test_a_damaged_or_foreign_folder_is_refused(
+    config: TrainConfig, prior: DiffDAPrior, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=r"only .*log.csv.*load_model\(.*model'\)"):
+        xdiffda.load_model(config.out)  # the run, not the folder in it
+    folder = Path(shutil.copytree(Path(config.out) / "model", tmp_path / "mine"))
+    card = json.loads((folder / "card.json").read_text())
+    assert set(card["sha256"]) == {"denoiser.safetensors", "statistics.safetensors"}
+    for file in card["sha256"]:
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(ModelError, match=f"{file} in .*digest.*python -m xdiffda.train"):
+            xdiffda.load_model(folder)
+        (folder / file).unlink()
+        with pytest.raises(ModelError, match=f"{file} not found"):
+            xdiffda.load_model(folder)
+        (folder / file).write_bytes(content)
+    (folder / "card.json").write_text(json.dumps(card | {"sha256": {}}))
+    with pytest.raises(ModelError, match="no digest of denoiser.safetensors; .*no digest of stat"):
+        xdiffda.load_model(folder)
+    statistics = load_file(folder / "statistics.safetensors")
+    del statistics["given_mean"], statistics["static_land_sea_mask"]
+    save_file(statistics, folder / "statistics.safetensors")
+    write_card(folder, card)
+    with pytest.raises(ModelError, match="no array given_mean, static_land_sea_mask"):
+        xdiffda.load_model(folder)
+
+
 def test_what_is_missing_is_said(config: TrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="card.json.*python -m xdiffda.train"):
-        load(tmp_path)
     with pytest.raises(StorageError, match="cannot be opened as zarr"):
         open_store(str(tmp_path / "none.zarr"))
     with pytest.raises(InputError, match="(?s)no file.*0 files .mean_by_level.nc"):

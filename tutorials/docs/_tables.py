@@ -16,6 +16,7 @@ from _gallery import gallery
 from _skill import sbc, sbc_figure, skill, skill_channels, skill_figure, sweep
 
 from xdiffda import registry
+from xdiffda._model_files import read_card
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -194,7 +195,7 @@ def _default(parameter: Any) -> str:
 
 
 def _card() -> dict[str, Any]:
-    return registry.load_card(registry.model_folder("speedy"))
+    return read_card(registry.model_folder("speedy"))
 
 
 def substitutions() -> dict[str, str]:

@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from .graph import Edges, Graph
-from .layers import Block, Conditioning, Interaction, Values, dense, neighbour_sum
+from .layers import Block, Conditioning, Interaction, Values, dense
+from .rows import Groups, Kept, Rows, Table, groups, in_rows, take, update_rows
 from .tables import Incidence
 
 if TYPE_CHECKING:
     from .network import GraphCast
-
-Rows = Int[Array, " row"]
 
 
 def encode(
@@ -59,24 +58,57 @@ def decode(
     )  # fmt: skip
 
 
-def interact(
-    step: Interaction, edge: Values, sender: Values, receiver: Values, edges: Edges,
+def process(
+    net: GraphCast, mesh: Values, graph: Graph, conditioning: Conditioning | None
+) -> Values:
+    """As `GraphCast.process`, with ``edge_chunk`` edges at a time.
+
+    Edges lie in groups of one receiver each, so that a chunk holds all that a group sums:
+    messages are gone with their chunk, and edges are changed where they lie.
+    """
+    part, edges, limit = net.processor, graph.mesh, net.config.edge_chunk
+    grouped = groups(edges.receivers)
+
+    def embed(numbers: Rows) -> Float[Array, "row channel"]:
+        features = edges.features.at[numbers].get(mode="fill", fill_value=0)
+        return part.edge_embed(features[:, None])[:, 0]
+
+    kept = jnp.tile(in_rows(embed, limit, grouped.edges.reshape(-1)), (1, mesh.shape[1]))
+
+    def apply(step: Interaction, kept: Kept, mesh: Values) -> tuple[Kept, Values]:
+        kept, total = exchange(step, kept, mesh, edges, grouped, conditioning, limit)
+        on_node, on_total = step.node.split(mesh.shape[-1], mesh.shape[-1])
+        first = dense(mesh, on_node) + dense(total, on_total)
+        return kept, mesh + step.node.finish(first, conditioning)
+
+    apply = jax.checkpoint(apply) if net.config.remat else apply
+    # never unrolled: the compiler would keep the edges of many steps
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *part.steps)
+    return jax.lax.scan(lambda c, step: (apply(step, *c), None), (kept, mesh), stacked)[0][1]
+
+
+def exchange(
+    step: Interaction, kept: Kept, mesh: Values, edges: Edges, grouped: Groups,
     conditioning: Conditioning | None, limit: int,
-) -> tuple[Values, Values]:  # fmt: skip
-    """As an `Interaction` whose edges go on to the next step, ``limit`` of them at a time."""
-    width = edge.shape[-1]
+) -> tuple[Kept, Values]:  # fmt: skip
+    """Edges after one step on the multimesh, and the sums of messages at its nodes."""
+    width, size = mesh.shape[-1], grouped.edges.shape[1]
     on_edge, on_sender, on_receiver = step.edge.split(width, width, width)
-    sent, received = dense(sender, on_sender), dense(receiver, on_receiver)
+    sent, received = dense(mesh, on_sender), dense(mesh, on_receiver)
 
-    def message(edge: Values, senders: Rows, receivers: Rows) -> Values:
-        first = dense(edge, on_edge) + take(sent, senders) + take(received, receivers)
-        return step.edge.finish(first, conditioning)
+    def message(own: Kept, numbers: Table, receiver: Rows) -> tuple[Kept, Values]:
+        flat, before = numbers.reshape(-1), own.reshape(len(own), -1, width)
+        senders = edges.senders.node.at[flat].get(mode="fill", fill_value=0)
+        brought = take(sent, senders) + take(received, jnp.repeat(receiver, size))
+        out = step.edge.finish(dense(before, on_edge) + brought, conditioning)
+        wide = out.astype(jnp.promote_types(out.dtype, jnp.float32))
+        if grouped.filled:
+            wide = jnp.where((flat < edges.features.shape[0])[:, None, None], wide, 0)
+        return (before + out).reshape(own.shape), wide.reshape(-1, size, *wide.shape[1:]).sum(1)
 
-    messages = in_rows(message, limit, edge, edges.senders.node, edges.receivers.node)
-    total = neighbour_sum(messages, edges.receivers)
-    on_node, on_total = step.node.split(width, width)
-    first = dense(receiver, on_node) + dense(total, on_total)
-    return messages, step.node.finish(first, conditioning)
+    rows = max(limit // size, 1)
+    kept, sums = update_rows(message, rows, kept, grouped.edges, grouped.receiver)
+    return kept, grouped.total(sums).astype(mesh.dtype)
 
 
 def update_receivers(
@@ -106,7 +138,7 @@ def update_receivers(
     few = 2 * sender.shape[0] < edges.features.shape[0]
     sent = dense(sender, on_sender) if few else sender
 
-    def update(numbers: Int[Array, "row degree"], nodes: Rows) -> Values:
+    def update(numbers: Table, nodes: Rows) -> Values:
         own = take(receiver, nodes)
         flat = numbers.reshape(-1)
         features = edges.features.at[flat].get(mode="fill", fill_value=0)
@@ -125,19 +157,16 @@ def update_receivers(
     return by_receiver(update, edges.receivers, limit)
 
 
-def by_receiver(
-    function: Callable[[Int[Array, "row degree"], Rows], Values], end: Incidence, limit: int
-) -> Values:
+def by_receiver(function: Callable[[Table, Rows], Values], end: Incidence, limit: int) -> Values:
     """Rows for all nodes, from a function of the edges that meet some of them and their numbers.
 
     Edge numbers may be past the end: such edges do not exist.
     """
     rows, done = [], 0
     for bucket in end.buckets:
-        n, degree = bucket.edges.shape
         nodes = end.node.at[bucket.edges[:, 0]].get(mode="promise_in_bounds")
-        rows.append(in_rows(function, max(limit // degree, 1), bucket.edges, nodes))
-        done += n
+        rows.append(in_rows(function, max(limit // bucket.edges.shape[1], 1), bucket.edges, nodes))
+        done += len(bucket.edges)
     position, alone = end.position, end.n_node - done
     if alone:  # nodes that no edge meets
         lone = position >= done
@@ -146,68 +175,3 @@ def by_receiver(
         rows.append(in_rows(function, limit, absent, nodes))
         position = jnp.where(lone, done + jnp.cumsum(lone) - 1, position)
     return take(jnp.concatenate(rows) if len(rows) > 1 else rows[0], position)
-
-
-def in_rows(function: Callable[..., Values], limit: int, *arrays: Array) -> Values:
-    """Apply a function of rows to at most ``limit`` of them at a time.
-
-    In the backward pass each chunk is computed anew: its values would otherwise be kept.
-    """
-    n = arrays[0].shape[0]
-    least = -(-n // limit)
-    if least <= 1:
-        return function(*arrays)
-    # equal chunks need no filling, and so no copy of what is large
-    count = next((c for c in range(least, min(2 * least, n) + 1) if n % c == 0), least)
-    size = -(-n // count)
-    split = [_filled(a, count * size).reshape(count, size, *a.shape[1:]) for a in arrays]
-    out = jax.lax.map(jax.checkpoint(lambda chunk: function(*chunk)), split)
-    return out.reshape(count * size, *out.shape[2:])[:n]
-
-
-def take(values: Values, rows: Int[Array, " row"]) -> Values:
-    """Rows of an array of nodes."""
-    return values.at[rows].get(mode="promise_in_bounds")
-
-
-def _filled(array: Array, n: int) -> Array:
-    """The array with its last row repeated up to ``n`` rows."""
-    more = n - array.shape[0]
-    if not more:
-        return array
-    return jnp.concatenate([array, jnp.repeat(array[-1:], more, axis=0)])
-
-
-def member_bytes(network: GraphCast, graph: Graph) -> int:
-    """Temporary memory that each further member adds to one evaluation of the network.
-
-    An estimate: latent vectors alive at once in the step that needs most, counted in what XLA
-    reserves for float32 on CPU (`memory_analysis`), which it meets within a third.
-    """
-    decoded, meshed, n_grid = _counts(graph)
-    if chunk := network.config.edge_chunk:
-        rows = 2.4 * n_grid + 3.5 * meshed + 2 * min(chunk, decoded)
-    else:
-        rows = 2 * n_grid + max(decoded, 4 * meshed)
-    return int(rows * _row_bytes(network))
-
-
-def shared_bytes(network: GraphCast, graph: Graph) -> int:
-    """Temporary memory of one evaluation that does not depend on the number of members.
-
-    That of the embedded features of edges, mostly; see `member_bytes`.
-    """
-    decoded, meshed, _ = _counts(graph)
-    chunk = network.config.edge_chunk
-    rows = 3 * meshed + 3 * min(chunk, decoded) if chunk else 4.5 * decoded
-    return int(rows * _row_bytes(network))
-
-
-def _counts(graph: Graph) -> tuple[int, int, int]:
-    """Edges from or to the grid (the more), edges of the mesh, grid nodes."""
-    outer = max(len(graph.mesh2grid.features), len(graph.grid2mesh.features))
-    return outer, len(graph.mesh.features), graph.n_grid
-
-
-def _row_bytes(network: GraphCast) -> int:
-    return network.config.latent * jnp.dtype(network.config.dtype).itemsize

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .graph import Graph
 from .mesh import mesh_hierarchy
@@ -216,31 +216,46 @@ def _interaction(
 
 
 def temporary_bytes(
-    config: NetworkConfig, size: Dimensions, *, edge_chunk: int = 0
+    config: NetworkConfig, size: Dimensions, *, prepared: bool = False
 ) -> tuple[int, int]:
     """Memory of one evaluation beside weights and graph: shared, and for each member.
 
-    What is alive at once when messages are formed from mesh to grid, where most is: of every
-    member three arrays of latent vectors at the edges (what they were made from, what they are
-    being made into, and one that waits) and two at the grid; and two more at the edges of each
-    kind that all members share.
+    Arrays of latent vectors that are alive at once. Without chunks most is needed when messages
+    are formed from mesh to grid: of every member three arrays at the edges (what they were made
+    from, what they are being made into, and one that waits) and two at the grid; and two more
+    at the edges of each kind that all members share. With ``edge_chunk`` most is needed on the
+    mesh: one array at the grid, one at the mesh's edges, six at its nodes, ten of a chunk.
 
     Parameters
     ----------
     config
-        Sizes of the network and its precision.
+        Sizes of the network, its precision and the size of chunks.
     size
         Of the graph.
-    edge_chunk
-        Edges computed at a time; 0 for all of them.
+    prepared
+        Whether what depends on the graph alone is kept between evaluations (`GraphCast.prepare`);
+        it is counted among what members share. Never kept with chunks.
 
     Returns
     -------
     shared, member : int
         Bytes.
     """
-    row = config.latent * _WIDTH[config.dtype]
-    most = size.mesh2grid if not edge_chunk else min(size.mesh2grid, edge_chunk)
-    shared = 2 * (most + size.within) * row
-    kept = 2 * (size.within + size.mesh) if edge_chunk else 0
-    return shared, (3 * most + 2 * size.grid + kept) * row
+    row, most = config.latent * _WIDTH[config.dtype], max(size.mesh2grid, size.grid2mesh)
+    # a loop over the steps reads their weights from copies laid end to end
+    looped = bool(config.edge_chunk) or not config.unroll
+    copies = _WIDTH[config.dtype] * _step_parameters(config) * config.processor_steps * looped
+    if config.edge_chunk:
+        own = size.grid + max(size.grid, size.within) + 6 * size.mesh
+        member = own + 10 * min(most, config.edge_chunk)
+        return copies + 3 * size.mesh * row, member * row
+    shared = 2 * (most + size.within)
+    if prepared:
+        shared = 2 * size.mesh + size.grid + size.grid2mesh + size.within + size.mesh2grid + most
+    return copies + shared * row, (3 * most + 2 * size.grid) * row
+
+
+def _step_parameters(config: NetworkConfig) -> int:
+    """Weights of one step on the mesh."""
+    longer = replace(config, processor_steps=config.processor_steps + 1)
+    return parameters(longer) - parameters(config)

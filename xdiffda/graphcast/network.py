@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -149,7 +148,8 @@ class GraphCast(eqx.Module):
         dtype = jnp.dtype(self.config.dtype)
         net, graph, cond, ready = _cast((self, graph, conditioning, prepared), dtype)
         with jax.default_matmul_precision(self.config.precision):
-            ready = net._prepare(graph) if ready is None else ready
+            if ready is None and not self.config.edge_chunk:
+                ready = net._prepare(graph)
             grid, mesh = net.encode(x.astype(dtype), graph, cond, ready)
             mesh = net.process(mesh, graph, cond, ready)
             out = net.decode(mesh, grid, graph, cond, ready)
@@ -236,14 +236,13 @@ class GraphCast(eqx.Module):
         prepared: Prepared | None = None,
     ) -> Values:
         """Latent mesh nodes after all processor steps."""
+        if self.config.edge_chunk:
+            return chunks.process(self, mesh, graph, conditioning)
         edge = (prepared or self._prepare(graph)).edge
-
-        limit = self.config.edge_chunk
-        interact = partial(chunks.interact, limit=limit) if limit else Interaction.__call__
 
         def apply(step: Interaction, edge: Values, mesh: Values) -> tuple[Values, Values]:
             args = (edge, mesh, mesh, graph.mesh, conditioning)
-            edge_update, mesh_update = self._remat(interact)(step, *args)
+            edge_update, mesh_update = self._remat(Interaction.__call__)(step, *args)
             return edge + edge_update, mesh + mesh_update
 
         first, *others = self.processor.steps

@@ -33,12 +33,14 @@ class NetworkConfig:
         Of float32 matrix products on accelerators: highest is true float32; default lets
         the device round the factors (TF32), several times faster.
     unroll
-        Compile every processor step by itself (fastest); otherwise scan over them.
+        Compile every processor step by itself (fastest); otherwise, and always with
+        ``edge_chunk``, scan over them.
     remat
         Recompute every step in the backward pass instead of storing it.
     edge_chunk
         Compute so many edges (or grid nodes) at a time, for less memory and the same outputs;
-        0 for all at once. `xdiffda.graphcast.chunks` says how.
+        0 for all at once. At 1 degree 4,096 takes less than half of the memory and a tenth more
+        processor time. `xdiffda.graphcast.chunks` says how.
 
     Raises
     ------

@@ -5,23 +5,29 @@ python -m xdiffda.osse bundle --data DIR --pairs DIR --forecaster DIR --denoiser
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from safetensors.numpy import save_file
 
+from xdiffda._model_files import (
+    FORECASTER,
+    STATISTICS,
+    WEIGHTS,
+    flatten,
+    pack_symmetric,
+    write_arrays,
+    write_card,
+)
 from xdiffda._scales import row_scale, unresolved_part
 from xdiffda.osse.calibrate import SIGMAS, measure
 from xdiffda.osse.export import write_forecaster
 from xdiffda.osse.pairs import Pairs, load_pairs, make_rollout
 from xdiffda.prior import year_phase
-from xdiffda.registry import flatten, models_folder, pack_symmetric
+from xdiffda.registry import models_folder
 from xdiffda.state import default_convention, from_state
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.data import Nature, load_nature
@@ -46,16 +52,12 @@ def bundle(
     setting = prepare(nature, held, config)
     network = load_network(config, nature.layout.n_channel, nature.static.shape[1])
     blocks, share = measure(nature, held, setting, network)
-    _save(folder / "denoiser.safetensors", flatten(network))
-    _save(folder / "statistics.safetensors", _statistics(nature, setting, held, blocks))
+    write_arrays(folder / WEIGHTS, flatten(network))
+    write_arrays(folder / STATISTICS, _statistics(nature, setting, held, blocks))
     stepper = load_stepper(TrainConfig.read_back(forecaster), nature)
-    write_forecaster(folder / "forecaster.npz", nature, stepper, TrainConfig.read_back(forecaster))
+    write_forecaster(folder / FORECASTER, nature, stepper, TrainConfig.read_back(forecaster))
     card = _card(name, nature, config, TrainConfig.read_back(forecaster), network, share)
-    card["sha256"] = {
-        file: hashlib.sha256((folder / file).read_bytes()).hexdigest()
-        for file in ("denoiser.safetensors", "statistics.safetensors", "forecaster.npz")
-    }
-    _write_json(folder / "card.json", card)
+    write_card(folder, card)
     samples = Path(sample_out) if sample_out else folder.parents[1] / "sample_data"
     write_sample(nature, stepper, samples)
     return folder
@@ -168,16 +170,3 @@ def _encoding(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
             "quantize_mode": "BitRound",
         }
     return packing
-
-
-def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    temporary = path.with_suffix(".tmp")
-    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
-    temporary.chmod(0o644)
-    os.replace(temporary, path)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1))
-    os.replace(temporary, path)

@@ -11,8 +11,15 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from safetensors.numpy import save_file
 
+from xdiffda._model_files import (
+    STATISTICS,
+    WEIGHTS,
+    flatten,
+    pack_symmetric,
+    write_arrays,
+    write_card,
+)
 from xdiffda._scales import row_scale, unresolved_part
 from xdiffda.covariance import SpectralCovariance, estimate_blocks
 from xdiffda.diffda import GivenChannels
@@ -20,7 +27,6 @@ from xdiffda.diffusion.pretrained import Places, PretrainedNetwork, from_publish
 from xdiffda.graphcast import Forecaster
 from xdiffda.graphcast.stacking import channels_of
 from xdiffda.prior import year_phase
-from xdiffda.registry import flatten, pack_symmetric
 from xdiffda.spectral import sphere_basis
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.denoiser import Setting, denoising_loss
@@ -28,7 +34,6 @@ from xdiffda.train.distributed import first_alone, leads
 from xdiffda.train.era5 import Reanalysis, open_store, state_of
 from xdiffda.train.forecasts import Backgrounds, valid_times
 from xdiffda.train.loader import Batch, Epochs
-from xdiffda.train.log import write_json
 from xdiffda.train.loop import HeldOut, train
 from xdiffda.train.official import channel_statistics, read_forecaster
 
@@ -216,11 +221,11 @@ def save_prior(
     folder: Path, world: World, setting: Setting, unresolved: np.ndarray,
     network: PretrainedNetwork, config: TrainConfig,
 ) -> None:  # fmt: skip
-    """Write what `xdiffda.diffda.load` reads; the card last."""
+    """Write what `xdiffda.load_model` reads; the card last, with the digests of the others."""
     folder.mkdir(parents=True, exist_ok=True)
     grid, given, net = world.layout.grid, world.given, world.forecaster.net
-    _save(folder / "denoiser.safetensors", flatten(network))
-    _save(folder / "statistics.safetensors", {
+    write_arrays(folder / WEIGHTS, flatten(network))
+    write_arrays(folder / STATISTICS, {
         "lat": np.array(grid.lat), "lon": np.array(grid.lon),
         "mean": world.mean, "stddev": world.stddev,
         "scale": (setting.scale * world.stddev).astype(np.float32), "unresolved": unresolved,
@@ -229,7 +234,7 @@ def save_prior(
         **{f"static_{name}": field for name, field in given.static.items()},
     })  # fmt: skip
     places = ("data", "pairs", "out", "initial")
-    write_json(folder / "card.json", {
+    write_card(folder, {
         "name": Path(config.out).name, "kind": "diffda", "title": "GraphCast fine-tuned as DiffDA",
         "grid": str(grid), "variables": list(world.layout.variables),
         "levels": list(world.layout.levels),
@@ -244,10 +249,3 @@ def save_prior(
         "training": {k: v for k, v in config.to_dict().items() if k not in places},
         "initial": net.description, "licence": net.license,
     })  # fmt: skip
-
-
-def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    temporary = path.with_suffix(".tmp")
-    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
-    temporary.chmod(0o644)
-    os.replace(temporary, path)

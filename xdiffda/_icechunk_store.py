@@ -1,0 +1,148 @@
+"""A store of analyses in an icechunk repository: one commit for each time.
+
+Written on the branch ``main``. What a killed process had not committed is not there; workers that
+commit at the same time write different chunks, and the later one is put on top of the other. An
+object store sees to it that one of them is the later one; on a disk icechunk does not, and a lock
+has to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from xdiffda._region_store import COMPLETE, FolderStore, Store, write_blank, write_variables
+from xdiffda.errors import StorageError
+
+SCHEME = "icechunk://"
+_INSTALL = 'pip install "xdiffda[icechunk]"'
+
+
+def as_store(out: Any) -> Store:
+    """The store that is meant by a path, an address or an icechunk repository.
+
+    Parameters
+    ----------
+    out : path, str or icechunk.Repository
+        A folder ``.zarr``; ``icechunk://FOLDER``, a repository on this disk that is made unless
+        it is there; or a repository, wherever it lies.
+
+    Raises
+    ------
+    StorageError
+        If an address is given and icechunk is not installed, or cannot open it.
+    """
+    if isinstance(out, Store):
+        return out
+    if _is_repository(out):
+        return IcechunkStore(out)
+    text = os.fspath(out)
+    if not text.startswith(SCHEME):
+        return FolderStore(text)
+    folder = Path(text.removeprefix(SCHEME)).expanduser()
+    repository = _open(text, folder)
+    return IcechunkStore(repository, lock=folder.with_name(f".{folder.name}.lock"))
+
+
+class IcechunkStore(Store):
+    """The branch ``main`` of an icechunk repository.
+
+    Parameters
+    ----------
+    repository : icechunk.Repository
+    lock : path, optional
+        A file to hold while committing, where the storage itself keeps no order.
+    """
+
+    consolidated = False
+    branch = "main"
+
+    def __init__(self, repository: Any, *, lock: Path | None = None) -> None:
+        self.repository, self.lock = repository, lock
+
+    @property
+    def name(self) -> str:
+        return f"branch {self.branch!r} of the icechunk repository"
+
+    @property
+    def another(self) -> str:
+        return "another_repository"
+
+    def exists(self) -> bool:
+        try:
+            self._group()
+        except FileNotFoundError:  # a new repository has no root
+            return False
+        return True
+
+    def source(self) -> Any:
+        return self.repository.readonly_session(branch=self.branch).store
+
+    def create(self, template: xr.Dataset, dim: str, config: Mapping[str, Any]) -> None:
+        session = self.repository.writable_session(self.branch)
+        write_blank(template, dim, config, session.store, consolidated=False)
+        self._commit(session, "store of analyses, none complete")
+
+    def write_time(self, i: int, record: xr.Dataset, dim: str) -> None:
+        import zarr
+
+        session = self.repository.writable_session(self.branch)
+        group = zarr.open_group(session.store, mode="r+", use_consolidated=False)
+        write_variables(group, i, record, dim)
+        marker: Any = group[COMPLETE]
+        marker[i] = 1
+        self._commit(session, f"analysis of {str(record[dim].values[0])[:16]}")
+
+    def _commit(self, session: Any, message: str) -> None:
+        import icechunk
+        from filelock import FileLock
+
+        held = contextlib.nullcontext() if self.lock is None else FileLock(self.lock)
+        try:
+            with held:
+                session.commit(message, rebase_with=icechunk.ConflictDetector())
+        except icechunk.IcechunkError as error:
+            raise StorageError(
+                f"{self.name}: cannot commit {message!r} ({error}); all times committed before "
+                "are whole; repair: make the same call again, which goes on"
+            ) from error
+
+
+def _is_repository(out: Any) -> bool:
+    # by name: icechunk is not imported for those who do not use it
+    return type(out).__module__.split(".")[0] == "icechunk" and hasattr(out, "writable_session")
+
+
+def _open(address: str, folder: Path) -> Any:
+    try:
+        import icechunk
+    except ImportError as error:
+        raise StorageError(
+            f"{address}: needs the package icechunk ({error}); repair: `{_INSTALL}`, or a zarr "
+            f"store: `out={str(folder.with_suffix('.zarr'))!r}`"
+        ) from error
+    if folder.name in ("", "~") or not folder.parent.is_dir():
+        raise StorageError(
+            f"{address}: no folder {folder.parent} for the repository; repair: "
+            f"`mkdir -p {folder.parent}`"
+        )
+    storage, found = icechunk.local_filesystem_storage(str(folder)), "a file"
+    try:
+        # looked at beforehand: opened on a file, icechunk ends in a panic
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return icechunk.Repository.create(storage)
+        if folder.is_dir():
+            found = "a folder without a repository"
+            if icechunk.Repository.exists(storage):
+                return icechunk.Repository.open(storage)
+    except icechunk.IcechunkError as error:
+        found = str(error)
+    raise StorageError(
+        f"{address}: no icechunk repository can be opened there ({found}); what is there is left "
+        f"as it is; repair: `out={f'{SCHEME}{folder}-2'!r}`"
+    )

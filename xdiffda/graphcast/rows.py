@@ -1,0 +1,147 @@
+"""Functions of rows applied to some rows at a time, and edges grouped so that this is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from .tables import Incidence
+
+Values = Float[Array, "node batch channel"]
+Rows = Int[Array, " row"]
+Table = Int[Array, "row degree"]  # numbers of edges; past the end where there is none
+# Flat: with an axis of one member the compiler gives some loops other layouts, and copies
+# everything between them.
+Kept = Float[Array, "edge batch*channel"]
+
+
+class Groups(NamedTuple):
+    """Edges in groups of equally many, each with one receiver that may have several groups.
+
+    Attributes
+    ----------
+    edges : array (group, size)
+        Numbers of edges; past the end where a receiver has no more.
+    receiver : array (group,)
+    end : Incidence
+        Of the receivers.
+    """
+
+    edges: Table
+    receiver: Rows
+    end: Incidence
+
+    @property
+    def filled(self) -> bool:
+        """Whether there are numbers past the end."""
+        return self.edges.size > self.end.node.shape[0]
+
+    def total(self, sums: Values) -> Values:
+        """Sums over all edges of every node, from those of its groups."""
+        rows, first, size = [], 0, self.edges.shape[1]
+        for bucket in self.end.buckets:
+            n, count = len(bucket.edges), -(-bucket.edges.shape[1] // size)
+            part = sums[first : first + n * count].reshape(n, count, *sums.shape[1:])
+            rows.append(part.sum(axis=1))
+            first += n * count
+        rows.append(jnp.zeros((1, *sums.shape[1:]), sums.dtype))  # of nodes without edges
+        return take(jnp.concatenate(rows), self.end.position)
+
+
+def groups(end: Incidence) -> Groups:
+    """The edges of all receivers in groups of as many as the receivers with the fewest have.
+
+    On the multimesh these are 6 or 5: a node has 6 on every level that it is on, and twelve
+    nodes have 5.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xdiffda.graphcast.tables import incidence
+    >>> groups(incidence(np.array([0, 0, 1, 1, 1]), 2)).edges.tolist()  # there is no edge 5
+    [[0, 1], [2, 3], [4, 5]]
+    """
+    n_edge, tables, nodes = end.node.shape[0], [], []
+    size = min(bucket.edges.shape[1] for bucket in end.buckets)
+    for bucket in end.buckets:
+        count = -(-bucket.edges.shape[1] // size)
+        more = ((0, 0), (0, count * size - bucket.edges.shape[1]))
+        tables.append(jnp.pad(bucket.edges, more, constant_values=n_edge).reshape(-1, size))
+        nodes.append(jnp.repeat(take(end.node, bucket.edges[:, 0]), count))
+    return Groups(jnp.concatenate(tables), jnp.concatenate(nodes), end)
+
+
+def in_rows(function: Callable[..., Values], limit: int, *arrays: Array) -> Values:
+    """Apply a function of rows to at most ``limit`` of them at a time.
+
+    In the backward pass each chunk is computed anew: its values would otherwise be kept.
+    """
+    n = arrays[0].shape[0]
+    count, size = _cut(n, limit)
+    if count == 1:
+        return function(*arrays)
+    split = [_filled(a, count * size).reshape(count, size, *a.shape[1:]) for a in arrays]
+    out = jax.lax.map(jax.checkpoint(lambda chunk: function(*chunk)), split)
+    return out.reshape(count * size, *out.shape[2:])[:n]
+
+
+def update_rows(
+    function: Callable[..., tuple[Kept, Values]], limit: int, kept: Kept, *arrays: Array
+) -> tuple[Kept, Values]:
+    """As `in_rows`, with rows that are changed where they lie: no second copy of them is made.
+
+    Parameters
+    ----------
+    function : callable
+        Of rows of ``kept`` and of ``arrays``; returns those of ``kept`` anew, and others.
+    limit : int
+        Rows of ``arrays`` at a time.
+    kept : array
+        With one row for each of ``arrays``, or several.
+    """
+    n, each = arrays[0].shape[0], kept.shape[0] // arrays[0].shape[0]
+    _, size = _cut(n, limit)
+    whole = n // size * size
+    # what is kept for the backward pass are a chunk's own rows, not the array they lie in
+    function = jax.checkpoint(function)
+
+    def one(kept: Kept, chunk: tuple[Array, ...]) -> tuple[Kept, Values]:
+        first, *given = chunk
+        own = jax.lax.dynamic_slice_in_dim(kept, first, len(given[0]) * each)
+        own, out = function(own, *given)
+        return jax.lax.dynamic_update_slice_in_dim(kept, own, first, 0), out
+
+    split = [a[:whole].reshape(-1, size, *a.shape[1:]) for a in arrays]
+    kept, out = jax.lax.scan(one, kept, (jnp.arange(0, whole, size) * each, *split))
+    out = out.reshape(whole, *out.shape[2:])
+    if whole == n:
+        return kept, out
+    kept, last = one(kept, (jnp.asarray(whole * each), *(a[whole:] for a in arrays)))
+    return kept, jnp.concatenate([out, last])
+
+
+def take(values: Array, rows: Int[Array, "..."]) -> Array:
+    """Rows of an array of nodes."""
+    return values.at[rows].get(mode="promise_in_bounds")
+
+
+def _cut(n: int, limit: int) -> tuple[int, int]:
+    """Number of chunks and rows of each.
+
+    Equal chunks, where possible, need no filling, and so no copy of what is large.
+    """
+    least = -(-n // limit)
+    count = next((c for c in range(least, min(2 * least, n) + 1) if n % c == 0), least)
+    return count, -(-n // count)
+
+
+def _filled(array: Array, n: int) -> Array:
+    """The array with its last row repeated up to ``n`` rows."""
+    more = n - array.shape[0]
+    if not more:
+        return array
+    return jnp.concatenate([array, jnp.repeat(array[-1:], more, axis=0)])
