@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -201,11 +202,12 @@ def build_prior(
     layout = layout_of(card, statistics)
     grid = layout.grid
     basis = sphere_basis(grid.lat, grid.lon)
-    network = DenoiserNetwork(
-        layout.n_channel, statistics["static"].shape[1], latent=card["network"]["latent"],
-        processor_steps=card["network"]["processor_steps"],
-        hidden_layers=card["network"]["hidden_layers"],
-        conditioning_width=card["network"]["conditioning_width"], key=jax.random.key(0),
+    sizes = card["network"]
+    shapes = eqx.filter_eval_shape(  # drawing weights to throw away took most of the loading
+        DenoiserNetwork, layout.n_channel, statistics["static"].shape[1],
+        latent=sizes["latent"], processor_steps=sizes["processor_steps"],
+        hidden_layers=sizes["hidden_layers"],
+        conditioning_width=sizes["conditioning_width"], key=jax.random.key(0),
     )  # fmt: skip
     blocks = unpack_symmetric(statistics["b_blocks"])
     table = CovarianceTable(
@@ -216,9 +218,9 @@ def build_prior(
     return DiffusionPrior(
         card["name"], layout, np.repeat(statistics["scale"], grid.n_lon, axis=0),
         SpectralCovariance.from_blocks(basis, blocks),
-        network=fill(network, weights), static=statistics["static"],
+        network=fill(shapes, weights), static=statistics["static"],
         graph=build_graph(
-            np.array(grid.lat), np.array(grid.lon), refinement=card["network"]["refinement"]
+            np.array(grid.lat), np.array(grid.lon), refinement=sizes["refinement"]
         ),
         mean=statistics["mean"], stddev=statistics["stddev"], calibrated=table, card=card,
         unresolved=np.repeat(statistics["unresolved"], grid.n_lon, axis=0),
