@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 
 from xdiffda.explore.frames import VIEWS, mean_of
 from xdiffda.explore.states import Choice, States
-from xdiffda.observations._sites import unit_vectors
 from xdiffda.observations._kriging import EARTH_RADIUS_KM
+from xdiffda.observations._sites import unit_vectors
 
 
 @dataclass(frozen=True)
