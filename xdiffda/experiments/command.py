@@ -8,7 +8,7 @@ from xdiffda.errors import InputError, Problem
 from xdiffda.experiments.config import ExperimentConfig
 from xdiffda.experiments.runner import KINDS, run
 
-MAPS, CYCLING = "maps", "cycling"
+MAPS, CYCLING, WINDOW = "maps", "cycling", "window"
 FIGURES = "figures"
 
 
@@ -17,12 +17,13 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
 
     Parameters
     ----------
-    kind : {"single-step", "lead-time", "sigma-g", "maps", "cycling"}
+    kind : {"single-step", "lead-time", "sigma-g", "maps", "cycling", "window"}
         As in `xdiffda.experiments.run`; ``maps`` draws the errors of one case, ``cycling`` runs
-        every method for weeks.
+        every method for weeks, ``window`` sets 4D beside first guess at appropriate time.
     path : path
         See `xdiffda.experiments.ExperimentConfig`, for cycles
-        `xdiffda.experiments.cycling.CyclingConfig`.
+        `xdiffda.experiments.cycling.CyclingConfig`, for windows
+        `xdiffda.experiments.window.WindowConfig`.
     progress : bool, optional
 
     Raises
@@ -30,7 +31,7 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
     InputError
         If the kind is unknown, or the configuration or what it names does not fit.
     """
-    kinds = (*KINDS, MAPS, CYCLING)
+    kinds = (*KINDS, MAPS, CYCLING, WINDOW)
     if kind not in kinds:
         raise InputError([Problem(f"the experiment {kind!r}", f"one of {', '.join(kinds)}",
                                   f"xdiffda experiment {KINDS[0]} {path}")],
@@ -39,6 +40,10 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
         from xdiffda.experiments import cycling_results
 
         return cycling_results.main(path, progress=progress)
+    if kind == WINDOW:
+        from xdiffda.experiments import window_results
+
+        return window_results.main(path, progress=progress)
     from xdiffda.experiments import figures, maps, tables
 
     config = ExperimentConfig.read(path)
