@@ -14,7 +14,7 @@ import xarray as xr
 
 from xdiffda.errors import InputError
 from xdiffda.experiments import command, window
-from xdiffda.experiments.window import WindowConfig
+from xdiffda.experiments.window_config import WindowConfig
 from xdiffda.experiments.window_results import figure, ratios, table
 
 METHODS = {

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from xdiffda._stream import duration
 from xdiffda.errors import InputError, Problem
 from xdiffda.experiments.config import ExperimentConfig
 from xdiffda.experiments.runner import KINDS, run
@@ -23,7 +26,7 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
     path : path
         See `xdiffda.experiments.ExperimentConfig`, for cycles
         `xdiffda.experiments.cycling.CyclingConfig`, for windows
-        `xdiffda.experiments.window.WindowConfig`.
+        `xdiffda.experiments.window_config.WindowConfig`.
     progress : bool, optional
 
     Raises
@@ -52,14 +55,14 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
         drawn = figures.write_maps(maps.states_of_case(config), folder)
         return "".join(f"{p}\n" for p in drawn)
     found = run(kind, config, progress=progress)
-    text = tables.tables(found, start=config.starts[0], lead_time=_shown_lead(config))
+    text = tables.tables(found, start=config.starts[0], lead_time=_shown_leads(config))
     (Path(config.out) / f"{kind}.md").write_text(text)
     figures.write_figures(kind, found, folder)
     return text
 
 
-def _shown_lead(config: ExperimentConfig) -> float:
-    """48 h as in the paper, or less where forecasts are shorter."""
-    import pandas as pd
-
-    return min(48.0, pd.Timedelta(config.forecast_lead).total_seconds() / 3600)
+def _shown_leads(config: ExperimentConfig) -> tuple[float, ...]:
+    """Hours of the configured lead times, the last of the forecasts where they are shorter."""
+    hours = lambda text: float(duration(text) / np.timedelta64(1, "h"))  # noqa: E731
+    last = hours(config.forecast_lead)
+    return tuple(dict.fromkeys(min(last, hours(lead)) for lead in config.lead_times))

@@ -22,129 +22,21 @@ from tqdm import tqdm
 
 from xdiffda._rollout import STEP
 from xdiffda._stream import duration
-from xdiffda._toml import build_all, read_toml
 from xdiffda.analysis import assimilate
-from xdiffda.diffusion.guidance import Solver
-from xdiffda.errors import Problem, raise_if
-from xdiffda.experiments.config import QUARTER, ExperimentConfig, plain
+from xdiffda.experiments.config import plain
 from xdiffda.experiments.measure import Case, members_of, open_case
 from xdiffda.experiments.runner import LEDGER
 from xdiffda.experiments.tasks import digest_of
+from xdiffda.experiments.window_config import CYCLE, START, WindowConfig, WindowMethod
 from xdiffda.experiments.world import World, open_world
-from xdiffda.four_d import METHODS as PRIORS
 from xdiffda.four_d import assimilate_window
 from xdiffda.observations import to_tidy
 from xdiffda.options import get_options
 from xdiffda.osse.records import Ledger, made_with
 from xdiffda.prior import Prior
 
-START, CYCLE = "start", "cycle"
-HOW = (START, "none", "fgat", "forecaster", CYCLE)
 REFERENCE = "reference"
 Trajectory = Float[np.ndarray, "time node channel"]
-
-
-@dataclasses.dataclass(frozen=True)
-class WindowMethod:
-    """One row.
-
-    Attributes
-    ----------
-    how : {"start", "none", "fgat", "forecaster", "cycle"}
-        start: the observations of the start alone. none, fgat, forecaster: all of them, by
-        `xdiffda.four_d.assimilate_window`. cycle: one time after another, a forecast between.
-    method : {"3dvar", "guided"}
-    model_error : float
-        See `xdiffda.four_d.assimilate_window`; of none, fgat and forecaster.
-    n_members, n_steps : int
-    tolerance, max_iterations
-        Of the solver.
-    columns : list of int, optional
-        Numbers of columns at which it is run; default all of the experiment.
-    n_cases : int, optional
-        Run it at so many of the cases only, evenly spread.
-    """
-
-    how: str = "forecaster"
-    method: str = "3dvar"
-    model_error: float = 0.0
-    n_members: int = 2
-    n_steps: int = 8
-    tolerance: float = 1e-3
-    max_iterations: int = 400
-    columns: tuple[int, ...] = ()
-    n_cases: int = 0
-
-    @property
-    def solver(self) -> Solver:
-        """Of the observations' equations."""
-        return Solver(self.tolerance, self.max_iterations)
-
-
-@dataclasses.dataclass(frozen=True)
-class WindowConfig:
-    """The experiment, as ``xdiffda experiment window`` reads it.
-
-    Attributes
-    ----------
-    truth, out, background, model, columns, first, last, n_cases, error_std, variables, seed
-        See `xdiffda.experiments.ExperimentConfig`; the background is that of the start.
-    window : str
-        Length, a multiple of 6 h; every 6 h there are observations, at new sites each time.
-    methods : table of tables
-        Name -> `WindowMethod`.
-    """
-
-    truth: str
-    out: str
-    background: str = "48h"
-    model: str = ""
-    window: str = "12h"
-    columns: tuple[int, ...] = (100, 416)
-    methods: dict[str, Any] = dataclasses.field(default_factory=lambda: {"4D-Var": {}})
-    first: str = ""
-    last: str = ""
-    n_cases: int = 6
-    error_std: str | float | dict[str, Any] = QUARTER
-    variables: tuple[str, ...] = ()
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        problems: list[Problem] = []
-        built = build_all(WindowMethod, self.methods, problems, "methods")
-        object.__setattr__(self, "methods", built)
-        for name, own in built.items():
-            for entry, known in (("how", HOW), ("method", PRIORS)):
-                if (found := getattr(own, entry)) not in known:
-                    problems.append(Problem(f"methods.{name}: {entry} = {found!r}",
-                                            f"one of {', '.join(known)}",
-                                            f'{entry} = "{known[-1]}"'))  # fmt: skip
-            if more := sorted(set(own.columns) - set(self.columns)):
-                problems.append(Problem(f"methods.{name}: columns = {more}",
-                                        f"some of {list(self.columns)}",
-                                        f"columns = {list(self.columns)}"))  # fmt: skip
-        raise_if(problems, what="configuration of an experiment")
-        self.world()  # has checks of its own
-
-    @classmethod
-    def read(cls, path: str | Path) -> WindowConfig:
-        """Read a TOML file.
-
-        Raises
-        ------
-        InputError
-            Listing every unknown or mistyped entry.
-        """
-        return read_toml(cls, path, example='truth = "truth.zarr"')
-
-    def world(self) -> ExperimentConfig:
-        """What it takes place in."""
-        shared = ("truth", "out", "background", "model", "columns", "first", "last", "n_cases",
-                  "error_std", "variables", "seed")  # fmt: skip
-        return ExperimentConfig(
-            **{name: getattr(self, name) for name in shared},
-            forecast_lead=self.window, reference_lead=self.window,
-        )  # fmt: skip
 
 
 def run(
@@ -210,15 +102,18 @@ def _record(
     each = [to_tidy(world.observe(x, t, columns)) for x, t in zip(case.truths, times, strict=True)]
     begin = clock.perf_counter()
     if method.how == CYCLE:
-        states, r = _cycle(world, case, each, method)
+        states, attrs = _cycle(world, case, each, method)
     else:
         obs = each[0] if method.how == START else xr.concat(each, "obs")
         analysis = _analysis(world, case, config, obs, method, forward)
         mean = members_of(world, analysis, what="analysis").mean(0, dtype=np.float64)
-        r = float(analysis.attrs["xdiffda_background_error"][0])
+        attrs = analysis.attrs
         states = _forecast(world, mean.astype(np.float32), case.time, len(times))
-    return {"squared": _squared(world, states, case), "r": r,
-            "seconds": round(clock.perf_counter() - begin, 1)}  # fmt: skip
+    return {
+        "squared": _squared(world, states, case), "r": attrs["xdiffda_background_error"][0],
+        "residual": attrs["xdiffda_solver_residual"][0],
+        "seconds": round(clock.perf_counter() - begin, 1),
+    }  # fmt: skip
 
 
 def _analysis(
@@ -239,9 +134,9 @@ def _analysis(
 
 def _cycle(
     world: World, case: Case, each: list[xr.Dataset], method: WindowMethod
-) -> tuple[Trajectory, float]:
-    """Analyses one after another, the mean carried from one to the next; r of the last."""
-    background, states, r = case.background, [], 1.0
+) -> tuple[Trajectory, dict[str, Any]]:
+    """Analyses one after another, the mean carried on; attributes of the last."""
+    background, states, attrs = case.background, [], {}
     for n, obs in enumerate(each):
         time = case.time + n * STEP
         analysis = assimilate(
@@ -251,9 +146,9 @@ def _cycle(
         )  # fmt: skip
         mean = members_of(world, analysis, what="analysis").mean(0, dtype=np.float64)
         states.append(mean.astype(np.float32))
-        r = float(analysis.attrs["xdiffda_background_error"][0])
+        attrs = analysis.attrs
         background = world.states.dataset(world.step(states[-1], time), time + STEP)
-    return np.stack(states), r
+    return np.stack(states), attrs
 
 
 def _forecast(world: World, x: np.ndarray, time: np.datetime64, n_time: int) -> Trajectory:
@@ -290,6 +185,7 @@ def _pooled(config: WindowConfig, world: World, book: Ledger) -> dict[str, Any]:
                 "squared": _mean([r["squared"] for r in records]),
                 **{k: _mean([r[k] for r in first]) for k in ("background", "truth")},
                 "r": _mean([r["r"] for r in records]),
+                "residual": max(r["residual"] for r in records),
                 "seconds": float(np.median([r["seconds"] for r in records])),
             })  # fmt: skip
     steps = np.arange(int(duration(config.window) // STEP) + 1)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xdiffda._skill_table import HEADLINES
-from xdiffda.experiments.window import WindowConfig, run
+from xdiffda.experiments.window import run
+from xdiffda.experiments.window_config import WindowConfig
 from xdiffda.storage import write_text
 
 if TYPE_CHECKING:
