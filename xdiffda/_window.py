@@ -115,7 +115,8 @@ def _likelihood(
     """The rows that are good; the others keep their places with weight zero."""
     used = lambda a: jnp.asarray(good[:, None] * a, jnp.float32)  # noqa: E731
     late = None
-    if drift.any():
+    # through the forecaster even where it is nothing: compiling takes longer than solving
+    if drift.any() or dynamics == FORECASTER:
         late = StateError(rows.index, used(drift), prior.covariance)
     value = jnp.asarray(value, jnp.float32)
     if dynamics != FORECASTER:
