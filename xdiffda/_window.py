@@ -118,15 +118,15 @@ def _likelihood(
     # through the forecaster even where it is nothing: compiling takes longer than solving
     if drift.any() or dynamics == FORECASTER:
         late = StateError(rows.index, used(drift), prior.covariance)
-    value = jnp.asarray(value, jnp.float32)
+    whitened = jnp.asarray(value, jnp.float32)
     if dynamics != FORECASTER:
-        return Likelihood(value, rows.index, used(r * own), state_error=late)
+        return Likelihood(whitened, rows.index, used(r * own), state_error=late)
     moving = eqx.tree_at(
         lambda own: (own.scale, own.gain), rows, (r * rows.scale, jnp.where(good, rows.gain, 0.0))
     )
     nothing = jnp.zeros((rows.n_obs, 1))
     return Likelihood(
-        value, nothing.astype(jnp.int32), nothing, general=(moving,), state_error=late
+        whitened, nothing.astype(jnp.int32), nothing, general=(moving,), state_error=late
     )
 
 

@@ -211,7 +211,7 @@ def _problems(
         (background_error == "spread", 'background_error="spread" of one state',
          'a positive number, or "estimate"', call.format("background_error=1.0")),
     ]  # fmt: skip
-    return [Problem(*text) for bad, *text in checks if bad]
+    return [Problem(found, needed, repair) for bad, found, needed, repair in checks if bad]
 
 
 def _settings(own: list[Problem], prior: Prior, *, method: str, **given: Any) -> Settings:
