@@ -193,8 +193,8 @@ def _problems(
         length = duration(window)
     except ValueError:
         length = 0 * STEP
-    single = x.size == layout.grid.n_node * layout.n_channel and times is not None
-    single = single and not np.isnat(times).any()
+    single = times is not None and x.size == layout.grid.n_node * layout.n_channel
+    single = single and not np.isnat(np.asarray(times)).any()
     checks = [
         (not single, "several states, or none with a time", "one state with its time",
          "background.isel(time=0)"),
