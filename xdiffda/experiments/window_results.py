@@ -76,7 +76,7 @@ def figure(found: Mapping[str, Any]) -> Figure:
             ax.set(title=f"{n:,} columns each time", xlabel="time in the window (h)",
                    xticks=found["hours"])  # fmt: skip
         axes[0].set_ylabel("RMSE / background's")
-        legend(drawn, axes)
+        legend(drawn, axes, n_column=4 if len(columns) > 1 else 2)
     return drawn
 
 
