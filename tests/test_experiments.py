@@ -290,6 +290,41 @@ def test_figures_show_what_was_measured(done: tuple[xr.Dataset, Path]) -> None:
     assert cells[0] == f"{ratio.sel(columns=40, channel='2m_temperature').item():.2f}"
 
 
+def test_ten_day_forecasts_are_shown_against_where_errors_end(
+    done: tuple[xr.Dataset, Path],
+) -> None:
+    """The world of ``done`` is too short for another state of the season: one is put in."""
+    ds = done[0]
+    assert np.isnan(ds["saturation_squared"]).all()
+    end = 9 * ds["truth_forecast_squared"].isel(reference_lead_time=2, drop=True)
+    ds = ds.assign(saturation_squared=end)
+    lines = tables.forecast_table(ds, lead_times=[6.0, 12.0]).splitlines()
+    assert lines[0] == "| columns | method | 6 h | 12 h | cases |"
+    assert lines[-1].split(" | ")[3] == "0.333"  # 12 h from the truth
+    ends = results.saturation_rmse(ds)
+    ratio = ends["climate"] / ends["another state of the season"]
+    np.testing.assert_allclose(ratio["temperature"], np.sqrt(0.5))
+    long = ds.assign_coords(lead_time=ds["lead_time"] * 20)
+    reference = long["reference_lead_time"] * 20
+    long = long.assign_coords(reference_lead_time=reference)
+    ax = next(a for a in figures.forecast_error(long, 40).axes if "850" in a.get_title())
+    across = {ln.get_label(): np.asarray(ln.get_ydata()) for ln in ax.lines}
+    expected = float(end.sel(channel="temperature@850").mean("case")) ** 0.5
+    np.testing.assert_allclose(across["another state of the season"], expected)
+
+
+def test_where_errors_end_is_the_distance_of_other_weeks(tmp_path: Path) -> None:
+    given = world.pieces(210)  # the world turns once in four days
+    here = open_world(world.config(tmp_path), **given)
+    time = given["truth"].time.values[104]
+    found = measure.saturation_record(here, time)["saturation_squared"]
+    x = here.true(time + np.array([0, 15, 25, -15, -25]) * np.timedelta64(1, "D"))
+    weight = (here.area / here.area.sum())[:, None]
+    squares = [((x[i] - x[0]) ** 2 * weight).sum(0) for i in (1, 2, 3, 4)]
+    # 20 days are five turns, the same state; 30 days lie beyond this truth
+    np.testing.assert_allclose(found, np.sum(squares, 0) / 6, rtol=1e-4)
+
+
 def test_the_command_writes_scores_figures_and_table(
     pieces: dict, done: tuple[xr.Dataset, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import cycle_world as world
 import equinox as eqx
 import jax
@@ -13,6 +15,7 @@ import xarray as xr
 from xdiffda._innovations import observe
 from xdiffda._rollout import Rollout
 from xdiffda._trajectory import TrajectoryRows
+from xdiffda.analysis import assimilate
 from xdiffda.cycle import emulated_stream
 from xdiffda.diffusion.sampling import three_d_var
 from xdiffda.errors import InputError
@@ -47,8 +50,11 @@ def _array(ds: xr.Dataset) -> np.ndarray:
     return to_state(ds, world.LAYOUT)[0]
 
 
-def _dense_kalman(prior, background, obs) -> np.ndarray:
-    """x_b + B G^T (G B G^T + R)^-1 (y - G x_b), G the turning followed by the grid point."""
+def _dense_kalman(prior, background, obs, model_error: float = 0.0) -> np.ndarray:
+    """x_b + B G^T (G B G^T + R)^-1 (y - G x_b), G the turning followed by the grid point.
+
+    The forecaster's error is one state drawn from B, counted once for every step.
+    """
     eye = np.eye(N * C, dtype=np.float32).reshape(N, C, N * C).transpose(0, 2, 1)
     B = np.asarray(prior.covariance(eye), np.float64).transpose(0, 2, 1).reshape(N * C, N * C)
     s = prior.scale.reshape(-1).astype(np.float64)
@@ -64,6 +70,16 @@ def _dense_kalman(prior, background, obs) -> np.ndarray:
     where = node * C + np.array(channel)
     x_b = _array(background).reshape(-1).astype(np.float64)
     S = B[np.ix_(where, where)] + np.diag(obs.error_std.values**2)
+    late = (
+        np.argmin(
+            np.abs(grid.node_lat - obs.lat.values[:, None])
+            + np.abs(grid.node_lon - obs.lon.values[:, None]),
+            axis=1,
+        )
+        * C
+        + channel
+    )
+    S += model_error**2 * np.outer(step, step) * B[np.ix_(late, late)]
     exact = x_b + B[:, where] @ np.linalg.solve(S, obs.value.values - x_b[where])
     return exact.reshape(N, C)
 
@@ -188,15 +204,81 @@ def test_an_imperfect_forecaster_is_not_bent_to_the_observations(setting) -> Non
         for q in (0.0, 1.0)
     ]  # fmt: skip
     assert errors[1] < 0.75 * errors[0], errors
-    options = {"n_windows": 2, "background_error": 1.0}
+
+
+def test_the_forecasters_error_is_shared_by_neighbours(setting) -> None:
+    """Exact where the forecaster's error is drawn from B: Kalman with its full covariance."""
+    prior, _, background, obs = setting
+    found = assimilate_window(
+        background, obs, model=prior, forward=Turn(), method="3dvar", model_error=0.5, **QUICK
+    )
+    exact = _dense_kalman(prior, background, obs, model_error=0.5)
+    assert np.abs((_array(found)[0] - exact) / world.SCALE).max() < 0.01
+    plain = _dense_kalman(prior, background, obs)
+    assert np.abs((plain - exact) / world.SCALE).max() > 0.1
+
+
+def test_errors_of_a_state_are_drawn_with_their_covariance(setting) -> None:
+    prior, _, background, obs = setting
+    likelihood, _, _ = window_likelihood(
+        Turn(), prior, _array(background), world.START, obs, n_windows=2, background_error=1.0,
+        model_error=1.0,
+    )  # fmt: skip
+    rows = np.array([40, 41, 80, 100])  # of the second and third time
+    unit = jnp.zeros((likelihood.n_obs, 4)).at[rows, np.arange(4)].set(1.0)
+    expected = np.asarray(likelihood.correlated(unit))[rows]
+    drawn = np.asarray(likelihood.draw_errors(jax.random.split(jax.random.key(3), 4000)))[rows]
+    error = np.cov(drawn) - expected
+    size = np.sqrt(np.diag(expected))
+    assert np.abs(error / size / size[:, None]).max() < 0.07  # 4 standard errors of 4,000 draws
+    assert expected[0, 0] > 2  # the independent part is 1
+
+
+def test_first_guess_at_appropriate_time_is_what_assimilate_has(setting) -> None:
+    """Through its own likelihood, and with observations of the start alone."""
+    prior, _, background, obs = setting
+    options = {"model": prior, "method": "3dvar", "forward": Turn(), **QUICK}
     x_b = _array(background)
-    plain, _, _ = window_likelihood(Turn(), prior, x_b, world.START, obs, **options)
-    wide, _, _ = window_likelihood(Turn(), prior, x_b, world.START, obs, model_error=1.0, **options)
-    (a,), (b,) = plain.general, wide.general
-    there = np.asarray(a.gain) > 0
-    variance = 1 / np.asarray(b.gain)[there] ** 2 - 1 / np.asarray(a.gain)[there] ** 2
-    scale = (prior.scale.reshape(-1)[np.asarray(a.index)] * np.asarray(a.weight)).sum(1)[there]
-    np.testing.assert_allclose(variance, (np.asarray(a.when)[there] * scale) ** 2, atol=1e-3)
+    states = [x_b]
+    for _ in range(2):
+        states.append(np.asarray(Turn()(jnp.asarray(states[-1])[:, None], None))[:, 0])
+    times = world.START + np.arange(3) * world.STEP
+    for dynamics, trajectory in (("fgat", (times, np.stack(states))), ("none", None)):
+        likelihood, r, _ = observe(
+            obs, prior, x_b, world.START, window="36h", gross_check=np.inf, background_error=1.0,
+            trajectory=trajectory,
+        )  # fmt: skip
+        z = np.asarray(three_d_var(prior.covariance, likelihood))[:, 0]
+        found = assimilate_window(background, obs, dynamics=dynamics, gross_check=np.inf, **options)
+        off = (_array(found)[0] - x_b - r * prior.scale * z) / world.SCALE
+        assert np.abs(off).max() < 0.01
+    first = obs.isel(obs=np.flatnonzero(obs.time.values == world.START))
+    alone = assimilate(background, first, model=prior, method="3dvar", background_error=1.0,
+                       progress=False)  # fmt: skip
+    for dynamics in ("forecaster", "fgat", "none"):
+        found = assimilate_window(background, first, dynamics=dynamics, **options)
+        assert np.abs((_array(found) - _array(alone)) / world.SCALE).max() < 0.01
+
+
+def test_steps_computed_again_give_the_same(setting) -> None:
+    prior, _, background, obs = setting
+    options = {"model": prior, "method": "3dvar", "forward": Turn(), **QUICK}
+    kept, again = (assimilate_window(background, obs, remat=on, **options) for on in (False, True))
+    np.testing.assert_allclose(_array(kept), _array(again), rtol=1e-5)
+
+
+def test_the_attributes_say_how_it_was_made(setting) -> None:
+    prior, _, background, obs = setting
+    found = assimilate_window(
+        background, obs, model=prior, forward=Turn(), method="3dvar", dynamics="fgat",
+        model_error=0.25, seed=3, **QUICK,
+    )  # fmt: skip
+    how = json.loads(found.attrs["xdiffda_settings"])
+    assert how["window"] == "12h" and how["model_error"] == 0.25 and how["seed"] == 3
+    assert found.attrs["xdiffda_method"] == "FGAT 3dvar"
+    assert found.attrs["xdiffda_version"] and found.attrs["xdiffda_jax_version"]
+    assert 0 <= found.attrs["xdiffda_solver_residual"][0] < 1e-2
+    assert found["time"].values == background["time"].values  # valid at the start
 
 
 def test_pairs_of_members_have_a_mean_without_sampling_error(setting) -> None:
@@ -212,8 +294,11 @@ def test_pairs_of_members_have_a_mean_without_sampling_error(setting) -> None:
 
 def test_what_does_not_fit_is_named(setting) -> None:
     prior, _, background, obs = setting
-    with pytest.raises(InputError, match="(?s)2 problems.*'magic'.*window='7h'"):
-        assimilate_window(background, obs, model=prior, forward=Turn(), method="magic", window="7h")
+    with pytest.raises(InputError, match="(?s)6 problems.*'magic'.*'7h'.*'4d'.*-1.*n_members=0.*3"):
+        assimilate_window(
+            background, obs, model=prior, forward=Turn(), method="magic", window="7h",
+            dynamics="4d", model_error=-1.0, n_members=0, n_steps=1,
+        )  # fmt: skip
     late = obs.assign_coords(time=obs.time + np.timedelta64(5, "D"))
     with pytest.raises(InputError, match="observations within 2020-01-15T09:00 to 2020-01-16T03"):
         assimilate_window(background, late, model=prior, forward=Turn())

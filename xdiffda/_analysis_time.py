@@ -61,7 +61,7 @@ def analyse_time(
     drawn = METHODS[settings.method](at, settings, tick)
     _check_size(drawn.z, settings)
     record |= {"residual": drawn.residual, "inflation": drawn.inflation}
-    _warn_of_residual(drawn.residual, settings, time)
+    warn_of_residual(drawn.residual, settings, time)
     return background[None] + r * prior.scale[None] * np.moveaxis(drawn.z, 1, 0), record
 
 
@@ -98,7 +98,7 @@ def _check_size(z: Float[np.ndarray, "node member channel"], settings: Settings)
         )  # fmt: skip
 
 
-def _warn_of_residual(residual: float, settings: Settings, time: np.datetime64 | None) -> None:
+def warn_of_residual(residual: float, settings: Settings, time: np.datetime64 | None) -> None:
     solver = settings.guidance.solver
     if residual > MISSED * solver.tolerance:
         when = "" if time is None or np.isnat(time) else f" at {str(time)[:16]}"

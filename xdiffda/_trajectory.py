@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -33,6 +34,9 @@ class TrajectoryRows(eqx.Module):
         Interpolation from the flattened state of that time.
     gain : array (obs,)
         One over the error; zero where an observation is rejected.
+    remat : bool
+        Compute steps again for every adjoint: the memory of one, whatever the window, but
+        several times the time.
     """
 
     start: int = eqx.field(static=True)
@@ -45,6 +49,7 @@ class TrajectoryRows(eqx.Module):
     index: Int[Array, "obs term"]
     weight: Float[Array, "obs term"]
     gain: Float[Array, " obs"]
+    remat: bool = eqx.field(static=True, default=False)
 
     @property
     def rows(self) -> slice:
@@ -55,12 +60,11 @@ class TrajectoryRows(eqx.Module):
         """States at the start of the window and after every step, physical units."""
         first = self.background + self.scale * z
 
-        # steps are computed again for the adjoint: the memory of one, whatever the window
-        @jax.checkpoint
         def step(x: Array, year: Array) -> tuple[Array, Array]:
             x = self.forward(x[:, None], year[None])[:, 0]
             return x, x
 
+        step = jax.checkpoint(step) if self.remat else step
         _, later = jax.lax.scan(step, first, self.years)
         return jnp.concatenate([first[None], later])
 
@@ -76,15 +80,52 @@ class TrajectoryRows(eqx.Module):
         """H(z) - H(0) per error."""
         return self._h(z) - self._h(jnp.zeros_like(z))
 
+    def linearised(self, point: Float[Array, "node channel"]) -> LinearRows:
+        """Tangent and adjoint at ``point``, the forecaster run once for all that follows."""
+        pull = jax.vjp(self._h, point)[1]
+        return LinearRows(self.start, self.n_obs, pull)
+
     def pull(self, y: Array, point: Float[Array, "node channel"]) -> Array:
         """Adjoint of the tangent at ``point`` applied to y."""
-        return jax.vjp(self._h, point)[1](y)[0]
+        return self.linearised(point).pull(y)
 
     def push(self, z: Array, point: Float[Array, "node channel"]) -> Float[Array, " obs"]:
-        """Tangent at ``point`` applied to z.
+        """Tangent at ``point`` applied to z."""
+        return self.linearised(point).push(z)
+
+
+class LinearRows(eqx.Module):
+    """`TrajectoryRows` linearised at a point: what a solver applies again and again.
+
+    Attributes
+    ----------
+    start, n_obs : int
+    adjoint : pytree, callable y (obs,) -> (z (node, channel),)
+        Holds what the steps of the forecaster left behind.
+    """
+
+    start: int = eqx.field(static=True)
+    n_obs: int = eqx.field(static=True)
+    adjoint: Callable[[Array], tuple[Array, ...]]
+
+    @property
+    def rows(self) -> slice:
+        """Their rows in the likelihood."""
+        return slice(self.start, self.start + self.n_obs)
+
+    def linearised(self, point: Array) -> LinearRows:
+        """Itself."""
+        return self
+
+    def pull(self, y: Float[Array, " obs"], point: Array | None = None) -> Array:
+        """Adjoint applied to y."""
+        return self.adjoint(y)[0]
+
+    def push(self, z: Float[Array, "node channel"], point: Array | None = None) -> Array:
+        """Tangent applied to z.
 
         As the transpose of the adjoint, since the network's own derivative rules know no
         forward mode.
         """
-        adjoint = lambda y: self.pull(y, point)  # noqa: E731
-        return jax.vjp(adjoint, jnp.zeros((self.n_obs,), z.dtype))[1](z)[0]
+        nothing = jnp.zeros((self.n_obs,), z.dtype)
+        return jax.vjp(lambda y: self.adjoint(y)[0], nothing)[1](z)[0]

@@ -153,7 +153,9 @@ def cycle(config: Annotated[Path, typer.Argument(help="TOML file")]) -> None:
 
 @app.command()
 def experiment(
-    kind: Annotated[str, typer.Argument(help="single-step, lead-time, sigma-g or maps")],
+    kind: Annotated[
+        str, typer.Argument(help="single-step, lead-time, sigma-g, maps, cycling or window")
+    ],
     config: Annotated[Path, typer.Argument(help="TOML file")],
 ) -> None:
     """Run an experiment of the DiffDA paper with every method beside it; resumes."""

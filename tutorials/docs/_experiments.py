@@ -40,6 +40,15 @@ def experiment_member_losses(kind: str) -> str:
     return tables.loss_table(_results(kind), start="member")
 
 
+def experiment_window() -> str:
+    """Errors of 4D-Var and its rivals through a window."""
+    import json
+
+    from xdiffda.experiments import window_results
+
+    return window_results.table(json.loads((RESULTS / "window.json").read_text()))
+
+
 def experiment_figure(name: str) -> str:
     """A figure, inside the page."""
     data = base64.b64encode((RESULTS / "figures" / f"{name}.png").read_bytes()).decode()
@@ -62,5 +71,5 @@ MADE = {
     "experiment-analyses": experiment_analyses, "experiment-cycles": experiment_cycles,
     "experiment-config": experiment_config,
     "experiment-figure": experiment_figure, "experiment-losses": experiment_losses,
-    "experiment-member-losses": experiment_member_losses,
+    "experiment-member-losses": experiment_member_losses, "experiment-window": experiment_window,
 }  # fmt: skip

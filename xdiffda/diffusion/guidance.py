@@ -207,7 +207,7 @@ def perturbed_update(
     """Update draws ``mean + drawn`` of a prior, each by observations with its own errors."""
     prior = mean + drawn
     n_obs = likelihood.n_obs
-    error = jax.vmap(lambda k: jax.random.normal(k, (n_obs,)), out_axes=1)(draws.keys)
+    error = likelihood.draw_errors(draws.keys)
     scale = None
     if likelihood.robust is not None:
         mean = jnp.broadcast_to(mean, prior.shape) if likelihood.value.ndim == 2 else mean

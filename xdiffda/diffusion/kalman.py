@@ -86,7 +86,8 @@ def _solve(
         h = likelihood.tangent(point, scale)
 
         def system(y: Float[Array, " obs"]) -> Float[Array, " obs"]:
-            return y + h.apply(covariance(h.adjoint(y[:, None], one)))[:, 0]
+            y = y[:, None]
+            return (h.correlated(y) + h.apply(covariance(h.adjoint(y, one))))[:, 0]
 
         y, _ = cg(system, b, x0=guess, tol=solver.tolerance, maxiter=solver.max_iterations)
         residual = jnp.linalg.norm(system(y) - b) / jnp.maximum(jnp.linalg.norm(b), 1e-30)

@@ -16,132 +16,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from xdiffda.diffusion._rows import (
+    LocalRows,
+    State,
+    StateError,
+    StateRows,
+    Whitening,
+    gather,
+    scatter,
+)
 from xdiffda.diffusion.robust import Robust
-from xdiffda.observations.nonlinear import LocalCall, StateCall
 
-State = Float[Array, "node member channel"]
+__all__ = ["Likelihood", "LocalRows", "State", "StateError", "StateRows", "Whitening"]
+
 # A residual of a row without known expected variance is never called gross at first sight.
 UNKNOWN_VARIANCE = 1e12
-
-
-class LocalRows(eqx.Module):
-    """Observations that are functions of a few gathered numbers.
-
-    Attributes
-    ----------
-    call : LocalCall
-    start : int
-        First of their rows in the likelihood.
-    base : array (obs, input)
-        Inputs as the background has them at the place and time of each observation.
-    gather : array (obs, input, term)
-        Weights of the inputs, times scale of z; elements as in the likelihood's index.
-    parameters : array (obs, parameter)
-    error : array (obs,)
-        Standard deviations, natural units.
-    """
-
-    call: LocalCall = eqx.field(static=True)
-    start: int = eqx.field(static=True)
-    base: Float[Array, "obs input"]
-    gather: Float[Array, "obs input term"]
-    parameters: Float[Array, "obs parameter"]
-    error: Float[Array, " obs"]
-
-    @property
-    def rows(self) -> slice:
-        """Their rows in the likelihood."""
-        return slice(self.start, self.start + self.base.shape[0])
-
-    def _inputs(self, flat: Float[Array, " element"], index: Array) -> Float[Array, "obs input"]:
-        n, n_input, n_term = self.gather.shape
-        own = index[self.rows, : n_input * n_term].reshape(n, n_input, n_term)
-        return self.base + jnp.sum(flat[own] * self.gather, axis=-1)
-
-    def predict(self, flat: Float[Array, " element"], index: Array) -> Float[Array, " obs"]:
-        """H(z) - H(0) per error."""
-        there = self.call.values(self._inputs(flat, index), self.parameters)
-        return (there - self.call.values(self.base, self.parameters)) / self.error
-
-    def weights(self, flat: Float[Array, " element"], index: Array) -> Float[Array, "obs term"]:
-        """Sparse rows of the tangent at z, per error."""
-        slopes = self.call.slopes(self._inputs(flat, index), self.parameters)
-        own = (slopes / self.error[:, None])[:, :, None] * self.gather
-        return own.reshape(own.shape[0], -1)
-
-
-class StateRows(eqx.Module):
-    """Observations that are a function of the whole state.
-
-    Attributes
-    ----------
-    call : StateCall
-    start, n_obs : int
-        First of their rows in the likelihood, and their number (filling rows excluded).
-    background, scale : arrays (node, channel)
-        x = background + scale z.
-    fields : dict of arrays (obs,)
-        What the function sees of the observations.
-    gain : array (obs,)
-        One over the error; zero where an observation is rejected.
-    """
-
-    call: StateCall = eqx.field(static=True)
-    start: int = eqx.field(static=True)
-    n_obs: int = eqx.field(static=True)
-    background: Float[Array, "node channel"]
-    scale: Float[Array, "node channel"]
-    fields: dict[str, Array]
-    gain: Float[Array, " obs"]
-
-    @property
-    def rows(self) -> slice:
-        """Their rows in the likelihood."""
-        return slice(self.start, self.start + self.n_obs)
-
-    def _h(self, z: Float[Array, "node channel"]) -> Float[Array, " obs"]:
-        return self.gain * self.call(self.background + self.scale * z, self.fields)
-
-    def predict(self, z: Float[Array, "node channel"]) -> Float[Array, " obs"]:
-        """H(z) - H(0) per error."""
-        return self._h(z) - self._h(jnp.zeros_like(z))
-
-    def push(self, z: Array, point: Float[Array, "node channel"]) -> Float[Array, " obs"]:
-        """Tangent at ``point`` applied to z."""
-        return jax.jvp(self._h, (point,), (z,))[1]
-
-    def pull(self, y: Array, point: Float[Array, "node channel"]) -> Array:
-        """Adjoint of the tangent at ``point`` applied to y."""
-        return jax.vjp(self._h, point)[1](y)[0]
-
-
-class Whitening(eqx.Module):
-    """Inverse square root of a block-diagonal error correlation, and the root itself.
-
-    Attributes
-    ----------
-    where : int array (block, size)
-        Rows of each block; beyond the last row where a block is smaller.
-    factor, inverse : arrays (block, size, size)
-        Cholesky factors and their inverses.
-    """
-
-    where: Array
-    factor: Float[Array, "block size size"]
-    inverse: Float[Array, "block size size"]
-
-    def whiten(self, y: Float[Array, "obs member"], *, transpose: bool = False) -> Array:
-        """Return ``L^-1 y`` (or ``L^-T y``)."""
-        return self._apply(jnp.swapaxes(self.inverse, 1, 2) if transpose else self.inverse, y)
-
-    def colour(self, y: Float[Array, "obs member"]) -> Array:
-        """Return ``L y``: white noise becomes noise with the correlations of the errors."""
-        return self._apply(self.factor, y)
-
-    def _apply(self, matrix: Array, y: Array) -> Array:
-        padded = jnp.concatenate([y, jnp.zeros((1, y.shape[1]), y.dtype)])
-        blocks = jnp.einsum("bij,bjm->bim", matrix, padded[self.where], precision="highest")
-        return y.at[self.where].set(blocks, mode="drop")
+STATE_ERROR = 0x57A7E  # a stream of random numbers that nothing else uses
 
 
 class Likelihood(eqx.Module):
@@ -173,6 +63,8 @@ class Likelihood(eqx.Module):
         Square roots of weights by which rows count less.
     point : array (node, channel), optional
         Where functions of the whole state are linearised; default the background.
+    state_error : StateError, optional
+        A part of the error that comes on top of the independent one. Not with ``whitening``.
     """
 
     value: Float[Array, "obs ..."]
@@ -186,6 +78,7 @@ class Likelihood(eqx.Module):
     updates: int = eqx.field(static=True, default=2)
     scale: Float[Array, " obs"] | None = None
     point: Float[Array, "node channel"] | None = None
+    state_error: StateError | None = None
 
     @property
     def n_obs(self) -> int:
@@ -199,9 +92,8 @@ class Likelihood(eqx.Module):
 
     def apply(self, z: State) -> Float[Array, "obs member"]:
         """Return H z in units of the observation error (the tangent, where H is not linear)."""
-        node, member, channel = z.shape
-        flat = jnp.moveaxis(z, 1, 2).reshape(node * channel, member)
-        y = jnp.einsum("opm,op->om", flat[self.index], self.weight)
+        node, _, channel = z.shape
+        y = gather(self.index, self.weight, z)
         for part in self.general:
             at = jnp.zeros((node, channel)) if self.point is None else self.point
             pushed = jax.vmap(lambda x, part=part, at=at: part.push(x, at), 1, 1)(z)
@@ -211,12 +103,10 @@ class Likelihood(eqx.Module):
 
     def adjoint(self, y: Float[Array, "obs member"], shape: tuple[int, int, int]) -> State:
         """Return H^T y on a state of ``shape``."""
-        node, member, channel = shape
+        node, _, channel = shape
         y = y if self.whitening is None else self.whitening.whiten(y, transpose=True)
         y = y if self.scale is None else y * self.scale[:, None]
-        spread = (self.weight[:, :, None] * y[:, None]).reshape(-1, member)
-        flat = jax.ops.segment_sum(spread, self.index.reshape(-1), node * channel)
-        x = jnp.moveaxis(flat.reshape(node, channel, member), 2, 1)
+        x = scatter(self.index, self.weight, y, shape)
         for part in self.general:
             at = jnp.zeros((node, channel)) if self.point is None else self.point
             pull = lambda own, part=part, at=at: part.pull(own, at)  # noqa: E731
@@ -268,7 +158,25 @@ class Likelihood(eqx.Module):
             for part in self.local:
                 own = part.weights(flat, self.index)
                 weight = weight.at[part.rows, : own.shape[1]].set(own)
-        return dataclasses.replace(self, weight=weight, point=point, scale=scale)
+        general = self.general
+        if point is not None:  # once here, not at every application
+            general = tuple(part.linearised(point) for part in general)
+        return dataclasses.replace(self, weight=weight, general=general, point=point, scale=scale)
+
+    def correlated(self, y: Float[Array, "obs member"]) -> Array:
+        """``R y``: whitened errors are independent but for those of a state."""
+        if self.state_error is None:
+            return y
+        scale = 1.0 if self.scale is None else self.scale[:, None]
+        return y + scale * self.state_error.apply(scale * y)
+
+    def draw_errors(self, keys: Array) -> Float[Array, "obs member"]:
+        """Draw whitened errors of the observations, for each member with its own key."""
+        error = jax.vmap(lambda k: jax.random.normal(k, (self.n_obs,)), out_axes=1)(keys)
+        if self.state_error is None:
+            return error
+        own = jax.vmap(lambda k: jax.random.fold_in(k, STATE_ERROR))(keys)
+        return error + self.state_error.draw(own)
 
     def rescaled(self, factor: float) -> Likelihood:
         """The same observations of ``z / factor``."""

@@ -11,7 +11,7 @@ import xarray as xr
 from xdiffda._rollout import STEP
 from xdiffda._stream import duration
 from xdiffda.experiments.measure import DIMS
-from xdiffda.experiments.tasks import Task, forecast_kind, reference_of
+from xdiffda.experiments.tasks import Task, forecast_kind, reference_of, saturation_of
 from xdiffda.experiments.world import World
 from xdiffda.osse.records import Ledger
 
@@ -58,7 +58,12 @@ def assemble(
         rows.append((at, record))
     shape = (len(world.times), len(config.columns), len(names))
     variables = _filled(rows, ("case", "columns", "scheme"), shape)
-    references = [((i,), book[reference_of(config, t)]) for i, t in enumerate(world.times)]
+    references = []
+    for i, time in enumerate(world.times):
+        record = dict(book[reference_of(config, time)])
+        if forecasts:
+            record |= book[saturation_of(time)]
+        references.append(((i,), record))
     variables |= _filled(references, ("case",), shape[:1])
     if not forecasts:
         variables = {n: v for n, v in variables.items() if n != "background_forecast_squared"}
@@ -97,7 +102,7 @@ def _filled(
 
 
 def _kind(name: str) -> tuple[str, str]:
-    for prefix in ("background", "truth"):
+    for prefix in ("background", "truth", "saturation"):
         if name.startswith(f"{prefix}_"):
             return prefix, name.removeprefix(f"{prefix}_")
     return "", name

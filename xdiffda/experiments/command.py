@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from xdiffda._stream import duration
 from xdiffda.errors import InputError, Problem
 from xdiffda.experiments.config import ExperimentConfig
 from xdiffda.experiments.runner import KINDS, run
 
-MAPS, CYCLING = "maps", "cycling"
+MAPS, CYCLING, WINDOW = "maps", "cycling", "window"
 FIGURES = "figures"
 
 
@@ -17,12 +20,13 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
 
     Parameters
     ----------
-    kind : {"single-step", "lead-time", "sigma-g", "maps", "cycling"}
+    kind : {"single-step", "lead-time", "sigma-g", "maps", "cycling", "window"}
         As in `xdiffda.experiments.run`; ``maps`` draws the errors of one case, ``cycling`` runs
-        every method for weeks.
+        every method for weeks, ``window`` sets 4D beside first guess at appropriate time.
     path : path
         See `xdiffda.experiments.ExperimentConfig`, for cycles
-        `xdiffda.experiments.cycling.CyclingConfig`.
+        `xdiffda.experiments.cycling.CyclingConfig`, for windows
+        `xdiffda.experiments.window_config.WindowConfig`.
     progress : bool, optional
 
     Raises
@@ -30,7 +34,7 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
     InputError
         If the kind is unknown, or the configuration or what it names does not fit.
     """
-    kinds = (*KINDS, MAPS, CYCLING)
+    kinds = (*KINDS, MAPS, CYCLING, WINDOW)
     if kind not in kinds:
         raise InputError([Problem(f"the experiment {kind!r}", f"one of {', '.join(kinds)}",
                                   f"xdiffda experiment {KINDS[0]} {path}")],
@@ -39,6 +43,10 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
         from xdiffda.experiments import cycling_results
 
         return cycling_results.main(path, progress=progress)
+    if kind == WINDOW:
+        from xdiffda.experiments import window_results
+
+        return window_results.main(path, progress=progress)
     from xdiffda.experiments import figures, maps, tables
 
     config = ExperimentConfig.read(path)
@@ -47,14 +55,14 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
         drawn = figures.write_maps(maps.states_of_case(config), folder)
         return "".join(f"{p}\n" for p in drawn)
     found = run(kind, config, progress=progress)
-    text = tables.tables(found, start=config.starts[0], lead_time=_shown_lead(config))
+    text = tables.tables(found, start=config.starts[0], lead_time=_shown_leads(config))
     (Path(config.out) / f"{kind}.md").write_text(text)
     figures.write_figures(kind, found, folder)
     return text
 
 
-def _shown_lead(config: ExperimentConfig) -> float:
-    """48 h as in the paper, or less where forecasts are shorter."""
-    import pandas as pd
-
-    return min(48.0, pd.Timedelta(config.forecast_lead).total_seconds() / 3600)
+def _shown_leads(config: ExperimentConfig) -> tuple[float, ...]:
+    """Hours of the configured lead times, the last of the forecasts where they are shorter."""
+    hours = lambda text: float(duration(text) / np.timedelta64(1, "h"))  # noqa: E731
+    last = hours(config.forecast_lead)
+    return tuple(dict.fromkeys(min(last, hours(lead)) for lead in config.lead_times))

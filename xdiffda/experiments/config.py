@@ -81,6 +81,9 @@ class ExperimentConfig:
     forecast_lead, reference_lead : str
         How far forecasts from the analyses go, and those from the truth that they are
         compared with: their difference is the greatest loss that can be seen.
+    lead_times : list of str
+        Of the forecasts in the tables, none beyond ``forecast_lead``: the paper's 48 h, or
+        more for longer forecasts.
     starts : list of str
         Where forecasts start: ``mean`` of the members, first ``member`` (as in the paper,
         whose analyses are single draws).
@@ -106,6 +109,7 @@ class ExperimentConfig:
     variables: tuple[str, ...] = ()
     forecast_lead: str = "48h"
     reference_lead: str = "144h"
+    lead_times: tuple[str, ...] = ("48h",)
     starts: tuple[str, ...] = STARTS
     widths: tuple[float, ...] = (0.3, 0.5, 0.7, 1.0, 1.5)
     repaint: RePaint = RePaint(n_levels=50, jump_length=5, resamplings=2)
@@ -201,6 +205,13 @@ def _problems(config: ExperimentConfig) -> list[Problem]:
             hours[name] = 0.0
         need(hours[name] > 0 and hours[name] % 1 == 0, f"{name} = {getattr(config, name)!r}",
              "a positive multiple of 6 h", f'{name} = "48h"')  # fmt: skip
+    for lead in config.lead_times:
+        try:
+            fits = duration(lead) > duration("0h") and not duration(lead) % duration("6h")
+        except ValueError:
+            fits = False
+        need(fits, f"lead_times with {lead!r}", "positive multiples of 6 h",
+             'lead_times = ["48h"]')  # fmt: skip
     need(hours["reference_lead"] >= hours["forecast_lead"],
          f"reference_lead = {config.reference_lead!r}",
          f"at least forecast_lead, {config.forecast_lead}", 'reference_lead = "144h"')  # fmt: skip

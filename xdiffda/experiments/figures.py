@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIX = ".png"
+LONG = np.timedelta64(4, "D")
 MAPS = (("geopotential", 500.0), ("temperature", 850.0), ("2m_temperature", None))
 
 
@@ -83,7 +84,8 @@ def forecast_error(results: xr.Dataset, columns: int, *, start: str = "mean") ->
               "background": make.background_forecast_rmse(results)}  # fmt: skip
     by = make.forecast_rmse(results, start=_start(results, start))
     curves |= {method: of[columns] for method, of in by.items() if columns in of}
-    return plot.lead_time_curves(curves)
+    longer = last > LONG  # before that, no error is near its end
+    return plot.lead_time_curves(curves, levels=make.saturation_rmse(results) if longer else None)
 
 
 def scorecard(results: xr.Dataset, columns: int) -> Figure:

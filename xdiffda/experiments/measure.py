@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from xdiffda._rollout import STEP
-from xdiffda._stream import duration
+from xdiffda._stream import clock_of, duration
 from xdiffda.analysis import assimilate
 from xdiffda.experiments.config import INTERPOLATION, Method
 from xdiffda.experiments.world import World
@@ -148,6 +148,26 @@ def reference_record(world: World, case: Case) -> Record:
         "truth_forecast_squared": forecast_errors(world, case, truth, lead)[0],
         "background_forecast_squared": of_first,
     }  # fmt: skip
+
+
+SATURATION_DAYS = (15, 20, 25, 30)
+
+
+def saturation_record(world: World, time: np.datetime64) -> Record:
+    """Where errors of forecasts end: how far states of one season are from each other.
+
+    Mean squared difference of the truth of this time from those of weeks before and after,
+    as far as there is a truth: twice the variance about the climate of the season.
+    """
+    known = clock_of(world.truth, what="truth")
+    wanted = [time + sign * np.timedelta64(days, "D") for days in SATURATION_DAYS
+              for sign in (-1, 1)]  # fmt: skip
+    others = [t for t in wanted if t in known]
+    if not others:
+        return {"saturation_squared": [float("nan")] * world.states.layout.n_channel}
+    here, *there = world.true(np.array([time, *others]))
+    squares = np.mean([(x.astype(np.float64) - here) ** 2 for x in there], axis=0)
+    return {"saturation_squared": _rounded(_area_mean(world, squares))}
 
 
 BALANCE = ("tendency", "divergence", "ageostrophic_ratio", "spectrum")

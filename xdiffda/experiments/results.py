@@ -73,6 +73,22 @@ def background_forecast_rmse(results: xr.Dataset) -> xr.Dataset:
     return _scored({"rmse": np.sqrt(squared)})
 
 
+def saturation_rmse(results: xr.Dataset) -> dict[str, xr.Dataset]:
+    """Where errors of forecasts end: label -> ``rmse``, for lines across their curves.
+
+    A forecast that is another state of the season errs by the square root of two times the
+    standard deviation about the climate, the climate itself by once that. Empty where the
+    results do not have it.
+    """
+    if "saturation_squared" not in results:
+        return {}
+    squared = pooled(results, "saturation_squared")
+    return {
+        "another state of the season": _scored({"rmse": np.sqrt(squared)}),
+        "climate": _scored({"rmse": np.sqrt(squared / 2)}),
+    }
+
+
 def losses(results: xr.Dataset, *, start: str = "mean") -> By:
     """Lead-time losses (`xdiffda.verify.lead_time_loss`): method -> columns -> hours.
 

@@ -16,7 +16,14 @@ from xdiffda.errors import InputError, Problem
 from xdiffda.experiments import measure
 from xdiffda.experiments.assemble import assemble
 from xdiffda.experiments.config import ExperimentConfig, check_columns, of_widths, plain
-from xdiffda.experiments.tasks import Task, digest_of, forecast_kind, reference_of, tasks_of
+from xdiffda.experiments.tasks import (
+    Task,
+    digest_of,
+    forecast_kind,
+    reference_of,
+    saturation_of,
+    tasks_of,
+)
 from xdiffda.experiments.world import World, open_world
 from xdiffda.options import get_options
 from xdiffda.osse.records import Ledger
@@ -107,6 +114,8 @@ def _run_case(
     missing = [t for t in tasks if any(t.of(kind) not in book for kind in kinds)]
     reference = reference_of(world.config, time)
     bar.update(len(tasks) - len(missing))
+    if forecasts and saturation_of(time) not in book:
+        book.add(saturation_of(time), measure.saturation_record(world, time))
     if not missing and reference in book:
         return
     case = measure.open_case(world, time, world.config.reference_lead)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,20 @@ from xdiffda._skill_table import HEADLINES
 from xdiffda.experiments.results import cases_of, loss_at, pooled, shock
 
 
-def tables(results: xr.Dataset, *, start: str = "mean", lead_time: float = 48.0) -> str:
-    """Both tables, as Markdown."""
+def tables(
+    results: xr.Dataset, *, start: str = "mean", lead_time: float | Sequence[float] = 48.0
+) -> str:
+    """All tables, as Markdown; hours lost at one lead time (hours) after another."""
     parts = [analysis_table(results)]
     if "forecast_squared" in results:
         text = "the mean of the members" if start == "mean" else "one member"
-        head = f"Hours lost by {lead_time:g} h forecasts from {text}:"
-        parts += [head, loss_table(results, start=start, lead_time=lead_time)]
+        leads = np.atleast_1d(lead_time).tolist()
+        for lead in leads:
+            head = f"Hours lost by {lead:g} h forecasts from {text}:"
+            parts += [head, loss_table(results, start=start, lead_time=lead)]
+        if len(leads) > 1 and "saturation_squared" in results:
+            head = f"RMSE of forecasts from {text} over that of another state of the season:"
+            parts += [head, forecast_table(results, start=start, lead_times=leads)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -55,6 +63,40 @@ def loss_table(results: xr.Dataset, *, start: str = "mean", lead_time: float = 4
         hours = [_hours(float(row.sel(channel=c)), results, lead_time) for c in shown.values()]
         rows.append([f"{at['columns']:,}", at["scheme"], *hours, str(n_case)])
     return _markdown(["columns", "method", *shown, "cases"], rows)
+
+
+def forecast_table(
+    results: xr.Dataset, *, start: str = "mean", lead_times: Sequence[float] = (48.0, 240.0)
+) -> str:
+    """RMSE of forecasts at some lead times (hours), over where errors end, of all channels.
+
+    Background and truth, which go on beside the analyses, have the error at all cases.
+    """
+    leads = [np.timedelta64(int(hours * 60), "m") for hours in lead_times]
+    end = results["saturation_squared"]
+    ran = cases_of(results)
+    head = ["columns", "method", *(f"{hours:g} h" for hours in lead_times), "cases"]
+    own = results["forecast_squared"].sel(start=start, lead_time=leads)
+    ratio = _share(own, end.where(ran))
+    rows = [
+        [f"{at['columns']:,}", at["scheme"], *_numbers(ratio.sel(at)), str(n)]
+        for at, n in _ran(results)
+    ]
+    base = results["background_forecast_squared"].isel(start=0).sel(lead_time=leads)
+    truth = results["truth_forecast_squared"].rename(reference_lead_time="lead_time")
+    kept = truth.reindex(lead_time=np.array(leads, "timedelta64[ns]"))
+    count = str(results.sizes["case"])
+    rows += [["-", "background", *_numbers(_share(base, end)), count],
+             ["-", "truth", *_numbers(_share(kept, end)), count]]  # fmt: skip
+    return _markdown(head, rows)
+
+
+def _share(squared: xr.DataArray, end: xr.DataArray) -> xr.DataArray:
+    return ((squared.mean("case") / end.mean("case")) ** 0.5).mean("channel")
+
+
+def _numbers(field: xr.DataArray) -> list[str]:
+    return [f"{value:.3f}" for value in field.values.tolist()]
 
 
 def _shown(results: xr.Dataset) -> dict[str, str]:

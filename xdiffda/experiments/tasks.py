@@ -46,6 +46,11 @@ def reference_of(config: ExperimentConfig, time: np.datetime64) -> tuple[Any, ..
             str(time)[:19])  # fmt: skip
 
 
+def saturation_of(time: np.datetime64) -> tuple[Any, ...]:
+    """Key of the record of where errors end."""
+    return ("saturation", str(time)[:19])
+
+
 def forecast_kind(config: ExperimentConfig) -> str:
     """Kind of records of forecasts: those of other leads or starts are others."""
     return f"forecast {config.forecast_lead} {','.join(config.starts)}"

@@ -15,10 +15,12 @@ from xdiffda.plot.styles import legend, line, panels, style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+ACROSS = ("--", ":")
+
 
 def lead_time_curves(
     scores: xr.Dataset | Mapping[str, xr.Dataset], *, score: str = "rmse",
-    channels: Sequence[str] | None = None,
+    channels: Sequence[str] | None = None, levels: Mapping[str, xr.Dataset] | None = None,
 ) -> Figure:  # fmt: skip
     """Draw a score against lead time.
 
@@ -30,6 +32,9 @@ def lead_time_curves(
         ``rmse``, ``crps``, ...
     channels
         Such as ``temperature@850``; headline channels if not given.
+    levels
+        Label -> scores that no lead time belongs to, drawn as lines across: where errors
+        saturate, for example.
 
     Returns
     -------
@@ -56,7 +61,12 @@ def lead_time_curves(
         for ax, channel in zip(axes, chosen, strict=True):
             for number, (label, ds) in enumerate(given.items()):
                 field, units = in_display_units(channel.of(ds).sel(score=score))
-                ax.plot(hours(ds), field, label=label or None, **line(number))
+                choice = line(number) | {"markevery": max(1, ds.sizes["lead_time"] // 8)}
+                ax.plot(hours(ds), field, label=label or None, **choice)
+            for number, (label, ds) in enumerate((levels or {}).items()):
+                field, _ = in_display_units(channel.of(ds).sel(score=score))
+                ax.axhline(float(field), label=label, color="0.45", linewidth=1.0, zorder=1,
+                           linestyle=ACROSS[number % len(ACROSS)])  # fmt: skip
             text = score.upper() if len(score) < 5 else score
             ax.set(title=channel.title, xlabel="lead time (h)", ylabel=f"{text} ({units})")
             ax.set_xlim(0, None)

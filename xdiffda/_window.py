@@ -1,0 +1,222 @@
+"""The likelihood of a window: observations of several times as functions of one state."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Bool, Float, Int
+
+from xdiffda._innovations import estimate_r
+from xdiffda._rollout import STEP
+from xdiffda._trajectory import TrajectoryRows
+from xdiffda.diffusion.likelihood import Likelihood, StateError
+from xdiffda.errors import InputError, Problem
+from xdiffda.observations import observation_operator, select_window
+from xdiffda.prior import Prior, year_phase
+from xdiffda.state import Layout
+
+PADDING = 128
+N_DRAWS = 16  # of the prior, by which the spread of later times is judged
+FORECASTER, FGAT, NONE = "forecaster", "fgat", "none"
+DYNAMICS = (FORECASTER, FGAT, NONE)
+
+
+class _Table(NamedTuple):
+    """Observations of the window in an order of their own, filled up to common shapes."""
+
+    value: Float[np.ndarray, " obs"]
+    error: Float[np.ndarray, " obs"]
+    when: Int[np.ndarray, " obs"]
+    index: Int[np.ndarray, "obs term"]
+    weight: Float[np.ndarray, "obs term"]
+    site: Int[np.ndarray, " obs"]
+
+
+def window_likelihood(
+    forward: Any, prior: Prior, background: Float[np.ndarray, "node channel"],
+    time: np.datetime64, tidy: xr.Dataset, *, n_windows: int,
+    background_error: float | str = "estimate", gross_check: float = 10.0,
+    model_error: float = 0.0, dynamics: str = FORECASTER, remat: bool = False,
+) -> tuple[Likelihood, float, dict[str, Any]]:  # fmt: skip
+    """Likelihood of z at the start of a window, given the observations of its times.
+
+    Parameters
+    ----------
+    forward : pytree, callable
+        One step of the forecaster on arrays.
+    prior : Prior
+    background : array (node, channel), physical units
+    time : datetime64
+        Start of the window.
+    tidy : Dataset
+        Validated tidy observations.
+    n_windows : int
+        Steps of the forecaster in the window.
+    background_error : float or "estimate"
+    gross_check : float
+    model_error : float
+    dynamics : {"forecaster", "fgat", "none"}
+    remat : bool
+        See `xdiffda.four_d.assimilate_window`.
+
+    Returns
+    -------
+    likelihood : Likelihood
+    r : float
+        Scale of the background error.
+    record : dict
+        ``used`` and ``rejected`` numbers.
+
+    Raises
+    ------
+    InputError
+        If no observation is left.
+    """
+    table, rejected = _collect(tidy, time, n_windows, prior.layout)
+    table, real = _filled(table)
+    r0 = 1.0 if background_error == "estimate" else float(background_error)
+    scale = prior.scale.reshape(-1)[table.index]
+    lost = table.weight * (prior.scale * prior.unresolved).reshape(-1)[table.index] * r0
+    # what the basis lacks counts as error of representativeness
+    error = np.sqrt(table.error**2 + (lost**2).sum(1))
+    steps = time + np.arange(1, n_windows + 1) * STEP
+    rows = TrajectoryRows(
+        0, real.size, forward, jnp.asarray(year_phase(steps)),
+        jnp.asarray(background, jnp.float32), jnp.asarray(prior.scale, jnp.float32),
+        jnp.asarray(np.where(dynamics == NONE, 0, table.when)), jnp.asarray(table.index),
+        jnp.asarray(table.weight, jnp.float32), jnp.asarray(1 / error, jnp.float32), remat,
+    )  # fmt: skip
+    own = table.weight * scale / error[:, None]  # of z where it stands still, per error
+    still = None if dynamics == FORECASTER else jnp.asarray(own, jnp.float32)
+    guess, spread = (np.asarray(a, np.float64) for a in _seen(rows, still, prior.covariance))
+    departure = (table.value - guess) / error
+    drift = model_error * table.when[:, None] * own
+    good, r = _judge(
+        departure, spread, np.abs(drift).sum(1), real, table.site,
+        r=None if background_error == "estimate" else r0, gross_check=gross_check,
+    )  # fmt: skip
+    if gross := int((real & ~good).sum()):
+        rejected["gross error"] = gross
+    return (
+        _likelihood(rows, np.where(good, departure, 0.0), good, r, own, drift, prior, dynamics),
+        r, {"used": int(good.sum()), "rejected": rejected, "r": r},
+    )  # fmt: skip
+
+
+def _likelihood(
+    rows: TrajectoryRows, value: np.ndarray, good: Bool[np.ndarray, " obs"], r: float,
+    own: np.ndarray, drift: np.ndarray, prior: Prior, dynamics: str,
+) -> Likelihood:  # fmt: skip
+    """The rows that are good; the others keep their places with weight zero."""
+    used = lambda a: jnp.asarray(good[:, None] * a, jnp.float32)  # noqa: E731
+    late = None
+    # through the forecaster even where it is nothing: compiling takes longer than solving
+    if drift.any() or dynamics == FORECASTER:
+        late = StateError(rows.index, used(drift), prior.covariance)
+    whitened = jnp.asarray(value, jnp.float32)
+    if dynamics != FORECASTER:
+        return Likelihood(whitened, rows.index, used(r * own), state_error=late)
+    moving = eqx.tree_at(
+        lambda own: (own.scale, own.gain), rows, (r * rows.scale, jnp.where(good, rows.gain, 0.0))
+    )
+    nothing = jnp.zeros((rows.n_obs, 1))
+    return Likelihood(
+        whitened, nothing.astype(jnp.int32), nothing, general=(moving,), state_error=late
+    )
+
+
+def _judge(
+    departure: Float[np.ndarray, " obs"], spread: Float[np.ndarray, " obs"],
+    drift: Float[np.ndarray, " obs"], real: Bool[np.ndarray, " obs"],
+    site: Int[np.ndarray, " obs"], *, r: float | None, gross_check: float,
+) -> tuple[Bool[np.ndarray, " obs"], float]:  # fmt: skip
+    """Which departures are not gross errors, and r; all per independent error."""
+    total = np.sqrt(1 + drift**2)
+    departure, spread = departure / total, spread / total
+    good, estimated = real & np.isfinite(departure), 1.0 if r is None else r
+    for _ in range(2):  # a gross error must not inflate the r that judges it
+        if r is None:
+            n_site = np.unique(site[good]).size
+            estimated = estimate_r(departure[good], spread[good], n_site)
+        good = real & (np.abs(departure) <= gross_check * np.sqrt(1 + (estimated * spread) ** 2))
+        if not good.any():
+            raise InputError([Problem(
+                f"all {real.sum()} observations far from the background's forecast",
+                "observations and background of the same time and model",
+                "assimilate_window(..., gross_check=np.inf)",
+            )], what="observations")  # fmt: skip
+    return good, estimated
+
+
+@eqx.filter_jit
+def _seen(
+    rows: TrajectoryRows, still: Float[Array, "obs term"] | None, covariance: Any
+) -> tuple[Array, Array]:
+    """What the observations would be of the background, and its spread for a unit r, per error.
+
+    ``still`` are the weights of an increment that stands still; without them the forecaster
+    moves it.
+    """
+    origin = jnp.zeros_like(rows.background)
+    draws = covariance.sample(jax.random.split(jax.random.key(0), N_DRAWS))
+    if still is None:
+        moved = rows.linearised(origin)
+        pushed = jax.lax.map(moved.push, jnp.moveaxis(draws, 1, 0))
+    else:
+        pushed = Likelihood(rows.gain, rows.index, still).apply(draws).T
+    return rows.equivalents(origin), jnp.sqrt(jnp.mean(pushed**2, axis=0))
+
+
+def _filled(table: _Table) -> tuple[_Table, Bool[np.ndarray, " obs"]]:
+    """Rows that see nothing at the end, so that windows share compiled code."""
+    n, more = table.value.size, -table.value.size % PADDING
+    wide = [np.pad(a, ((0, more), *((0, 0),) * (a.ndim - 1))) for a in table]
+    real = np.arange(n + more) < n
+    filled = _Table(*wide)
+    return filled._replace(error=np.where(real, filled.error, 1.0)), real
+
+
+def _collect(
+    tidy: xr.Dataset, time: np.datetime64, n_windows: int, layout: Layout
+) -> tuple[_Table, dict[str, int]]:
+    """Observations by the step nearest in time; those without a time are of the start."""
+    stamps = np.where(np.isnat(tidy["time"].values), time, tidy["time"].values)
+    tidy = tidy.assign_coords(time=("obs", stamps))
+    before, last = time - STEP / 2, time + n_windows * STEP + STEP / 2
+    outside = (stamps <= before) | (stamps > last)
+    rejected = {"outside the window": int(outside.sum())} if outside.any() else {}
+    pieces = []
+    for step in range(n_windows + 1):
+        middle = time + step * STEP
+        if not ((stamps > middle - STEP / 2) & (stamps <= middle + STEP / 2)).any():
+            continue
+        inside, _ = select_window(tidy, middle, STEP)
+        obs, kept, reasons = observation_operator(inside, layout)
+        for reason, where in reasons.items():
+            rejected[reason] = rejected.get(reason, 0) + len(where)
+        places = np.round(np.stack([inside["lat"], inside["lon"]], 1)[kept], 4)
+        pieces.append((
+            np.asarray(obs.value, np.float64), np.asarray(obs.error_std, np.float64),
+            np.full(obs.n_obs, step), np.asarray(obs.index), np.asarray(obs.weight), places,
+        ))  # fmt: skip
+    if not pieces:
+        raise InputError([Problem(
+            f"{stamps.size} observations from {str(stamps.min())[:16]} to "
+            f"{str(stamps.max())[:16]}",
+            f"observations within {str(before)[:16]} to {str(last)[:16]}",
+            f'background.sel(time="{str(stamps.min())[:16]}")',
+        )], what="observations")  # fmt: skip
+    width = max(piece[3].shape[1] for piece in pieces)
+    wide = lambda a: np.pad(a, ((0, 0), (0, width - a.shape[1])))  # noqa: E731
+    value, error, when, index, weight, places = (
+        np.concatenate([wide(p[i]) if i in (3, 4) else p[i] for p in pieces]) for i in range(6)
+    )
+    site = np.unique(places, axis=0, return_inverse=True)[1].reshape(-1)
+    # perturbations are drawn along this order: not that of the user's file
+    order = np.lexsort([error, value, *index.T[::-1], when])
+    return _Table(*(a[order] for a in (value, error, when, index, weight, site))), rejected
