@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from xdiffda.experiments.cycling import NETWORKS, CyclingConfig, Run, run
+from xdiffda.variables import VARIABLES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,7 +132,9 @@ def _rms(field: xr.DataArray) -> xr.DataArray:
 
 
 def _unit(ds: xr.Dataset, name: str) -> str:
-    return str(ds[name].attrs.get("units", "")) if name in ds else ""
+    """Units of a field: what the truth said, or else those in which it is known."""
+    own = ds[name].attrs.get("units") if name in ds else None
+    return str(own or VARIABLES[name].units)
 
 
 def _number(value: xr.DataArray) -> str:
