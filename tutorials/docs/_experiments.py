@@ -57,6 +57,13 @@ def experiment_figure(name: str) -> str:
     )
 
 
+def experiment_forecasts(kind: str) -> str:
+    """Errors of forecasts by lead time, over where errors end."""
+    from xdiffda.experiments import tables
+
+    return tables.forecast_table(_results(kind))
+
+
 def experiment_cycles(name: str) -> str:
     """Table of an experiment on cycles."""
     return (RESULTS / f"{name}.md").read_text()
@@ -69,7 +76,7 @@ def experiment_config() -> str:
 
 MADE = {
     "experiment-analyses": experiment_analyses, "experiment-cycles": experiment_cycles,
-    "experiment-config": experiment_config,
+    "experiment-forecasts": experiment_forecasts, "experiment-config": experiment_config,
     "experiment-figure": experiment_figure, "experiment-losses": experiment_losses,
     "experiment-member-losses": experiment_member_losses, "experiment-window": experiment_window,
 }  # fmt: skip
