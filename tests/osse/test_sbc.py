@@ -32,7 +32,7 @@ def found() -> xr.Dataset:
 def test_the_report_holds_ranks_tests_seed_and_versions(found) -> None:
     settings = {"n_columns": 5, "start": "warm", "n_steps": 3, "n_draws": 4, "n_members": 3}
     report = json.loads(json.dumps(sbc.as_report(found, settings | {"seed": 0})))
-    assert set(report["versions"]) == {"xdiffda", "jax", "numpy"}
+    assert set(report["versions"]) == {"xdiffda", "jax", "equinox", "numpy"}
     for name, own in report["functions"].items():
         assert sum(own["count"]) == 4
         assert own["ks_p"] == pytest.approx(float(found["ks_p"].sel(function=name)), abs=1e-4)
