@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import Any
 
 import cycle_world as world
 import numpy as np
+import pytest
 import xarray as xr
 
 import xdiffda
+from xdiffda import reanalysis
 from xdiffda.observations import to_tidy
 from xdiffda.reanalysis import assimilate_store
 
@@ -35,6 +38,21 @@ def run(background: Any, obs: xr.Dataset, out: Path, **choices: Any) -> xr.Datas
     if isinstance(background, Path):
         background = xdiffda.open_dataset(background)
     return assimilate_store(background, obs, out=out, progress=False, **(keywords | choices))
+
+
+def interrupt_second_analysis(monkeypatch: pytest.MonkeyPatch) -> list[np.datetime64]:
+    """An interrupt in the second of all analyses from now on; returns the list of their times."""
+    plain, times = reanalysis.assimilate, []
+
+    @functools.wraps(plain)  # its signature says which settings there are
+    def counted(state: xr.Dataset, *arguments, **keywords):
+        times.append(state["time"].values[0])
+        if len(times) == 2:
+            raise KeyboardInterrupt
+        return plain(state, *arguments, **keywords)
+
+    monkeypatch.setattr(reanalysis, "assimilate", counted)
+    return times
 
 
 def gate(background: xr.Dataset, first: int, path: Path) -> xr.Dataset:

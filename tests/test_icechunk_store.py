@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import multiprocessing
 import pickle
 import sys
@@ -42,16 +41,7 @@ def _messages(repository) -> list[str]:
 def test_a_run_killed_between_times_goes_on_to_what_zarr_holds(
     given, repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, times = reanalysis.assimilate, []
-
-    @functools.wraps(plain)  # its signature says which settings there are
-    def counted(state: xr.Dataset, *arguments, **keywords):
-        times.append(state["time"].values[0])
-        if len(times) == 2:
-            raise KeyboardInterrupt
-        return plain(state, *arguments, **keywords)
-
-    monkeypatch.setattr(reanalysis, "assimilate", counted)
+    times = world.interrupt_second_analysis(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         world.run(*given, repository)
     assert reanalysis.open_analyses(repository).sizes["time"] == 1

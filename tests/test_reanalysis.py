@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 from pathlib import Path
@@ -56,16 +55,7 @@ def test_the_store_holds_what_assimilate_gives(given, whole: Path) -> None:
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
     given, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, plain, times = tmp_path / "run.zarr", reanalysis.assimilate, []
-
-    @functools.wraps(plain)  # its signature says which settings there are
-    def counted(state: xr.Dataset, *arguments, **keywords):
-        times.append(state["time"].values[0])
-        if len(times) == 2:
-            raise KeyboardInterrupt
-        return plain(state, *arguments, **keywords)
-
-    monkeypatch.setattr(reanalysis, "assimilate", counted)
+    out, times = tmp_path / "run.zarr", world.interrupt_second_analysis(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         world.run(*given, out)
     assert world.complete(out).tolist() == [True, False, False]

@@ -26,6 +26,7 @@ import pandas as pd
 import scipy.sparse
 import scipy.spatial  # noqa: F401  loading libraries is not what is timed
 import xarray as xr
+from operators import LEVELS, TYPICAL, VARIABLES  # beside this script
 
 from xdiffda.observations import (
     drop_duplicates,
@@ -41,13 +42,6 @@ from xdiffda.observations import (
 from xdiffda.state import Grid, Layout
 from xdiffda.variables import VARIABLES as TABLE
 
-LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
-VARIABLES = (
-    "temperature", "geopotential", "u_component_of_wind", "v_component_of_wind",
-    "vertical_velocity", "specific_humidity", "2m_temperature", "10m_u_component_of_wind",
-    "10m_v_component_of_wind", "mean_sea_level_pressure", "total_precipitation_6hr",
-)  # fmt: skip
-TYPICAL = {"temperature": 250.0, "2m_temperature": 280.0, "mean_sea_level_pressure": 1e5}
 TIME = np.datetime64("2020-01-01T00", "ns")
 
 
