@@ -70,6 +70,7 @@ def variance_ratio(
     ratio = (np.asarray(perturbations, np.float64) ** 2).sum(1) / np.asarray(variance)
     spectrum = localisation_spectrum(basis, smoothing_km)
     response = jnp.asarray(spectrum / spectrum[0], jnp.float32)[:, None, None]
+    basis = basis.scalar
     a = basis.analysis(jnp.asarray(ratio, jnp.float32))
     smooth = np.maximum(np.asarray(basis.synthesis(response * a)), 0.0)
     if area is not None:

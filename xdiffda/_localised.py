@@ -104,7 +104,7 @@ class EnsembleCovariance(eqx.Module):
         as32 = lambda a: jnp.asarray(a, jnp.float32)  # noqa: E731
         horizontal = localisation_spectrum(basis, localisation.length_km)
         vertical = vertical_root(layout, localisation.length_log_p)
-        return cls(basis, as32(perturbations), as32(horizontal), as32(vertical))
+        return cls(basis.scalar, as32(perturbations), as32(horizontal), as32(vertical))
 
     @property
     def variance(self) -> Float[Array, "node channel"]:

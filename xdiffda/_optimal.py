@@ -65,7 +65,8 @@ class DistanceCovariance(eqx.Module):
         # a polynomial in the square of the chord: smooth at 0, where the angle's cosine is flat
         chord = np.linspace(0.0, 2.0, n_step)
         legendre = np.polynomial.legendre.legvander(1 - chord**2 / 2, len(count) - 1)
-        blocks = np.asarray(covariance.blocks, np.float64) * (count / count.sum())[:, None, None]
+        blocks = np.asarray(covariance.basis.scalar_blocks(covariance.blocks), np.float64)
+        blocks *= (count / count.sum())[:, None, None]
         return cls(jnp.asarray(np.einsum("sd,dce->sce", legendre, blocks), jnp.float32))
 
     def __call__(

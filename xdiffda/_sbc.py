@@ -68,7 +68,7 @@ def _mean(area: np.ndarray, channel: int) -> TestFunction:
 def _coefficient(basis: Any, channel: int, degree: int, order: int) -> TestFunction:
     def function(z: np.ndarray) -> np.ndarray:
         fields = z[..., channel].reshape(-1, z.shape[-2]).T.astype(np.float32)
-        return np.asarray(basis.analysis(fields))[degree, order].reshape(z.shape[:-2])
+        return np.asarray(basis.scalar.analysis(fields))[degree, order].reshape(z.shape[:-2])
 
     return function
 

@@ -41,6 +41,37 @@ def row_scale(
     return np.repeat(rows, n_lon, axis=0).astype(np.float32)
 
 
+def wind_pairs(layout: Layout) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Channels of u, and of v at the same places.
+
+    Examples
+    --------
+    >>> from xdiffda.state import Grid
+    >>> grid = Grid.from_coords([-45, 45], [0, 120, 240])
+    >>> names = ("temperature", "u_component_of_wind", "v_component_of_wind")
+    >>> wind_pairs(Layout(grid, names, (500, 850)))
+    ((2, 3), (4, 5))
+    """
+    place = {channel: i for i, channel in enumerate(layout.channels)}
+    pairs = []
+    for (name, level), i in place.items():
+        other = (name.replace("u_component", "v_component"), level)
+        if other != (name, level) and other in place:
+            pairs.append((i, place[other]))
+    return tuple(i for i, _ in pairs), tuple(j for _, j in pairs)
+
+
+def share_wind_scale(
+    scale: Float[np.ndarray, "*node channel"], layout: Layout
+) -> Float[np.ndarray, "*node channel"]:
+    """The same s for both components of a wind: else its rotation would not be isotropic."""
+    u, v = wind_pairs(layout)
+    out = np.array(scale)
+    both = np.sqrt((out[..., u] ** 2 + out[..., v] ** 2) / 2)
+    out[..., u] = out[..., v] = both
+    return out
+
+
 def draw_small_scales(
     basis: Basis, std: Float[Array, "node channel"], keys: Array
 ) -> Float[Array, "node member channel"]:
@@ -53,7 +84,7 @@ def _draw_small_scales(basis: Basis, std: Array, keys: Array, mesh: Mesh | None)
     shape = std.shape
     # how much of white noise lies outside the basis differs by latitude: measure it once
     probe = jax.random.normal(jax.random.key(0), (shape[0], 256, 1))
-    share = jnp.sqrt(jnp.mean(jnp.square(probe - basis.project(probe)), axis=1))
+    share = jnp.sqrt(jnp.mean(jnp.square(probe - basis.scalar.project(probe)), axis=1))
 
     def own(shared: tuple[Basis, Array], keys: Array) -> Array:
         basis, scale = shared

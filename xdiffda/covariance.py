@@ -47,8 +47,7 @@ class SpectralCovariance(eqx.Module):
     @property
     def variance(self) -> Float[Array, " channel"]:
         """Grid-point variance of each channel."""
-        share = self.basis.multiplicity / self.basis.multiplicity.sum()
-        return jnp.einsum("d,dck,dk->c", share, self.vectors**2, self.values)
+        return self.basis.grid_variance(self.blocks)
 
     def __call__(self, x: Float[Array, "node *rest channel"]) -> Float[Array, "node *rest channel"]:
         """Return ``Y L Y^T x``."""
@@ -147,6 +146,11 @@ class BlockCovariance(eqx.Module):
     def __call__(self, x: Float[Array, "node *rest channel"]) -> Float[Array, "node *rest channel"]:
         """Return ``Y L Y^T x``."""
         return self.basis.synthesis(apply_blocks(self.blocks, self.basis.adjoint(x)))
+
+    @property
+    def variance(self) -> Float[Array, " channel"]:
+        """Grid-point variance of each channel."""
+        return self.basis.grid_variance(self.blocks)
 
     def decompose(self) -> SpectralCovariance:
         """The same covariance with its eigen-decomposition, from which one can draw."""

@@ -15,8 +15,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
 
+from xdiffda._balance_fit import fit_basis
 from xdiffda._cards import model_card
-from xdiffda._scales import draw_small_scales, row_scale, unresolved_part
+from xdiffda._scales import draw_small_scales, row_scale, share_wind_scale, unresolved_part
 from xdiffda.covariance import SpectralCovariance, estimate_blocks
 from xdiffda.diffusion.sampling import Conditioned
 from xdiffda.errors import InputError, Problem
@@ -129,8 +130,9 @@ class GaussianPrior(Prior):
 
     @classmethod
     def from_samples(
-        cls, residuals: xr.Dataset, *, truncation: int | None = None, centre: bool = True
-    ) -> GaussianPrior:
+        cls, residuals: xr.Dataset, *, truncation: int | None = None, centre: bool = True,
+        balance: bool = True,
+    ) -> GaussianPrior:  # fmt: skip
         """Estimate s and B from samples of the background error.
 
         Parameters
@@ -143,6 +145,10 @@ class GaussianPrior(Prior):
             Largest total wavenumber of B; default what the grid resolves, at most 63.
         centre : bool
             Subtract the mean of the samples (bias) first.
+        balance : bool
+            Where both components of a wind are there: B of stream function, potential and of
+            mass less what the stream function implies (`xdiffda.balance`); False: B of u and v
+            as two scalars.
 
         Returns
         -------
@@ -156,8 +162,8 @@ class GaussianPrior(Prior):
         Notes
         -----
         s is the standard deviation per channel and latitude row, floored at a tenth of its
-        mean; B holds one (channel, channel) matrix for each total wavenumber, shrunk
-        towards its diagonal where samples are few.
+        mean (one for both components of a wind, if balanced); B holds one (channel, channel)
+        matrix for each total wavenumber, shrunk towards its diagonal where samples are few.
 
         Examples
         --------
@@ -196,7 +202,12 @@ class GaussianPrior(Prior):
             )  # fmt: skip
         grid = layout.grid
         limit = min(len(grid.lat) - 1, len(grid.lon) // 2 - 1, 63)
-        basis = sphere_basis(grid.lat, grid.lon, limit if truncation is None else truncation)
+        truncation = limit if truncation is None else truncation
+        if balance:
+            scale = share_wind_scale(scale, layout)
+            basis = fit_basis(layout, x / scale, truncation)
+        else:
+            basis = sphere_basis(grid.lat, grid.lon, truncation)
         # one degree of freedom goes with the mean
         inflation = len(x) / max(len(x) - centre, 1)
         blocks = estimate_blocks(basis, x / scale) * inflation

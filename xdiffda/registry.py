@@ -194,14 +194,14 @@ def build_prior(
     card: dict[str, Any], statistics: dict[str, np.ndarray], weights: dict[str, np.ndarray]
 ) -> DiffusionPrior:
     """Assemble a prior from the contents of its files."""
+    from xdiffda.balance import read_basis
     from xdiffda.covariance import CovarianceTable, SpectralCovariance
     from xdiffda.diffusion.denoiser import DenoiserNetwork
     from xdiffda.graphcast.graph import build_graph
-    from xdiffda.spectral import sphere_basis
 
     layout = layout_of(card, statistics)
     grid = layout.grid
-    basis = sphere_basis(grid.lat, grid.lon)
+    basis = read_basis(layout, statistics)
     sizes = card["network"]
     shapes = eqx.filter_eval_shape(  # drawing weights to throw away took most of the loading
         DenoiserNetwork, layout.n_channel, statistics["static"].shape[1],

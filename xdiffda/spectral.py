@@ -9,7 +9,9 @@ coefficients of unit variance give grid values of unit variance.
 
 from __future__ import annotations
 
+import abc
 import functools
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -17,10 +19,71 @@ import numpy as np
 import scipy.special
 from jaxtyping import Array, Float
 
-_PRECISION = "highest"  # GPUs would round to tf32: 1e-3 is too coarse for a covariance
+PRECISION = "highest"  # GPUs would round to tf32: 1e-3 is too coarse for a covariance
 
 
 class Basis(eqx.Module):
+    """What covariances and noise need of a basis.
+
+    Coefficients are (degree, order, ..., channel).
+
+    Attributes
+    ----------
+    scalar : ScalarBasis
+        Harmonics of a single channel.
+    mask : array (degree, order)
+        1 where a coefficient exists.
+    """
+
+    if TYPE_CHECKING:  # fields of some bases, properties of others
+
+        @property
+        def scalar(self) -> ScalarBasis: ...
+
+        @property
+        def mask(self) -> Float[Array, "degree order"]: ...
+
+    @property
+    def n_node(self) -> int:
+        """Points of the grid."""
+        return self.scalar.along_rows.shape[2] * self.scalar.along_columns.shape[1]
+
+    @property
+    def multiplicity(self) -> Float[Array, " degree"]:
+        """Number of coefficients of each degree and channel (2 l + 1 on the sphere)."""
+        return self.mask.sum(1)
+
+    @abc.abstractmethod
+    def synthesis(self, a: Float[Array, "degree order *rest"]) -> Float[Array, "node *rest"]:
+        """Return the grid values of coefficients ``a``."""
+
+    @abc.abstractmethod
+    def adjoint(self, x: Float[Array, "node *rest"]) -> Float[Array, "degree order *rest"]:
+        """Apply the exact transpose of `synthesis`."""
+
+    @abc.abstractmethod
+    def analysis(self, x: Float[Array, "node *rest"]) -> Float[Array, "degree order *rest"]:
+        """Return the coefficients that fit ``x`` best in the area-weighted mean square."""
+
+    def project(self, x: Float[Array, "node *rest"]) -> Float[Array, "node *rest"]:
+        """Return the part of ``x`` that the basis can represent."""
+        return self.synthesis(self.analysis(x))
+
+    @abc.abstractmethod
+    def scalar_blocks(
+        self, blocks: Float[Array, "*level degree channel channel"]
+    ) -> Float[Array, "*level degree channel channel"]:
+        """Blocks of the nearest covariance of the channels as scalars, of the same variance."""
+
+    def grid_variance(
+        self, blocks: Float[Array, "*level degree channel channel"]
+    ) -> Float[Array, "*level channel"]:
+        """Variance on the grid, averaged over the globe, of coefficients with these blocks."""
+        share = self.multiplicity / self.multiplicity.sum()
+        return jnp.einsum("d,...dcc->...c", share, self.scalar_blocks(blocks))
+
+
+class ScalarBasis(Basis):
     """Separable real basis on a (row, column) grid, flattened row-major to ``node``.
 
     Attributes
@@ -42,48 +105,58 @@ class Basis(eqx.Module):
     inverse_columns: Float[Array, "order column"]
     mask: Float[Array, "degree order"]
 
-    @property
-    def n_node(self) -> int:
-        return self.along_rows.shape[2] * self.along_columns.shape[1]
-
-    @property
-    def multiplicity(self) -> Float[Array, " degree"]:
-        """Number of coefficients of each degree (2 l + 1 on the sphere)."""
-        return self.mask.sum(1)
-
     def synthesis(self, a: Float[Array, "degree order *rest"]) -> Float[Array, "node *rest"]:
         """Return the grid values of coefficients ``a``."""
-        return self._to_grid(a, self.along_rows, self.along_columns)
+        return self.grid_of(self.rows_of(a, self.along_rows))
 
     def adjoint(self, x: Float[Array, "node *rest"]) -> Float[Array, "degree order *rest"]:
         """Apply the exact transpose of `synthesis`."""
-        return self._to_coefficients(x, self.along_rows, self.along_columns)
+        return self.degrees_of(self.orders_of(x, self.along_columns), self.along_rows)
 
     def analysis(self, x: Float[Array, "node *rest"]) -> Float[Array, "degree order *rest"]:
         """Return the coefficients that fit ``x`` best in the area-weighted mean square."""
-        return self._to_coefficients(x, self.inverse_rows, self.inverse_columns)
+        return self.degrees_of(self.orders_of(x, self.inverse_columns), self.inverse_rows)
 
-    def project(self, x: Float[Array, "node *rest"]) -> Float[Array, "node *rest"]:
-        """Return the part of ``x`` that the basis can represent."""
-        return self.synthesis(self.analysis(x))
+    @property
+    def scalar(self) -> ScalarBasis:
+        """Itself; `xdiffda.balance` has others."""
+        return self
 
-    def _to_grid(self, a: Array, rows: Array, columns: Array) -> Array:
-        flat = a.reshape(*a.shape[:2], -1)
-        by_order = jnp.einsum("dor,dox->orx", rows, flat, precision=_PRECISION)
-        grid = jnp.einsum("oc,orx->rcx", columns, by_order, precision=_PRECISION)
-        return grid.reshape(-1, *a.shape[2:])
+    def scalar_blocks(self, blocks: Array) -> Array:
+        """Blocks of the channels as scalars: themselves."""
+        return blocks
 
-    def _to_coefficients(self, x: Array, rows: Array, columns: Array) -> Array:
-        grid = x.reshape(rows.shape[2], columns.shape[1], -1)
-        by_order = jnp.einsum("oc,rcx->orx", columns, grid, precision=_PRECISION)
-        a = jnp.einsum("dor,orx->dox", rows, by_order, precision=_PRECISION)
-        return a.reshape(*a.shape[:2], *x.shape[1:])
+    def rows_of(
+        self, a: Float[Array, "degree order *rest"], rows: Float[Array, "degree order row"]
+    ) -> Float[Array, "order row *rest"]:
+        """Sum over degrees, with these functions along the rows."""
+        return jnp.einsum("dor,do...->or...", rows, a, precision=PRECISION)
+
+    def grid_of(self, by_order: Float[Array, "order row *rest"]) -> Float[Array, "node *rest"]:
+        """Sum over orders."""
+        flat = by_order.reshape(*by_order.shape[:2], -1)
+        grid = jnp.einsum("oc,orx->rcx", self.along_columns, flat, precision=PRECISION)
+        return grid.reshape(-1, *by_order.shape[2:])
+
+    def orders_of(
+        self, x: Float[Array, "node *rest"], columns: Float[Array, "order column"]
+    ) -> Float[Array, "order row *rest"]:
+        """Sum over longitudes, with these functions along the columns."""
+        grid = x.reshape(self.along_rows.shape[2], columns.shape[1], -1)
+        by_order = jnp.einsum("oc,rcx->orx", columns, grid, precision=PRECISION)
+        return by_order.reshape(*by_order.shape[:2], *x.shape[1:])
+
+    def degrees_of(
+        self, by_order: Float[Array, "order row *rest"], rows: Float[Array, "degree order row"]
+    ) -> Float[Array, "degree order *rest"]:
+        """Sum over rows, with these functions along them."""
+        return jnp.einsum("dor,or...->do...", rows, by_order, precision=PRECISION)
 
 
 @functools.lru_cache(maxsize=8)
 def sphere_basis(
     lat: tuple[float, ...], lon: tuple[float, ...], truncation: int | None = None
-) -> Basis:
+) -> ScalarBasis:
     """Real orthonormal spherical harmonics on a regular latitude-longitude grid.
 
     Parameters
@@ -96,7 +169,7 @@ def sphere_basis(
 
     Returns
     -------
-    Basis
+    ScalarBasis
         With Condon-Shortley phase and orders stored 0, 1, -1, 2, -2, ... (positive:
         cosine, negative: sine), as in Price et al. (2024), GenCast, and scaled by
         ``sqrt(4 pi / K)``, K the number of harmonics.
@@ -122,17 +195,26 @@ def sphere_basis(
     phi, lam = np.deg2rad(np.array(lat)), np.deg2rad(np.array(lon))
     degree = np.arange(truncation + 1)
     wavenumber = np.repeat(degree, 2)[1:]  # 0, 1, 1, 2, 2, ...
-    table = scipy.special.sph_legendre_p_all(truncation, truncation, np.pi / 2 - phi)
-    legendre = np.asarray(table)[0] if np.ndim(table) == 4 else np.asarray(table)
-    scale = np.sqrt(4 * np.pi) / (truncation + 1)
-    rows = scale * legendre[:, wavenumber, :]
-    rows = np.where(degree[:, None, None] >= wavenumber[None, :, None], rows, 0.0)
+    rows, _ = legendre_with_slopes(lat, truncation)
     columns = _fourier(wavenumber, lam)
-    return _build(rows, columns, _row_areas(phi), degree[:, None] >= wavenumber[None])
+    return _build(rows, columns, row_areas(phi), degree[:, None] >= wavenumber[None])
+
+
+def legendre_with_slopes(
+    lat: tuple[float, ...], truncation: int
+) -> tuple[Float[np.ndarray, "degree order row"], Float[np.ndarray, "degree order row"]]:
+    """Row functions of the harmonics, and their derivatives by latitude in radians."""
+    wavenumber = np.repeat(np.arange(truncation + 1), 2)[1:]
+    theta = np.pi / 2 - np.deg2rad(np.array(lat))
+    table = scipy.special.sph_legendre_p_all(truncation, truncation, theta, diff_n=1)
+    scale = np.sqrt(4 * np.pi) / (truncation + 1)
+    there = np.arange(truncation + 1)[:, None, None] >= wavenumber[:, None]
+    values, by_theta = (np.where(there, scale * part[:, wavenumber], 0.0) for part in table)
+    return values, -by_theta
 
 
 @functools.lru_cache(maxsize=8)
-def circle_basis(n_point: int, truncation: int) -> Basis:
+def circle_basis(n_point: int, truncation: int) -> ScalarBasis:
     """Fourier basis on ``n_point`` equally spaced points of a circle (one row).
 
     Examples
@@ -149,7 +231,7 @@ def circle_basis(n_point: int, truncation: int) -> Basis:
     return _build(rows, columns, np.ones(1), mask)
 
 
-def _row_areas(phi: np.ndarray) -> np.ndarray:
+def row_areas(phi: np.ndarray) -> np.ndarray:
     """Areas of the rows' cells: unlike the cosine, not zero for rows at the poles."""
     edges = np.concatenate([[-np.pi / 2], (phi[1:] + phi[:-1]) / 2, [np.pi / 2]])
     return np.abs(np.diff(np.sin(edges)))
@@ -163,7 +245,9 @@ def _fourier(wavenumber: np.ndarray, angle: np.ndarray) -> np.ndarray:
     return np.where(wavenumber[:, None] == 0, 1.0, wave)
 
 
-def _build(rows: np.ndarray, columns: np.ndarray, weight: np.ndarray, mask: np.ndarray) -> Basis:
+def _build(
+    rows: np.ndarray, columns: np.ndarray, weight: np.ndarray, mask: np.ndarray
+) -> ScalarBasis:
     inverse = np.zeros_like(rows)
     root = np.sqrt(weight)
     for order in range(rows.shape[1]):
@@ -172,6 +256,24 @@ def _build(rows: np.ndarray, columns: np.ndarray, weight: np.ndarray, mask: np.n
         fit = np.linalg.pinv(root[:, None] * rows[present, order].T, rcond=1e-6) * root
         inverse[present, order] = fit
     as32 = functools.partial(jnp.asarray, dtype=jnp.float32)
-    return Basis(
-        as32(rows), as32(columns), as32(inverse), as32(columns / columns.shape[1]), as32(mask)
-    )
+    return ScalarBasis(
+        along_rows=as32(rows), along_columns=as32(columns), inverse_rows=as32(inverse),
+        inverse_columns=as32(columns / columns.shape[1]), mask=as32(mask),
+    )  # fmt: skip
+
+
+def wind_inverse(
+    north: np.ndarray, east: np.ndarray, present: np.ndarray, area: np.ndarray
+) -> Float[np.ndarray, "part degree order component row"]:
+    """Pseudo-inverses, order by order, of the map from (psi, chi) to (u, v)."""
+    n_degree, n_order, n_row = north.shape
+    out = np.zeros((2, n_degree, n_order, 2, n_row))
+    root = np.sqrt(np.tile(area, 2))
+    for order in range(n_order):
+        sign = 0.0 if order == 0 else 1.0 if order % 2 else -1.0
+        own = present[:, order] & (np.arange(n_degree) > 0)
+        n, e = north[own, order].T, sign * east[own, order].T  # (row, degree)
+        forward = np.block([[-n, e], [-e, n]])
+        fit = np.linalg.pinv(root[:, None] * forward, rcond=1e-6) * root
+        out[:, own, order] = fit.reshape(2, own.sum(), 2, n_row)
+    return out

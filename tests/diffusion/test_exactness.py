@@ -1,6 +1,7 @@
 """The central test: members have the mean and covariance of the Kalman analysis.
 
-Prior: a Gaussian with a spectral covariance of two correlated channels.  Truth: the
+Prior: a Gaussian with a spectral covariance of two correlated channels, or of winds and a
+temperature in balance with them.  Truth: the
 Kalman filter with dense matrices, in float64.  Statistics are compared within their
 sampling error.
 """
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from wind_world import balanced_covariance
 
 from xdiffda.covariance import SpectralCovariance
 from xdiffda.diffusion.guidance import Likelihood, Solver, make_draws
@@ -23,6 +25,8 @@ SOLVER = Solver(tolerance=1e-5, max_iterations=100)
 
 
 def _domain(name: str):
+    if name == "winds":
+        return balanced_covariance()
     if name == "line":
         basis = circle_basis(128, 40)
     else:
@@ -44,15 +48,15 @@ def _draws(n: int):
 
 
 def _dense(covariance: SpectralCovariance) -> np.ndarray:
-    n = covariance.basis.n_node
-    eye = jnp.eye(2 * n).reshape(n, 2, 2 * n).transpose(0, 2, 1)
-    return np.asarray(covariance(eye), np.float64).transpose(0, 2, 1).reshape(2 * n, 2 * n)
+    n, c = covariance.basis.n_node, covariance.values.shape[1]
+    eye = jnp.eye(c * n).reshape(n, c, c * n).transpose(0, 2, 1)
+    return np.asarray(covariance(eye), np.float64).transpose(0, 2, 1).reshape(c * n, c * n)
 
 
 def _problem(name: str, error_std: float, n_obs: int = 12):
     covariance = _domain(name)
     rng = np.random.default_rng(3)
-    size = covariance.basis.n_node * 2
+    size = covariance.basis.n_node * covariance.values.shape[1]
     # each observation is a weighted mean of two elements: off the grid, both channels
     index = rng.choice(size, (n_obs, 2), replace=False)
     weight = np.tile([0.7, 0.3], (n_obs, 1)) / error_std
@@ -69,7 +73,7 @@ def _problem(name: str, error_std: float, n_obs: int = 12):
     return covariance, likelihood, K @ value, B - K @ H @ B
 
 
-@pytest.mark.parametrize("domain", ["line", "sphere"])
+@pytest.mark.parametrize("domain", ["line", "sphere", "winds"])
 @pytest.mark.parametrize("error_std", [0.5, 0.1])
 @pytest.mark.parametrize(("start", "n_steps"), [("cold", 32), ("warm", 8)])
 def test_members_follow_the_kalman_posterior(domain, error_std, start, n_steps):

@@ -197,8 +197,4 @@ def _member_apply(likelihood: Likelihood, state: State, point: State | None) -> 
 def channel_variance(covariance: Covariance, n_channel: int) -> Float[Array, " channel"]:
     """Grid-point variance of each channel under V; 1 where V does not say."""
     variance = getattr(covariance, "variance", None)
-    blocks, basis = getattr(covariance, "blocks", None), getattr(covariance, "basis", None)
-    if variance is None and blocks is not None and basis is not None:
-        share = basis.multiplicity / basis.multiplicity.sum()
-        variance = jnp.einsum("d,dcc->c", share, blocks)
     return jnp.broadcast_to(jnp.asarray(1.0 if variance is None else variance), (n_channel,))

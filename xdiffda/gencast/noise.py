@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from xdiffda.covariance import SpectralCovariance
-from xdiffda.spectral import Basis, sphere_basis
+from xdiffda.spectral import Basis, ScalarBasis, sphere_basis
 
 
 def gencast_basis(lat: tuple[float, ...], lon: tuple[float, ...]) -> Basis:
@@ -90,7 +90,7 @@ def _gain(n_degree: int) -> Float[Array, " degree"]:
     return jnp.asarray(np.sqrt(n_degree / (2 * np.arange(n_degree) + 1.0)), jnp.float32)
 
 
-def _rescaled(basis: Basis) -> Basis:
+def _rescaled(basis: ScalarBasis) -> ScalarBasis:
     gain = _gain(basis.mask.shape[0])[:, None, None]
     scaled = (basis.along_rows * gain, basis.inverse_rows / gain)
     return eqx.tree_at(lambda b: (b.along_rows, b.inverse_rows), basis, scaled)

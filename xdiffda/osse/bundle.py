@@ -23,6 +23,7 @@ from xdiffda._model_files import (
     write_card,
 )
 from xdiffda._scales import row_scale, unresolved_part
+from xdiffda.balance import kept_balance
 from xdiffda.osse.calibrate import SIGMAS, measure
 from xdiffda.osse.export import write_forecaster
 from xdiffda.osse.pairs import Pairs, load_pairs, make_rollout
@@ -79,6 +80,7 @@ def _statistics(
         "scale": (setting.scale * nature.stddev).astype(np.float32),
         "unresolved": unresolved,
         "b_blocks": pack_symmetric(np.asarray(setting.covariance.blocks)).astype(np.float32),
+        **kept_balance(setting.covariance.basis),
         "v_sigma": np.array(SIGMAS, np.float32),
         "v_blocks": pack_symmetric(blocks).astype(np.float32),
     }  # fmt: skip

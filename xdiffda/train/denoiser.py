@@ -11,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from xdiffda._balance_fit import fit_basis
+from xdiffda._scales import share_wind_scale
+from xdiffda.balance import kept_balance, read_basis
 from xdiffda.covariance import SpectralCovariance, estimate_blocks, white_coefficients
 from xdiffda.diffusion.denoiser import Conditioning, DenoiserNetwork, denoise_batch
 from xdiffda.diffusion.noise import LogNormalNoise
 from xdiffda.graphcast.graph import Graph, build_graph
 from xdiffda.osse.pairs import Pairs, load_pairs
 from xdiffda.prior import year_phase
-from xdiffda.spectral import sphere_basis
 from xdiffda.train.checkpoint import restore_average
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.data import Nature, load_nature
@@ -81,14 +83,16 @@ def prepare(nature: Nature, pairs: Pairs, config: TrainConfig) -> Setting:
     cache = Path(config.out) / "setting.npz"
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
-        scale = measure_scale(nature, pairs)
+        stddev = nature.stddev  # one s for both components of a wind, in physical units
+        scale = share_wind_scale(measure_scale(nature, pairs) * stddev, nature.layout) / stddev
         node_scale = np.repeat(scale, grid.shape[1], axis=0)
         index = np.arange(len(pairs.row))[:: max(1, len(pairs.row) // 3000)]
         z, _ = residuals(nature, pairs, index, node_scale)
-        blocks = estimate_blocks(sphere_basis(grid.lat, grid.lon), z)
-        np.savez(cache, scale=scale, blocks=blocks.astype(np.float32))
+        basis = fit_basis(nature.layout, z)
+        blocks = estimate_blocks(basis, z)
+        np.savez(cache, scale=scale, blocks=blocks.astype(np.float32), **kept_balance(basis))
     saved = np.load(cache, allow_pickle=False)
-    basis = sphere_basis(grid.lat, grid.lon)
+    basis = read_basis(nature.layout, saved)
     graph = build_graph(
         np.array(grid.lat), np.array(grid.lon), refinement=config.network.refinement
     )
