@@ -140,6 +140,20 @@ def load_model(name: str | Path) -> Any:
     return _load(folder, digests(folder, examine(folder)))
 
 
+def with_weights_of(name: str | Path, network: Any) -> Any:
+    """A denoiser's network of the same shape with the weights of a model: to train it further.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, its files are damaged, or its network is another one.
+    """
+    folder = _existing(name)
+    card = examine(folder)
+    verify(folder, card, digests(folder, card))
+    return fill(network, read_arrays(folder / WEIGHTS))
+
+
 def model_folder(name: str | Path) -> Path:
     """The folder of a model with a forecaster, by its name or given as such; all files are there.
 

@@ -179,8 +179,8 @@ class TrainConfig:
     rollout : int
         Autoregressive steps in the loss (forecaster).
     initial : str
-        Weights to start from (a checkpoint folder of another run), or empty; file or name of
-        a published GraphCast (diffda).
+        Weights to start from (a checkpoint folder of another run; for a denoiser also a model,
+        by folder or name), or empty; file or name of a published GraphCast (diffda).
     seed : int
     validate_every, save_every, log_every : int
         In steps.

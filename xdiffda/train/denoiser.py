@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from xdiffda import registry
 from xdiffda._balance_fit import fit_basis
 from xdiffda._scales import share_wind_scale
 from xdiffda.balance import kept_balance, read_basis
@@ -189,7 +190,9 @@ def run(config: TrainConfig, *, progress: bool = True) -> DenoiserNetwork:
 
 
 def _start(network: DenoiserNetwork, config: TrainConfig) -> DenoiserNetwork:
-    """Start from another run: all of a denoiser, the processor of a forecaster."""
+    """Start from another run or a model: all of a denoiser, the processor of a forecaster."""
+    if not (Path(config.initial) / "config.json").exists():
+        return registry.with_weights_of(config.initial, network)
     other = TrainConfig.read_back(config.initial)
     if other.task == "denoiser":
         return restore_average(network, other.out, other.optimiser)[0]
