@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
 
+from xdiffda.errors import ModelError
 from xdiffda.forecast import forecast, load_forecaster
 from xdiffda.osse.bundle import bundle
 from xdiffda.osse.export import input_order
@@ -140,3 +142,21 @@ def test_card_and_sample_tell_where_they_come_from(bundled: tuple[Path, Path]) -
     np.testing.assert_array_equal(truth.time, background.time)
     rmse = lambda ds: float(np.sqrt(((ds.temperature - truth.temperature) ** 2).mean()))  # noqa: E731
     assert rmse(six) < rmse(background)
+
+
+def test_training_goes_on_from_a_bundled_model(
+    bundled: tuple[Path, Path], denoiser_folder: Path
+) -> None:
+    import dataclasses
+
+    from xdiffda.train.denoiser import _start, make_network
+
+    config = TrainConfig.read_back(denoiser_folder)
+    fresh = make_network(config, 4, 2)
+    moved = _start(fresh, dataclasses.replace(config, initial=str(bundled[0])))
+    trained = load_network(config, 4, 2)
+    for one, other in zip(jax.tree.leaves(moved), jax.tree.leaves(trained), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    wider = dataclasses.replace(config, network=dataclasses.replace(config.network, latent=24))
+    with pytest.raises(ModelError, match="do not fit"):
+        _start(make_network(wider, 4, 2), dataclasses.replace(wider, initial=str(bundled[0])))

@@ -6,7 +6,10 @@ They were written by ``xdiffda experiment``; see ``experiments.toml`` beside the
 from __future__ import annotations
 
 import base64
+import functools
 import html
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +22,53 @@ def _results(kind: str) -> Any:
     return xr.load_dataset(RESULTS / f"{kind}.nc", decode_timedelta=True)
 
 
+def _with_note(table: str, about: Mapping[str, Any]) -> str:
+    """A table, and whether the bundled model was another one when it was made."""
+    made_by = json.loads(about["world"])["prior"].split()[-1]
+    if made_by == _current():
+        return table
+    note = f"*Made with the weights of an earlier version (`{made_by}`).*"
+    return f"{table.rstrip()}\n\n{note}\n"
+
+
+@functools.cache
+def _current() -> str:
+    from xdiffda._cycle_plan import prior_digest
+    from xdiffda.registry import load_model
+
+    return prior_digest(load_model("speedy"))
+
+
 def experiment_analyses(kind: str) -> str:
     """RMSE, CRPS, shock and cost of the analyses."""
     from xdiffda.experiments import tables
 
-    return tables.analysis_table(_results(kind))
+    results = _results(kind)
+    return _with_note(tables.analysis_table(results), results.attrs)
 
 
 def experiment_losses(kind: str) -> str:
     """Hours lost by 48 h forecasts from the mean of the members."""
     from xdiffda.experiments import tables
 
-    return tables.loss_table(_results(kind))
+    results = _results(kind)
+    return _with_note(tables.loss_table(results), results.attrs)
 
 
 def experiment_member_losses(kind: str) -> str:
     """Hours lost by 48 h forecasts from single members."""
     from xdiffda.experiments import tables
 
-    return tables.loss_table(_results(kind), start="member")
+    results = _results(kind)
+    return _with_note(tables.loss_table(results, start="member"), results.attrs)
 
 
 def experiment_window() -> str:
     """Errors of 4D-Var and its rivals through a window."""
-    import json
-
     from xdiffda.experiments import window_results
 
-    return window_results.table(json.loads((RESULTS / "window.json").read_text()))
+    report = json.loads((RESULTS / "window.json").read_text())
+    return _with_note(window_results.table(report), report)
 
 
 def experiment_figure(name: str) -> str:
@@ -61,7 +83,8 @@ def experiment_forecasts(kind: str) -> str:
     """Errors of forecasts by lead time, over where errors end."""
     from xdiffda.experiments import tables
 
-    return tables.forecast_table(_results(kind))
+    results = _results(kind)
+    return _with_note(tables.forecast_table(results), results.attrs)
 
 
 def experiment_cycles(name: str) -> str:

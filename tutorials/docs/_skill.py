@@ -5,6 +5,7 @@ Columns are shown where the file has them: files of earlier evaluations have few
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from collections.abc import Mapping
@@ -62,10 +63,20 @@ def _about(report: Mapping[str, Any]) -> str:
     counts = _counts(report)
     kind = "validation" if report.get("part") == "validation" else "analysis"
     cases = f"{counts.pop()} {kind} times" if len(counts) == 1 else f"{kind} times".capitalize()
+    earlier = "" if report.get("weights") == _current() else (
+        f" **Made with the weights of an earlier version** (`{report.get('weights')}`)."
+    )  # fmt: skip
     return (
         f"{cases} from {report['first']} to {report['last']} of the nature run's calendar. "
-        f"Observation errors: {words.get(report['errors'], report['errors'])}."
+        f"Observation errors: {words.get(report['errors'], report['errors'])}.{earlier}"
     )
+
+
+@functools.cache
+def _current() -> str:
+    from xdiffda.osse.evaluate import weights_digest
+
+    return weights_digest("speedy")
 
 
 def _table(rows: Mapping[str, Mapping[str, Any]], *, with_cases: bool) -> str:

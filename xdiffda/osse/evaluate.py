@@ -210,13 +210,13 @@ def evaluate(
     cases = make_cases(nature, load_pairs(pairs, part), n_case)
     error_std = quarter_errors(cases, prior.layout) if errors == "quarter" else SPEEDY_LETKF
     known = methods(prior, n_members=n_members)
-    key = f"{_digest(model)} {part} {errors} {n_case}"
+    key = f"{weights_digest(model)} {part} {errors} {n_case}"
     book = Ledger(Path(ledger or Path(pairs) / "records.jsonl"), key)
     table: dict[str, dict[str, Any]] = {}
     rows = [r for row in rows for r in SWEEPS.get(row, (row,))]
     name = name or f"skill-{errors}"
     report: dict[str, Any] = {
-        "model": model, "errors": errors, "part": part,
+        "model": model, "weights": weights_digest(model), "errors": errors, "part": part,
         "first": str(cases[0].truth.time.values)[:16],
         "last": str(cases[-1].truth.time.values)[:16], "versions": made_with(),
         "seeds": "analysis: number of the case; sites and errors: 1000 x columns + number",
@@ -267,7 +267,8 @@ def _table(
     return table
 
 
-def _digest(model: str) -> str:
+def weights_digest(model: str) -> str:
+    """What tells the weights behind a table from those of another time."""
     card = json.loads((model_folder(model) / "card.json").read_text())
     return hashlib.sha256(json.dumps(card["sha256"], sort_keys=True).encode()).hexdigest()[:16]
 
