@@ -255,13 +255,13 @@ def balanced_basis(
     if balance is None:
         none = np.zeros((n_degree, len(mass), len(u)))
         balance = Balance(none, np.ones((grid.n_lat, len(mass))))
-    rows, slopes = legendre_with_slopes(grid.lat, n_degree - 1)
-    phi, present = np.deg2rad(np.array(grid.lat)), np.asarray(scalar.mask) > 0
+    lat = np.clip(np.array(grid.lat), -90 + 1e-5, 90 - 1e-5)  # at a pole the ratio is a limit
+    rows, slopes = legendre_with_slopes(tuple(lat.tolist()), n_degree - 1)
+    phi, present = np.deg2rad(lat), np.asarray(scalar.mask) > 0
     degree, wavenumber = np.arange(n_degree), (np.arange(n_order) + 1) // 2
     root = np.zeros(n_degree)
     root[1:] = 1 / np.sqrt(degree[1:] * (degree[1:] + 1.0))
-    cosine = np.maximum(np.cos(phi), 1e-7)  # at a pole the ratio has a limit
-    east = root[:, None, None] * wavenumber[:, None] * rows / cosine
+    east = root[:, None, None] * wavenumber[:, None] * rows / np.cos(phi)
     north = root[:, None, None] * slopes
     inverse = wind_inverse(north, east, present, row_areas(phi))
     square = degree[:, None] ** 2.0

@@ -31,11 +31,26 @@ __all__ = [
 ]  # fmt: skip
 
 
+JACOBIAN_ITERATIONS = 16
+
+
 class Solver(NamedTuple):
-    """Conjugate gradients: stop at a relative residual or at a number of iterations."""
+    """Conjugate gradients: stop at a relative residual or at a number of iterations.
+
+    Attributes
+    ----------
+    tolerance : float
+        Of the residual, relative to the right-hand side.
+    max_iterations : int
+    minimal_residual : int
+        If above 0, as many iterations of GMRES instead, at most. V from the Jacobian of a trained
+        network is neither symmetric nor positive: conjugate gradients diverge on it, while
+        the residual of these never grows (`jacobian`, as in the code of Rozet et al. 2024).
+    """
 
     tolerance: float = 1e-3
     max_iterations: int = 400
+    minimal_residual: int = 0
 
 
 class Draws(NamedTuple):
@@ -111,6 +126,8 @@ def guide_once(
         estimate = denoise(z, sigma)
         found = update(likelihood, covariance(sigma), estimate, solver=solver)
         return estimate + found.increment, found.residual
+    if not solver.minimal_residual:
+        solver = solver._replace(minimal_residual=min(JACOBIAN_ITERATIONS, solver.max_iterations))
     estimate, transpose = jax.vjp(lambda z: denoise(z, sigma), z)
     variance = jnp.square(sigma)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.sparse.linalg import cg
+from jax.scipy.sparse.linalg import cg, gmres
 from jaxtyping import Array, Float
 
 from xdiffda.diffusion.likelihood import Likelihood, State
@@ -89,7 +89,11 @@ def _solve(
             y = y[:, None]
             return (h.correlated(y) + h.apply(covariance(h.adjoint(y, one))))[:, 0]
 
-        y, _ = cg(system, b, x0=guess, tol=solver.tolerance, maxiter=solver.max_iterations)
+        if solver.minimal_residual:
+            few = {"restart": solver.minimal_residual, "maxiter": 1, "solve_method": "incremental"}
+            y, _ = gmres(system, b, x0=guess, tol=solver.tolerance, **few)
+        else:
+            y, _ = cg(system, b, x0=guess, tol=solver.tolerance, maxiter=solver.max_iterations)
         residual = jnp.linalg.norm(system(y) - b) / jnp.maximum(jnp.linalg.norm(b), 1e-30)
         return y, residual
 
