@@ -131,7 +131,7 @@ def _columns(
 ) -> tuple[np.ndarray, ...]:
     scale = prior.scale.reshape(-1)[part.index]
     # what the basis cannot represent is error of representativeness
-    own = part.weight * (prior.scale * prior.unresolved).reshape(-1)[part.index] * r0
+    own = part.weight * (prior.scale * prior.unresolved_at(r0)).reshape(-1)[part.index] * r0
     unresolved = (own**2).sum(1) + np.square(part.unresolved)
     error = np.sqrt(part.error_std**2 + unresolved)
     departure = part.value - part.guess
@@ -214,7 +214,7 @@ def state_part(
     keys = jax.random.split(jax.random.key(0), N_DRAWS)
     drawn = jnp.moveaxis(prior.covariance.sample(keys), 1, 0) * prior.scale
     noise = jax.random.normal(keys[0], (N_DRAWS, *prior.scale.shape))
-    lost = noise * (prior.scale * prior.unresolved * r0)
+    lost = noise * (prior.scale * prior.unresolved_at(r0) * r0)
     spread, unresolved = (
         np.sqrt(np.mean(np.square(np.asarray(push(x), np.float64)), axis=0)) for x in (drawn, lost)
     )

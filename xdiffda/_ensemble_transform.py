@@ -46,7 +46,7 @@ def _random_states(at: AnalysisTime, settings: Settings) -> Members:
     """Additive inflation: errors of a background as the prior knows them, of mean zero."""
     assert at.ensemble is not None
     keys = jax.random.split(jax.random.fold_in(at.key, _ADDITIVE), len(at.ensemble))
-    z = np.asarray(at.prior.covariance.sample(keys) + at.prior.small_scales(keys))
+    z = np.asarray(at.prior.covariance_at(1.0).sample(keys) + at.prior.small_scales(keys))
     return settings.inflation.additive * (z - z.mean(1, keepdims=True))
 
 

@@ -95,6 +95,6 @@ class AnalysisTime(NamedTuple):
         """``alpha B + (1 - alpha) P`` of the day."""
         assert self.ensemble is not None
         return hybrid_covariance(
-            self.ensemble, self.prior.scale, self.prior.covariance, self.prior.layout,
-            settings.hybrid,
+            self.ensemble, self.prior.scale, self.prior.covariance_at(self.r),
+            self.prior.layout, settings.hybrid,
         )  # fmt: skip

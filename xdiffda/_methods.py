@@ -22,7 +22,6 @@ from xdiffda.diffusion.repaint import sample_repaint
 from xdiffda.diffusion.sampling import sample_posterior, three_d_var
 from xdiffda.ensemble import FlowDependent
 from xdiffda.observations import interpolated_state, soft_mask
-from xdiffda.prior import Prior
 
 SMALL_SCALES = 0x5CA1E  # a stream of random numbers that nothing else uses
 Watch = Callable[[Array], None]
@@ -55,7 +54,7 @@ def _around_mean(at: AnalysisTime, settings: Settings, tick: Tick, watch: Watch)
         return sample_posterior(
             prior, likelihood, draws, covariance=covariance, guidance=settings.guidance,
             tick=lambda: tick(1), watch=watch,
-        ) + _small_scales(at.prior, draws, settings)  # fmt: skip
+        ) + _small_scales(at, draws, settings)  # fmt: skip
 
     return draw
 
@@ -77,7 +76,7 @@ def _around_members(at: AnalysisTime, settings: Settings, tick: Tick, watch: Wat
             watch=watch,
         )  # fmt: skip
         # background members have their own small scales: only those of the rest are added
-        return root * (z + _small_scales(at.prior, draws, settings))
+        return root * (z + _small_scales(at, draws, settings))
 
     return draw
 
@@ -95,7 +94,7 @@ def repaint(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
 
     def draw(draws: Draws, numbers: Array) -> Array:
         found = sample_repaint(prior, z, mask, draws, settings=settings.repaint, tick=tick)
-        return found + _small_scales(at.prior, draws, settings)
+        return found + _small_scales(at, draws, settings)
 
     return Drawn(_in_groups(draw, at, settings))
 
@@ -103,7 +102,7 @@ def repaint(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
 def three_d_variational(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
     """The minimum of 3D-Var's cost function with the prior's B, hybrid where there are members."""
     residuals: list[float] = []
-    covariance = at.prior.covariance if at.ensemble is None else at.hybrid(settings)
+    covariance = at.prior.covariance_at(at.r) if at.ensemble is None else at.hybrid(settings)
     covariance, likelihood = _on_devices(at, (covariance, at.likelihood))
     z = three_d_var(
         covariance,
@@ -117,7 +116,7 @@ def three_d_variational(at: AnalysisTime, settings: Settings, tick: Tick) -> Dra
 
 def optimal_interpolation(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
     """Local analyses from the nearest observations with the prior's B."""
-    z = oi(at.prior.covariance, at.likelihood, at.prior.layout.grid)
+    z = oi(at.prior.covariance_at(at.r), at.likelihood, at.prior.layout.grid)
     tick(1)
     return Drawn(np.asarray(z))
 
@@ -144,12 +143,12 @@ def _on_devices(at: AnalysisTime, tree: Any) -> Any:
     return replicate(tree, at.schedule.devices)
 
 
-def _small_scales(prior: Prior, draws: Draws, settings: Settings) -> Array:
+def _small_scales(at: AnalysisTime, draws: Draws, settings: Settings) -> Array:
     """What the prior's basis leaves out, drawn for each member from a key of its own."""
     if not settings.small_scales:
         return jnp.zeros(())
     keys = jax.vmap(lambda k: jax.random.fold_in(k, SMALL_SCALES))(draws.keys)
-    return draws.signs[:, None] * prior.small_scales(keys)
+    return draws.signs[:, None] * at.prior.small_scales(keys, at.r)
 
 
 METHODS = {

@@ -81,7 +81,7 @@ def window_likelihood(
     table, real = _filled(table)
     r0 = 1.0 if background_error == "estimate" else float(background_error)
     scale = prior.scale.reshape(-1)[table.index]
-    lost = table.weight * (prior.scale * prior.unresolved).reshape(-1)[table.index] * r0
+    lost = table.weight * (prior.scale * prior.unresolved_at(r0)).reshape(-1)[table.index] * r0
     # what the basis lacks counts as error of representativeness
     error = np.sqrt(table.error**2 + (lost**2).sum(1))
     steps = time + np.arange(1, n_windows + 1) * STEP

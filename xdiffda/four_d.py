@@ -168,7 +168,7 @@ def _members(
         )  # fmt: skip
         if settings.small_scales:  # of keys that nothing else uses
             keys = jax.vmap(lambda k: jax.random.fold_in(k, SMALL_SCALES))(draws.keys)
-            part = part + draws.signs[:, None] * prior.small_scales(keys)
+            part = part + draws.signs[:, None] * prior.small_scales(keys, r)
         parts.append(np.asarray(part))
     return np.concatenate(parts, axis=1), max(residuals)
 

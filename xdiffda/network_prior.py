@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -21,6 +21,38 @@ from xdiffda.prior import GaussianPrior, Prior, year_phase
 from xdiffda.state import Layout
 
 _prepare = eqx.filter_jit(GraphCast.prepare)
+
+
+class ErrorScales(NamedTuple):
+    """B and V(sigma) of background errors of several sizes.
+
+    Attributes
+    ----------
+    r : array (size,)
+        Ascending.
+    covariance : array (size, degree, channel, channel)
+        Blocks of B.
+    calibrated : array (size, level, degree, channel, channel)
+        Blocks of V at the noise levels of the model's table.
+    unresolved : array (size, node, channel)
+        What the basis cannot represent, in units of r s.
+    """
+
+    r: Float[np.ndarray, " size"]
+    covariance: Float[np.ndarray, "size degree channel channel"]
+    calibrated: Float[np.ndarray, "size level degree channel channel"]
+    unresolved: Float[np.ndarray, "size node channel"]
+
+    def weights(self, r: float) -> Float[np.ndarray, " size"]:
+        """Weights of linear interpolation in log r, constant beyond the ends.
+
+        Examples
+        --------
+        >>> ErrorScales(np.array([0.25, 1.0]), *[np.ones(2)] * 3).weights(0.5).tolist()
+        [0.5, 0.5]
+        """
+        eye = np.eye(len(self.r))
+        return np.array([np.interp(np.log(r), np.log(self.r), row) for row in eye])
 
 
 class DiffusionPrior(Prior):
@@ -42,6 +74,8 @@ class DiffusionPrior(Prior):
         Normalisation of the background as an input of the network.
     calibrated : CovarianceTable or None
         Measured V(sigma); without it guidance takes V from B.
+    sizes : ErrorScales, optional
+        B and V by the scale r of the background error, where they were measured so.
     unresolved : array (node, channel)
     card : mapping
         The model card: training data, steps, scores, licence.
@@ -51,17 +85,35 @@ class DiffusionPrior(Prior):
         self, name: str, layout: Layout, scale: np.ndarray, covariance: SpectralCovariance, *,
         network: DenoiserNetwork, graph: Graph, static: np.ndarray, mean: np.ndarray,
         stddev: np.ndarray, calibrated: CovarianceTable | None, unresolved: np.ndarray,
-        card: Mapping[str, Any],
+        card: Mapping[str, Any], sizes: ErrorScales | None = None,
     ) -> None:  # fmt: skip
         self.unresolved = unresolved
         self.name, self.layout, self.scale = name, layout, np.asarray(scale, np.float32)
         self._covariance, self._network, self._graph = covariance, network, graph
         self._static, self._mean, self._stddev = jnp.asarray(static), mean, stddev
-        self._calibrated, self.card = calibrated, dict(card)
+        self._calibrated, self._sizes, self.card = calibrated, sizes, dict(card)
+        self.unresolved = self.unresolved_at(1.0)
 
     @property
     def covariance(self) -> SpectralCovariance:
         return self._covariance
+
+    def covariance_at(self, r: float) -> SpectralCovariance:
+        if self._sizes is None:
+            return self._covariance
+        blocks = np.tensordot(self._sizes.weights(r), self._sizes.covariance, 1)
+        return SpectralCovariance.from_blocks(self._covariance.basis, blocks)
+
+    def unresolved_at(self, r: float) -> Float[np.ndarray, "node channel"]:
+        if self._sizes is None:
+            return self.unresolved
+        return np.tensordot(self._sizes.weights(r), self._sizes.unresolved, 1).astype(np.float32)
+
+    def _calibrated_at(self, r: float) -> CovarianceTable | None:
+        if self._sizes is None or self._calibrated is None:
+            return self._calibrated
+        blocks = np.tensordot(self._sizes.weights(r), self._sizes.calibrated, 1)
+        return eqx.tree_at(lambda t: t.blocks, self._calibrated, jnp.asarray(blocks, jnp.float32))
 
     @property
     def default_covariance(self) -> str:
@@ -81,7 +133,7 @@ class DiffusionPrior(Prior):
         denoise = Denoiser(
             self._network, self._covariance, self._graph, self._static, given, self._prepared
         )
-        return Conditioned(denoise, self._covariance, self._calibrated)
+        return Conditioned(denoise, self.covariance_at(r), self._calibrated_at(r))
 
     def _forcings(self, time: np.datetime64 | None) -> Float[Array, "node 1 forcing"] | None:
         """What the network reads besides the background and the season."""

@@ -39,8 +39,9 @@ class Prior(abc.ABC):
     scale : array (node, channel)
         Standard deviation s of background errors, physical units.
     unresolved : array (node, channel)
-        Standard deviation, in units of s, of what the basis cannot represent: observations
-        see it, the analysis cannot change it, so it counts as error of representativeness.
+        Standard deviation, in units of s, of what the basis cannot represent for r = 1:
+        observations see it, the analysis cannot change it, so it counts as error of
+        representativeness.
     estimates_background_error : bool
         Whether the scale r of the background error means anything to the prior, and is
         estimated unless the user says it.
@@ -60,6 +61,13 @@ class Prior(abc.ABC):
     @abc.abstractmethod
     def covariance(self) -> SpectralCovariance:
         """B of the normalised background error."""
+
+    def covariance_at(self, r: float) -> SpectralCovariance:
+        """B of z for a background error of scale r: small errors are of smaller extent.
+
+        The same for all r, where the prior knows no better.
+        """
+        return self.covariance
 
     @abc.abstractmethod
     def condition(
@@ -85,14 +93,19 @@ class Prior(abc.ABC):
         rms = np.sqrt(weight @ np.asarray(self.scale, np.float64) ** 2)
         return self.layout.table(share * rms)
 
-    def small_scales(self, keys: Array) -> Float[Array, "node member channel"]:
-        """Draw, for each key, what the basis cannot represent: ``unresolved`` on average.
+    def unresolved_at(self, r: float) -> Float[np.ndarray, "node channel"]:
+        """``unresolved`` for a background error of scale r, in units of r s."""
+        return self.unresolved
+
+    def small_scales(self, keys: Array, r: float = 1.0) -> Float[Array, "node member channel"]:
+        """Draw, for each key, what the basis cannot represent: `unresolved_at` on average.
 
         White in the complement of the basis; channels are independent.
         """
-        if not self.unresolved.any():
+        std = self.unresolved_at(r)
+        if not std.any():
             return jnp.zeros((*self.scale.shape[:1], len(keys), self.scale.shape[1]))
-        return draw_small_scales(self.covariance.basis, jnp.asarray(self.unresolved), keys)
+        return draw_small_scales(self.covariance.basis, jnp.asarray(std), keys)
 
 
 class Wiener(eqx.Module):

@@ -34,7 +34,7 @@ from xdiffda._model_files import (
 from xdiffda._published import is_published, load_published, published_rows
 from xdiffda.diffda import build as build_diffda
 from xdiffda.errors import ModelError
-from xdiffda.network_prior import DiffusionPrior
+from xdiffda.network_prior import DiffusionPrior, ErrorScales
 from xdiffda.options import get_options
 from xdiffda.prior import Prior
 from xdiffda.state import Grid, Layout
@@ -204,6 +204,15 @@ def layout_of(card: dict[str, Any], statistics: dict[str, np.ndarray]) -> Layout
     return Layout(grid, tuple(card["variables"]), tuple(card["levels"]))
 
 
+def _sizes(statistics: dict[str, np.ndarray]) -> ErrorScales | None:
+    """B and V by r, where a model has them so."""
+    if "sizes_r" not in statistics:
+        return None
+    packed = (statistics[f"sizes_{name}"] for name in ("covariance", "calibrated"))
+    unresolved = np.repeat(statistics["sizes_unresolved"], len(statistics["lon"]), axis=1)
+    return ErrorScales(statistics["sizes_r"], *map(unpack_symmetric, packed), unresolved)
+
+
 def build_prior(
     card: dict[str, Any], statistics: dict[str, np.ndarray], weights: dict[str, np.ndarray]
 ) -> DiffusionPrior:
@@ -238,4 +247,5 @@ def build_prior(
         ),
         mean=statistics["mean"], stddev=statistics["stddev"], calibrated=table, card=card,
         unresolved=np.repeat(statistics["unresolved"], grid.n_lon, axis=0),
+        sizes=_sizes(statistics),
     )  # fmt: skip

@@ -160,3 +160,30 @@ def test_training_goes_on_from_a_bundled_model(
     wider = dataclasses.replace(config, network=dataclasses.replace(config.network, latent=24))
     with pytest.raises(ModelError, match="do not fit"):
         _start(make_network(wider, 4, 2), dataclasses.replace(wider, initial=str(bundled[0])))
+
+
+def test_small_errors_have_covariances_of_their_own(
+    bundled: tuple[Path, Path], nature_folder: Path, pairs_folder: Path, denoiser_folder: Path
+) -> None:
+    from xdiffda.osse.pairs import load_pairs
+    from xdiffda.train.denoiser import residuals
+
+    prior, nature = load_model(bundled[0]), load_nature(nature_folder)
+    setting = prepare(
+        nature, load_pairs(pairs_folder, "train"), TrainConfig.read_back(denoiser_folder)
+    )
+    pairs = load_pairs(pairs_folder, "validation")
+    z, r = residuals(nature, pairs, np.arange(len(pairs.row)), setting.node_scale())
+    area = nature.layout.grid.area_weights()[:, None] / nature.layout.grid.n_node
+    for size in (np.quantile(r, 0.05), np.quantile(r, 0.95)):
+        near = np.argsort(np.abs(np.log(r / size)))[: len(r) // 8]
+        resolved = np.asarray(jax.vmap(setting.covariance.basis.project)(jnp.asarray(z[near])))
+        truth = (area * resolved**2).sum(1).mean(0)
+        np.testing.assert_allclose(prior.covariance_at(float(size)).variance, truth, rtol=0.25)
+        conditioned = prior.condition(nature.states[0] * nature.stddev + nature.mean, None, size)
+        np.testing.assert_array_equal(
+            conditioned.climatology.blocks, prior.covariance_at(float(size)).blocks
+        )
+    ends = [prior.condition(nature.states[0], None, r).calibrated.blocks for r in (1e-3, 1e3)]
+    assert float(jnp.abs(ends[0] - ends[1]).max()) > 1e-3
+    np.testing.assert_array_equal(prior.unresolved, prior.unresolved_at(1.0))

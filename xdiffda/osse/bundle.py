@@ -24,7 +24,8 @@ from xdiffda._model_files import (
 )
 from xdiffda._scales import row_scale, unresolved_part
 from xdiffda.balance import kept_balance
-from xdiffda.osse.calibrate import SIGMAS, measure
+from xdiffda.network_prior import ErrorScales
+from xdiffda.osse.calibrate import SIGMAS, measure, measure_sizes
 from xdiffda.osse.export import write_forecaster
 from xdiffda.osse.pairs import Pairs, load_pairs, make_rollout
 from xdiffda.prior import year_phase
@@ -53,8 +54,9 @@ def bundle(
     setting = prepare(nature, held, config)
     network = load_network(config, nature.layout.n_channel, nature.static.shape[1])
     blocks, share = measure(nature, held, setting, network)
+    sizes = measure_sizes(nature, held, setting, network)
     write_arrays(folder / WEIGHTS, flatten(network))
-    write_arrays(folder / STATISTICS, _statistics(nature, setting, held, blocks))
+    write_arrays(folder / STATISTICS, _statistics(nature, setting, held, blocks, sizes))
     stepper = load_stepper(TrainConfig.read_back(forecaster), nature)
     write_forecaster(folder / FORECASTER, nature, stepper, TrainConfig.read_back(forecaster))
     card = _card(name, nature, config, TrainConfig.read_back(forecaster), network, share)
@@ -65,7 +67,7 @@ def bundle(
 
 
 def _statistics(
-    nature: Nature, setting: Setting, held: Pairs, blocks: np.ndarray
+    nature: Nature, setting: Setting, held: Pairs, blocks: np.ndarray, sizes: ErrorScales
 ) -> dict[str, np.ndarray]:
     grid = nature.layout.grid
     sample = np.linspace(0, len(held.row) - 1, 160).astype(int)
@@ -82,7 +84,10 @@ def _statistics(
         "b_blocks": pack_symmetric(np.asarray(setting.covariance.blocks)).astype(np.float32),
         **kept_balance(setting.covariance.basis),
         "v_sigma": np.array(SIGMAS, np.float32),
-        "v_blocks": pack_symmetric(blocks).astype(np.float32),
+        "v_blocks": pack_symmetric(blocks).astype(np.float32), "sizes_r": sizes.r,
+        "sizes_covariance": pack_symmetric(sizes.covariance),
+        "sizes_calibrated": pack_symmetric(sizes.calibrated),
+        "sizes_unresolved": sizes.unresolved[:, :: grid.n_lon],
     }  # fmt: skip
 
 

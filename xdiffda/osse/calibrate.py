@@ -10,16 +10,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from tqdm import tqdm
 
+from xdiffda._scales import row_scale, unresolved_part
 from xdiffda.covariance import estimate_blocks, white_coefficients
 from xdiffda.diffusion.denoiser import Conditioning, DenoiserNetwork, denoise_batch
+from xdiffda.network_prior import ErrorScales
 from xdiffda.osse.pairs import Pairs
 from xdiffda.prior import year_phase
 from xdiffda.train.data import Nature
 from xdiffda.train.denoiser import Setting, residuals
 
+N_SIZE = 4  # classes of the scale of the background error, of equally many pairs
 SIGMAS = (0.05, 0.12, 0.25, 0.5, 0.8, 1.3, 2.0, 4.0, 12.0, 80.0)
 BATCH = 8
 
@@ -31,6 +34,7 @@ def measure(
     network: DenoiserNetwork,
     *,
     n_pair: int = 160,
+    among: Int[np.ndarray, " pair"] | None = None,
     sigmas: tuple[float, ...] = SIGMAS,
     seed: int = 0,
 ) -> tuple[Float[np.ndarray, "level degree channel channel"], Float[np.ndarray, " level"]]:
@@ -44,6 +48,8 @@ def measure(
         What was trained.
     n_pair : int
         Pairs used at each level, a multiple of 8, spread over the period.
+    among : int array, optional
+        Those to choose from; default all.
     sigmas : tuple of float
     seed : int
 
@@ -53,7 +59,8 @@ def measure(
         ``share`` is the validation loss at each level: 1 for the Gaussian prior.
     """
     basis = setting.covariance.basis
-    index = np.linspace(0, len(pairs.row) - 1, n_pair).astype(int)
+    among = np.arange(len(pairs.row)) if among is None else among
+    index = among[np.linspace(0, len(among) - 1, n_pair).astype(int)]
     z, r = residuals(nature, pairs, index, setting.node_scale())
     year = year_phase(nature.time[pairs.row[index]])
 
@@ -91,3 +98,40 @@ def measure(
         blocks.append(estimate_blocks(basis, np.concatenate([p[0] for p in parts])))
         shares.append(np.mean([p[1] for p in parts]))
     return np.stack(blocks), np.array(shares)
+
+
+def measure_sizes(
+    nature: Nature, pairs: Pairs, setting: Setting, network: DenoiserNetwork, *,
+    n_size: int = N_SIZE, n_pair: int = 160, n_sample: int = 2400,
+) -> ErrorScales:  # fmt: skip
+    """B and V for background errors of several sizes.
+
+    Errors of short forecasts and of cycles are of smaller extent than those of long ones: with
+    the covariances of all together, members of the second are too far apart.
+
+    Parameters
+    ----------
+    nature, pairs, setting, network, n_pair
+        As `measure`.
+    n_size : int
+        Classes of r, of equally many pairs.
+    n_sample : int
+        Pairs of which B is estimated.
+
+    Returns
+    -------
+    ErrorScales
+        r is the geometric mean of each class.
+    """
+    index = np.unique(np.linspace(0, len(pairs.row) - 1, n_sample).astype(int))
+    z, r = residuals(nature, pairs, index, setting.node_scale())
+    edges = np.quantile(r, np.linspace(0, 1, n_size + 1)[1:-1])
+    found = []
+    for own in (np.flatnonzero(np.searchsorted(edges, r) == size) for size in range(n_size)):
+        b = estimate_blocks(setting.covariance.basis, z[own])
+        used = max(BATCH, min(n_pair, len(own) // BATCH * BATCH))
+        v, _ = measure(nature, pairs, setting, network, n_pair=used, among=index[own])
+        rest = unresolved_part(setting.covariance.basis, z[own])
+        rest = row_scale(rest, nature.layout, floor=0.0)
+        found.append((np.exp(np.log(r[own]).mean()), b, v, rest))
+    return ErrorScales(*(np.stack(part).astype(np.float32) for part in zip(*found, strict=True)))
