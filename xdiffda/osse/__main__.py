@@ -20,6 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     evaluate = stages.add_parser("evaluate", help="score the model beside its baselines")
     publish = stages.add_parser("publish", help="copy the tables into README and model card")
     publish.add_argument("--readme", default="README.md")
+    publish.add_argument("--model", default="speedy")
     for stage in (pairs, bundle, evaluate):
         stage.add_argument("--data", default="nature")
     for stage in (pairs, bundle):
@@ -32,7 +33,12 @@ def main(arguments: list[str] | None = None) -> None:
         "--from", default="forecasts", choices=["forecasts", "cycles"], dest="source",
         help="forecasts from the truth, or the backgrounds of cycled analyses, beside them",
     )  # fmt: skip
+    pairs.add_argument("--model", default="speedy", help="brings s and B (cycles)")
     bundle.add_argument("--denoiser", default="denoiser")
+    bundle.add_argument("--name", default="speedy")
+    bundle.add_argument("--out", default=None, help="folder, default that of bundled models")
+    bundle.add_argument("--sample-out", default=None, dest="sample_out")
+    evaluate.add_argument("--model", default="speedy", help="name or folder")
     evaluate.add_argument("--out", default=None)
     evaluate.add_argument("--n-case", type=int, default=20, dest="n_case")
     evaluate.add_argument("--columns", type=int, nargs="+", default=[5, 45, 416, 1000])
@@ -66,8 +72,11 @@ def _run(stage: str, options: dict) -> None:
         from xdiffda.osse import cycled_pairs
         from xdiffda.osse import pairs as forecasts
 
-        cycles = options.pop("source") == "cycles"
-        (cycled_pairs if cycles else forecasts).main(**options)
+        if options.pop("source") == "cycles":
+            cycled_pairs.main(**options)
+        else:
+            options.pop("model")
+            forecasts.main(**options)
     elif stage == "bundle":
         from xdiffda.osse.bundle import bundle
 
