@@ -253,6 +253,34 @@ def test_the_jacobian_v_takes_the_same_observations():
     np.testing.assert_allclose(a, b, atol=2e-2)
 
 
+def test_minimal_residuals_bear_a_v_that_is_no_covariance():
+    # as the Jacobian of a trained network: not symmetric, and negative in some directions
+    rng = np.random.default_rng(0)
+    size, n_obs = 2 * N_NODE, 24
+    matrix = np.eye(size) + 0.6 * rng.normal(size=(size, size))
+    V = jnp.asarray(matrix, jnp.float32)
+    index = rng.permutation(size)[:n_obs, None]
+    value, weight = 3 * rng.normal(size=n_obs), np.full((n_obs, 1), 3.0)
+    likelihood = Likelihood(jnp.asarray(value, jnp.float32), jnp.asarray(index),
+                            jnp.asarray(weight, jnp.float32))  # fmt: skip
+    apply = lambda x: (V @ x[:, 0].reshape(-1)).reshape(N_NODE, 1, 2)  # noqa: E731
+    zero = jnp.zeros((N_NODE, 1, 2))
+    by_iterations = {
+        n: update(likelihood, apply, zero, solver=Solver(1e-6, 400, minimal_residual=n))
+        for n in (4, 12, n_obs)
+    }
+    residual = [float(found.residual[0]) for found in by_iterations.values()]
+    assert sorted(residual, reverse=True) == residual and residual[0] <= 1
+    assert residual[-1] < 1e-3
+    H = np.zeros((n_obs, size))
+    H[np.arange(n_obs), index[:, 0]] = 3.0
+    exact = matrix @ H.T @ np.linalg.solve(np.eye(n_obs) + H @ matrix @ H.T, value)
+    found = np.asarray(by_iterations[n_obs].increment).reshape(-1)
+    np.testing.assert_allclose(found, exact, atol=1e-2 * np.abs(exact).max())
+    diverged = update(likelihood, apply, zero, solver=Solver(1e-6, 400))
+    assert not float(diverged.residual[0]) < 1
+
+
 def test_variance_of_v_is_known_where_v_tells_it():
     covariance = _line()
     expected = np.diag(_dense(covariance)).reshape(N_NODE, 2).mean(0)
