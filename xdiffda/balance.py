@@ -168,7 +168,8 @@ class BalancedBasis(Basis):
         return out
 
     def _split(self, a: Array) -> tuple[Array, Array, Array]:
-        return tuple(a[..., jnp.array(c, int)] for c in (self.u, self.v, self.mass))
+        u, v, mass = (a[..., jnp.array(c, int)] for c in (self.u, self.v, self.mass))
+        return u, v, mass
 
     def _in_order(self, x: Array) -> Array:
         """Channels as the layout has them, of channels u, v, mass one after another."""
@@ -192,7 +193,7 @@ class BalancedBasis(Basis):
         """Orders +m and -m exchanged, with the sign of d/d lambda: minus its own transpose."""
         order = np.arange(self.mask.shape[1])
         sign = np.where(order == 0, 0.0, np.where(order % 2 == 1, 1.0, -1.0)).astype(np.float32)
-        return sign.reshape(-1, *[1] * (a.ndim - 2)) * self._swap(a, axis=1)
+        return jnp.asarray(sign.reshape(-1, *[1] * (a.ndim - 2))) * self._swap(a, axis=1)
 
     def _coriolis(self, psi: Array) -> Array:
         """Coefficients of sin(phi) psi."""

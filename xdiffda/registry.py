@@ -208,9 +208,9 @@ def _sizes(statistics: dict[str, np.ndarray]) -> ErrorScales | None:
     """B and V by r, where a model has them so."""
     if "sizes_r" not in statistics:
         return None
-    packed = (statistics[f"sizes_{name}"] for name in ("covariance", "calibrated"))
+    b, v = (unpack_symmetric(statistics[f"sizes_{name}"]) for name in ("covariance", "calibrated"))
     unresolved = np.repeat(statistics["sizes_unresolved"], len(statistics["lon"]), axis=1)
-    return ErrorScales(statistics["sizes_r"], *map(unpack_symmetric, packed), unresolved)
+    return ErrorScales(statistics["sizes_r"], b, v, unresolved)
 
 
 def build_prior(
