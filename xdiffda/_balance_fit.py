@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from xdiffda._scales import unresolved_part
-from xdiffda.balance import Balance, BalancedBasis, balanced_basis
+from xdiffda._scales import row_scale, unresolved_part
+from xdiffda.balance import BalancedBasis, balanced_basis
 from xdiffda.covariance import estimate_blocks
 from xdiffda.spectral import Basis
 from xdiffda.state import Layout
@@ -42,28 +42,27 @@ def fit_basis(
     used = samples[:: max(1, len(samples) // N_SAMPLE)]
     n_lon, weight = layout.grid.n_lon, layout.grid.area_weights()[:: layout.grid.n_lon]
     own = list(basis.mass)
-    variance = _by_row(used - unresolved_part(basis, used), n_lon)[:, own]
+    resolved = row_scale(used - unresolved_part(basis, used), layout, floor=0.0)
+    variance = np.asarray(resolved[::n_lon, own], np.float64) ** 2
     factor = np.ones_like(variance)
     for _ in range(N_ROUND):
-        basis = _regressed(layout, truncation, basis, used, factor)
+        basis = with_balance(basis, used, factor)
         said = row_variance(basis, estimate_blocks(basis, used))
         ratio = variance / np.maximum(said, 1e-6 * said.mean(0))
         factor = np.clip(factor * np.sqrt(ratio), *FACTOR)
     # in the end scaled so that the variance on average is what `grid_variance` says
-    basis = _regressed(layout, truncation, basis, used, factor)
+    basis = with_balance(basis, used, factor)
     said = np.asarray(basis.grid_variance(jnp.asarray(estimate_blocks(basis, used))))[own]
     factor = factor * np.sqrt(said / np.average(variance, axis=0, weights=weight))
-    return _regressed(layout, truncation, basis, used, factor)
+    return with_balance(basis, used, factor)
 
 
 def row_variance(
     basis: BalancedBasis, blocks: Float[np.ndarray, "degree channel channel"]
 ) -> Float[np.ndarray, "row mass"]:
     """Variance of mass in each latitude row, of coefficients with these blocks."""
-    rows, n_lon = (
-        np.asarray(basis.scalar.along_rows, np.float64),
-        basis.scalar.along_columns.shape[1],
-    )
+    n_lon = basis.scalar.along_columns.shape[1]
+    rows = np.asarray(basis.scalar.along_rows, np.float64)
     k = np.asarray(basis.regression, np.float64)
     # degree l of psi reaches degree l + 1 of mass and degree l - 1
     reach = lambda factor, by: _moved(np.asarray(factor)[:, :, None] * rows, by)  # noqa: E731
@@ -89,25 +88,17 @@ def _moved(a: np.ndarray, by: int) -> np.ndarray:
     return np.concatenate([a[1:], empty] if by > 0 else [empty, a[:-1]])
 
 
-def _by_row(x: Float[np.ndarray, "sample node channel"], n_lon: int) -> np.ndarray:
-    """Mean square per latitude row, smoothed as s is."""
-    rows = np.mean(np.asarray(x, np.float64) ** 2, axis=0)
-    rows = rows.reshape(-1, n_lon, rows.shape[-1]).mean(1)
-    padded = np.pad(rows, ((1, 1), (0, 0)), mode="edge")
-    return (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
-
-
-def _regressed(
-    layout: Layout, truncation: int | None, basis: BalancedBasis, samples: np.ndarray,
-    factor: np.ndarray,
+def with_balance(
+    basis: BalancedBasis, samples: Float[np.ndarray, "sample node channel"],
+    factor: Float[np.ndarray, "row mass"],
 ) -> BalancedBasis:  # fmt: skip
-    """The basis with this g, and the K that then fits best."""
-    balance = Balance(np.asarray(basis.regression), factor)
-    found = balanced_basis(layout, truncation, balance)
-    assert isinstance(found, BalancedBasis)
-    none = eqx.tree_at(lambda b: b.regression, found, jnp.zeros_like(found.regression))
-    regression = jnp.asarray(_regression(none, samples), jnp.float32)
-    return eqx.tree_at(lambda b: b.regression, found, regression)
+    """The same basis with this g, and the K that then fits the samples best."""
+    nodes = np.repeat(factor, basis.n_node // len(factor), axis=0)
+    places = lambda b: (b.regression, b.factor)  # noqa: E731
+    none = jnp.zeros_like(basis.regression), jnp.asarray(nodes, jnp.float32)
+    basis = eqx.tree_at(places, basis, none)
+    regression = jnp.asarray(_regression(basis, samples), jnp.float32)
+    return eqx.tree_at(lambda b: b.regression, basis, regression)
 
 
 def _regression(

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from xdiffda._balance_fit import _regressed, fit_basis
+from xdiffda._balance_fit import fit_basis, with_balance
 from xdiffda._scales import row_scale, share_wind_scale, unresolved_part
 from xdiffda.balance import BalancedBasis, balanced_basis
 from xdiffda.covariance import SpectralCovariance, estimate_blocks
@@ -43,7 +43,7 @@ def make_bases(layout: Layout, z: np.ndarray) -> dict[str, Basis]:
     return {
         "u and v as scalars": winds.scalar,
         "stream function and potential": winds,
-        "the same, balanced mass": _regressed(layout, None, winds, z, ones),
+        "the same, balanced mass": with_balance(winds, z, ones),
         "the same, factor of latitude": fitted,
     }
 
