@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from xdiffda._huge_pages import request_huge_pages
 
@@ -51,6 +52,12 @@ def main(arguments: list[str] | None = None) -> None:
     evaluate.add_argument("--ledger", help="file of the single records")
     evaluate.add_argument("--part", default="evaluation", choices=["evaluation", "validation"])
     evaluate.add_argument("--name", help="of the files in --out, default skill-<errors>")
+    _add_sbc(stages)
+    options = vars(parser.parse_args(arguments))
+    _run(options.pop("stage"), options)
+
+
+def _add_sbc(stages: Any) -> None:
     sbc = stages.add_parser("sbc", help="simulation-based calibration of the bundled model")
     sbc.add_argument("--model", default="speedy")
     sbc.add_argument("--out", default=None, help="folder of sbc.json")
@@ -59,8 +66,6 @@ def main(arguments: list[str] | None = None) -> None:
         sbc.add_argument(f"--{name}", type=int, default=value, dest=f"n_{name}")
     sbc.add_argument("--start", default="warm", choices=["warm", "cold"])
     sbc.add_argument("--seed", type=int, default=0)
-    options = vars(parser.parse_args(arguments))
-    _run(options.pop("stage"), options)
 
 
 def _run(stage: str, options: dict) -> None:
