@@ -38,6 +38,8 @@ def analyse_time(
     ``states`` are background members, or one state; ``factor`` is the inflation of the cycle
     before (LETKF); ``schedule`` says on which devices.
     """
+    given = states.mean(0, dtype=np.float64).astype(np.float32)
+    states = prior.filtered(states)
     background = states.mean(0, dtype=np.float64).astype(np.float32)
     error = settings.background_error
     if error == "spread":
@@ -56,8 +58,8 @@ def analyse_time(
         inside, _ = select_window(tidy, time, settings.window)
     key = jax.random.fold_in(jax.random.key(settings.seed), _stamp(time))
     ensemble = states if len(states) > 1 else None
-    at = AnalysisTime(prior, background, time, r, likelihood, record.pop("rows"), inside, key,
-                      ensemble, factor, schedule)  # fmt: skip
+    at = AnalysisTime(prior, given, background, time, r, likelihood, record.pop("rows"), inside,
+                      key, ensemble, factor, schedule)  # fmt: skip
     drawn = METHODS[settings.method](at, settings, tick)
     _check_size(drawn.z, settings)
     record |= {"residual": drawn.residual, "inflation": drawn.inflation}

@@ -174,7 +174,7 @@ def _background_states(
             here, np.zeros(n_obs), np.ones(n_obs, bool)
         )
     times, states = check_trajectory(trajectory, prior.layout)
-    return states, time_stencil(times, tidy["time"].values, default=time)
+    return prior.filtered(states), time_stencil(times, tidy["time"].values, default=time)
 
 
 def _checked(table: Table, at: TimeStencil, rejected: dict[str, int]) -> np.ndarray:

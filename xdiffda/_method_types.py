@@ -44,8 +44,10 @@ class AnalysisTime(NamedTuple):
     Attributes
     ----------
     prior : Prior
+    given : array (node, channel)
+        The background as it came, which the network was trained to read; physical units.
     background : array (node, channel)
-        Physical units.
+        The same with its grid-scale noise damped (`Prior.filtered`), from which z departs.
     time : datetime64 or None
     r : float
         Scale of the background error.
@@ -57,7 +59,7 @@ class AnalysisTime(NamedTuple):
         The observations behind it: those used, and no others.
     key : jax key
     ensemble : array (member, node, channel) or None
-        Background members, physical units, where the background has them; ``background`` is
+        Background members, filtered too, where the background has them; ``background`` is
         then their mean.
     factor : array (node, channel), optional
         Inflation of the cycle before, of the LETKF.
@@ -67,6 +69,7 @@ class AnalysisTime(NamedTuple):
     """
 
     prior: Prior
+    given: Float[np.ndarray, "node channel"]
     background: Float[np.ndarray, "node channel"]
     time: np.datetime64 | None
     r: float
@@ -80,7 +83,7 @@ class AnalysisTime(NamedTuple):
 
     def conditioned(self) -> Conditioned:
         """The prior, conditioned on the background."""
-        return self.prior.condition(self.background, self.time, self.r)
+        return self.prior.condition(self.given, self.time, self.r)
 
     def variance_of_the_day(self) -> Float[np.ndarray, "node channel"]:
         """Where background members differ more or less than B says; r says how much in all."""

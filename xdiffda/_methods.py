@@ -68,7 +68,7 @@ def _around_members(at: AnalysisTime, settings: Settings, tick: Tick, watch: Wat
     def draw(draws: Draws, numbers: Array) -> Array:
         moved = move_members(hybrid, at.likelihood, draws, numbers, settings.guidance.solver)
         watch(moved.residual)
-        members = at.background[:, None] + scale * np.asarray(moved.z)
+        members = at.given[:, None] + scale * np.asarray(moved.z)
         prior = at.prior.condition(members, at.time, at.r * root)
         z = sample_posterior(
             prior._replace(shift=moved.z / root), likelihood, draws,

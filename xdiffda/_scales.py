@@ -18,12 +18,16 @@ def unresolved_part(
     basis: Basis, samples: Float[np.ndarray, "sample node channel"], *, batch: int = 32
 ) -> Float[np.ndarray, "sample node channel"]:
     """What the basis cannot represent of each sample."""
-    project = jax.jit(jax.vmap(lambda x: x - basis.project(x)))
     parts = [
-        np.asarray(project(jnp.asarray(samples[i : i + batch], jnp.float32)))
+        np.asarray(_unresolved(basis, jnp.asarray(samples[i : i + batch], jnp.float32)))
         for i in range(0, len(samples), batch)
     ]
     return np.concatenate(parts)
+
+
+@eqx.filter_jit
+def _unresolved(basis: Basis, samples: Array) -> Array:
+    return jax.vmap(lambda x: x - basis.project(x))(samples)
 
 
 def row_scale(

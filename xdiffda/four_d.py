@@ -133,7 +133,8 @@ def assimilate_window(
         max_batch=max_batch, seed=seed,
     )  # fmt: skip
     time = np.asarray(convention.valid_times).reshape(-1)[0]
-    x = x.reshape(x.shape[-2:])
+    given = x.reshape(x.shape[-2:])
+    x = prior.filtered(given[None])[0]
     likelihood, r, record = window_likelihood(
         _forward(model, prior) if forward is None else forward, prior, x, time, to_tidy(obs),
         n_windows=int(duration(window) // STEP), background_error=settings.background_error,
@@ -143,7 +144,7 @@ def assimilate_window(
         found = _variational(prior.covariance, likelihood, settings.guidance.solver)
         z, residual = np.asarray(found[0]), float(found[1])
     else:
-        z, residual = _members(prior, x, time, r, likelihood, settings)
+        z, residual = _members(prior, given, time, r, likelihood, settings)
     warn_of_residual(residual, settings, time)
     members = x[None] + r * prior.scale[None] * np.moveaxis(z, 1, 0)
     analysis = from_state(members, layout, convention, dims=("member",))
@@ -152,12 +153,12 @@ def assimilate_window(
 
 
 def _members(
-    prior: Prior, x: Float[np.ndarray, "node channel"], time: np.datetime64, r: float,
+    prior: Prior, given: Float[np.ndarray, "node channel"], time: np.datetime64, r: float,
     likelihood: Likelihood, settings: Settings,
 ) -> tuple[Float[np.ndarray, "node member channel"], float]:  # fmt: skip
     """Draw members, a group at a time; a member is the same in any group."""
     key = jax.random.key(time_seed(settings.seed, time))
-    conditioned, residuals = prior.condition(x, time, r), []
+    conditioned, residuals = prior.condition(given, time, r), []
     parts = []
     for first in range(0, settings.n_members, settings.max_batch):
         last = min(first + settings.max_batch, settings.n_members)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from xdiffda._small_scales import SmallScaleFilter
 from xdiffda.covariance import CovarianceTable, SpectralCovariance
 from xdiffda.diffusion.denoiser import Conditioning, Denoiser, DenoiserNetwork
 from xdiffda.diffusion.sampling import Conditioned
@@ -54,6 +55,10 @@ class ErrorScales(NamedTuple):
         eye = np.eye(len(self.r))
         return np.array([np.interp(np.log(r), np.log(self.r), row) for row in eye])
 
+    def unresolved_at(self, r: float) -> Float[np.ndarray, "node channel"]:
+        """``unresolved`` at r."""
+        return np.tensordot(self.weights(r), self.unresolved, 1).astype(np.float32)
+
 
 class DiffusionPrior(Prior):
     """A denoiser trained on pairs of truth and background.
@@ -77,6 +82,7 @@ class DiffusionPrior(Prior):
     sizes : ErrorScales, optional
         B and V by the scale r of the background error, where they were measured so.
     unresolved : array (node, channel)
+    small_scale_filter : SmallScaleFilter, optional
     card : mapping
         The model card: training data, steps, scores, licence.
     """
@@ -86,8 +92,9 @@ class DiffusionPrior(Prior):
         network: DenoiserNetwork, graph: Graph, static: np.ndarray, mean: np.ndarray,
         stddev: np.ndarray, calibrated: CovarianceTable | None, unresolved: np.ndarray,
         card: Mapping[str, Any], sizes: ErrorScales | None = None,
+        small_scale_filter: SmallScaleFilter | None = None,
     ) -> None:  # fmt: skip
-        self.unresolved = unresolved
+        self.unresolved, self.small_scale_filter = unresolved, small_scale_filter
         self.name, self.layout, self.scale = name, layout, np.asarray(scale, np.float32)
         self._covariance, self._network, self._graph = covariance, network, graph
         self._static, self._mean, self._stddev = jnp.asarray(static), mean, stddev
@@ -107,7 +114,7 @@ class DiffusionPrior(Prior):
     def unresolved_at(self, r: float) -> Float[np.ndarray, "node channel"]:
         if self._sizes is None:
             return self.unresolved
-        return np.tensordot(self._sizes.weights(r), self._sizes.unresolved, 1).astype(np.float32)
+        return self._sizes.unresolved_at(r)
 
     def _calibrated_at(self, r: float) -> CovarianceTable | None:
         if self._sizes is None or self._calibrated is None:
@@ -162,10 +169,12 @@ class DiffusionPrior(Prior):
 
     def gaussian(self) -> GaussianPrior:
         """The Gaussian prior with the same s and B: what the network adds shows against it."""
-        return GaussianPrior(
+        gaussian = GaussianPrior(
             self.layout, self.scale, self._covariance, unresolved=self.unresolved,
             name=f"{self.name} (Gaussian)",
         )  # fmt: skip
+        gaussian.small_scale_filter = self.small_scale_filter
+        return gaussian
 
     def __repr__(self) -> str:
         return (

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from xdiffda._balance_fit import fit_basis
 from xdiffda._cards import model_card
 from xdiffda._scales import draw_small_scales, row_scale, share_wind_scale, unresolved_part
+from xdiffda._small_scales import SmallScaleFilter
 from xdiffda.covariance import SpectralCovariance, estimate_blocks
 from xdiffda.diffusion.sampling import Conditioned
 from xdiffda.errors import InputError, Problem
@@ -42,6 +43,8 @@ class Prior(abc.ABC):
         Standard deviation, in units of s, of what the basis cannot represent for r = 1:
         observations see it, the analysis cannot change it, so it counts as error of
         representativeness.
+    small_scale_filter : SmallScaleFilter, optional
+        Estimate of the truth's small scales from the background's, where it was measured.
     estimates_background_error : bool
         Whether the scale r of the background error means anything to the prior, and is
         estimated unless the user says it.
@@ -52,6 +55,7 @@ class Prior(abc.ABC):
 
     estimates_background_error: bool = True
     of_errors: bool = True
+    small_scale_filter: SmallScaleFilter | None = None
     name: str
     layout: Layout
     scale: Float[np.ndarray, "node channel"]
@@ -92,6 +96,28 @@ class Prior(abc.ABC):
         weight = self.layout.grid.area_weights() / self.layout.grid.n_node
         rms = np.sqrt(weight @ np.asarray(self.scale, np.float64) ** 2)
         return self.layout.table(share * rms)
+
+    def filtered(
+        self, states: Float[np.ndarray, "state node channel"]
+    ) -> Float[np.ndarray, "state node channel"]:
+        """Background states (physical units) with their grid-scale noise damped.
+
+        Observations cannot change what the basis lacks, so it is estimated beforehand, from the
+        background alone; what the basis holds stays as it is, and all of it where the prior has
+        no ``small_scale_filter``.
+        """
+        if self.small_scale_filter is None:
+            return states
+        return (states + self.scale * self.noise_correction(states / self.scale)).astype(np.float32)
+
+    def noise_correction(
+        self, states: Float[np.ndarray, "state node channel"]
+    ) -> Float[np.ndarray, "state node channel"]:
+        """What `filtered` adds, to states in units of s (from any origin) and in these units."""
+        if self.small_scale_filter is None:
+            return np.zeros_like(states)
+        area = self.layout.grid.area_weights()
+        return self.small_scale_filter.change(self.covariance.basis, states, area)
 
     def unresolved_at(self, r: float) -> Float[np.ndarray, "node channel"]:
         """``unresolved`` for a background error of scale r, in units of r s."""

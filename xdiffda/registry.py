@@ -32,6 +32,7 @@ from xdiffda._model_files import (
     verify,
 )
 from xdiffda._published import is_published, load_published, published_rows
+from xdiffda._small_scales import SmallScaleFilter
 from xdiffda.diffda import build as build_diffda
 from xdiffda.errors import ModelError
 from xdiffda.network_prior import DiffusionPrior, ErrorScales
@@ -213,6 +214,17 @@ def _sizes(statistics: dict[str, np.ndarray]) -> ErrorScales | None:
     return ErrorScales(statistics["sizes_r"], b, v, unresolved)
 
 
+FILTER = ("mean", "variance", "roughness", "damping")
+
+
+def _small_scales(statistics: dict[str, np.ndarray]) -> SmallScaleFilter | None:
+    """How the grid-scale noise of backgrounds is damped, where that was measured."""
+    if "small_scales_mean" not in statistics:
+        return None
+    mean, variance, rough, a = (statistics[f"small_scales_{name}"] for name in FILTER)
+    return SmallScaleFilter(mean, variance.item(), rough, np.repeat(a, len(statistics["lon"]), 1))
+
+
 def build_prior(
     card: dict[str, Any], statistics: dict[str, np.ndarray], weights: dict[str, np.ndarray]
 ) -> DiffusionPrior:
@@ -247,5 +259,5 @@ def build_prior(
         ),
         mean=statistics["mean"], stddev=statistics["stddev"], calibrated=table, card=card,
         unresolved=np.repeat(statistics["unresolved"], grid.n_lon, axis=0),
-        sizes=_sizes(statistics),
+        sizes=_sizes(statistics), small_scale_filter=_small_scales(statistics),
     )  # fmt: skip

@@ -22,18 +22,18 @@ from xdiffda._model_files import (
     write_arrays,
     write_card,
 )
-from xdiffda._scales import row_scale, unresolved_part
+from xdiffda._small_scales import SmallScaleFilter
 from xdiffda.balance import kept_balance
 from xdiffda.network_prior import ErrorScales
-from xdiffda.osse.calibrate import SIGMAS, measure, measure_sizes
+from xdiffda.osse.calibrate import SIGMAS, measure, measure_sizes, noise_filter
 from xdiffda.osse.export import write_forecaster
-from xdiffda.osse.pairs import Pairs, load_pairs, make_rollout
+from xdiffda.osse.pairs import load_pairs, make_rollout
 from xdiffda.prior import year_phase
 from xdiffda.registry import models_folder
 from xdiffda.state import default_convention, from_state
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.data import Nature, load_nature
-from xdiffda.train.denoiser import Setting, load_network, prepare, residuals
+from xdiffda.train.denoiser import Setting, load_network, prepare
 from xdiffda.train.forecaster import Stepper, load_stepper
 
 SAMPLE_TIMES = 17  # four days, 6-hourly
@@ -53,10 +53,11 @@ def bundle(
     held = load_pairs(pairs, "validation")
     setting = prepare(nature, held, config)
     network = load_network(config, nature.layout.n_channel, nature.static.shape[1])
-    blocks, share = measure(nature, held, setting, network)
-    sizes = measure_sizes(nature, held, setting, network)
+    small, change = noise_filter(nature, held, setting)
+    blocks, share = measure(nature, held, setting, network, change=change)
+    sizes = measure_sizes(nature, held, setting, network, change=change)
     write_arrays(folder / WEIGHTS, flatten(network))
-    write_arrays(folder / STATISTICS, _statistics(nature, setting, held, blocks, sizes))
+    write_arrays(folder / STATISTICS, _statistics(nature, setting, small, blocks, sizes))
     stepper = load_stepper(TrainConfig.read_back(forecaster), nature)
     write_forecaster(folder / FORECASTER, nature, stepper, TrainConfig.read_back(forecaster))
     card = _card(name, nature, config, TrainConfig.read_back(forecaster), network, share)
@@ -67,27 +68,28 @@ def bundle(
 
 
 def _statistics(
-    nature: Nature, setting: Setting, held: Pairs, blocks: np.ndarray, sizes: ErrorScales
-) -> dict[str, np.ndarray]:
+    nature: Nature, setting: Setting, small: SmallScaleFilter, blocks: np.ndarray,
+    sizes: ErrorScales,
+) -> dict[str, np.ndarray]:  # fmt: skip
     grid = nature.layout.grid
-    sample = np.linspace(0, len(held.row) - 1, 160).astype(int)
-    z, _ = residuals(nature, held, sample, setting.node_scale())
-    rest = unresolved_part(setting.covariance.basis, z)
-    unresolved = row_scale(rest, nature.layout, floor=0.0)[:: grid.n_lon]
+    rows = slice(None, None, grid.n_lon)
     return {
         "lat": np.array(grid.lat), "lon": np.array(grid.lon),
         "mean": nature.mean, "stddev": nature.stddev, "diffs_stddev": nature.diffs_stddev,
         "static": nature.static,
         "static_mean": nature.static_mean, "static_stddev": nature.static_stddev,
         "scale": (setting.scale * nature.stddev).astype(np.float32),
-        "unresolved": unresolved,
+        # for r = 1, in which interpolation between the sizes ends up
+        "unresolved": sizes.unresolved_at(1.0)[rows],
         "b_blocks": pack_symmetric(np.asarray(setting.covariance.blocks)).astype(np.float32),
         **kept_balance(setting.covariance.basis),
         "v_sigma": np.array(SIGMAS, np.float32),
         "v_blocks": pack_symmetric(blocks).astype(np.float32), "sizes_r": sizes.r,
         "sizes_covariance": pack_symmetric(sizes.covariance),
         "sizes_calibrated": pack_symmetric(sizes.calibrated),
-        "sizes_unresolved": sizes.unresolved[:, :: grid.n_lon],
+        "sizes_unresolved": sizes.unresolved[:, rows],
+        "small_scales_mean": small.mean, "small_scales_variance": np.float32(small.variance),
+        "small_scales_roughness": small.roughness, "small_scales_damping": small.damping[:, rows],
     }  # fmt: skip
 
 

@@ -6,6 +6,9 @@ with them (design, section 4).
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,7 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from xdiffda._scales import row_scale, unresolved_part
+from xdiffda._small_scales import SmallScaleFilter, fit_filter
 from xdiffda.covariance import estimate_blocks, white_coefficients
 from xdiffda.diffusion.denoiser import Conditioning, DenoiserNetwork, denoise_batch
 from xdiffda.network_prior import ErrorScales
@@ -21,6 +25,8 @@ from xdiffda.osse.pairs import Pairs
 from xdiffda.prior import year_phase
 from xdiffda.train.data import Nature
 from xdiffda.train.denoiser import Setting, residuals
+
+Change = Callable[[np.ndarray], np.ndarray]
 
 N_SIZE = 4  # classes of the scale of the background error, of equally many pairs
 SIGMAS = (0.05, 0.12, 0.25, 0.5, 0.8, 1.3, 2.0, 4.0, 12.0, 80.0)
@@ -35,6 +41,7 @@ def measure(
     *,
     n_pair: int = 160,
     among: Int[np.ndarray, " pair"] | None = None,
+    change: Change | None = None,
     sigmas: tuple[float, ...] = SIGMAS,
     seed: int = 0,
 ) -> tuple[Float[np.ndarray, "level degree channel channel"], Float[np.ndarray, " level"]]:
@@ -50,6 +57,8 @@ def measure(
         Pairs used at each level, a multiple of 8, spread over the period.
     among : int array, optional
         Those to choose from; default all.
+    change : callable, optional
+        Of `noise_filter`: r is that of the background as the analysis takes it.
     sigmas : tuple of float
     seed : int
 
@@ -61,7 +70,7 @@ def measure(
     basis = setting.covariance.basis
     among = np.arange(len(pairs.row)) if among is None else among
     index = among[np.linspace(0, len(among) - 1, n_pair).astype(int)]
-    z, r = residuals(nature, pairs, index, setting.node_scale())
+    z, r = residuals(nature, pairs, index, setting.node_scale(), change)
     year = year_phase(nature.time[pairs.row[index]])
 
     @eqx.filter_jit
@@ -102,7 +111,7 @@ def measure(
 
 def measure_sizes(
     nature: Nature, pairs: Pairs, setting: Setting, network: DenoiserNetwork, *,
-    n_size: int = N_SIZE, n_pair: int = 160, n_sample: int = 2400,
+    n_size: int = N_SIZE, n_pair: int = 160, n_sample: int = 2400, change: Change | None = None,
 ) -> ErrorScales:  # fmt: skip
     """B and V for background errors of several sizes.
 
@@ -111,7 +120,7 @@ def measure_sizes(
 
     Parameters
     ----------
-    nature, pairs, setting, network, n_pair
+    nature, pairs, setting, network, n_pair, change
         As `measure`.
     n_size : int
         Classes of r, of equally many pairs.
@@ -124,14 +133,40 @@ def measure_sizes(
         r is the geometric mean of each class.
     """
     index = np.unique(np.linspace(0, len(pairs.row) - 1, n_sample).astype(int))
-    z, r = residuals(nature, pairs, index, setting.node_scale())
+    z, r = residuals(nature, pairs, index, setting.node_scale(), change)
     edges = np.quantile(r, np.linspace(0, 1, n_size + 1)[1:-1])
     found = []
     for own in (np.flatnonzero(np.searchsorted(edges, r) == size) for size in range(n_size)):
         b = estimate_blocks(setting.covariance.basis, z[own])
         used = max(BATCH, min(n_pair, len(own) // BATCH * BATCH))
-        v, _ = measure(nature, pairs, setting, network, n_pair=used, among=index[own])
+        v, _ = measure(nature, pairs, setting, network, n_pair=used, among=index[own],
+                       change=change)  # fmt: skip
         rest = unresolved_part(setting.covariance.basis, z[own])
         rest = row_scale(rest, nature.layout, floor=0.0)
         found.append((np.exp(np.log(r[own]).mean()), b, v, rest))
     return ErrorScales(*(np.stack(part).astype(np.float32) for part in zip(*found, strict=True)))
+
+
+def noise_filter(
+    nature: Nature, pairs: Pairs, setting: Setting, *, n_sample: int = 768
+) -> tuple[SmallScaleFilter, Change]:
+    """How the grid-scale noise of backgrounds is to be damped, and the function that does.
+
+    Parameters
+    ----------
+    nature, pairs, setting
+        As `measure`.
+    n_sample : int
+        Most pairs, and states of the training years, of which it is estimated.
+    """
+    basis, scale = setting.covariance.basis, setting.node_scale()
+    rows = nature.rows("train")[:, 0]
+    rows = rows[np.linspace(0, len(rows) - 1, n_sample).astype(int)]
+    index = np.unique(np.linspace(0, len(pairs.row) - 1, n_sample).astype(int))
+    area = nature.layout.grid.area_weights()
+    found = fit_filter(
+        basis, np.asarray(nature.states[rows]) / scale, pairs.background[index] / scale,
+        np.asarray(nature.states[pairs.row[index]]) / scale, area,
+        n_lon=nature.layout.grid.n_lon,
+    )  # fmt: skip
+    return found, functools.partial(found.change, basis, area=area)

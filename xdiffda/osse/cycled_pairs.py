@@ -151,6 +151,7 @@ def analyse(
     ``scale`` is s in the same units, ``error`` in units of s.
     """
     noise = error * rng.normal(size=(len(sites), error.size))
+    background = background + scale * prior.noise_correction(background[None] / scale)[0]
     departure = (truth[sites] - background[sites]) / scale[sites] + noise
     gain = 1 / np.sqrt(error**2 + prior.unresolved[sites] ** 2)
     spread = gain * np.sqrt(np.asarray(prior.covariance.variance))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,17 @@ class Setting(eqx.Module):
 
 
 def residuals(
-    nature: Nature, pairs: Pairs, index: np.ndarray, scale: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return z / r, shape (pair, node, channel), and r of pairs ``index``."""
-    area = nature.layout.grid.area_weights()
-    z = (nature.states[pairs.row[index]] - pairs.background[index]) / scale
+    nature: Nature, pairs: Pairs, index: np.ndarray, scale: np.ndarray,
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return z / r, shape (pair, node, channel), and r of pairs ``index``.
+
+    ``change`` is what is added to backgrounds in units of s beforehand.
+    """
+    area, background = nature.layout.grid.area_weights(), pairs.background[index]
+    z = (nature.states[pairs.row[index]] - background) / scale
+    if change is not None:
+        z = z - change(background / scale)
     r = np.sqrt(np.mean(area[None, :, None] * z**2, axis=(1, 2)))
     return (z / r[:, None, None]).astype(np.float32), r.astype(np.float32)
 

@@ -1,0 +1,120 @@
+"""What the truth has beyond a truncated basis, told from what the background has there.
+
+Grid-scale noise of a forecaster is nearly all error: the truth's own small scales stand still
+(mountains, coasts) or are of another phase.  The best linear estimate of them from the
+background's damps its departures from their climatological mean,
+
+    u_truth  ~  m + a (u_background - m),
+
+a by channel and latitude.  How noisy a background is differs by more than its lead time, so a is
+a table over what can be seen of it, its roughness: variance about m over the truth's variance.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from xdiffda._scales import unresolved_part
+from xdiffda.spectral import Basis
+
+
+class SmallScaleFilter(NamedTuple):
+    """Linear estimate of the truth's small scales; all in units of s.
+
+    Attributes
+    ----------
+    mean : array (node, channel)
+        m: mean of the truth beyond the basis.
+    variance : float
+        Of the truth about m, mean over the globe and channels.
+    roughness : array (class,)
+        Ascending; variance of the background about m over ``variance``.
+    damping : array (class, node, channel)
+        a.
+    """
+
+    mean: Float[np.ndarray, "node channel"]
+    variance: float
+    roughness: Float[np.ndarray, " class"]
+    damping: Float[np.ndarray, "class node channel"]
+
+    def change(
+        self, basis: Basis, x: Float[np.ndarray, "state node channel"],
+        area: Float[np.ndarray, " node"],
+    ) -> Float[np.ndarray, "state node channel"]:  # fmt: skip
+        """What to add to states so that they hold the estimate; nothing within the basis.
+
+        ``area`` are weights of mean 1.
+        """
+        about = unresolved_part(basis, x) - self.mean
+        seen = roughness(about, self.variance, area)
+        a = np.stack([np.tensordot(self.weights(one), self.damping, 1) for one in seen])
+        return unresolved_part(basis, (a - 1) * about)  # a differs from row to row
+
+    def weights(self, seen: float) -> Float[np.ndarray, " class"]:
+        """Weights of linear interpolation in log roughness, constant beyond the ends.
+
+        Examples
+        --------
+        >>> SmallScaleFilter(np.zeros(1), 1.0, np.array([1.0, 4.0]), np.ones(2)).weights(2.0)
+        array([0.5, 0.5])
+        """
+        log, eye = np.log(self.roughness), np.eye(len(self.roughness))
+        return np.array([np.interp(np.log(max(seen, 1e-9)), log, row) for row in eye])
+
+
+def roughness(
+    about: Float[np.ndarray, "state node channel"], variance: float,
+    area: Float[np.ndarray, " node"],
+) -> Float[np.ndarray, " state"]:  # fmt: skip
+    """Variance of small scales about their mean over that of the truth; ``area`` of mean 1."""
+    return np.mean(area[:, None] * about**2, axis=(1, 2)) / variance
+
+
+def fit_filter(
+    basis: Basis, truths: Float[np.ndarray, "sample node channel"],
+    backgrounds: Float[np.ndarray, "pair node channel"],
+    their_truths: Float[np.ndarray, "pair node channel"],
+    area: Float[np.ndarray, " node"], *, n_lon: int, n_class: int = 6,
+) -> SmallScaleFilter:  # fmt: skip
+    """Regress the truth's small scales on the background's, by class of roughness.
+
+    Parameters
+    ----------
+    basis : Basis
+    truths
+        States of many seasons, of which the mean is taken; in units of s, as all here.
+    backgrounds, their_truths
+        Pairs of all qualities.
+    area
+        Weights of mean 1.
+    n_lon : int
+        Nodes of a row: a is the same along it.
+    n_class : int
+        Of equally many pairs.
+    """
+    beyond = unresolved_part(basis, truths)
+    mean = beyond.mean(0)
+    variance = float(roughness(beyond - mean, 1.0, area).mean())
+    known = unresolved_part(basis, backgrounds) - mean
+    wanted = unresolved_part(basis, their_truths) - mean
+    seen = roughness(known, variance, area)
+    edges = np.quantile(seen, np.linspace(0, 1, n_class + 1)[1:-1])
+    found = []
+    for own in (np.flatnonzero(np.searchsorted(edges, seen) == c) for c in range(n_class)):
+        both = _by_row(known[own] * wanted[own], n_lon)
+        alone = _by_row(known[own] ** 2, n_lon)
+        a = np.clip(both / np.maximum(alone, 1e-12), 0.0, 1.0)
+        found.append((np.exp(np.log(seen[own]).mean()), np.repeat(a, n_lon, axis=0)))
+    centres, damping = (np.stack(part).astype(np.float32) for part in zip(*found, strict=True))
+    return SmallScaleFilter(mean.astype(np.float32), variance, centres, damping)
+
+
+def _by_row(x: Float[np.ndarray, "pair node channel"], n_lon: int) -> Float[np.ndarray, "row c"]:
+    """Mean over pairs and longitude, smoothed along latitude."""
+    rows = x.mean(0).reshape(-1, n_lon, x.shape[-1]).mean(1)
+    padded = np.pad(rows, ((1, 1), (0, 0)), mode="edge")
+    return (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
