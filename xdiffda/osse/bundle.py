@@ -88,7 +88,8 @@ def _statistics(
         "sizes_covariance": pack_symmetric(sizes.covariance),
         "sizes_calibrated": pack_symmetric(sizes.calibrated),
         "sizes_unresolved": sizes.unresolved[:, rows],
-        "small_scales_mean": small.mean, "small_scales_variance": np.float32(small.variance),
+        "small_scales_mean": small.mean,
+        "small_scales_variance": np.array([small.variance], np.float32),
         "small_scales_roughness": small.roughness, "small_scales_damping": small.damping[:, rows],
     }  # fmt: skip
 
