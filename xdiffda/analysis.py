@@ -157,6 +157,8 @@ def assimilate(
     Method: Huang et al. (2024), DiffDA, arXiv 2401.05932, for the conditioning on the
     background; Rozet et al. (2024), arXiv 2405.13712, for guidance by a Gaussian
     approximation of p(z0 | z_sigma); the spectral covariances and the warm start are ours.
+    All methods depart from the background with its grid-scale noise damped, where the model
+    has measured how (`Prior.filtered`): no observation reaches it.
 
     Examples
     --------
