@@ -187,3 +187,27 @@ def test_small_errors_have_covariances_of_their_own(
     ends = [prior.condition(nature.states[0], None, r).calibrated.blocks for r in (1e-3, 1e3)]
     assert float(jnp.abs(ends[0] - ends[1]).max()) > 1e-3
     np.testing.assert_array_equal(prior.unresolved, prior.unresolved_at(1.0))
+
+
+def test_bundled_model_damps_the_noise_of_backgrounds(
+    bundled: tuple[Path, Path], nature_folder: Path, pairs_folder: Path
+) -> None:
+    from xdiffda._scales import unresolved_part
+    from xdiffda.osse.pairs import load_pairs
+
+    prior, nature = load_model(bundled[0]), load_nature(nature_folder)
+    pairs = load_pairs(pairs_folder, "validation")
+    index = np.arange(0, len(pairs.row), 4)
+    physical = lambda x: np.asarray(x) * nature.stddev + nature.mean  # noqa: E731
+    truth, background = physical(nature.states[pairs.row[index]]), pairs.background[index]
+    background = physical(background)
+    filtered = prior.filtered(background)
+    basis, s = prior.covariance.basis, prior.scale
+    moved = (filtered - background) / s
+    np.testing.assert_allclose(unresolved_part(basis, moved), moved, atol=2e-3)
+    error = lambda x: np.mean(unresolved_part(basis, (truth - x) / s) ** 2)  # noqa: E731
+    assert error(filtered) < 0.95 * error(background)
+    # observations are told what is left of it, not what there was
+    r = np.sqrt(np.mean(((truth - filtered) / s) ** 2, axis=(1, 2)))
+    told = np.mean([np.mean(prior.unresolved_at(float(one)) ** 2) * one**2 for one in r])
+    assert told == pytest.approx(error(filtered), rel=0.3)
