@@ -126,7 +126,8 @@ def simulation_based_calibration(
     ranks, rng = [], np.random.default_rng([seed, 1])
     truths = _truths(prior, starts, n_draws, prior_steps, seed)
     for number, z in _bar(truths, n_draws, progress):
-        one, x_b, convention, _ = starts[number % len(starts)]
+        one, given, convention, _ = starts[number % len(starts)]
+        x_b = prior.filtered(given[None])[0]  # what errors are errors of
         unseen = prior.unresolved * rng.standard_normal(z.shape)
         seen = from_state(x_b + prior.scale * (z + unseen), layout, convention, dims=())
         obs = observe(seen, number)
@@ -186,8 +187,8 @@ def _truths(prior: Prior, starts: list[Start], n_draws: int, n_steps: int, seed:
         return
     ladder = karras_ladder(n_steps, sigma_max=80.0, sigma_min=0.02)
     for number, (start, noise) in enumerate(keys):
-        _, x_b, _, time = starts[number % len(starts)]
-        conditioned = prior.condition(x_b, time, 1.0)
+        _, given, _, time = starts[number % len(starts)]
+        conditioned = prior.condition(given, time, 1.0)
         # at sigma_max the prior still shines through the largest scales: draw it too
         z = _sample(conditioned.climatology, start[None])
         z = z + ladder[0] * _white_noise(conditioned.climatology, noise[None])
