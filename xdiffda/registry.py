@@ -214,14 +214,14 @@ def _sizes(statistics: dict[str, np.ndarray]) -> ErrorScales | None:
     return ErrorScales(statistics["sizes_r"], b, v, unresolved)
 
 
-FILTER = ("mean", "variance", "roughness", "damping")
+FILTER_PARTS = ("mean", "variance", "roughness", "damping")
 
 
 def _small_scales(statistics: dict[str, np.ndarray]) -> SmallScaleFilter | None:
     """How the grid-scale noise of backgrounds is damped, where that was measured."""
     if "small_scales_mean" not in statistics:
         return None
-    mean, variance, rough, a = (statistics[f"small_scales_{name}"] for name in FILTER)
+    mean, variance, rough, a = (statistics[f"small_scales_{name}"] for name in FILTER_PARTS)
     return SmallScaleFilter(mean, variance.item(), rough, np.repeat(a, len(statistics["lon"]), 1))
 
 
