@@ -97,7 +97,7 @@ class DiffusionPrior(Prior):
         self.unresolved, self.small_scale_filter = unresolved, small_scale_filter
         self.name, self.layout, self.scale = name, layout, np.asarray(scale, np.float32)
         self._covariance, self._network, self._graph = covariance, network, graph
-        self._static, self._mean, self._stddev = jnp.asarray(static), mean, stddev
+        self._static, self.mean, self.stddev = jnp.asarray(static), mean, stddev
         self._calibrated, self._sizes, self.card = calibrated, sizes, dict(card)
         self.unresolved = self.unresolved_at(1.0)
 
@@ -129,7 +129,7 @@ class DiffusionPrior(Prior):
     def condition(
         self, background: np.ndarray, time: np.datetime64 | None, r: float
     ) -> Conditioned:
-        normalised = (np.asarray(background) - self._mean) / self._stddev
+        normalised = (np.asarray(background) - self.mean) / self.stddev
         given = Conditioning(
             # (node, batch, channel): one background for all members, or one for each
             jnp.asarray(normalised, jnp.float32).reshape(len(normalised), -1, normalised.shape[-1]),

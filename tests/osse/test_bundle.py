@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from xdiffda.errors import ModelError
 from xdiffda.forecast import forecast, load_forecaster
 from xdiffda.osse.bundle import bundle
 from xdiffda.osse.export import input_order
+from xdiffda.osse.pairs import load_pairs
 from xdiffda.prior import year_phase
 from xdiffda.registry import load_model
 from xdiffda.state import Grid, Layout, to_state
@@ -211,3 +213,51 @@ def test_bundled_model_damps_the_noise_of_backgrounds(
     r = np.sqrt(np.mean(((truth - filtered) / s) ** 2, axis=(1, 2)))
     told = np.mean([np.mean(prior.unresolved_at(float(one)) ** 2) * one**2 for one in r])
     assert told == pytest.approx(error(filtered), rel=0.3)
+
+
+def test_a_model_trained_further_keeps_its_scale_and_covariance(
+    nature_folder: Path, pairs_folder: Path, denoiser_folder: Path, bundled, tmp_path: Path
+) -> None:
+    """Whatever pairs it is trained on: the network knows no other s and B."""
+    nature, pairs = load_nature(nature_folder), load_pairs(pairs_folder, "validation")
+    config = TrainConfig.read_back(denoiser_folder)
+    first = prepare(nature, pairs, config)
+    further = dataclasses.replace(config, initial=str(bundled[0]), out=str(tmp_path / "run"))
+    setting = prepare(nature, pairs, further)
+    np.testing.assert_allclose(setting.scale, first.scale, rtol=1e-5)
+    np.testing.assert_allclose(
+        setting.covariance.blocks, first.covariance.blocks, rtol=1e-3, atol=1e-4
+    )
+    x = np.random.default_rng(0).normal(size=(nature.layout.grid.n_node, 1, 4)).astype(np.float32)
+    np.testing.assert_allclose(setting.covariance(x), first.covariance(x), rtol=1e-3, atol=1e-3)
+
+
+def test_states_of_another_world_are_refused(
+    nature_folder: Path, pairs_folder: Path, denoiser_folder: Path, bundled, tmp_path: Path
+) -> None:
+    nature, pairs = load_nature(nature_folder), load_pairs(pairs_folder, "validation")
+    config = TrainConfig.read_back(denoiser_folder)
+    further = dataclasses.replace(config, initial=str(bundled[0]), out=str(tmp_path / "a"))
+    warmer = dataclasses.replace(nature, mean=nature.mean + 0.1 * nature.stddev)
+    with pytest.raises(ModelError, match="trained with"):
+        prepare(warmer, pairs, further)
+    other = dataclasses.replace(further, initial="speedy", out=str(tmp_path / "b"))
+    with pytest.raises(ModelError, match="needed one of the states"):
+        prepare(nature, pairs, other)
+
+
+def test_a_forecaster_can_stay(
+    nature_folder: Path, pairs_folder: Path, denoiser_folder: Path, bundled, tmp_path: Path
+) -> None:
+    """A denoiser trained further is bundled with the forecaster that the model had."""
+    first = bundled[0]
+    folder = bundle(
+        str(nature_folder), str(pairs_folder), str(first), str(denoiser_folder), name="again",
+        out=tmp_path / "again", sample_out=tmp_path / "sample",
+    )  # fmt: skip
+    assert (folder / "forecaster.npz").read_bytes() == (first / "forecaster.npz").read_bytes()
+    cards = [json.loads((f / "card.json").read_text())["training"] for f in (first, folder)]
+    assert cards[0]["forecaster"] == cards[1]["forecaster"]
+    truth, again = (xr.open_dataset(f / "background.nc") for f in (bundled[1], tmp_path / "sample"))
+    for name in truth.data_vars:
+        np.testing.assert_allclose(again[name], truth[name], rtol=2e-3, atol=1e-3)

@@ -7,13 +7,15 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from xdiffda.covariance import SpectralCovariance
+from xdiffda.diffusion.sampling import Shifted
 from xdiffda.osse import cycled_pairs as module
-from xdiffda.osse.cycled_pairs import analyse, make_cycled_pairs
-from xdiffda.osse.pairs import Joined, load_pairs
+from xdiffda.osse.cycled_pairs import Moment, Tools, analyse, make_cycled_pairs
+from xdiffda.osse.pairs import OWN_CYCLES, Joined, load_pairs
 from xdiffda.prior import GaussianPrior
 from xdiffda.spectral import sphere_basis
 from xdiffda.train.config import TrainConfig
@@ -43,7 +45,8 @@ def test_one_analysis_is_the_kalman_filter(world) -> None:
         def normal(self, size):
             return np.zeros(size)
 
-    found = analyse(prior, scale, background, truth, sites, error, NoNoise())
+    now = Moment(truth, nature.time[40], sites)
+    found = analyse(nature, prior, background, now, error, NoNoise())
     B = np.asarray(prior.covariance(np.eye(nature.layout.grid.n_node)[:, :, None]
                                     * np.ones(error.size)))[..., 0]  # fmt: skip
     d = ((truth - background) / scale)[sites]
@@ -71,6 +74,50 @@ def test_cycles_stand_beside_forecasts_and_resume(
     np.testing.assert_array_equal(again.background[late], joined.background[late])
 
 
+class Corrected(GaussianPrior):
+    """A Gaussian prior whose mean lies beside the background, where a network says so."""
+
+    def condition(self, background, time, r):
+        found = super().condition(background, time, r)
+        shift = jnp.full((self.layout.grid.n_node, 1, self.layout.n_channel), 0.25 / r)
+        return found._replace(denoise=Shifted(found.denoise, shift))
+
+
+def test_the_denoisers_mean_is_what_observations_correct(world) -> None:
+    """Without a site nearby its conditional mean is the analysis; a perfect one is the truth."""
+    nature, _, prior = world
+    corrected = Corrected(prior.layout, prior.scale, prior.covariance)
+    scale = np.asarray(prior.scale) / nature.stddev
+    background = np.array(nature.states[40])
+    truth = background + 0.25 * scale
+    error = np.full(nature.layout.n_channel, 0.1)
+    now = Moment(truth, nature.time[40], np.array([3, 40, 77]))
+    drawn = np.random.default_rng(0)
+    found = analyse(nature, corrected, background, now, error, drawn)
+    other = analyse(nature, prior, background, now, error, np.random.default_rng(0))
+    miss = lambda x: np.sqrt(np.mean(((x - truth) / scale) ** 2))  # noqa: E731
+    assert miss(found) < 0.3 * miss(other) and miss(background) == pytest.approx(0.25, rel=1e-3)
+
+
+def test_own_cycles_stand_beside_the_others(
+    world, pairs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some are relaxed, so they differ from those of 3D-Var with the same Gaussian prior."""
+    nature, stepper, prior = world
+    monkeypatch.setattr(module, "COLUMNS", (0.1, 0.2))
+    monkeypatch.setattr(module, "FEWEST", 0.1)
+    out = tmp_path / "pairs"
+    shutil.copytree(pairs_folder / "validation", out / "validation")
+    first = make_cycled_pairs(nature, stepper, prior, out, part="validation", n_initial=8)
+    both = make_cycled_pairs(
+        nature, stepper, prior, out, part="validation", n_initial=8, kind=OWN_CYCLES
+    )
+    assert len(both.row) == len(first.row) + 96 and set(both.lead[-96:]) == {6}
+    own = both.background[np.arange(len(first.row), len(both.row))]
+    truth = nature.states[both.row[-96:]]
+    assert np.isfinite(own).all() and np.sqrt(np.mean((own - truth) ** 2)) < 1.0
+
+
 def test_every_background_is_the_forecast_of_an_analysis(world, monkeypatch) -> None:
     """A still world, a forecaster that errs in the first 48 h and then never again."""
     nature, _, prior = world
@@ -82,7 +129,7 @@ def test_every_background_is_the_forecast_of_an_analysis(world, monkeypatch) -> 
         return (x + np.moveaxis(wrong, 1, 0) if len(years) == 8 else x)[None]
 
     monkeypatch.setattr(module, "COLUMNS", (0.2, 0.3))
-    kept = module._cycle(nature, roll, prior, np.arange(8), np.random.default_rng(0))
+    kept = module._cycle(nature, roll, Tools(prior), np.arange(8), np.random.default_rng(0))
     error = np.sqrt(np.mean((kept - still[0]) ** 2, axis=(1, 2, 3)))
     first = np.sqrt(np.mean(wrong**2))
     assert error[0] < 0.8 * first and error[-1] < 0.5 * first

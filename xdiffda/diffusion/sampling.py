@@ -199,6 +199,16 @@ def three_d_var(
     return increment
 
 
+def posterior_mean(
+    prior: Conditioned, likelihood: Likelihood, *, guidance: Guidance = Guidance()
+) -> Float[Array, "node 1 channel"]:
+    """The Kalman update of the denoiser's conditional mean: what a warm start begins from.
+
+    One evaluation of the network. Of a Gaussian prior it is 3D-Var's analysis.
+    """
+    return _posterior_mean(prior, likelihood, guidance)
+
+
 _fold_in = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
 
 
@@ -269,3 +279,12 @@ def _three_d_var(covariance: Any, likelihood: Likelihood, solver: Solver) -> tup
     start = jnp.zeros((covariance.basis.n_node, 1, covariance.variance.shape[-1]))
     found = update(likelihood, covariance, start, solver=solver)
     return found.increment, found.residual
+
+
+@eqx.filter_jit
+def _posterior_mean(prior: Conditioned, likelihood: Likelihood, guidance: Guidance) -> Array:
+    sigma, b = jnp.asarray(guidance.sigma_max), prior.climatology
+    shape = jnp.zeros((b.basis.n_node, 1, b.variance.shape[-1]))
+    mean = _prior_mean(prior, shape, sigma)
+    spread = b if prior.calibrated is None else prior.calibrated(sigma)
+    return mean + update(likelihood, spread, mean, solver=guidance.solver).increment

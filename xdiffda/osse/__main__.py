@@ -31,10 +31,13 @@ def main(arguments: list[str] | None = None) -> None:
     pairs.add_argument("--out", default="pairs")
     pairs.add_argument("--n-train", type=int, default=1200, dest="n_train")
     pairs.add_argument(
-        "--from", default="forecasts", choices=["forecasts", "cycles"], dest="source",
-        help="forecasts from the truth, or the backgrounds of cycled analyses, beside them",
+        "--from", default="forecasts", choices=["forecasts", "cycles", "own-cycles"],
+        dest="source", help="forecasts from the truth, or beside them the backgrounds of cycles, "
+        "of 3D-Var or of the denoiser",
     )  # fmt: skip
-    pairs.add_argument("--model", default="speedy", help="brings s and B (cycles)")
+    pairs.add_argument(
+        "--model", default="speedy", help="the prior of cycles; of 3D-Var, its s and B"
+    )
     bundle.add_argument("--denoiser", default="denoiser")
     bundle.add_argument("--name", default="speedy")
     bundle.add_argument("--out", default=None, help="folder, default that of bundled models")
@@ -77,8 +80,8 @@ def _run(stage: str, options: dict) -> None:
         from xdiffda.osse import cycled_pairs
         from xdiffda.osse import pairs as forecasts
 
-        if options.pop("source") == "cycles":
-            cycled_pairs.main(**options)
+        if (source := options.pop("source")) != "forecasts":
+            cycled_pairs.main(**options, kind=source)
         else:
             options.pop("model")
             forecasts.main(**options)

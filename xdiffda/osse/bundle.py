@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from xdiffda._model_files import (
     WEIGHTS,
     flatten,
     pack_symmetric,
+    read_card,
     write_arrays,
     write_card,
 )
@@ -27,14 +29,14 @@ from xdiffda.balance import kept_balance
 from xdiffda.network_prior import ErrorScales
 from xdiffda.osse.calibrate import SIGMAS, measure, measure_sizes, noise_filter
 from xdiffda.osse.export import write_forecaster
-from xdiffda.osse.pairs import load_pairs, make_rollout
+from xdiffda.osse.pairs import BundledStepper, load_pairs, make_rollout, open_stepper
 from xdiffda.prior import year_phase
-from xdiffda.registry import models_folder
+from xdiffda.registry import model_folder, models_folder
 from xdiffda.state import default_convention, from_state
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.data import Nature, load_nature
 from xdiffda.train.denoiser import Setting, load_network, prepare
-from xdiffda.train.forecaster import Stepper, load_stepper
+from xdiffda.train.forecaster import Stepper
 
 SAMPLE_TIMES = 17  # four days, 6-hourly
 SAMPLE_FIRST_DAY = 40  # of the evaluation year
@@ -45,10 +47,14 @@ def bundle(
     data: str, pairs: str, forecaster: str, denoiser: str, *, name: str = "speedy",
     out: str | Path | None = None, sample_out: str | Path | None = None,
 ) -> Path:  # fmt: skip
-    """Calibrate, then write weights, statistics, card and sample; return the model's folder."""
+    """Calibrate, then write weights, statistics, card and sample; return the model's folder.
+
+    ``forecaster`` is a training folder, or a finished model whose forecaster stays.
+    """
     folder = Path(out) if out else models_folder() / name
     folder.mkdir(parents=True, exist_ok=True)
     nature = load_nature(data)
+    stepper = open_stepper(nature, forecaster)  # maybe of the very folder that is written
     config = TrainConfig.read_back(denoiser)
     held = load_pairs(pairs, "validation")
     setting = prepare(nature, held, config)
@@ -58,13 +64,25 @@ def bundle(
     sizes = measure_sizes(nature, held, setting, network, change=change)
     write_arrays(folder / WEIGHTS, flatten(network))
     write_arrays(folder / STATISTICS, _statistics(nature, setting, small, blocks, sizes))
-    stepper = load_stepper(TrainConfig.read_back(forecaster), nature)
-    write_forecaster(folder / FORECASTER, nature, stepper, TrainConfig.read_back(forecaster))
-    card = _card(name, nature, config, TrainConfig.read_back(forecaster), network, share)
-    write_card(folder, card)
+    recipe = _write_forecaster(folder / FORECASTER, nature, stepper, forecaster)
+    write_card(folder, _card(name, nature, config, recipe, network, share))
     samples = Path(sample_out) if sample_out else folder.parents[1] / "sample_data"
     write_sample(nature, stepper, samples)
     return folder
+
+
+def _write_forecaster(
+    path: Path, nature: Nature, stepper: Stepper | BundledStepper, forecaster: str
+) -> dict[str, Any]:
+    """Write the weights, or copy those of a finished model; return how they were trained."""
+    if isinstance(stepper, BundledStepper):
+        source = model_folder(forecaster)
+        if not path.exists() or not path.samefile(source / FORECASTER):
+            shutil.copyfile(source / FORECASTER, path)
+        return read_card(source)["training"]["forecaster"]
+    config = TrainConfig.read_back(forecaster)
+    write_forecaster(path, nature, stepper, config)
+    return _recipe(config)
 
 
 def _statistics(
@@ -95,7 +113,7 @@ def _statistics(
 
 
 def _card(
-    name: str, nature: Nature, config: TrainConfig, forecaster: TrainConfig, network: Any,
+    name: str, nature: Nature, config: TrainConfig, forecaster: dict[str, Any], network: Any,
     share: np.ndarray,
 ) -> dict[str, Any]:  # fmt: skip
     weights = flatten(network)
@@ -111,7 +129,7 @@ def _card(
                 "python -m xdiffda.osse nature",
         "split_days": {k: list(map(list, getattr(nature.split, k)))
                        for k in ("train", "validation", "evaluation")},
-        "training": {"denoiser": _recipe(config), "forecaster": _recipe(forecaster)},
+        "training": {"denoiser": _recipe(config), "forecaster": forecaster},
         "denoising_error_over_gaussian": {
             f"{s:g}": round(float(v), 4) for s, v in zip(SIGMAS, share, strict=True)
         },
@@ -127,7 +145,7 @@ def _recipe(config: TrainConfig) -> dict[str, Any]:
     return {k: v for k, v in config.to_dict().items() if k not in folders}
 
 
-def write_sample(nature: Nature, stepper: Stepper, folder: Path) -> None:
+def write_sample(nature: Nature, stepper: Stepper | BundledStepper, folder: Path) -> None:
     """Write held-out truth and its 48 h and 6 h forecasts, rounded, as netCDF."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = nature.rows("evaluation")[:, 0]

@@ -32,7 +32,8 @@ from xdiffda.train.forecaster import Stepper, load_stepper
 
 N_LEADS = 12  # six-hourly, 6 to 72 h
 GROUP = 8  # initial times rolled out together
-CYCLES = "cycles"  # folder of the backgrounds of cycles, inside that of the forecasts
+# folders of the backgrounds of cycles, of 3D-Var and of a denoiser, inside that of the forecasts
+CYCLES, OWN_CYCLES = "cycles", "own-cycles"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,8 +200,9 @@ def load_pairs(out: str | Path, part: str) -> Pairs:
     FileNotFoundError
         If they were not made.
     """
-    found = [_load(folder) for folder in (Path(out) / part, Path(out) / CYCLES / part)
-             if (folder / "row.npy").exists()]  # fmt: skip
+    found = [_load(folder) for folder in (
+        Path(out) / part, Path(out) / CYCLES / part, Path(out) / OWN_CYCLES / part
+    ) if (folder / "row.npy").exists()]  # fmt: skip
     if not found:
         raise FileNotFoundError(
             f"no pairs in {Path(out) / part}: make them by `python -m xdiffda.osse pairs "
@@ -227,8 +229,8 @@ def _load(folder: Path) -> Pairs:
 
 
 def open_stepper(nature: Nature, forecaster: str) -> Stepper | BundledStepper:
-    """The forecaster of a training folder or, to score a model that is already made, its name."""
-    if Path(forecaster).is_dir():
+    """The forecaster of a training folder, or of a model that is already made."""
+    if (Path(forecaster) / "config.json").exists():
         return load_stepper(TrainConfig.read_back(forecaster), nature)
     return BundledStepper(
         load_rollout(forecaster), jnp.asarray(nature.mean), jnp.asarray(nature.stddev)

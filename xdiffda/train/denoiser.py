@@ -19,7 +19,9 @@ from xdiffda.balance import kept_balance, read_basis
 from xdiffda.covariance import SpectralCovariance, estimate_blocks, white_coefficients
 from xdiffda.diffusion.denoiser import Conditioning, DenoiserNetwork, denoise_batch
 from xdiffda.diffusion.noise import LogNormalNoise
+from xdiffda.errors import ModelError
 from xdiffda.graphcast.graph import Graph, build_graph
+from xdiffda.network_prior import DiffusionPrior
 from xdiffda.osse.pairs import Pairs, load_pairs
 from xdiffda.prior import year_phase
 from xdiffda.train.checkpoint import restore_average
@@ -30,6 +32,7 @@ from xdiffda.train.loader import Batch, Drawn
 from xdiffda.train.loop import HeldOut, train
 from xdiffda.train.objective import Objective
 
+SAME_STATES = 0.01  # most that normalisations of one and the same nature run may differ
 R_JITTER = 0.15  # r is known at analysis time to this relative accuracy
 
 
@@ -86,19 +89,16 @@ def measure_scale(nature: Nature, pairs: Pairs, n_sample: int = 400) -> np.ndarr
 
 
 def prepare(nature: Nature, pairs: Pairs, config: TrainConfig) -> Setting:
-    """Measure s and B on training pairs (cached in the run's folder) and build the graph."""
+    """Graph, and s and B: of the model that is trained further, else measured on the pairs.
+
+    What was measured is kept in the run's folder.
+    """
     grid = nature.layout.grid
     cache = Path(config.out) / "setting.npz"
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
-        stddev = nature.stddev  # one s for both components of a wind, in physical units
-        scale = share_wind_scale(measure_scale(nature, pairs) * stddev, nature.layout) / stddev
-        node_scale = np.repeat(scale, grid.shape[1], axis=0)
-        index = np.arange(len(pairs.row))[:: max(1, len(pairs.row) // 3000)]
-        z, _ = residuals(nature, pairs, index, node_scale)
-        basis = fit_basis(nature.layout, z)
-        blocks = estimate_blocks(basis, z)
-        np.savez(cache, scale=scale, blocks=blocks.astype(np.float32), **kept_balance(basis))
+        known = _setting_of_model(nature, config) or _measure_setting(nature, pairs)
+        np.savez(cache, **known)
     saved = np.load(cache, allow_pickle=False)
     basis = read_basis(nature.layout, saved)
     graph = build_graph(
@@ -106,6 +106,41 @@ def prepare(nature: Nature, pairs: Pairs, config: TrainConfig) -> Setting:
     )
     covariance = SpectralCovariance.from_blocks(basis, saved["blocks"])
     return Setting(saved["scale"], covariance, graph, nature.static, grid.area_weights())
+
+
+def _measure_setting(nature: Nature, pairs: Pairs) -> dict[str, np.ndarray]:
+    stddev = nature.stddev  # one s for both components of a wind, in physical units
+    scale = share_wind_scale(measure_scale(nature, pairs) * stddev, nature.layout) / stddev
+    node_scale = np.repeat(scale, nature.layout.grid.n_lon, axis=0)
+    index = np.arange(len(pairs.row))[:: max(1, len(pairs.row) // 3000)]
+    z, _ = residuals(nature, pairs, index, node_scale)
+    basis = fit_basis(nature.layout, z)
+    blocks = estimate_blocks(basis, z).astype(np.float32)
+    return {"scale": scale, "blocks": blocks, **kept_balance(basis)}
+
+
+def _setting_of_model(nature: Nature, config: TrainConfig) -> dict[str, np.ndarray] | None:
+    """s and B of the model that a run starts from: its network knows no others."""
+    if not config.initial or _is_run(config.initial):
+        return None
+    prior = registry.resolve(config.initial)
+    if not isinstance(prior, DiffusionPrior) or prior.layout != nature.layout:
+        raise ModelError(
+            f"found {config.initial!r}, a model of {prior.layout.grid} with "
+            f"{prior.layout.n_channel} channels; needed one of the states in {config.data}; "
+            'repair: initial = "" (from scratch), or the folder of a run on these states'
+        )
+    off = np.abs(nature.mean - prior.mean) / prior.stddev + np.abs(nature.stddev / prior.stddev - 1)
+    if off.max() > SAME_STATES:
+        worst = nature.layout.channel_names[int(off.argmax())]
+        raise ModelError(
+            f"mean and standard deviation of {worst} in {config.data} differ by {off.max():.2g} "
+            f"standard deviations from those that {config.initial!r} was trained with; repair: "
+            'the states it was trained on, or initial = "" (from scratch)'
+        )
+    scale = np.asarray(prior.scale)[:: nature.layout.grid.n_lon] / nature.stddev
+    basis, blocks = prior.covariance.basis, np.asarray(prior.covariance.blocks)
+    return {"scale": scale, "blocks": blocks, **kept_balance(basis)}
 
 
 def make_network(config: TrainConfig, n_channel: int, n_static: int) -> DenoiserNetwork:
@@ -198,12 +233,17 @@ def run(config: TrainConfig, *, progress: bool = True) -> DenoiserNetwork:
 
 def _start(network: DenoiserNetwork, config: TrainConfig) -> DenoiserNetwork:
     """Start from another run or a model: all of a denoiser, the processor of a forecaster."""
-    if not (Path(config.initial) / "config.json").exists():
+    if not _is_run(config.initial):
         return registry.with_weights_of(config.initial, network)
     other = TrainConfig.read_back(config.initial)
     if other.task == "denoiser":
         return restore_average(network, other.out, other.optimiser)[0]
     return _from_forecaster(network, other)
+
+
+def _is_run(folder: str) -> bool:
+    """Whether that is the folder of a training run; else it names a model."""
+    return (Path(folder) / "config.json").exists()
 
 
 def _from_forecaster(network: DenoiserNetwork, other: TrainConfig) -> DenoiserNetwork:
