@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
+from xdiffda.network_prior import DiffusionPrior
 from xdiffda.state import Layout, to_state
 
 STATIC = ("geopotential_at_surface", "land_sea_mask")
@@ -87,7 +89,9 @@ def load_nature(folder: str | Path) -> Nature:
     """Read, normalise and cache the nature run.
 
     The first call writes ``states.npy`` beside the stores (normalised float32) and maps
-    it afterwards.  A file ``split.json`` beside the stores replaces the testbed's split.
+    it afterwards.  A file ``split.json`` beside the stores replaces the testbed's split, and a
+    ``statistics.json`` that is there before the first call its own mean and standard deviation:
+    `normalise_like` writes that of a model that is to be trained further.
 
     Raises
     ------
@@ -106,7 +110,7 @@ def load_nature(folder: str | Path) -> Nature:
     starts = (0, *np.cumsum([ds.sizes["time"] for ds in streams]).tolist())
     layout = to_state(streams[0].isel(time=[0]).drop_vars(list(STATIC)))[1]
     cache, statistics = folder / "states.npy", folder / "statistics.json"
-    if not statistics.exists():
+    if not (statistics.exists() and cache.exists()):
         _write_cache(streams, starts, layout, cache, statistics)
     stats = {k: np.array(v, np.float32) for k, v in json.loads(statistics.read_text()).items()}
     fields = [streams[0][n].transpose("lat", "lon").values.reshape(-1) for n in STATIC]
@@ -118,37 +122,56 @@ def load_nature(folder: str | Path) -> Nature:
     )  # fmt: skip
 
 
+def normalise_like(folder: str | Path, prior: DiffusionPrior) -> None:
+    """Have the nature run in ``folder`` normalised as a model's states were.
+
+    Another machine integrates another weather, and its mean and standard deviation are others:
+    a network that is trained further knows those it was trained with.
+    """
+    stats = json.loads(_statistics_file(folder).read_text())
+    stats |= {"mean": prior.mean.tolist(), "stddev": prior.stddev.tolist()}
+    (Path(folder) / "states.npy").unlink(missing_ok=True)
+    _statistics_file(folder).write_text(json.dumps(stats))
+
+
+def _statistics_file(folder: str | Path) -> Path:
+    return Path(folder) / "statistics.json"
+
+
 def _write_cache(
     streams: list[xr.Dataset], starts: tuple[int, ...], layout: Layout, cache: Path, stats: Path
 ) -> None:
     parts = [to_state(ds.drop_vars(list(STATIC)), layout)[0] for ds in streams]
+    if not stats.exists():
+        stats.write_text(json.dumps(_moments(parts, layout)))
+    found = json.loads(stats.read_text())
+    mean, stddev = np.array(found["mean"]), np.array(found["stddev"])
+    partial = cache.with_suffix(".partial")
+    states = np.lib.format.open_memmap(
+        partial, "w+", np.float32, (starts[-1], layout.grid.n_node, layout.n_channel)
+    )
+    for part, start in zip(parts, starts, strict=False):
+        states[start : start + len(part)] = (part - mean) / stddev
+    states.flush()
+    os.replace(partial, cache)
+
+
+def _moments(parts: list[np.ndarray], layout: Layout) -> dict[str, list[float]]:
+    """Area means over all times: mean, standard deviation, that of changes in 6 h."""
     weight = layout.grid.area_weights()[:, None] / layout.grid.n_node
     mean = np.mean(
         [np.einsum("tnc,nc->c", p, np.broadcast_to(weight, p.shape[1:])) / len(p) for p in parts],
         axis=0,
     )
 
-    def moments(departure: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
+    def root(departure: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
         squares = [
             np.mean([np.sum(weight * departure(p, t) ** 2, axis=0) for t in range(1, len(p), 7)], 0)
             for p in parts
         ]
         return np.sqrt(np.mean(squares, axis=0))
 
-    stddev = moments(lambda p, t: p[t] - mean)
-    diffs = moments(lambda p, t: p[t] - p[t - 1])
-    states = np.lib.format.open_memmap(
-        cache, "w+", np.float32, (starts[-1], layout.grid.n_node, layout.n_channel)
-    )
-    for part, start in zip(parts, starts, strict=False):
-        states[start : start + len(part)] = (part - mean) / stddev
-    states.flush()
-    stats.write_text(
-        json.dumps(
-            {
-                "mean": mean.tolist(),
-                "stddev": stddev.tolist(),
-                "diffs_stddev": diffs.tolist(),
-            }
-        )
-    )
+    return {
+        "mean": mean.tolist(), "stddev": root(lambda p, t: p[t] - mean).tolist(),
+        "diffs_stddev": root(lambda p, t: p[t] - p[t - 1]).tolist(),
+    }  # fmt: skip

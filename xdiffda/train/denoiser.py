@@ -136,7 +136,8 @@ def _setting_of_model(nature: Nature, config: TrainConfig) -> dict[str, np.ndarr
         raise ModelError(
             f"mean and standard deviation of {worst} in {config.data} differ by {off.max():.2g} "
             f"standard deviations from those that {config.initial!r} was trained with; repair: "
-            'the states it was trained on, or initial = "" (from scratch)'
+            f"xdiffda.train.data.normalise_like({config.data!r}, "
+            f'xdiffda.load_model({config.initial!r})), then the pairs anew; or initial = ""'
         )
     scale = np.asarray(prior.scale)[:: nature.layout.grid.n_lon] / nature.stddev
     basis, blocks = prior.covariance.basis, np.asarray(prior.covariance.blocks)
