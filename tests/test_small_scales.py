@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from gaussian_world import LAT, LAYOUT, LON, MEAN, SCALE
 
-from xdiffda._scales import draw_small_scales, unresolved_part
+from xdiffda._complement import Complement
+from xdiffda._scales import unresolved_part
 from xdiffda._small_scales import SmallScaleFilter, fit_filter
 from xdiffda.analysis import assimilate
 from xdiffda.calibration import J_O, simulation_based_calibration
@@ -31,7 +32,7 @@ def basis() -> ScalarBasis:
 def _noise(basis: ScalarBasis, n: int, seed: int, size: float = 1.0) -> np.ndarray:
     keys = jax.random.split(jax.random.key(seed), n)
     std = jnp.full((LAYOUT.grid.n_node, N_CHANNEL), size)
-    return np.moveaxis(np.asarray(draw_small_scales(basis, std, keys)), 1, 0)
+    return np.moveaxis(np.asarray(Complement.of(basis, std).draw(keys)), 1, 0)
 
 
 def _world(basis: ScalarBasis, noise: float, n: int = 400) -> tuple[np.ndarray, ...]:

@@ -79,7 +79,7 @@ class Table:
     sensitivity: Float[np.ndarray, "obs term"]
     spread: Numbers
     period: Numbers
-    correlated_share: Numbers
+    instrument_share: Numbers
     finite: Flags
 
     @property
@@ -102,6 +102,7 @@ class Table:
             local=tuple(part for part in rows if isinstance(part, LocalRows)),
             general=tuple(part for part in rows if isinstance(part, StateRows)),
             period=jnp.asarray(self.period / self.error, jnp.float32) if circular else None,
+            instrument=jnp.asarray(self.instrument_share, jnp.float32),
         )
 
 

@@ -110,7 +110,7 @@ def observe(
     sites = lambda n: _n_sites(tidy, n)  # noqa: E731
     good, r = _judge(table, good, r0, background_error == "estimate", gross_check, sites, rejected)
     likelihood = table.likelihood(good, r)
-    blocks = correlated_blocks(tidy, table.position, good, table.correlated_share, correlation)
+    blocks = correlated_blocks(tidy, table.position, good, table.instrument_share, correlation)
     if blocks is not None:
         likelihood = _whitened(likelihood, blocks)
     kept = np.sort(all_rows[table.position[good]])

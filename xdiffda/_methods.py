@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from xdiffda._complement import explain, observed
 from xdiffda._devices import Schedule
 from xdiffda._ensemble_transform import local_ensemble_transform
 from xdiffda._members import move_members
@@ -17,13 +18,14 @@ from xdiffda._method_types import AnalysisTime, Drawn, Members, Tick
 from xdiffda._settings import Settings
 from xdiffda.baselines import oi
 from xdiffda.diffusion._members import place_members, replicate
-from xdiffda.diffusion.guidance import Draws, make_draws
+from xdiffda.diffusion.guidance import Draws, Likelihood, make_draws
 from xdiffda.diffusion.repaint import sample_repaint
 from xdiffda.diffusion.sampling import sample_posterior, three_d_var
 from xdiffda.ensemble import FlowDependent
 from xdiffda.observations import interpolated_state, soft_mask
 
-SMALL_SCALES = 0x5CA1E  # a stream of random numbers that nothing else uses
+# streams of random numbers that nothing else uses
+SMALL_SCALES, SMALL_ERRORS = 0x5CA1E, 0x5CA1F
 Watch = Callable[[Array], None]
 # (draws, numbers of the members) -> z of a group of members
 Draw = Callable[[Draws, Array], Array]
@@ -51,10 +53,11 @@ def _around_mean(at: AnalysisTime, settings: Settings, tick: Tick, watch: Watch)
     prior, likelihood = _on_devices(at, (prior, at.likelihood))
 
     def draw(draws: Draws, numbers: Array) -> Array:
-        return sample_posterior(
+        z = sample_posterior(
             prior, likelihood, draws, covariance=covariance, guidance=settings.guidance,
             tick=lambda: tick(1), watch=watch,
-        ) + _small_scales(at, draws, settings)  # fmt: skip
+        )  # fmt: skip
+        return _with_small_scales(at, z, likelihood, draws, settings)
 
     return draw
 
@@ -76,7 +79,7 @@ def _around_members(at: AnalysisTime, settings: Settings, tick: Tick, watch: Wat
             watch=watch,
         )  # fmt: skip
         # background members have their own small scales: only those of the rest are added
-        return root * (z + _small_scales(at, draws, settings))
+        return root * _with_small_scales(at, z, likelihood, draws, settings)
 
     return draw
 
@@ -111,14 +114,14 @@ def three_d_variational(at: AnalysisTime, settings: Settings, tick: Tick) -> Dra
         watch=lambda found: residuals.append(float(found.max())),
     )
     tick(1)
-    return Drawn(np.asarray(z), max(residuals))
+    return Drawn(np.asarray(_with_mean_small_scales(at, z, settings)), max(residuals))
 
 
 def optimal_interpolation(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
     """Local analyses from the nearest observations with the prior's B."""
     z = oi(at.prior.covariance_at(at.r), at.likelihood, at.prior.layout.grid)
     tick(1)
-    return Drawn(np.asarray(z))
+    return Drawn(np.asarray(_with_mean_small_scales(at, jnp.asarray(z), settings)))
 
 
 def _in_groups(draw: Draw, at: AnalysisTime, settings: Settings, *, place: bool = True) -> Members:
@@ -149,6 +152,25 @@ def _small_scales(at: AnalysisTime, draws: Draws, settings: Settings) -> Array:
         return jnp.zeros(())
     keys = jax.vmap(lambda k: jax.random.fold_in(k, SMALL_SCALES))(draws.keys)
     return draws.signs[:, None] * at.prior.small_scales(keys, at.r)
+
+
+def _with_small_scales(
+    at: AnalysisTime, z: Array, likelihood: Likelihood, draws: Draws, settings: Settings
+) -> Array:
+    """Members with what the basis leaves out, given the observations where those tell of it."""
+    drawn, complement = _small_scales(at, draws, settings), at.prior.complement(at.r)
+    if not settings.small_scales or complement is None or not observed(likelihood):
+        return z + drawn
+    keys = jax.vmap(lambda k: jax.random.fold_in(k, SMALL_ERRORS))(draws.keys)
+    return explain(complement, likelihood, z, drawn, draws._replace(keys=keys))
+
+
+def _with_mean_small_scales(at: AnalysisTime, z: Array, settings: Settings) -> Array:
+    """The same for a best estimate: the mean of what the basis leaves out."""
+    complement = at.prior.complement(at.r)
+    if not settings.small_scales or complement is None or not observed(at.likelihood):
+        return z
+    return explain(complement, at.likelihood, z, jnp.zeros_like(z))
 
 
 METHODS = {

@@ -6,10 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from xdiffda.diffusion._members import mesh_of, over_members
 from xdiffda.spectral import Basis
 from xdiffda.state import Layout
 
@@ -74,26 +72,3 @@ def share_wind_scale(
     both = np.sqrt((out[..., u] ** 2 + out[..., v] ** 2) / 2)
     out[..., u] = out[..., v] = both
     return out
-
-
-def draw_small_scales(
-    basis: Basis, std: Float[Array, "node channel"], keys: Array
-) -> Float[Array, "node member channel"]:
-    """White noise in the complement of ``basis``, of standard deviation ``std``."""
-    return _draw_small_scales(basis, std, keys, mesh_of(keys))
-
-
-@eqx.filter_jit
-def _draw_small_scales(basis: Basis, std: Array, keys: Array, mesh: Mesh | None) -> Array:
-    shape = std.shape
-    # how much of white noise lies outside the basis differs by latitude: measure it once
-    probe = jax.random.normal(jax.random.key(0), (shape[0], 256, 1))
-    share = jnp.sqrt(jnp.mean(jnp.square(probe - basis.scalar.project(probe)), axis=1))
-
-    def own(shared: tuple[Basis, Array], keys: Array) -> Array:
-        basis, scale = shared
-        noise = jax.vmap(lambda k: jax.random.normal(k, shape), out_axes=1)(keys)
-        return (noise - basis.project(noise)) * scale
-
-    scale = (std / jnp.maximum(share, 1e-3))[:, None]
-    return over_members(own, mesh, (basis, scale), keys, axes=(0,))

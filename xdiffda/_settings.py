@@ -62,7 +62,8 @@ class Settings:
         own = {
             "guided": {"guidance", "covariance", "antithetic", "small_scales", "robust", "hybrid"},
             "repaint": {"repaint", "antithetic", "small_scales"},
-            "3dvar": {"robust", "hybrid"}, "oi": set(), "letkf": {"localisation", "inflation"},
+            "3dvar": {"robust", "hybrid", "small_scales"}, "oi": {"small_scales"},
+            "letkf": {"localisation", "inflation"},
         }  # fmt: skip
         foreign = set().union(*own.values()) - own[self.method]
         return {name: value for name, value in kept.items() if name not in foreign}

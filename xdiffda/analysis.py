@@ -130,7 +130,8 @@ def assimilate(
         attributes; for statistics of your own that assume independence, take ``False``.
     small_scales : bool
         Add to each member a draw of the scales that the model cannot represent (of the size
-        measured for it), so that members differ from each other as they do from the truth.
+        measured for it), given what the observations say of them, so that members differ from
+        each other as they do from the truth; to the state of 3dvar and oi their mean.
     max_batch : int
         Most members that a device computes together; fewer where its memory, or the option
         ``memory_limit``, asks for that (`xdiffda.set_options`). With several devices members

@@ -101,8 +101,8 @@ def simulation_based_calibration(
     -----
     What the prior's basis cannot represent is added to the truth before it is observed, as
     white noise, because `assimilate` takes it for error of representativeness. It is not part
-    of what is ranked, and members are made without it (``small_scales=False``): it is drawn
-    from climatology and knows nothing of the observations.
+    of what is ranked, and members are made without it (``small_scales=False``): what is
+    tested is the sampler of z.
 
     Examples
     --------

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float
 
 from xdiffda._balance_fit import fit_basis
 from xdiffda._cards import model_card
-from xdiffda._scales import draw_small_scales, row_scale, share_wind_scale, unresolved_part
+from xdiffda._complement import Complement
+from xdiffda._scales import row_scale, share_wind_scale, unresolved_part
 from xdiffda._small_scales import SmallScaleFilter
 from xdiffda.covariance import SpectralCovariance, estimate_blocks
 from xdiffda.diffusion.sampling import Conditioned
@@ -128,10 +129,15 @@ class Prior(abc.ABC):
 
         White in the complement of the basis; channels are independent.
         """
-        std = self.unresolved_at(r)
-        if not std.any():
+        complement = self.complement(r)
+        if complement is None:
             return jnp.zeros((*self.scale.shape[:1], len(keys), self.scale.shape[1]))
-        return draw_small_scales(self.covariance.basis, jnp.asarray(std), keys)
+        return complement.draw(keys)
+
+    def complement(self, r: float = 1.0) -> Complement | None:
+        """Covariance of what the basis cannot represent of z; None if that is nothing."""
+        std = self.unresolved_at(r)
+        return Complement.of(self.covariance.basis, jnp.asarray(std)) if std.any() else None
 
 
 class Wiener(eqx.Module):

@@ -65,6 +65,9 @@ class Likelihood(eqx.Module):
         Where functions of the whole state are linearised; default the background.
     state_error : StateError, optional
         A part of the error that comes on top of the independent one. Not with ``whitening``.
+    instrument : array (obs,), optional
+        Share of the error's standard deviation that is the instrument's own; the rest is of
+        what z cannot represent.
     """
 
     value: Float[Array, "obs ..."]
@@ -79,6 +82,7 @@ class Likelihood(eqx.Module):
     scale: Float[Array, " obs"] | None = None
     point: Float[Array, "node channel"] | None = None
     state_error: StateError | None = None
+    instrument: Float[Array, " obs"] | None = None
 
     @property
     def n_obs(self) -> int:
