@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 
+from xdiffda.osse.evaluate import weights_digest
 from xdiffda.osse.records import markdown
 from xdiffda.registry import models_folder
 
@@ -44,7 +45,11 @@ def publish(readme: str | Path, *, model: str = "speedy") -> None:
                       for row, scores in rows.items()}
             for columns, rows in report["table"].items()
         }  # fmt: skip
-        return f"<!-- skill:{name} -->\n{markdown(report)}<!-- /skill -->"
+        made_by = report.get("weights")
+        earlier = "" if made_by == weights_digest(model) else (
+            f"\nMade with the weights of an earlier version (`{made_by}`).\n"
+        )  # fmt: skip
+        return f"<!-- skill:{name} -->\n{markdown(report)}{earlier}<!-- /skill -->"
 
     text = re.sub(r"<!-- skill:([\w-]+) -->.*?<!-- /skill -->", table, text, flags=re.DOTALL)
     for path, content in ((Path(readme), text), (folder / "card.json", json.dumps(card, indent=1))):
