@@ -24,7 +24,7 @@ SHOWN = ("geopotential@300", "geopotential@500", "2m_temperature", "temperature@
 
 
 def main() -> None:
-    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ask = argparse.ArgumentParser(description="Errors of cycled analyses that stand still.")
     ask.add_argument("stores", nargs="+")
     ask.add_argument("--truth", required=True)
     ask.add_argument("--model", default="speedy")

@@ -62,7 +62,8 @@ def test_cycles_stand_beside_forecasts_and_resume(
     shutil.copytree(pairs_folder / "validation", out / "validation")
     forecasts = load_pairs(out, "validation")
     monkeypatch.setattr(module, "COLUMNS", (0.1, 0.2))  # one shape, one compilation
-    joined = make_cycled_pairs(*world, out, part="validation", n_initial=8)
+    nature, stepper, prior = world
+    joined = make_cycled_pairs(nature, stepper, prior, out, part="validation", n_initial=8)
     n = len(forecasts.row)
     assert len(joined.row) == n + 8 * 12 and isinstance(joined.background, Joined)
     np.testing.assert_array_equal(joined.background[[0, 5]], forecasts.background[[0, 5]])
@@ -70,7 +71,7 @@ def test_cycles_stand_beside_forecasts_and_resume(
 
     assert np.isfinite(joined.background[np.arange(n, n + 96)]).all()
     late = n + np.arange(88, 96)
-    again = make_cycled_pairs(*world, out, part="validation", n_initial=8)
+    again = make_cycled_pairs(nature, stepper, prior, out, part="validation", n_initial=8)
     np.testing.assert_array_equal(again.background[late], joined.background[late])
 
 
