@@ -276,7 +276,7 @@ def test_a_saved_prior_is_the_one_that_was_trained(
     assert loaded is not prior and isinstance(loaded, DiffDAPrior)
     rng = np.random.default_rng(1)
     shape = (prior.layout.grid.n_node, prior.layout.n_channel)
-    background = prior._mean + prior._stddev * rng.normal(size=shape)
+    background = prior.mean + prior.stddev * rng.normal(size=shape)
     z = jnp.asarray(rng.normal(size=(shape[0], 2, shape[1])), jnp.float32)
     time = np.datetime64("2000-01-03T06")
     one, two = (
