@@ -62,7 +62,7 @@ def test_the_covariance_is_that_of_the_draws(complement: Complement) -> None:
 def test_the_mean_given_the_resolved_part_is_the_kalman_analysis(complement: Complement) -> None:
     likelihood, nodes = _likelihood()
     z = 0.2 * jax.random.normal(jax.random.key(2), (N_NODE, 1, N_CHANNEL))
-    found = explain(complement, likelihood, z, jnp.zeros_like(z), solver=EXACT) - z
+    found = explain(complement, likelihood, z, jnp.zeros_like(z), solver=EXACT).z - z
     U, error = _dense(complement)[0], 0.5 * 0.8
     d = np.asarray(likelihood.value) * 0.5 - np.asarray(z)[nodes, 0, 0]
     gain = U[:, nodes] @ np.linalg.inv(U[np.ix_(nodes, nodes)] + error**2 * np.eye(5))
@@ -75,7 +75,7 @@ def test_draws_given_the_resolved_part_have_the_posterior_covariance(complement:
     draws = make_draws(jax.random.key(3), jnp.arange(3000))
     z = jnp.zeros((N_NODE, 3000, N_CHANNEL))
     drawn = complement.draw(jax.random.split(jax.random.key(4), 3000))
-    w = np.asarray(explain(complement, likelihood, z, drawn, draws), np.float64)[:, :, 0]
+    w = np.asarray(explain(complement, likelihood, z, drawn, draws).z, np.float64)[:, :, 0]
     U, error = _dense(complement)[0], 0.5 * 0.8
     inverse = np.linalg.inv(U[np.ix_(nodes, nodes)] + error**2 * np.eye(5))
     posterior = U - U[:, nodes] @ inverse @ U[nodes]

@@ -12,6 +12,8 @@ with w' and e drawn from U and from the instrument's R alone.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -61,11 +63,24 @@ def observed(likelihood: Likelihood) -> bool:
     return independent and likelihood.robust is None and likelihood.instrument is not None
 
 
+class Explained(NamedTuple):
+    """z + w, and the relative residuals of the solve.
+
+    Attributes
+    ----------
+    z : array (node, member, channel)
+    residual : array (member,)
+    """
+
+    z: State
+    residual: Float[Array, " member"]
+
+
 def explain(
     complement: Complement, likelihood: Likelihood, z: State, drawn: State,
     draws: Draws | None = None, *, solver: Solver = Solver(),
-) -> State:  # fmt: skip
-    """Return z + w, w the draw ``drawn`` moved to the observations, given z.
+) -> Explained:  # fmt: skip
+    """Add w to z: the draw ``drawn``, moved to the observations, given z.
 
     Parameters
     ----------
@@ -75,6 +90,7 @@ def explain(
     z, drawn : arrays (node, member, channel)
     draws : Draws, optional
         Of the errors of the observations; without it, the mean of w for ``drawn`` = 0.
+    solver : Solver
     """
     if draws is None:
         return _explain(complement, likelihood, z, drawn, solver)
@@ -103,26 +119,27 @@ def _draw(complement: Complement, keys: Array, mesh: Mesh | None) -> Array:
 def _explain(
     complement: Complement, likelihood: Likelihood, z: State, drawn: State, solver: Solver,
     noise: Array | None = None,
-) -> State:  # fmt: skip
+) -> Explained:  # fmt: skip
     share = likelihood.instrument
     assert share is not None
     # rows are in units of the whole error: count them by the instrument's alone
     factor = jnp.where(share > 0, 1 / jnp.where(share > 0, share, 1.0), 0.0)
     scale = jnp.broadcast_to(factor[:, None], (likelihood.n_obs, z.shape[1]))
     found = update(likelihood, complement, z + drawn, solver=solver, noise=noise, scale=scale)
-    return z + drawn + found.increment
+    return Explained(z + drawn + found.increment, found.residual)
 
 
 @eqx.filter_jit
 def _explain_draws(
     complement: Complement, likelihood: Likelihood, z: State, drawn: State, draws: Draws,
     solver: Solver, mesh: Mesh | None,
-) -> State:  # fmt: skip
-    def own(shared: tuple, z: State, drawn: State, keys: Array, signs: Array) -> State:
+) -> Explained:  # fmt: skip
+    def own(shared: tuple, z: State, drawn: State, keys: Array, signs: Array) -> Explained:
         complement, likelihood = shared
         noise = signs * likelihood.draw_errors(keys)
         return _explain(complement, likelihood, z, drawn, solver, noise)
 
     return over_members(
-        own, mesh, (complement, likelihood), z, drawn, *draws, axes=(1, 1, 0, 0), out_axes=1
-    )
+        own, mesh, (complement, likelihood), z, drawn, *draws, axes=(1, 1, 0, 0),
+        out_axes=Explained(1, 0),
+    )  # fmt: skip

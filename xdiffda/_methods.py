@@ -57,7 +57,7 @@ def _around_mean(at: AnalysisTime, settings: Settings, tick: Tick, watch: Watch)
             prior, likelihood, draws, covariance=covariance, guidance=settings.guidance,
             tick=lambda: tick(1), watch=watch,
         )  # fmt: skip
-        return _with_small_scales(at, z, likelihood, draws, settings)
+        return _with_small_scales(at, z, draws, settings, likelihood, watch)
 
     return draw
 
@@ -79,7 +79,7 @@ def _around_members(at: AnalysisTime, settings: Settings, tick: Tick, watch: Wat
             watch=watch,
         )  # fmt: skip
         # background members have their own small scales: only those of the rest are added
-        return root * _with_small_scales(at, z, likelihood, draws, settings)
+        return root * _with_small_scales(at, z, draws, settings, likelihood, watch)
 
     return draw
 
@@ -97,7 +97,7 @@ def repaint(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
 
     def draw(draws: Draws, numbers: Array) -> Array:
         found = sample_repaint(prior, z, mask, draws, settings=settings.repaint, tick=tick)
-        return found + _small_scales(at, draws, settings)
+        return _with_small_scales(at, found, draws, settings)
 
     return Drawn(_in_groups(draw, at, settings))
 
@@ -105,16 +105,12 @@ def repaint(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
 def three_d_variational(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
     """The minimum of 3D-Var's cost function with the prior's B, hybrid where there are members."""
     residuals: list[float] = []
+    watch = lambda found: residuals.append(float(found.max()))  # noqa: E731
     covariance = at.prior.covariance_at(at.r) if at.ensemble is None else at.hybrid(settings)
     covariance, likelihood = _on_devices(at, (covariance, at.likelihood))
-    z = three_d_var(
-        covariance,
-        likelihood,
-        solver=settings.guidance.solver,
-        watch=lambda found: residuals.append(float(found.max())),
-    )
+    z = three_d_var(covariance, likelihood, solver=settings.guidance.solver, watch=watch)
     tick(1)
-    return Drawn(np.asarray(_with_mean_small_scales(at, z, settings)), max(residuals))
+    return Drawn(np.asarray(_with_mean_small_scales(at, z, settings, watch)), max(residuals))
 
 
 def optimal_interpolation(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
@@ -146,31 +142,44 @@ def _on_devices(at: AnalysisTime, tree: Any) -> Any:
     return replicate(tree, at.schedule.devices)
 
 
-def _small_scales(at: AnalysisTime, draws: Draws, settings: Settings) -> Array:
-    """What the prior's basis leaves out, drawn for each member from a key of its own."""
-    if not settings.small_scales:
-        return jnp.zeros(())
-    keys = jax.vmap(lambda k: jax.random.fold_in(k, SMALL_SCALES))(draws.keys)
-    return draws.signs[:, None] * at.prior.small_scales(keys, at.r)
-
-
 def _with_small_scales(
-    at: AnalysisTime, z: Array, likelihood: Likelihood, draws: Draws, settings: Settings
-) -> Array:
-    """Members with what the basis leaves out, given the observations where those tell of it."""
-    drawn, complement = _small_scales(at, draws, settings), at.prior.complement(at.r)
-    if not settings.small_scales or complement is None or not observed(likelihood):
-        return z + drawn
-    keys = jax.vmap(lambda k: jax.random.fold_in(k, SMALL_ERRORS))(draws.keys)
-    return explain(complement, likelihood, z, drawn, draws._replace(keys=keys))
+    at: AnalysisTime, z: Array, draws: Draws, settings: Settings,
+    likelihood: Likelihood | None = None, watch: Watch = lambda residual: None,
+) -> Array:  # fmt: skip
+    """Members with what the basis leaves out, drawn for each from a key of its own.
 
-
-def _with_mean_small_scales(at: AnalysisTime, z: Array, settings: Settings) -> Array:
-    """The same for a best estimate: the mean of what the basis leaves out."""
-    complement = at.prior.complement(at.r)
-    if not settings.small_scales or complement is None or not observed(at.likelihood):
+    Given the observations, where a ``likelihood`` tells of it.
+    """
+    complement = at.prior.complement(at.r) if settings.small_scales else None
+    if complement is None:
         return z
-    return explain(complement, at.likelihood, z, jnp.zeros_like(z))
+    keys, error_keys = (_folded(draws.keys, n) for n in (SMALL_SCALES, SMALL_ERRORS))
+    drawn = draws.signs[:, None] * complement.draw(keys)
+    if likelihood is None or not observed(likelihood):
+        return z + drawn
+    found = explain(
+        complement, likelihood, z, drawn, draws._replace(keys=error_keys),
+        solver=settings.guidance.solver,
+    )  # fmt: skip
+    watch(found.residual)
+    return found.z
+
+
+def _with_mean_small_scales(
+    at: AnalysisTime, z: Array, settings: Settings, watch: Watch = lambda residual: None
+) -> Array:
+    """The same for a best estimate: the mean of what the basis leaves out."""
+    complement = at.prior.complement(at.r) if settings.small_scales else None
+    if complement is None or not observed(at.likelihood):
+        return z
+    solver = settings.guidance.solver
+    found = explain(complement, at.likelihood, z, jnp.zeros_like(z), solver=solver)
+    watch(found.residual)
+    return found.z
+
+
+def _folded(keys: Array, number: int) -> Array:
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 METHODS = {

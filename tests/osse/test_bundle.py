@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -21,7 +23,7 @@ from xdiffda.prior import year_phase
 from xdiffda.registry import load_model
 from xdiffda.state import Grid, Layout, to_state
 from xdiffda.train.config import TrainConfig
-from xdiffda.train.data import load_nature
+from xdiffda.train.data import load_nature, normalise_like
 from xdiffda.train.denoiser import load_network, prepare
 from xdiffda.train.forecaster import load_stepper
 
@@ -261,3 +263,22 @@ def test_a_forecaster_can_stay(
     truth, again = (xr.open_dataset(f / "background.nc") for f in (bundled[1], tmp_path / "sample"))
     for name in truth.data_vars:
         np.testing.assert_allclose(again[name], truth[name], rtol=2e-3, atol=1e-3)
+
+
+def test_states_of_another_world_can_be_normalised_alike(
+    nature_folder: Path, bundled, tmp_path: Path
+) -> None:
+    """Other numbers, the same states; nothing is left of the first normalisation."""
+    folder = tmp_path / "nature"
+    shutil.copytree(nature_folder, folder)
+    prior, before = copy.copy(load_model(bundled[0])), load_nature(folder)
+    physical = np.array(before.states[::50]) * before.stddev + before.mean
+    prior.mean, prior.stddev = prior.mean + 0.5 * prior.stddev, 2 * prior.stddev
+    after = normalise_like(folder, prior)
+    np.testing.assert_allclose(after.mean, prior.mean, rtol=1e-6)
+    np.testing.assert_array_equal(after.diffs_stddev, before.diffs_stddev)
+    again = np.array(after.states[::50]) * after.stddev + after.mean
+    np.testing.assert_allclose(again, physical, rtol=1e-4, atol=1e-3 * float(before.stddev.max()))
+    assert np.std(after.states) == pytest.approx(0.5 * np.std(before.states), rel=0.2)
+    with pytest.raises(ModelError, match="needed those of 'speedy'"):
+        normalise_like(folder, load_model("speedy"))

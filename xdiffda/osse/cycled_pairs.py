@@ -25,12 +25,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jaxtyping import Float, Int
 
 from xdiffda import registry
 from xdiffda._innovations import estimate_r
-from xdiffda._relaxation import Relaxation, Relaxed
+from xdiffda._relaxation import Relaxation, Relaxed, mean_states
 from xdiffda.diffusion.likelihood import Likelihood
 from xdiffda.diffusion.sampling import posterior_mean
 from xdiffda.network_prior import DiffusionPrior
@@ -151,18 +150,15 @@ def make_cycled_pairs(
 
 
 def relaxation(nature: Nature, prior: Prior, every: int = 20) -> Relaxed:
-    """Relaxation of 6 h forecasts to the mean states of the months of the training years."""
+    """Relaxation of 6 h forecasts to the mean states of the training years."""
     rows = nature.rows("train")[::every, 0]
-    month = nature.time[rows].astype("datetime64[M]").astype(int) % 12
-    convention, means = default_convention(nature.layout), []
-    for m in np.unique(month):
-        mean = np.mean([nature.states[row] for row in rows[month == m]], axis=0)
-        ds = from_state(mean * nature.stddev + nature.mean, nature.layout, convention)
-        middle = np.datetime64("2001-01-15", "ns") + np.timedelta64(int(30.4 * m * 24), "h")
-        means.append(ds.assign_coords(time=middle))
-    climatology = xr.concat(means, "time")
-    length = np.timedelta64(6, "h")
-    return Relaxed(Relaxation(climatology, **RELAXATION), prior, length)
+    x = np.asarray(nature.states[rows]) * nature.stddev + nature.mean
+    states = from_state(
+        x, nature.layout, default_convention(nature.layout), dims=("time",),
+        coords={"time": nature.time[rows]},
+    )  # fmt: skip
+    climatology = Relaxation(mean_states(states), **RELAXATION)
+    return Relaxed(climatology, prior, np.timedelta64(6, "h"))
 
 
 def draw_network(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from xdiffda.errors import ModelError
 from xdiffda.network_prior import DiffusionPrior
 from xdiffda.state import Layout, to_state
 
@@ -122,20 +123,30 @@ def load_nature(folder: str | Path) -> Nature:
     )  # fmt: skip
 
 
-def normalise_like(folder: str | Path, prior: DiffusionPrior) -> None:
-    """Have the nature run in ``folder`` normalised as a model's states were.
+def normalise_like(folder: str | Path, prior: DiffusionPrior) -> Nature:
+    """Have the nature run in ``folder`` normalised as a model's states were, and return it.
 
     Another machine integrates another weather, and its mean and standard deviation are others:
     a network that is trained further knows those it was trained with.
+
+    Raises
+    ------
+    ModelError
+        If the model is one of other states.
     """
-    stats = json.loads(_statistics_file(folder).read_text())
+    nature, statistics = load_nature(folder), Path(folder) / "statistics.json"
+    if nature.layout != prior.layout:
+        raise ModelError(
+            f"found states of {nature.layout.grid} with {nature.layout.n_channel} channels; "
+            f"needed those of {prior.name!r}: {prior.layout.grid} with {prior.layout.n_channel}; "
+            "repair: a nature run of its grid and variables"
+        )
+    stats = json.loads(statistics.read_text())
     stats |= {"mean": prior.mean.tolist(), "stddev": prior.stddev.tolist()}
-    (Path(folder) / "states.npy").unlink(missing_ok=True)
-    _statistics_file(folder).write_text(json.dumps(stats))
-
-
-def _statistics_file(folder: str | Path) -> Path:
-    return Path(folder) / "statistics.json"
+    # in this order: states that are not there are made again, those of other numbers are not
+    (Path(folder) / "states.npy").unlink()
+    statistics.write_text(json.dumps(stats))
+    return load_nature(folder)
 
 
 def _write_cache(
