@@ -100,7 +100,10 @@ def test_conditioning_starts_as_the_identity(graph):
     plain, x = network(graph)
     net, _ = network(graph, conditioning_width=5)
     conditioning = jax.random.normal(jax.random.key(3), (4, 5))
-    np.testing.assert_array_equal(apply(net, x, graph, conditioning), apply(plain, x, graph))
+    # two compiled programs: the order of sums may differ by rounding between processors
+    np.testing.assert_allclose(
+        apply(net, x, graph, conditioning), apply(plain, x, graph), rtol=0, atol=2e-6
+    )
 
 
 def test_conditioning_learns_and_acts_on_each_member(graph):
