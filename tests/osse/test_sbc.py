@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -45,6 +46,7 @@ def test_the_report_holds_ranks_tests_seed_and_versions(found) -> None:
 def test_the_bundled_report_is_complete_and_uniform() -> None:
     reports = json.loads((models_folder() / "speedy" / sbc.FILE).read_text())
     for report in reports.values():
+        assert re.fullmatch("[0-9a-f]{16}", report["weights"])
         assert report["settings"]["n_draws"] >= 60 and report["settings"]["seed"] == 0
         counts = [sum(own["count"]) for own in report["functions"].values()]
         assert set(counts) == {report["settings"]["n_draws"]}

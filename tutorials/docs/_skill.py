@@ -63,13 +63,17 @@ def _about(report: Mapping[str, Any]) -> str:
     counts = _counts(report)
     kind = "validation" if report.get("part") == "validation" else "analysis"
     cases = f"{counts.pop()} {kind} times" if len(counts) == 1 else f"{kind} times".capitalize()
-    earlier = "" if report.get("weights") == _current() else (
-        f" **Made with the weights of an earlier version** (`{report.get('weights')}`)."
-    )  # fmt: skip
     return (
         f"{cases} from {report['first']} to {report['last']} of the nature run's calendar. "
-        f"Observation errors: {words.get(report['errors'], report['errors'])}.{earlier}"
+        f"Observation errors: {words.get(report['errors'], report['errors'])}.{_earlier(report)}"
     )
+
+
+def _earlier(report: Mapping[str, Any]) -> str:
+    """A remark where the bundled model was another one when a result was made, or nothing."""
+    if report.get("weights") == _current():
+        return ""
+    return f" **Made with the weights of an earlier version** (`{report.get('weights')}`)."
 
 
 @functools.cache
@@ -185,7 +189,9 @@ def sbc() -> str:
     """Simulation-based calibration of the bundled model."""
     from xdiffda.osse.sbc import markdown
 
-    return markdown(_sbc_reports())
+    reports = _sbc_reports()
+    notes = sorted({_earlier(report).strip() for report in reports.values()} - {""})
+    return "\n\n".join([markdown(reports).rstrip(), *notes])
 
 
 def sbc_figure() -> str:

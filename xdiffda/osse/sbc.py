@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 
 from xdiffda.calibration import simulation_based_calibration
+from xdiffda.osse.evaluate import weights_digest
 from xdiffda.osse.records import made_with
 from xdiffda.registry import load_model
 from xdiffda.samples import open_sample
@@ -45,7 +46,8 @@ def calibrate(
     Returns
     -------
     dict
-        Plain JSON: counts of ranks and tests for every function, and what made them.
+        Plain JSON: counts of ranks and tests for every function, and what made them, the
+        digest of the model's weights with it.
     """
     settings = {"n_steps": n_steps, "start": start}
     found = simulation_based_calibration(
@@ -53,10 +55,11 @@ def calibrate(
         n_columns=n_columns, prior_steps=prior_steps, seed=seed, settings=settings,
         progress=progress,
     )  # fmt: skip
-    return as_report(found, settings | {
+    report = as_report(found, settings | {
         "model": model, "n_columns": n_columns, "prior_steps": prior_steps, "seed": seed,
         "n_draws": n_draws, "n_members": n_members,
     })  # fmt: skip
+    return {"weights": weights_digest(model), **report}
 
 
 def as_report(found: xr.Dataset, settings: dict[str, Any]) -> dict[str, Any]:
