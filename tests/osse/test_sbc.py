@@ -43,7 +43,7 @@ def test_the_report_holds_ranks_tests_seed_and_versions(found) -> None:
     assert drawn.axes[0].get_title().startswith("t2m,")
 
 
-def test_the_bundled_report_is_complete_and_uniform() -> None:
+def test_the_bundled_report_is_complete_and_says_whether_it_is_uniform() -> None:
     reports = json.loads((models_folder() / "speedy" / sbc.FILE).read_text())
     for report in reports.values():
         assert re.fullmatch("[0-9a-f]{16}", report["weights"])
