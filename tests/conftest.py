@@ -10,7 +10,7 @@ from pathlib import Path
 # before anything imports jax or matplotlib; override from outside to test a GPU
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["MPLBACKEND"] = "Agg"
-
+import compiled_once
 import pytest
 from hypothesis import settings
 
@@ -20,6 +20,32 @@ SHARED = ROOT.parent / "shared"
 # compilation makes single examples slow without meaning anything
 settings.register_profile("xdiffda", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("xdiffda")
+
+
+def pytest_unconfigure() -> None:
+    compiled_once.forget()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Neighbouring tests on one worker: their fixtures are made once, the tail is shared."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """Drop what a module compiled: of some 6,000 programs one process ran out of mappings."""
+    yield
+    compiled_once.drop()
+
+
+@pytest.fixture(scope="module")
+def optimised() -> Iterator[None]:
+    """For modules that compute more than they compile."""
+    with compiled_once.optimised():
+        yield
 
 
 @pytest.fixture(scope="session")

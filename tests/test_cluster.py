@@ -27,14 +27,10 @@ STARTS, END = ["2020-01-15T12", "2020-01-16T12"], "2020-01-17T06"
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    """Two worker processes that share a cache of compiled code."""
+    """Two worker processes, with the environment of the tests."""
     folder = tmp_path_factory.mktemp("cluster")
-    env = {
-        "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }  # fmt: skip
     cluster = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, env=env,
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None,
         local_directory=str(folder),
     )  # fmt: skip
     with cluster, distributed.Client(cluster) as connected:

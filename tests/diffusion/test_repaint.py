@@ -14,6 +14,7 @@ from xdiffda.diffusion.sampling import Conditioned
 from xdiffda.prior import Wiener
 from xdiffda.spectral import circle_basis
 
+pytestmark = pytest.mark.usefixtures("optimised")  # thousands of members
 N = 25
 
 

@@ -35,14 +35,9 @@ def _port() -> int:
 def _start(config: Path, root: Path, how: str, n: int, death: tuple[str, int]) -> list[int]:
     """Run n processes, started by hand or as srun would; the last dies. Their exit statuses."""
     port, processes = _port(), []
-    shared = {
-        # what the tests compare is far coarser than what compilers do to the last bits
-        "XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(root),
-        "JAX_COMPILATION_CACHE_DIR": str(config.parent / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }  # fmt: skip
+    shared = {"PYTHONPATH": str(root)}
     if how == "alone":  # on another number of devices too
-        shared["XLA_FLAGS"] += " --xla_force_host_platform_device_count=4"
+        shared["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
     for i in range(n):
         options, environment = [], {**os.environ, **shared}
         if how == "by hand":
