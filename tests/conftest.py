@@ -26,6 +26,11 @@ def pytest_unconfigure() -> None:
     compiled_once.forget()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that workers end together."""
+    items.sort(key=lambda item: "test_tutorials" not in item.nodeid)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """Neighbouring tests on one worker: their fixtures are made once, the tail is shared."""
