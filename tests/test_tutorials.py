@@ -13,7 +13,6 @@ nbclient = pytest.importorskip("nbclient", reason="the extra `test` is not insta
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIALS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 SECONDS = 300
-pytestmark = pytest.mark.usefixtures("optimised")  # the bundled model, not a toy
 
 
 def test_there_are_tutorials():
