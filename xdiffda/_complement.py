@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from xdiffda.diffusion._members import mesh_of, over_members
+from xdiffda.diffusion._programs import draw_errors, no_noise
 from xdiffda.diffusion.guidance import Draws, Solver, update
 from xdiffda.diffusion.likelihood import Likelihood, State
 from xdiffda.spectral import Basis
@@ -92,9 +93,11 @@ def explain(
         Of the errors of the observations; without it, the mean of w for ``drawn`` = 0.
     solver : Solver
     """
-    if draws is None:
-        return _explain(complement, likelihood, z, drawn, solver)
-    return _explain_draws(complement, likelihood, z, drawn, draws, solver, mesh_of(draws.keys))
+    mesh = None if draws is None else mesh_of(draws.keys)
+    noise = no_noise(likelihood, z)
+    if draws is not None:
+        noise = draws.signs * draw_errors(likelihood, draws.keys, mesh)
+    return Explained(*_explain(complement, likelihood, z + drawn, noise, solver, mesh))
 
 
 @eqx.filter_jit
@@ -117,29 +120,18 @@ def _draw(complement: Complement, keys: Array, mesh: Mesh | None) -> Array:
 
 @eqx.filter_jit
 def _explain(
-    complement: Complement, likelihood: Likelihood, z: State, drawn: State, solver: Solver,
-    noise: Array | None = None,
-) -> Explained:  # fmt: skip
-    share = likelihood.instrument
-    assert share is not None
-    # rows are in units of the whole error: count them by the instrument's alone
-    factor = jnp.where(share > 0, 1 / jnp.where(share > 0, share, 1.0), 0.0)
-    scale = jnp.broadcast_to(factor[:, None], (likelihood.n_obs, z.shape[1]))
-    found = update(likelihood, complement, z + drawn, solver=solver, noise=noise, scale=scale)
-    return Explained(z + drawn + found.increment, found.residual)
-
-
-@eqx.filter_jit
-def _explain_draws(
-    complement: Complement, likelihood: Likelihood, z: State, drawn: State, draws: Draws,
-    solver: Solver, mesh: Mesh | None,
-) -> Explained:  # fmt: skip
-    def own(shared: tuple, z: State, drawn: State, keys: Array, signs: Array) -> Explained:
+    complement: Complement, likelihood: Likelihood, start: State, noise: Array, solver: Solver,
+    mesh: Mesh | None,
+) -> tuple[Array, Array]:  # fmt: skip
+    def own(shared: tuple, start: State, noise: Array) -> tuple[Array, Array]:
         complement, likelihood = shared
-        noise = signs * likelihood.draw_errors(keys)
-        return _explain(complement, likelihood, z, drawn, solver, noise)
+        share = likelihood.instrument
+        assert share is not None
+        # rows are in units of the whole error: count them by the instrument's alone
+        factor = jnp.where(share > 0, 1 / jnp.where(share > 0, share, 1.0), 0.0)
+        scale = jnp.broadcast_to(factor[:, None], noise.shape)
+        found = update(likelihood, complement, start, solver=solver, noise=noise, scale=scale)
+        return start + found.increment, found.residual
 
-    return over_members(
-        own, mesh, (complement, likelihood), z, drawn, *draws, axes=(1, 1, 0, 0),
-        out_axes=Explained(1, 0),
-    )  # fmt: skip
+    shared = (complement, likelihood)
+    return over_members(own, mesh, shared, start, noise, axes=(1, 1), out_axes=(1, 0))

@@ -16,13 +16,13 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int
 
+from xdiffda._filling import filling
 from xdiffda.diffusion.likelihood import Likelihood, LocalRows, StateRows
 from xdiffda.errors import InputError, Problem
 from xdiffda.observations.fgat import TimeStencil, local_guess, seen, state_guess
 from xdiffda.observations.rows import LocalGroup, Rows, StateGroup
 from xdiffda.prior import Prior
 
-PADDING = 128
 # draws of the prior by which the spread of a function of the whole state is judged
 N_DRAWS = 16
 
@@ -142,7 +142,7 @@ def _columns(
     # how one unit of z in each of the elements shows in an observation, per error
     sensitivity = np.where(finite[:, None], part.weight * scale, 0.0) / error[:, None]
     spread = np.abs(sensitivity * std.reshape(-1)[part.index]).sum(1) + part.spread / error
-    more, wider = -part.value.size % PADDING, width - part.index.shape[1]
+    more, wider = filling(part.value.size), width - part.index.shape[1]
     pad = lambda a, fill=0.0: np.pad(a, (0, more), constant_values=fill)  # noqa: E731
     pad2 = lambda a: np.pad(a, ((0, more), (0, wider)))  # noqa: E731
     with np.errstate(invalid="ignore"):
@@ -254,5 +254,5 @@ def _order(*columns: np.ndarray) -> Int[np.ndarray, " obs"]:
 def _stand_ins(good: Flags) -> tuple[Int[np.ndarray, " row"], Flags]:
     """Rows to take for a filled-up part, and which count: others copy one that is good."""
     take = np.where(good, np.arange(good.size), np.flatnonzero(good)[0])
-    more = -good.size % PADDING
+    more = filling(good.size)
     return np.pad(take, (0, more), mode="edge"), np.pad(good, (0, more))

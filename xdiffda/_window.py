@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Bool, Float, Int
 
+from xdiffda._filling import filling
 from xdiffda._innovations import estimate_r
 from xdiffda._rollout import STEP
 from xdiffda._trajectory import TrajectoryRows
@@ -20,7 +21,6 @@ from xdiffda.observations import observation_operator, select_window
 from xdiffda.prior import Prior, year_phase
 from xdiffda.state import Layout
 
-PADDING = 128
 N_DRAWS = 16  # of the prior, by which the spread of later times is judged
 FORECASTER, FGAT, NONE = "forecaster", "fgat", "none"
 DYNAMICS = (FORECASTER, FGAT, NONE)
@@ -174,7 +174,7 @@ def _seen(
 
 def _filled(table: _Table) -> tuple[_Table, Bool[np.ndarray, " obs"]]:
     """Rows that see nothing at the end, so that windows share compiled code."""
-    n, more = table.value.size, -table.value.size % PADDING
+    n, more = table.value.size, filling(table.value.size)
     wide = [np.pad(a, ((0, more), *((0, 0),) * (a.ndim - 1))) for a in table]
     real = np.arange(n + more) < n
     filled = _Table(*wide)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from xdiffda._filling import filling
 from xdiffda._letkf import (
     INFLATION,
     Departures,
@@ -44,7 +45,6 @@ __all__ = [
     "letkf", "local_analysis", "oi", "places_of", "relax", "square_root", "three_d_var",
 ]  # fmt: skip
 
-_PADDING = 128
 ALL_GROUPS = -1
 
 
@@ -130,8 +130,7 @@ def letkf(
     if seen is None:
         there &= np.any(np.asarray(obs.weight) != 0, axis=1)
     # in double precision: a geopotential of 5e5 less its ensemble mean
-    # filled up to a multiple of `_PADDING`, so that analysis times share compiled code
-    more = -len(value) % _PADDING
+    more = filling(len(value))
     centred = np.pad(np.where(there, as_seen - value, 0.0), ((0, 0), (0, more)))
     whole = np.pad(error_std, (0, more), constant_values=np.inf)
     departure = departures(*(jnp.asarray(a, "f4") for a in (centred, np.zeros(len(whole)), whole)))

@@ -51,7 +51,11 @@ class SpectralCovariance(eqx.Module):
 
     def __call__(self, x: Float[Array, "node *rest channel"]) -> Float[Array, "node *rest channel"]:
         """Return ``Y L Y^T x``."""
-        return BlockCovariance(self.basis, self.blocks)(x)
+        return self.by_blocks()(x)
+
+    def by_blocks(self) -> BlockCovariance:
+        """The same covariance by its blocks alone."""
+        return BlockCovariance(self.basis, self.blocks)
 
     def posterior(self, sigma: float | Array) -> SpectralCovariance:
         """Covariance given white noise of ``sigma`` per coefficient: (L^-1 + I/sigma^2)^-1."""

@@ -27,7 +27,7 @@ from xdiffda.diffusion.likelihood import Likelihood, State
 __all__ = [
     "Covariance", "DiagonalCovariance", "Draws", "Likelihood", "Solver", "State", "Update",
     "choose_covariance", "diagonal_covariance", "gaussian_posterior", "guide", "guide_once",
-    "kalman_increment", "make_draws", "perturbed_update", "split_keys", "update",
+    "kalman_increment", "make_draws", "perturbed_update", "robust_scale", "split_keys", "update",
 ]  # fmt: skip
 
 
@@ -223,14 +223,25 @@ def perturbed_update(
 ) -> Update:  # fmt: skip
     """Update draws ``mean + drawn`` of a prior, each by observations with its own errors."""
     prior = mean + drawn
-    n_obs = likelihood.n_obs
     error = likelihood.draw_errors(draws.keys)
-    scale = None
-    if likelihood.robust is not None:
-        mean = jnp.broadcast_to(mean, prior.shape) if likelihood.value.ndim == 2 else mean
-        scale = update(likelihood, covariance, mean, solver=solver).scale
-        assert scale is not None
-        scale = jnp.broadcast_to(scale, (n_obs, prior.shape[1]))
+    scale = robust_scale(likelihood, covariance, mean, prior.shape[1], solver=solver)
     return update(
         likelihood, covariance, prior, solver=solver, noise=draws.signs * error, scale=scale
     )
+
+
+def robust_scale(
+    likelihood: Likelihood, covariance: Covariance, mean: State, n_member: int, *,
+    solver: Solver = Solver(),
+) -> Float[Array, "obs member"] | None:  # fmt: skip
+    """Square roots of robust weights, of unperturbed observations against ``mean``, for all draws.
+
+    None where the likelihood is not robust.
+    """
+    if likelihood.robust is None:
+        return None
+    if likelihood.value.ndim == 2:
+        mean = jnp.broadcast_to(mean, (mean.shape[0], n_member, mean.shape[2]))
+    scale = update(likelihood, covariance, mean, solver=solver).scale
+    assert scale is not None
+    return jnp.broadcast_to(scale, (likelihood.n_obs, n_member))

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.sparse.linalg import cg, gmres
 from jaxtyping import Array, Float
 
+from xdiffda.diffusion._krylov import conjugate_gradients, minimal_residual
 from xdiffda.diffusion.likelihood import Likelihood, State
 
 if TYPE_CHECKING:
@@ -82,34 +82,30 @@ def _solve(
 
     def solve(
         b: Float[Array, " obs"], point: Array | None, scale: Array | None, guess: Array | None
-    ) -> tuple[Array, Array]:
+    ) -> tuple[State, Array, State, Array]:
         h = likelihood.tangent(point, scale)
 
-        def system(y: Float[Array, " obs"]) -> Float[Array, " obs"]:
+        def system(y: Float[Array, " obs"]) -> tuple[Array, tuple[State, State]]:
             y = y[:, None]
-            return (h.correlated(y) + h.apply(covariance(h.adjoint(y, one))))[:, 0]
+            pulled = h.adjoint(y, one)
+            moved = covariance(pulled)
+            return (h.correlated(y) + h.apply(moved))[:, 0], (moved[:, 0], pulled[:, 0])
 
         if solver.minimal_residual:
-            few = {"restart": solver.minimal_residual, "maxiter": 1, "solve_method": "incremental"}
-            y, _ = gmres(system, b, x0=guess, tol=solver.tolerance, **few)
+            found = minimal_residual(system, b, iterations=solver.minimal_residual)
         else:
-            y, _ = cg(system, b, x0=guess, tol=solver.tolerance, maxiter=solver.max_iterations)
-        residual = jnp.linalg.norm(system(y) - b) / jnp.maximum(jnp.linalg.norm(b), 1e-30)
-        return y, residual
+            found = conjugate_gradients(
+                system, b, tolerance=solver.tolerance, max_iterations=solver.max_iterations,
+                guess=guess,
+            )  # fmt: skip
+        increment, pulled = found.seen
+        return increment, found.residual, pulled, found.x
 
     axes = tuple(None if given is None else 1 for given in (point, scale, first_guess))
     # one solve per member, so that a member never depends on the others beside it
-    dual, residual = jax.vmap(solve, in_axes=(1, *axes), out_axes=(1, 0))(
+    return jax.vmap(solve, in_axes=(1, *axes), out_axes=(1, 0, 1, 1))(
         innovation, point, scale, first_guess
     )
-    if point is None and scale is None:
-        back = likelihood.adjoint(dual, shape)
-    else:
-        back = jax.vmap(
-            lambda y, p, s: likelihood.tangent(p, s).adjoint(y[:, None], one)[:, 0],
-            in_axes=(1, *axes[:2]), out_axes=1,
-        )(dual, point, scale)  # fmt: skip
-    return covariance(back), residual, back, dual
 
 
 def update(

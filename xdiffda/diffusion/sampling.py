@@ -10,23 +10,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from xdiffda.covariance import CovarianceTable, SpectralCovariance, white_noise
-from xdiffda.diffusion._members import mesh_of, over_members
-from xdiffda.diffusion.guidance import (
-    Draws,
-    Likelihood,
-    Solver,
-    choose_covariance,
-    guide_once,
-    perturbed_update,
-    split_keys,
-    update,
-)
+from xdiffda.covariance import CovarianceTable, SpectralCovariance
+from xdiffda.diffusion import _programs as programs
+from xdiffda.diffusion._members import mesh_of
+from xdiffda.diffusion.guidance import Covariance, Draws, Likelihood, Solver, split_keys, update
 from xdiffda.diffusion.noise import karras_ladder
 from xdiffda.diffusion.sampler import NOISY, SAMPLERS, evaluations
 
@@ -159,7 +150,7 @@ def sample_posterior(
     mesh = mesh_of(draws.keys)
     start_keys, noise_keys = split_keys(draws.keys)
     draws = draws._replace(keys=start_keys)
-    noise = draws.signs[:, None] * _white_noise(prior.climatology, noise_keys, mesh)
+    noise = draws.signs[:, None] * programs.unit_noise(prior.climatology, noise_keys, mesh)
     ladder = guidance.ladder()
     if guidance.start == "warm":
         mean = _prior_mean(prior, noise, jnp.asarray(guidance.sigma_max))
@@ -168,7 +159,7 @@ def sample_posterior(
         watch(residual)
     else:
         # at sigma_max the prior still shines through the largest scales: draw it too
-        base = draws.signs[:, None] * _sample(prior.climatology, start_keys, mesh)
+        base = draws.signs[:, None] * programs.sample(prior.climatology, start_keys, mesh)
         base = base if prior.shift is None else base + prior.shift
 
     def guided(z: Array, sigma: Array) -> Array:
@@ -179,8 +170,8 @@ def sample_posterior(
         return out
 
     def fresh(level: int) -> Array:
-        keys = _fold_in(noise_keys, jnp.array(1 + level))
-        return draws.signs[:, None] * _white_noise(prior.climatology, keys, mesh)
+        keys = programs.fold_in(noise_keys, jnp.array(1 + level))
+        return draws.signs[:, None] * programs.unit_noise(prior.climatology, keys, mesh)
 
     options = {"noise": fresh} if guidance.sampler in NOISY else {}
     return SAMPLERS[guidance.sampler](guided, base + ladder[0] * noise, ladder, **options)
@@ -206,72 +197,59 @@ def posterior_mean(
 
     One evaluation of the network. Of a Gaussian prior it is 3D-Var's analysis.
     """
-    return _posterior_mean(prior, likelihood, guidance)
-
-
-_fold_in = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
-
-
-@eqx.filter_jit
-def _white_noise(covariance: SpectralCovariance, keys: Array, mesh: Mesh | None) -> Array:
-    return over_members(white_noise, mesh, covariance, keys, axes=(0,))
-
-
-@eqx.filter_jit
-def _sample(covariance: SpectralCovariance, keys: Array, mesh: Mesh | None) -> Array:
-    return over_members(lambda b, keys: b.sample(keys), mesh, covariance, keys, axes=(0,))
+    b = prior.climatology
+    shape = jnp.zeros((b.basis.n_node, 1, b.variance.shape[-1]))
+    mean = _prior_mean(prior, shape, jnp.asarray(guidance.sigma_max))
+    v, nothing = _mean_covariance(prior, guidance), programs.no_noise(likelihood, mean)
+    return programs.updated(likelihood, v, mean, nothing, None, guidance.solver)[0]
 
 
 def _prior_mean(prior: Conditioned, noise: Array, sigma_max: Array) -> Array:
     """E[z | background]: one evaluation at sigma_max, the same for all members of one prior."""
     if prior.shift is not None:
-        return prior.shift + _evaluate(prior.denoise, jnp.zeros_like(noise), sigma_max)
+        return prior.shift + programs.evaluate(prior.denoise, jnp.zeros_like(noise), sigma_max)
     zero = jnp.zeros((noise.shape[0], 1, noise.shape[2]), noise.dtype)
-    return _evaluate(prior.denoise, zero, sigma_max)
+    return programs.evaluate(prior.denoise, zero, sigma_max)
 
 
-@eqx.filter_jit
-def _evaluate(denoise: Any, z: Array, sigma: Array) -> Array:
-    return denoise(z, sigma)
+def _mean_covariance(prior: Conditioned, guidance: Guidance) -> Covariance:
+    """V of the conditional mean."""
+    if prior.calibrated is None:
+        return prior.climatology.by_blocks()
+    sigma = jnp.asarray(guidance.sigma_max)
+    return programs.covariance_at("calibrated", prior.climatology, prior.calibrated, sigma)
 
 
-@eqx.filter_jit
 def _warm_start(
     prior: Conditioned, mean: Array, likelihood: Likelihood, draws: Draws, guidance: Guidance,
     mesh: Mesh | None,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Draws of the Gaussian posterior around ``mean``, and the residual of their solve."""
-    spread = prior.climatology
+    spread, v = prior.climatology, _mean_covariance(prior, guidance)
     if prior.calibrated is not None:
-        spread = prior.calibrated(jnp.asarray(guidance.sigma_max)).decompose()
-
-    def own(shared: tuple, keys: Array, signs: Array) -> tuple[Array, Array]:
-        mean, spread, likelihood = shared
-        keys, error_keys = split_keys(keys)
-        drawn = signs[:, None] * spread.sample(keys)
-        draws = Draws(error_keys, signs)
-        found = perturbed_update(mean, drawn, spread, likelihood, draws, solver=guidance.solver)
-        return mean + drawn + found.increment, found.residual
-
-    return over_members(own, mesh, (mean, spread, likelihood), *draws, axes=(0, 0), out_axes=(1, 0))
+        spread = programs.decomposed(prior.calibrated, jnp.asarray(guidance.sigma_max))
+    keys, error_keys = split_keys(draws.keys)
+    drawn = draws.signs[:, None] * programs.sample(spread, keys, mesh)
+    errors = draws.signs * programs.draw_errors(likelihood, error_keys, mesh)
+    scale = programs.known_scale(likelihood, v, mean, drawn.shape[1], guidance.solver)
+    return programs.updated(likelihood, v, mean + drawn, errors, scale, guidance.solver, mesh)
 
 
-@eqx.filter_jit
 def _guided(
     prior: Conditioned, likelihood: Likelihood, z: Array, sigma: Array, covariance: str,
     guidance: Guidance, mesh: Mesh | None,
 ) -> tuple[Array, Array]:  # fmt: skip
-    def own(shared: tuple[Conditioned, Likelihood, Array], z: Array) -> tuple[Array, Array]:
-        prior, likelihood, sigma = shared
+    """One level: the members' estimates given the observations, and the residuals."""
+    denoise = prior.denoise if prior.shift is None else Shifted(prior.denoise, prior.shift)
+    if covariance == "jacobian":
         basis = prior.climatology.basis
-        denoise = prior.denoise if prior.shift is None else Shifted(prior.denoise, prior.shift)
-        return guide_once(
-            denoise, likelihood,
-            choose_covariance(covariance, prior.climatology, prior.calibrated), z, sigma,
-            noise_covariance=lambda x: basis.synthesis(basis.adjoint(x)), solver=guidance.solver,
-        )  # fmt: skip
-
-    return over_members(own, mesh, (prior, likelihood, sigma), z, axes=(1,), out_axes=(1, 0))
+        return programs.guided_by_jacobian(
+            denoise, basis, likelihood, z, sigma, guidance.solver, mesh
+        )
+    v = programs.covariance_at(covariance, prior.climatology, prior.calibrated, sigma)
+    estimate = programs.evaluate(denoise, z, sigma, mesh)
+    nothing = programs.no_noise(likelihood, z)
+    return programs.updated(likelihood, v, estimate, nothing, None, guidance.solver, mesh)
 
 
 @eqx.filter_jit
@@ -279,12 +257,3 @@ def _three_d_var(covariance: Any, likelihood: Likelihood, solver: Solver) -> tup
     start = jnp.zeros((covariance.basis.n_node, 1, covariance.variance.shape[-1]))
     found = update(likelihood, covariance, start, solver=solver)
     return found.increment, found.residual
-
-
-@eqx.filter_jit
-def _posterior_mean(prior: Conditioned, likelihood: Likelihood, guidance: Guidance) -> Array:
-    sigma, b = jnp.asarray(guidance.sigma_max), prior.climatology
-    shape = jnp.zeros((b.basis.n_node, 1, b.variance.shape[-1]))
-    mean = _prior_mean(prior, shape, sigma)
-    spread = b if prior.calibrated is None else prior.calibrated(sigma)
-    return mean + update(likelihood, spread, mean, solver=guidance.solver).increment
