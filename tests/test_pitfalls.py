@@ -32,13 +32,13 @@ def analyse(background: xr.Dataset, obs: xr.Dataset, **settings) -> xr.Dataset:
 def test_a_missed_tolerance_is_reported_and_warned_of(states, method) -> None:
     truth, background = states
     obs = emulate_obs(truth, n_columns=30, error_std=world.ERRORS, seed=1)
-    with pytest.warns(UserWarning, match=r"residual of .*not 1e-03, after 2 iterations.*repair"):
+    with pytest.warns(UserWarning, match=r"residual of .*not 1e-02, after 2 iterations.*repair"):
         few = analyse(background, obs, method=method, solver=Solver(max_iterations=2))
-    assert few.attrs["xdiffda_solver_residual"][0] > 5e-3
+    assert few.attrs["xdiffda_solver_residual"][0] > 5e-2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         enough = analyse(background, obs, method=method)
-    assert enough.attrs["xdiffda_solver_residual"][0] < 5e-3
+    assert enough.attrs["xdiffda_solver_residual"][0] < {"3dvar": 2e-3, "guided": 2e-2}[method]
 
 
 def test_errors_next_to_nothing_give_the_observed_values_or_a_warning(states) -> None:

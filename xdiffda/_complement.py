@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from xdiffda.diffusion._members import mesh_of, over_members
-from xdiffda.diffusion._programs import draw_errors, no_noise
+from xdiffda.diffusion._programs import draw_errors, nothing
 from xdiffda.diffusion.guidance import Draws, Solver, update
 from xdiffda.diffusion.likelihood import Likelihood, State
 from xdiffda.spectral import Basis
@@ -94,7 +94,7 @@ def explain(
     solver : Solver
     """
     mesh = None if draws is None else mesh_of(draws.keys)
-    noise = no_noise(likelihood, z)
+    noise = nothing(likelihood, z)
     if draws is not None:
         noise = draws.signs * draw_errors(likelihood, draws.keys, mesh)
     return Explained(*_explain(complement, likelihood, z + drawn, noise, solver, mesh))

@@ -17,6 +17,7 @@ from xdiffda.prior import Prior
 
 METHODS = ("guided", "repaint", "3dvar", "oi", "letkf")
 SINGLE = ("3dvar", "oi")  # one best state, no ensemble
+SOLVERS = {"3dvar": Solver(tolerance=1e-3)}  # a single solve, and its result is the minimum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +80,8 @@ def check_settings(
     guidance = Guidance()
     v = covariance or prior.default_covariance
     try:
-        guidance = Guidance(
-            start=start, n_steps=n_steps, sampler=sampler, solver=solver or Solver()
-        )  # fmt: skip
+        solver = solver or SOLVERS.get(method, Solver())
+        guidance = Guidance(start=start, n_steps=n_steps, sampler=sampler, solver=solver)
         if v == "calibrated" and prior.default_covariance != "calibrated":
             raise ValueError("this model has no measured V: covariance='climatological'")
         if v != "calibrated":

@@ -91,7 +91,8 @@ def assimilate(
         V of the Kalman update of guidance; default what the model has measured.
     solver : Solver, optional
         Tolerance and most iterations of the solver for the observations
-        (`xdiffda.diffusion.guidance.Solver`); what it reached is in the attributes.
+        (`xdiffda.diffusion.guidance.Solver`; 3D-Var goes on to 1e-3); what it reached is in the
+        attributes.
     repaint : RePaint, optional
         Settings of ``method="repaint"`` (`xdiffda.RePaint`); default the paper's, 2,910
         evaluations for each member.

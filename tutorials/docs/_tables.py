@@ -200,6 +200,7 @@ def _card() -> dict[str, Any]:
 
 def substitutions() -> dict[str, str]:
     """Values for the running text."""
+    from xdiffda._settings import SOLVERS
     from xdiffda.analysis import assimilate
     from xdiffda.diffusion.repaint import RePaint
     from xdiffda.diffusion.sampling import Guidance
@@ -214,7 +215,8 @@ def substitutions() -> dict[str, str]:
         "max_batch": defaults["max_batch"], "gross_check": defaults["gross_check"],
         "window": defaults["window"], "sigma_max": guidance.sigma_max,
         "sigma_min": guidance.sigma_min, "sigma_start": guidance.sigma_start,
-        "tolerance": guidance.solver.tolerance, "repaint_levels": repaint.n_levels,
+        "tolerance": guidance.solver.tolerance,
+        "tolerance_3dvar": SOLVERS["3dvar"].tolerance, "repaint_levels": repaint.n_levels,
         "repaint_jump": repaint.jump_length, "repaint_resamplings": repaint.resamplings,
         "repaint_evaluations": f"{repaint.evaluations:,}", "mask_sigma": repaint.mask_sigma,
         "speedy_grid": card["grid"], "speedy_channels": n_channel,

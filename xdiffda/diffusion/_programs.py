@@ -88,21 +88,30 @@ def known_scale(
 @eqx.filter_jit
 def updated(
     likelihood: Likelihood, covariance: Covariance, estimate: State,
-    noise: Float[Array, "obs member"], scale: Float[Array, "obs member"] | None, solver: Solver,
-    mesh: Mesh | None = None,
-) -> Updated:  # fmt: skip
-    """The Kalman update of ``estimate``, and the relative residual of its solve."""
+    noise: Float[Array, "obs member"], guess: Float[Array, "obs member"],
+    scale: Float[Array, "obs member"] | None, solver: Solver, mesh: Mesh | None = None,
+) -> tuple[State, Float[Array, " member"], Float[Array, "obs member"]]:  # fmt: skip
+    """The Kalman update of ``estimate``, the relative residual of its solve, and the solution."""
 
-    def own(shared: tuple, estimate: State, noise: Array, scale: Array | None = None) -> Updated:
+    def own(
+        shared: tuple, estimate: State, noise: Array, guess: Array, scale: Array | None = None
+    ) -> tuple[Array, Array, Array]:
         likelihood, covariance = shared
-        found = update(likelihood, covariance, estimate, solver=solver, noise=noise, scale=scale)
-        return estimate + found.increment, found.residual
+        found = update(
+            likelihood,
+            covariance,
+            estimate,
+            solver=solver,
+            noise=noise,
+            scale=scale,
+            first_guess=guess,
+        )
+        return estimate + found.increment, found.residual, found.dual
 
-    members = (estimate, noise) if scale is None else (estimate, noise, scale)
+    members = (estimate, noise, guess) if scale is None else (estimate, noise, guess, scale)
     return over_members(
-        own, mesh, (likelihood, covariance), *members, axes=(1, 1, 1)[: len(members)],
-        out_axes=(1, 0),
-    )  # fmt: skip
+        own, mesh, (likelihood, covariance), *members, axes=[1] * len(members), out_axes=(1, 0, 1)
+    )
 
 
 @eqx.filter_jit
@@ -123,6 +132,6 @@ def guided_by_jacobian(
     return over_members(own, mesh, shared, z, axes=(1,), out_axes=(1, 0))
 
 
-def no_noise(likelihood: Likelihood, z: State) -> Float[Array, "obs member"]:
-    """Unperturbed observations for all members of ``z``."""
+def nothing(likelihood: Likelihood, z: State) -> Float[Array, "obs member"]:
+    """Zeros in observation space for all members of ``z``."""
     return jnp.zeros((likelihood.n_obs, z.shape[1]), z.dtype)

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from xdiffda.diffusion._krylov import conjugate_gradients, minimal_residual
+from xdiffda.diffusion._krylov import Solved, conjugate_gradients, minimal_residual
 from xdiffda.diffusion.likelihood import Likelihood, State
 
 if TYPE_CHECKING:
     from xdiffda.diffusion.guidance import Solver
 
 Covariance = Callable[[State], State]
+AXIS = "member of the solve"
 
 
 class Update(NamedTuple):
@@ -35,12 +36,16 @@ class Update(NamedTuple):
     pulled : array (node, member, channel)
         ``H^T (R + H V H^T)^-1 (y - H D)``: V applied to it is the increment, and a part of V
         its part of the increment.
+    dual : array (obs, member)
+        ``(R + H V H^T)^-1 (y - H D)``, whitened: the residuals of the analysis over R, which
+        hardly differ from one noise level to the next.
     """
 
     increment: State
     scale: Float[Array, "obs member"] | None
     residual: Float[Array, " member"]
     pulled: State
+    dual: Float[Array, "obs member"]
 
 
 def kalman_increment(
@@ -82,36 +87,39 @@ def _solve(
 
     def solve(
         b: Float[Array, " obs"], point: Array | None, scale: Array | None, guess: Array | None
-    ) -> tuple[State, Array, State, Array]:
+    ) -> Solved:
         h = likelihood.tangent(point, scale)
 
-        def system(y: Float[Array, " obs"]) -> tuple[Array, tuple[State, State]]:
+        def system(y: Float[Array, " obs"]) -> Float[Array, " obs"]:
             y = y[:, None]
-            pulled = h.adjoint(y, one)
-            moved = covariance(pulled)
-            return (h.correlated(y) + h.apply(moved))[:, 0], (moved[:, 0], pulled[:, 0])
+            return (h.correlated(y) + h.apply(covariance(h.adjoint(y, one))))[:, 0]
 
         if solver.minimal_residual:
-            found = minimal_residual(system, b, iterations=solver.minimal_residual)
-        else:
-            found = conjugate_gradients(
-                system, b, tolerance=solver.tolerance, max_iterations=solver.max_iterations,
-                guess=guess,
-            )  # fmt: skip
-        increment, pulled = found.seen
-        return increment, found.residual, pulled, found.x
+            return minimal_residual(system, b, iterations=solver.minimal_residual)
+        return conjugate_gradients(
+            system, b, tolerance=solver.tolerance, max_iterations=solver.max_iterations,
+            guess=guess, axis=AXIS,
+        )  # fmt: skip
 
     axes = tuple(None if given is None else 1 for given in (point, scale, first_guess))
     # one solve per member, so that a member never depends on the others beside it
-    return jax.vmap(solve, in_axes=(1, *axes), out_axes=(1, 0, 1, 1))(
-        innovation, point, scale, first_guess
-    )
+    dual, residual, _ = jax.vmap(
+        solve, in_axes=(1, *axes), out_axes=Solved(1, 0, 0), axis_name=AXIS
+    )(innovation, point, scale, first_guess)
+    if point is None and scale is None:
+        back = likelihood.adjoint(dual, shape)
+    else:
+        back = jax.vmap(
+            lambda y, p, s: likelihood.tangent(p, s).adjoint(y[:, None], one)[:, 0],
+            in_axes=(1, *axes[:2]), out_axes=1,
+        )(dual, point, scale)  # fmt: skip
+    return covariance(back), residual, back, dual
 
 
 def update(
     likelihood: Likelihood, covariance: Covariance, estimate: State, *,
     solver: Solver, variance: Array | None = None, noise: Array | None = None,
-    scale: Array | None = None, member: Array | None = None,
+    scale: Array | None = None, member: Array | None = None, first_guess: Array | None = None,
 ) -> Update:  # fmt: skip
     """Kalman update of an estimate by observations of any kind; for linear ones a single solve.
 
@@ -134,6 +142,8 @@ def update(
         Square roots of known weights; then none are estimated.
     member : int array, optional
         Which of the members' own observed values, where ``estimate`` holds a single one.
+    first_guess : array (obs, member), optional
+        Of the solution in observation space, the ``dual`` of an update nearby.
 
     Returns
     -------
@@ -145,10 +155,10 @@ def update(
         innovation = likelihood.innovation(estimate, member)
         innovation = innovation if scale is None else likelihood.reweigh(innovation, scale)
         innovation = innovation if noise is None else innovation + noise
-        increment, residual, pulled, _ = _solve(
-            likelihood, covariance, innovation, shape, solver, None, scale, None
+        increment, residual, pulled, dual = _solve(
+            likelihood, covariance, innovation, shape, solver, None, scale, first_guess
         )
-        return Update(increment, scale, residual, pulled)
+        return Update(increment, scale, residual, pulled, dual)
 
     expected = jnp.zeros(())
     if robust is not None:
@@ -179,10 +189,11 @@ def update(
     rounds = 1 if likelihood.is_linear else likelihood.updates
     rounds = rounds if robust is None else max(robust.iterations, rounds)
     nothing = jnp.zeros_like(estimate)
-    start = ((nothing, jnp.zeros(shape[1], estimate.dtype), nothing), blank, blank + 1, weights)
-    (increment, residual, pulled), _, _, weights = jax.lax.fori_loop(0, rounds, again, start)
+    guess = blank if first_guess is None else first_guess
+    start = ((nothing, jnp.zeros(shape[1], estimate.dtype), nothing), guess, blank + 1, weights)
+    (increment, residual, pulled), dual, _, weights = jax.lax.fori_loop(0, rounds, again, start)
     used = None if robust is None and scale is None else weights
-    return Update(increment, used, residual, pulled)
+    return Update(increment, used, residual, pulled, dual)
 
 
 def _member_apply(likelihood: Likelihood, state: State, point: State | None) -> Array:

@@ -162,8 +162,11 @@ def sample_posterior(
         base = draws.signs[:, None] * programs.sample(prior.climatology, start_keys, mesh)
         base = base if prior.shift is None else base + prior.shift
 
+    dual = programs.nothing(likelihood, noise)
+
     def guided(z: Array, sigma: Array) -> Array:
-        out, residual = _guided(prior, likelihood, z, sigma, covariance, guidance, mesh)
+        nonlocal dual  # the next level's solution begins from this one's
+        out, residual, dual = _guided(prior, likelihood, z, sigma, dual, covariance, guidance, mesh)
         out.block_until_ready()  # progress and interrupts happen between levels
         tick()
         watch(residual)
@@ -200,8 +203,8 @@ def posterior_mean(
     b = prior.climatology
     shape = jnp.zeros((b.basis.n_node, 1, b.variance.shape[-1]))
     mean = _prior_mean(prior, shape, jnp.asarray(guidance.sigma_max))
-    v, nothing = _mean_covariance(prior, guidance), programs.no_noise(likelihood, mean)
-    return programs.updated(likelihood, v, mean, nothing, None, guidance.solver)[0]
+    v, zero = _mean_covariance(prior, guidance), programs.nothing(likelihood, mean)
+    return programs.updated(likelihood, v, mean, zero, zero, None, guidance.solver)[0]
 
 
 def _prior_mean(prior: Conditioned, noise: Array, sigma_max: Array) -> Array:
@@ -232,24 +235,28 @@ def _warm_start(
     drawn = draws.signs[:, None] * programs.sample(spread, keys, mesh)
     errors = draws.signs * programs.draw_errors(likelihood, error_keys, mesh)
     scale = programs.known_scale(likelihood, v, mean, drawn.shape[1], guidance.solver)
-    return programs.updated(likelihood, v, mean + drawn, errors, scale, guidance.solver, mesh)
+    guess = programs.nothing(likelihood, drawn)
+    return programs.updated(
+        likelihood, v, mean + drawn, errors, guess, scale, guidance.solver, mesh
+    )[:2]
 
 
 def _guided(
-    prior: Conditioned, likelihood: Likelihood, z: Array, sigma: Array, covariance: str,
-    guidance: Guidance, mesh: Mesh | None,
-) -> tuple[Array, Array]:  # fmt: skip
-    """One level: the members' estimates given the observations, and the residuals."""
+    prior: Conditioned, likelihood: Likelihood, z: Array, sigma: Array, guess: Array,
+    covariance: str, guidance: Guidance, mesh: Mesh | None,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """One level: the members given the observations, residuals, and the solutions behind them."""
     denoise = prior.denoise if prior.shift is None else Shifted(prior.denoise, prior.shift)
     if covariance == "jacobian":
         basis = prior.climatology.basis
-        return programs.guided_by_jacobian(
+        found = programs.guided_by_jacobian(
             denoise, basis, likelihood, z, sigma, guidance.solver, mesh
         )
+        return *found, guess
     v = programs.covariance_at(covariance, prior.climatology, prior.calibrated, sigma)
     estimate = programs.evaluate(denoise, z, sigma, mesh)
-    nothing = programs.no_noise(likelihood, z)
-    return programs.updated(likelihood, v, estimate, nothing, None, guidance.solver, mesh)
+    noise = programs.nothing(likelihood, z)
+    return programs.updated(likelihood, v, estimate, noise, guess, None, guidance.solver, mesh)
 
 
 @eqx.filter_jit
