@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xdiffda.errors import StorageError
+from xdiffda.plot.styles import legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +66,7 @@ def loss_curves(path: str | Path | Mapping[str, str | Path], *, smooth: int = 20
     ax.set(xlabel="step", ylabel="loss")
     ax.grid(color="0.9", linewidth=0.5, which="both")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=9)
+    legend(figure, [ax], n_column=2)
     return figure
 
 
