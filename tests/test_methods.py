@@ -113,7 +113,7 @@ def test_members_are_drawn_around_background_members_without_counting_b_twice(wo
     change = (_array(analysis) - _array(analysis.mean("member"))) / prior.scale
     likeness = np.array([[np.corrcoef(a.ravel(), b.ravel())[0, 1] for b in own] for a in change])
     assert (likeness.argmax(1) == np.arange(8)).all() and np.diag(likeness).min() > 0.3
-    assert analysis.attrs["xdiffda_solver_residual"][0] < 5e-3
+    assert analysis.attrs["xdiffda_solver_residual"][0] < 1.5e-2
 
 
 def test_a_background_of_one_member_is_a_background(world):

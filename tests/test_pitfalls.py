@@ -51,7 +51,7 @@ def test_errors_next_to_nothing_give_the_observed_values_or_a_warning(states) ->
     np.testing.assert_allclose(seen, obs["temperature"].transpose(*seen.dims), atol=0.02)
     assert np.isfinite(to_state(analysis, world.LAYOUT)[0]).all()
     with pytest.warns(UserWarning, match="errors are tiny beside the background's"):
-        analyse(background, obs, gross_check=np.inf, solver=Solver(max_iterations=3))
+        analyse(background, obs, gross_check=np.inf, solver=Solver(1e-3, 3))
 
 
 def test_observations_that_contradict_each_other_count_as_their_mean(states) -> None:
@@ -67,4 +67,4 @@ def test_observations_that_contradict_each_other_count_as_their_mean(states) -> 
     x, y = (to_state(ds, world.LAYOUT)[0] for ds in (found, expected))
     np.testing.assert_allclose(x, y, atol=2e-3)
     guided = analyse(background, both, method="guided")
-    assert guided.attrs["xdiffda_solver_residual"][0] < 5e-3
+    assert guided.attrs["xdiffda_solver_residual"][0] < 1.5e-2

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xdiffda.baselines import Inflation, Localisation
-from xdiffda.diffusion.guidance import Solver, choose_covariance
+from xdiffda.diffusion.guidance import MINIMUM, Solver, choose_covariance
 from xdiffda.diffusion.repaint import RePaint
 from xdiffda.diffusion.sampling import Guidance
 from xdiffda.ensemble import Hybrid
@@ -17,7 +17,7 @@ from xdiffda.prior import Prior
 
 METHODS = ("guided", "repaint", "3dvar", "oi", "letkf")
 SINGLE = ("3dvar", "oi")  # one best state, no ensemble
-SOLVERS = {"3dvar": Solver(tolerance=1e-3)}  # a single solve, and its result is the minimum
+SOLVERS = {"3dvar": MINIMUM}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float
 
 from xdiffda.covariance import SpectralCovariance, apply_blocks
-from xdiffda.diffusion.guidance import Likelihood, Solver
+from xdiffda.diffusion.guidance import MINIMUM, Likelihood, Solver
 from xdiffda.errors import Problem, raise_if
 
 # of the Gauss-Newton step; 0 among them: the cost never rises
@@ -92,7 +92,7 @@ def three_d_var(
     observations: Likelihood | Callable[[Float[Array, "node channel"]], Float[Array, " obs"]],
     *,
     n_outer: int = 3,
-    solver: Solver = Solver(),
+    solver: Solver = MINIMUM,
 ) -> Minimum:
     """Minimise 3D-Var's cost function in the space of the control variable.
 

@@ -25,7 +25,8 @@ from xdiffda.diffusion.kalman import Covariance, Update, kalman_increment, updat
 from xdiffda.diffusion.likelihood import Likelihood, State
 
 __all__ = [
-    "Covariance", "DiagonalCovariance", "Draws", "Likelihood", "Solver", "State", "Update",
+    "MINIMUM", "Covariance", "DiagonalCovariance", "Draws", "Likelihood", "Solver", "State",
+    "Update",
     "choose_covariance", "diagonal_covariance", "gaussian_posterior", "guide", "guide_once",
     "kalman_increment", "make_draws", "perturbed_update", "robust_scale", "split_keys", "update",
 ]  # fmt: skip
@@ -54,6 +55,10 @@ class Solver(NamedTuple):
     tolerance: float = 1e-2
     max_iterations: int = 400
     minimal_residual: int = 0
+
+
+MINIMUM = Solver(tolerance=1e-3)
+"""Where a single solve is the whole analysis, and its result a minimum that others compare with."""
 
 
 class Draws(NamedTuple):

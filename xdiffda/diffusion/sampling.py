@@ -17,7 +17,15 @@ from jaxtyping import Array, Float
 from xdiffda.covariance import CovarianceTable, SpectralCovariance
 from xdiffda.diffusion import _programs as programs
 from xdiffda.diffusion._members import mesh_of
-from xdiffda.diffusion.guidance import Covariance, Draws, Likelihood, Solver, split_keys, update
+from xdiffda.diffusion.guidance import (
+    MINIMUM,
+    Covariance,
+    Draws,
+    Likelihood,
+    Solver,
+    split_keys,
+    update,
+)
 from xdiffda.diffusion.noise import karras_ladder
 from xdiffda.diffusion.sampler import NOISY, SAMPLERS, evaluations
 
@@ -181,7 +189,7 @@ def sample_posterior(
 
 
 def three_d_var(
-    covariance: Any, likelihood: Likelihood, *, solver: Solver = Solver(),
+    covariance: Any, likelihood: Likelihood, *, solver: Solver = MINIMUM,
     watch: Watch = lambda residual: None,
 ) -> Float[Array, "node 1 channel"]:  # fmt: skip
     """The minimum of 3D-Var's cost function: the Kalman update of z = 0.
