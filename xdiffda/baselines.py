@@ -130,7 +130,7 @@ def letkf(
     if seen is None:
         there &= np.any(np.asarray(obs.weight) != 0, axis=1)
     # in double precision: a geopotential of 5e5 less its ensemble mean
-    more = filling(len(value))
+    more = filling(len(value))  # analysis times share compiled code
     centred = np.pad(np.where(there, as_seen - value, 0.0), ((0, 0), (0, more)))
     whole = np.pad(error_std, (0, more), constant_values=np.inf)
     departure = departures(*(jnp.asarray(a, "f4") for a in (centred, np.zeros(len(whole)), whole)))

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from xdiffda._sbc import TestFunction, default_functions, rank_of_first, summary
-from xdiffda.covariance import SpectralCovariance, white_noise
+from xdiffda.diffusion import _programs as programs
 from xdiffda.diffusion.noise import karras_ladder
 from xdiffda.diffusion.sampler import SAMPLERS
 from xdiffda.errors import Problem, raise_if
@@ -183,32 +182,19 @@ def _truths(prior: Prior, starts: list[Start], n_draws: int, n_steps: int, seed:
     keys = jax.random.split(jax.random.key(seed), (n_draws, 2))
     if isinstance(prior, GaussianPrior):
         for key in keys[:, 0]:
-            yield np.asarray(_sample(prior.covariance, key[None])[:, 0], np.float64)
+            yield np.asarray(programs.sample(prior.covariance, key[None])[:, 0], np.float64)
         return
     ladder = karras_ladder(n_steps, sigma_max=80.0, sigma_min=0.02)
     for number, (start, noise) in enumerate(keys):
         _, given, _, time = starts[number % len(starts)]
         conditioned = prior.condition(given, time, 1.0)
         # at sigma_max the prior still shines through the largest scales: draw it too
-        z = _sample(conditioned.climatology, start[None])
-        z = z + ladder[0] * _white_noise(conditioned.climatology, noise[None])
+        z = programs.sample(conditioned.climatology, start[None])
+        z = z + ladder[0] * programs.unit_noise(conditioned.climatology, noise[None])
         z = SAMPLERS["dpm-solver"](
-            lambda z, sigma, own=conditioned: _evaluate(own.denoise, z, sigma), z, ladder
+            lambda z, sigma, own=conditioned: programs.evaluate(own.denoise, z, sigma), z, ladder
         )
         yield np.asarray(z[:, 0], np.float64)
-
-
-@eqx.filter_jit
-def _sample(covariance: SpectralCovariance, keys: Array) -> Array:
-    return covariance.sample(keys)
-
-
-@eqx.filter_jit
-def _evaluate(denoise: Any, z: Array, sigma: Array) -> Array:
-    return denoise(z, sigma)
-
-
-_white_noise = eqx.filter_jit(white_noise)
 
 
 def _emulator(n_columns: int, error_std: Any, seed: int) -> Observe:
