@@ -93,9 +93,11 @@ def _table(rows: Mapping[str, Mapping[str, Any]], *, with_cases: bool) -> str:
         "CRPS": lambda n, r: f"{r['crps']:.3f}",
         "spread / skill": lambda n, r: _of_ensemble(n, r, "spread_skill"),
         "outer ranks": lambda n, r: _of_ensemble(n, r, "outer_ranks"),
+        "channel by channel": lambda n, r: _span(r),
         "chi-square of ranks (p)": lambda n, r: _flat_ranks(r),
         "calls": lambda n, r: r.get("evaluations") or "-",
         "seconds": lambda n, r: f"{r['seconds']:.1f}",
+        "members": lambda n, r: r["members"] if r.get("members", 1) > 1 else "-",
         "cases": lambda n, r: f"{r['n_case']}" if "n_case" in r else "-",
     }  # fmt: skip
     cells = {head: [str(make(*row)) for row in every] for head, make in columns.items()}
@@ -111,6 +113,12 @@ def _table(rows: Mapping[str, Mapping[str, Any]], *, with_cases: bool) -> str:
 def _of_ensemble(name: str, row: Mapping[str, Any], score: str) -> str:
     ensemble = row.get("members", 2) > 1 and row["spread_skill"] > 0
     return _number(row.get(score), 2) if ensemble else "-"
+
+
+def _span(row: Mapping[str, Any]) -> str:
+    """Least and greatest share of the outer ranks among variables and levels."""
+    every = row.get("channel_outer_ranks")
+    return f"{min(every.values()):.2f} to {max(every.values()):.2f}" if every else "-"
 
 
 def _flat_ranks(row: Mapping[str, Any]) -> str:

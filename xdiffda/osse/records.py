@@ -149,6 +149,7 @@ def pool(records: Sequence[Record]) -> dict[str, Any]:
     return {
         "rmse": np.sqrt(average("squared")), "crps": average("crps"),
         "spread": np.sqrt(average("variance")), "ranks": average("ranks").mean(0),
+        "channel_ranks": average("ranks"),
         "flatness": _flatness(np.mean([r.ranks for r in records], axis=1)),
         "members": records[0].members, "evaluations": records[0].evaluations,
         "seconds": float(average("seconds")),
@@ -174,17 +175,23 @@ def summary(
     ratio = mine["rmse"] / reference["rmse"]
     worst = int(np.argmax(ratio))
     ranks = mine["ranks"] * len(mine["ranks"])  # 1 where flat
+    own_ranks = mine["channel_ranks"] * len(ranks)  # a U of one channel and a dome of another
+    spread_skill, outer = mine["spread"] / mine["rmse"], (own_ranks[:, 0] + own_ranks[:, -1]) / 2
+    each = lambda values, digits: {  # noqa: E731
+        c: round(float(v), digits) for c, v in zip(layout.channel_names, values, strict=True)
+    }
     return {
         "rmse": round(float(ratio.mean()), 4),
         "crps": round(float((mine["crps"] / reference["crps"]).mean()), 4),
-        "spread_skill": round(float((mine["spread"] / mine["rmse"]).mean()), 3),
+        "spread_skill": round(float(spread_skill.mean()), 3),
         "worst": round(float(ratio[worst]), 4), "worst_channel": layout.channel_names[worst],
         "outer_ranks": round(float((ranks[0] + ranks[-1]) / 2), 3), **mine["flatness"],
         "n_case": len(own), "members": mine["members"], "evaluations": mine["evaluations"],
         "seconds": round(mine["seconds"], 2),
         "ranks": [round(float(r), 4) for r in ranks],
-        "channels": {c: round(float(r), 4)
-                     for c, r in zip(layout.channel_names, ratio, strict=True)},
+        "channels": each(ratio, 4),
+        **({"channel_spread_skill": each(spread_skill, 3), "channel_outer_ranks": each(outer, 3)}
+           if mine["members"] > 1 else {}),
     }  # fmt: skip
 
 
