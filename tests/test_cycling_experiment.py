@@ -7,11 +7,13 @@ from pathlib import Path
 import cycle_world as world
 import numpy as np
 import pytest
+import xarray as xr
 
+from xdiffda._cycle_plan import prior_digest
 from xdiffda.errors import InputError
 from xdiffda.experiments import cycling
 from xdiffda.experiments.cycling import CyclingConfig, runs_of
-from xdiffda.experiments.cycling_results import about, figure, table
+from xdiffda.experiments.cycling_results import about, figure, largest, table
 
 CHOICES = {
     "background": "12h", "n_cycles": 5, "columns": (20,), "error_std": world.ERRORS, "seed": 3,
@@ -63,12 +65,32 @@ def test_it_resumes_and_says_what_it_found(found, tmp_path: Path) -> None:
     row = next(line for line in text.splitlines() if "changing | 3D-Var" in line).split("|")
     store = next(ds for own, ds in stores.items() if own.store == "3d-var-20-changing.zarr")
     assert float(row[5]) == pytest.approx(float(store["normalized_error"][0, 0]), rel=5e-3)
-    assert row[10].strip() == "-"  # one state has no spread
-    assert f"seed {config.seed}, xdiffda" in about(config, stores)
-    drawn = figure(stores)
-    assert [ax.get_title() for ax in drawn.axes if ax.lines] == [
+    whole = np.asarray(store["normalized_error"].sel(state="analysis"))  # all within 10 days
+    assert float(row[7]) == pytest.approx(whole.max(), rel=5e-3) and whole.max() > whole.min()
+    assert row[11].strip() == "-"  # one state has no spread
+    made_by = f"prior turning world {prior_digest(options['prior'])}, forecaster _drifting"
+    assert f"seed {config.seed}, {made_by}, xdiffda" in about(config, stores)
+    far = xr.DataArray([1.0, 1.0, 10.0], {"state": ["background", "analysis", "free_run"]})
+    drawn = figure({own: ds.assign(normalized_error=ds["normalized_error"] * far)
+                    for own, ds in stores.items()})  # fmt: skip
+    shown = [ax for ax in drawn.axes if ax.lines]
+    assert [ax.get_title() for ax in shown] == [
         "20 columns, fixed sites", "20 columns, changing sites",
     ]  # fmt: skip
+    for ax in shown:
+        free = np.asarray(next(x for x in ax.lines if x.get_label() == "free run").get_ydata())
+        assert ax.get_ylim()[0] < free.min() and free.max() < ax.get_ylim()[1]
+
+
+def test_largest_error_is_that_of_the_last_ten_days() -> None:
+    time = np.datetime64("2020-01-01", "ns") + np.arange(60) * np.timedelta64(6, "h")
+    error = np.full((1, 60), 0.5)
+    error[0, [19, 20, 59]] = 9.0, 0.8, 0.6  # 10 days before the end, the next, the last
+    ds = xr.Dataset({"normalized_error": (("state", "time"), error)},
+                    {"state": ["analysis"], "time": time})  # fmt: skip
+    assert float(largest(ds)) == 0.8
+    ds["normalized_error"][0, 40] = np.nan  # a run that broke
+    assert np.isnan(float(largest(ds)))
 
 
 def test_a_file_says_the_same_and_all_its_errors_are_named(tmp_path: Path) -> None:
@@ -93,15 +115,17 @@ def test_a_file_says_the_same_and_all_its_errors_are_named(tmp_path: Path) -> No
     assert [(r.columns, r.store) for r in runs_of(config)] == [
         (5, "letkf-5-fixed.zarr"), (416, "guided-416-fixed.zarr"), (416, "letkf-416-fixed.zarr"),
     ]  # fmt: skip
+    assert config.relaxation is not None
     assert (config.relaxation.hours, config.relaxation.power) == (8.0, 3.0)
     path.write_text("""
     truth = "truth.zarr"
     out = "out"
     networks = ["floating"]
+    figure_format = "jpeg"
     [methods.guided]
     carry = "nothing"
     n_step = 8
     """)
-    with pytest.raises(InputError, match="(?s)floating.*") as error:
+    with pytest.raises(InputError, match="(?s)floating.*jpeg.*png, svg, pdf") as error:
         CyclingConfig.read(path)
     assert "guided.n_step" in str(error.value)

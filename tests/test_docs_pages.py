@@ -276,6 +276,20 @@ def test_results_of_experiments_are_there(tools: dict[str, ModuleType]) -> None:
     assert all(f"| {name} |" in table for name in config.methods)
 
 
+def test_a_table_of_cycles_that_another_model_made_says_so(
+    tools: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tools["_experiments"]
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    for made_by, stale in ((f"prior speedy {page._current()}, ", False), ("", False),
+                           ("prior speedy 0123456789abcdef, ", True)):  # fmt: skip
+        text = f"| columns |\n\nseed 0, {made_by}xdiffda 0.1.0\n"
+        (tmp_path / "cycling.md").write_text(text)
+        shown = page.experiment_cycles("cycling")
+        assert shown.startswith(text.rstrip()) and (shown != text) == stale
+        assert ("an earlier version (`0123456789abcdef`)" in shown) == stale
+
+
 @pytest.mark.parametrize(
     "page", ["how-good", "experiments", "concepts/verification", "concepts/differences"]
 )

@@ -251,6 +251,9 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path, pieces: dict) -> None
                     'forecast_lead = "5h"\nreference_lead = "1h"\n')  # fmt: skip
     with pytest.raises(InputError, match=r"(?s)columns = \[0\].*middle.*forecast_lead.*reference"):
         ExperimentConfig.read(path)
+    path.write_text('truth = "t"\nout = "o"\nfigure_format = "PNG"\nwidths = [0.0]\n')
+    with pytest.raises(InputError, match=r"(?s)widths.*figure_format = 'PNG'.*png, svg, pdf"):
+        ExperimentConfig.read(path)
     path.write_text('truth = "t"\nout = "o"\nmembers = 3\n')
     with pytest.raises(InputError, match="entry members"):
         ExperimentConfig.read(path)

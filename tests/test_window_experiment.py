@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 
 from xdiffda.errors import InputError
-from xdiffda.experiments import command, window
+from xdiffda.experiments import command, window, window_results
 from xdiffda.experiments.window_config import WindowConfig
 from xdiffda.experiments.window_results import figure, ratios, table
 
@@ -81,8 +81,26 @@ def test_it_resumes_and_says_what_it_found(done, monkeypatch: pytest.MonkeyPatch
     assert float(cells[3].strip(" *")) == pytest.approx(
         ratios(_row(found, 20, "4D-Var"))[0].mean(), abs=6e-4
     )
+    assert cells[-4].strip() == f"{_row(found, 20, '4D-Var')['residual']:.2g}"
     drawn = [ax for ax in figure(found).axes if ax.lines]
     assert [ax.get_title() for ax in drawn] == ["10 columns each time", "20 columns each time"]
+
+
+def test_rows_that_did_not_converge_are_seen(
+    done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the table that the command writes; the figure in the format that it is asked for."""
+    rows = [{**row, "residual": 0.562} if row["method"] == "4D-Var" else row
+            for row in done[2]["rows"]]  # fmt: skip
+    monkeypatch.setattr(window_results, "run", lambda *_, **__: {**done[2], "rows": rows})
+    path, out = tmp_path / "window.toml", tmp_path / "out"
+    out.mkdir()
+    path.write_text(f'truth = "given"\nout = "{out}"\nfigure_format = "svg"\n')
+    lines = command.main("window", path).splitlines()
+    column = [name.strip() for name in lines[0].split("|")].index("residual")
+    stopped = {line.split("|")[2].strip(): float(line.split("|")[column]) for line in lines[2:]}
+    assert stopped.pop("4D-Var") == 0.56 and max(stopped.values()) <= 1.01e-3  # the tolerance
+    assert {p.name for p in out.iterdir()} == {"window.json", "window.md", "window.svg"}
 
 
 def test_a_file_says_the_same_and_all_its_errors_are_named(tmp_path: Path) -> None:
@@ -100,3 +118,5 @@ def test_a_file_says_the_same_and_all_its_errors_are_named(tmp_path: Path) -> No
         command.main("window", path)
     with pytest.raises(InputError, match="window = |forecast_lead = '7h'"):
         WindowConfig("truth.zarr", "out", window="7h")
+    with pytest.raises(InputError, match="figure_format = 'gif'.*one of png, svg, pdf"):
+        WindowConfig("truth.zarr", "out", figure_format="gif")

@@ -9,6 +9,7 @@ import base64
 import functools
 import html
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ def _results(kind: str) -> Any:
 
 def _with_note(table: str, about: Mapping[str, Any]) -> str:
     """A table, and whether the bundled model was another one when it was made."""
-    made_by = json.loads(about["world"])["prior"].split()[-1]
+    return _noted(table, json.loads(about["world"])["prior"].split()[-1])
+
+
+def _noted(table: str, made_by: str) -> str:
     if made_by == _current():
         return table
     note = f"*Made with the weights of an earlier version (`{made_by}`).*"
@@ -88,8 +92,10 @@ def experiment_forecasts(kind: str) -> str:
 
 
 def experiment_cycles(name: str) -> str:
-    """Table of an experiment on cycles."""
-    return (RESULTS / f"{name}.md").read_text()
+    """Table of an experiment on cycles; those of earlier versions do not say what made them."""
+    table = (RESULTS / f"{name}.md").read_text()
+    told = re.search(r"prior \S+ ([0-9a-f]{16})", table)
+    return _noted(table, told[1]) if told else table
 
 
 def experiment_config() -> str:

@@ -52,12 +52,13 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
     config = ExperimentConfig.read(path)
     folder = Path(config.out) / FIGURES
     if kind == MAPS:
-        drawn = figures.write_maps(maps.states_of_case(config), folder)
+        drawn = figures.write_maps(maps.states_of_case(config), folder,
+                                   figure_format=config.figure_format)  # fmt: skip
         return "".join(f"{p}\n" for p in drawn)
     found = run(kind, config, progress=progress)
     text = tables.tables(found, start=config.starts[0], lead_time=_shown_leads(config))
     (Path(config.out) / f"{kind}.md").write_text(text)
-    figures.write_figures(kind, found, folder)
+    figures.write_figures(kind, found, folder, figure_format=config.figure_format)
     return text
 
 

@@ -15,6 +15,7 @@ from xdiffda.errors import InputError, Problem, raise_if
 STARTS = ("mean", "member")
 INTERPOLATION = "interpolation"
 QUARTER = "quarter"
+FORMATS = ("png", "svg", "pdf")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,8 @@ class ExperimentConfig:
     map_columns : int
         Number of columns of the error maps; the first case is drawn.
     seed : int
+    figure_format : {"png", "svg", "pdf"}
+        Of the figures that are written.
     """
 
     truth: str
@@ -115,12 +118,14 @@ class ExperimentConfig:
     repaint: RePaint = RePaint(n_levels=50, jump_length=5, resamplings=2)
     map_columns: int = 416
     seed: int = 0
+    figure_format: str = FORMATS[0]
 
     def __post_init__(self) -> None:
         problems: list[Problem] = []
         built = build_all(Method, self.methods, problems, "methods")
         object.__setattr__(self, "methods", built)
-        raise_if(problems + _problems(self), what="configuration of an experiment")
+        problems += _problems(self) + format_problems(self.figure_format)
+        raise_if(problems, what="configuration of an experiment")
 
     @classmethod
     def read(cls, path: str | Path) -> ExperimentConfig:
@@ -176,6 +181,14 @@ def plain(value: Any) -> str:
     import json
 
     return json.dumps(as_plain(value), sort_keys=True)
+
+
+def format_problems(figure_format: str) -> list[Problem]:
+    """What is wrong with the format of figures."""
+    if figure_format in FORMATS:
+        return []
+    return [Problem(f"figure_format = {figure_format!r}", f"one of {', '.join(FORMATS)}",
+                    f'figure_format = "{FORMATS[0]}"')]  # fmt: skip
 
 
 def _problems(config: ExperimentConfig) -> list[Problem]:

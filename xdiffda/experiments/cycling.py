@@ -24,6 +24,7 @@ from xdiffda._stream import clock_of, duration, emulated_stream, state_at
 from xdiffda._toml import build_all, read_toml
 from xdiffda.cycle import Relaxation, cycle, open_cycle
 from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.experiments.config import FORMATS, format_problems
 from xdiffda.forecast import forecast
 from xdiffda.prior import Prior
 from xdiffda.samples import open_named
@@ -91,6 +92,8 @@ class CyclingConfig:
     methods : table of tables
         Name -> `CycledMethod`.
     seed : int
+    figure_format : {"png", "svg", "pdf"}
+        Of the figure that is written.
     """
 
     truth: str
@@ -107,6 +110,7 @@ class CyclingConfig:
     relaxation: Relaxation | None = None
     methods: dict[str, Any] = dataclasses.field(default_factory=default_methods)
     seed: int = 0
+    figure_format: str = FORMATS[0]
 
     def __post_init__(self) -> None:
         problems: list[Problem] = []
@@ -122,6 +126,7 @@ class CyclingConfig:
         if not self.columns or min(self.columns) < 1:
             problems.append(Problem(f"columns = {self.columns}", "positive numbers",
                                     "columns = [416]"))  # fmt: skip
+        problems += format_problems(self.figure_format)
         raise_if(problems, what="configuration of an experiment")
 
     @classmethod

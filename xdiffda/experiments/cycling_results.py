@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,14 +11,17 @@ import jax
 import numpy as np
 import xarray as xr
 
+from xdiffda._cycle_store import CONFIG
 from xdiffda.experiments.cycling import NETWORKS, CyclingConfig, Run, run
 from xdiffda.variables import VARIABLES
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TABLE, FIGURE = "cycling.md", "cycling.png"
+TABLE, FIGURE = "cycling.md", "cycling.{}"
 SETTLED = 0.25  # share of a run at its end, over which the settled error is averaged
+LAST = np.timedelta64(10, "D")  # at the end of a run: does the error stay?
 # RMSE in the units of the field, where the model has them
 SHOWN = (("temperature", 500), ("u_component_of_wind", 500), ("geopotential", 500),
          ("specific_humidity", 850), ("mean_sea_level_pressure", None))  # fmt: skip
@@ -31,30 +35,33 @@ def main(path: str | Path, *, progress: bool | None = True) -> str:
     found = run(config, progress=progress)
     text = f"{table(found)}\n{about(config, found)}\n"
     (Path(config.out) / TABLE).write_text(text)
-    save(figure(found), Path(config.out) / FIGURE)
+    save(figure(found), Path(config.out) / FIGURE.format(config.figure_format))
     return text
 
 
 def table(found: Mapping[Run, xr.Dataset]) -> str:
     """Markdown: error at the first analysis and when settled, in units of s and of the fields.
 
-    Roots of mean squares over the settled part, the last quarter of each run.
+    Roots of mean squares over the settled part, the last quarter of each run, and the largest
+    error of a single analysis of the last 10 days: whether it stays there.
     """
     first = next(iter(found.values()))
     shown = [(n, p) for n, p in SHOWN if f"score_{n}" in first]
     names = [f"{n.replace('_', ' ')}{f' {p} hPa' if p else ''} ({_unit(first, n)})"
              for n, p in shown]  # fmt: skip
     head = ["columns", "sites", "method", "cycles", "first analysis", "settled analysis",
-            "settled background", "free run", "r", "spread/skill", *names]  # fmt: skip
+            "largest of the last 10 days", "settled background", "free run", "r",
+            "spread/skill", *names]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for own, ds in found.items():
         error = ds["normalized_error"]
         late = ds.isel(time=slice(-max(1, round(SETTLED * ds.sizes["time"])), None))
+        settled = {s: _number(_rms(late["normalized_error"].sel(state=s)))
+                   for s in ("analysis", "background", "free_run")}  # fmt: skip
         cells = [
             f"{own.columns}", own.network, own.name, f"{ds.sizes['time']}",
             _number(error.sel(state="analysis")[0]),
-            *(_number(_rms(late["normalized_error"].sel(state=s)))
-              for s in ("analysis", "background", "free_run")),
+            settled["analysis"], _number(largest(ds)), settled["background"], settled["free_run"],
             _number(late["background_error"].mean()), _number(spread_skill(late)),
             *(_number(_rms(_score(late, n, p, "rmse"))) for n, p in shown),
         ]  # fmt: skip
@@ -63,21 +70,34 @@ def table(found: Mapping[Run, xr.Dataset]) -> str:
 
 
 def about(config: CyclingConfig, found: Mapping[Run, xr.Dataset]) -> str:
-    """How the table was made: time, seed, versions, and what its columns are."""
+    """How the table was made: time, seed, model, versions, and what its columns are."""
     from xdiffda import __version__
 
-    first = next(iter(found.values()))["time"].values[0]
+    store = next(iter(found.values()))
+    made, first = json.loads(store.attrs[CONFIG]), store["time"].values[0]
     relaxed = "" if config.relaxation is None else (
         f", small scales relaxed to a climatology ({config.relaxation.hours:g} h, power "
         f"{config.relaxation.power:g})"
     )  # fmt: skip
     return (
         f"Cycles of {config.cycle_length} from {np.datetime_as_string(first, 'h')}, first "
-        f"background {config.background}{relaxed}; seed {config.seed}, xdiffda {__version__}, jax "
-        f"{jax.__version__}. Errors of the mean in units of s (the typical error of a background "
-        "of the training pairs), root mean square over channels and area; settled: the last "
-        "quarter of the cycles; r: scale of the background error that the analysis worked with."
+        f"background {config.background}{relaxed}; seed {config.seed}, prior {made['model']}, "
+        f"forecaster {made['forecaster']}, xdiffda {__version__}, jax {jax.__version__}. Errors of "
+        "the mean in units of s (the typical error of a background of the training pairs), root "
+        "mean square over channels and area; settled: the last quarter of the cycles; largest: of "
+        "the single analyses of the last 10 days; r: scale of the background error that the "
+        "analysis worked with."
     )
+
+
+def largest(ds: xr.Dataset) -> xr.DataArray:
+    """Largest error of an analysis of the last 10 days, in units of s; of all, if there are fewer.
+
+    Not a number where one of them is none: a run that broke has no largest error.
+    """
+    late = ds["time"] > ds["time"][-1] - LAST
+    error = ds["normalized_error"].sel(state="analysis").isel(time=late.values)
+    return error.max("time", skipna=False)
 
 
 def spread_skill(ds: xr.Dataset) -> xr.DataArray:
@@ -113,12 +133,21 @@ def figure(found: Mapping[Run, xr.Dataset]) -> Figure:
             days = (longest["time"] - longest["time"][0]).values / np.timedelta64(1, "D")
             free = longest["normalized_error"].sel(state="free_run")
             ax.plot(days, free, color="0.3", linestyle="--", label="free run")
-            top = max(float(ds["normalized_error"].sel(state="analysis").max())
-                      for ds in here.values())  # fmt: skip
             ax.set(title=f"{columns} columns, {network} sites", xlabel="days",
-                   ylabel="RMSE of the analysis / s", ylim=(0, 1.6 * max(top, 1.0)))  # fmt: skip
+                   ylabel="RMSE / typical background error")  # fmt: skip
+            _log(ax)
         legend(drawn, axes)
     return drawn
+
+
+def _log(ax: Axes) -> None:
+    """Errors of analyses beside those of the free run, several times as large."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _score(ds: xr.Dataset, name: str, level: float | None, score: str) -> xr.DataArray:

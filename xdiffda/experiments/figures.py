@@ -13,20 +13,21 @@ import xarray as xr
 from xdiffda import plot
 from xdiffda._skill_table import HEADLINES
 from xdiffda.experiments import results as make
+from xdiffda.experiments.config import FORMATS
 from xdiffda.plot.channels import Channel
 from xdiffda.plot.styles import legend, line, panels, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SUFFIX = ".png"
 LONG = np.timedelta64(4, "D")
 MAPS = (("geopotential", 500.0), ("temperature", 850.0), ("2m_temperature", None))
 
 
 def write_figures(
-    kind: str, results: xr.Dataset, folder: Path, *, dpi: float = 130.0
-) -> list[Path]:
+    kind: str, results: xr.Dataset, folder: Path, *, dpi: float = 130.0,
+    figure_format: str = FORMATS[0],
+) -> list[Path]:  # fmt: skip
     """Draw what belongs to an experiment; return the files.
 
     Parameters
@@ -37,6 +38,9 @@ def write_figures(
         What it returned.
     folder : path
         Made if it is not there.
+    dpi : float
+        Of raster formats.
+    figure_format : {"png", "svg", "pdf"}
     """
     drawn: dict[str, Callable[[], Figure]] = {
         f"scorecard-{n}": lambda n=n: scorecard(results, n) for n in _columns(results)
@@ -55,7 +59,7 @@ def write_figures(
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, draw in drawn.items():
-        paths.append(folder / f"{kind}-{name}{SUFFIX}")
+        paths.append(folder / f"{kind}-{name}.{figure_format}")
         plot.save(draw(), paths[-1], dpi=dpi)
     return paths
 
@@ -134,7 +138,10 @@ def width_curves(results: xr.Dataset) -> Figure:
     return figure
 
 
-def write_maps(states: Mapping[str, xr.Dataset], folder: Path, *, dpi: float = 130.0) -> list[Path]:
+def write_maps(
+    states: Mapping[str, xr.Dataset], folder: Path, *, dpi: float = 130.0,
+    figure_format: str = FORMATS[0],
+) -> list[Path]:  # fmt: skip
     """Maps of errors of one case; ``states`` as `xdiffda.experiments.maps.states_of_case`."""
     truth, rest = states["truth"], {k: ds for k, ds in states.items() if k != "truth"}
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +150,7 @@ def write_maps(states: Mapping[str, xr.Dataset], folder: Path, *, dpi: float = 1
         if name in truth and (level is None or level in truth["level"].values):
             figure = plot.error_maps(rest, truth, name, level=level)
             text = name if level is None else f"{name}-{level:g}"
-            paths.append(folder / f"maps-{text}{SUFFIX}")
+            paths.append(folder / f"maps-{text}.{figure_format}")
             plot.save(figure, paths[-1], dpi=dpi)
     return paths
 

@@ -9,7 +9,7 @@ from typing import Any
 from xdiffda._toml import build_all, read_toml
 from xdiffda.diffusion.guidance import Solver
 from xdiffda.errors import Problem, raise_if
-from xdiffda.experiments.config import QUARTER, ExperimentConfig
+from xdiffda.experiments.config import FORMATS, QUARTER, ExperimentConfig
 from xdiffda.four_d import METHODS as PRIORS
 
 START, CYCLE = "start", "cycle"
@@ -65,6 +65,8 @@ class WindowConfig:
         Length, a multiple of 6 h; every 6 h there are observations, at new sites each time.
     methods : table of tables
         Name -> `WindowMethod`.
+    figure_format : {"png", "svg", "pdf"}
+        Of the figure that is written.
     """
 
     truth: str
@@ -80,6 +82,7 @@ class WindowConfig:
     error_std: str | float | dict[str, Any] = QUARTER
     variables: tuple[str, ...] = ()
     seed: int = 0
+    figure_format: str = FORMATS[0]
 
     def __post_init__(self) -> None:
         problems: list[Problem] = []
@@ -112,7 +115,7 @@ class WindowConfig:
     def world(self) -> ExperimentConfig:
         """What it takes place in."""
         shared = ("truth", "out", "background", "model", "columns", "first", "last", "n_cases",
-                  "error_std", "variables", "seed")  # fmt: skip
+                  "error_std", "variables", "seed", "figure_format")  # fmt: skip
         return ExperimentConfig(
             **{name: getattr(self, name) for name in shared},
             forecast_lead=self.window, reference_lead=self.window,

@@ -17,7 +17,7 @@ from xdiffda.storage import write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RESULTS, TABLE, FIGURE = "window.json", "window.md", "window.png"
+RESULTS, TABLE, FIGURE = "window.json", "window.md", "window.{}"
 
 
 def main(path: str | Path, *, progress: bool | None = True) -> str:
@@ -29,7 +29,7 @@ def main(path: str | Path, *, progress: bool | None = True) -> str:
     out = Path(config.out)
     write_text(json.dumps(found, indent=1) + "\n", out / RESULTS)
     write_text(text := table(found), out / TABLE)
-    save(figure(found), out / FIGURE)
+    save(figure(found), out / FIGURE.format(config.figure_format))
     return text
 
 
@@ -39,18 +39,21 @@ def ratios(row: Mapping[str, Any], *, of: str = "squared") -> np.ndarray:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """Markdown: RMSE over that of the background, which goes on beside it through the window."""
+    """Markdown: RMSE over that of the background, which goes on beside it through the window.
+
+    The residual is the largest relative one of the row's cases at which its solver stopped.
+    """
     shown = {k: found["channels"].index(c) for k, c in HEADLINES.items() if c in found["channels"]}
     at = [f"{h:g} h" for h in found["hours"]]
-    head = ["columns", "method", *at, *(f"{name}, {at[0]}" for name in shown), "r", "seconds",
-            "cases"]  # fmt: skip
+    head = ["columns", "method", *at, *(f"{name}, {at[0]}" for name in shown), "r", "residual",
+            "seconds", "cases"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in found["rows"]:
         error = ratios(row)
         cells = [
             f"{row['columns']:,}", row["method"], *(f"**{e:.3f}**" for e in error.mean(1)),
             *(f"{error[0, i]:.3f}" for i in shown.values()), f"{row['r']:.2f}",
-            f"{row['seconds']:.0f}", str(row["cases"]),
+            f"{row['residual']:.2g}", f"{row['seconds']:.0f}", str(row["cases"]),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
