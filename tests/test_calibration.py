@@ -79,6 +79,7 @@ def calibrate(world, analyse) -> xr.Dataset:
 def test_the_exact_sampler_is_calibrated(world, analyses) -> None:
     found = calibrate(world, analyses)
     assert found.attrs["uniform"] == 1, found.attrs
+    assert 0.9 < found.attrs["misfit_ratio"] < 1.1
     assert found["rank"].shape == (found.sizes["function"], N_DRAWS)
     assert (found["count"].sum("rank_bin") == N_DRAWS).all()
     assert set(np.unique(found["rank"])) == set(range(1, N_MEMBERS + 2))

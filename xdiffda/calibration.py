@@ -89,7 +89,9 @@ def simulation_based_calibration(
         ``rank_bin``); ``chi_square``, ``slope``, ``curvature`` (`xdiffda.verify.flatness`)
         and ``ks`` (Kolmogorov-Smirnov, ranks spread evenly over their cells) with their
         ``_p`` on ``function``. ``attrs``: ``uniform`` (1 or 0), ``smallest_p`` of the four
-        tests of all functions after Bonferroni, the protocol.
+        tests of all functions after Bonferroni, the protocol, and ``misfit_ratio``: mean misfit
+        to the observations of the members over that of the truths, near 1 if both are draws
+        from the posterior.
 
     Raises
     ------
@@ -122,7 +124,7 @@ def simulation_based_calibration(
     functions = default_functions(prior, seed=seed) if functions is None else dict(functions)
     observe = observe or _emulator(n_columns, error_std, seed)
     analyse = analyse or _assimilator(prior, n_members, seed, settings or {})
-    ranks, rng = [], np.random.default_rng([seed, 1])
+    ranks, misfits, rng = [], [], np.random.default_rng([seed, 1])
     truths = _truths(prior, starts, n_draws, prior_steps, seed)
     for number, z in _bar(truths, n_draws, progress):
         one, given, convention, _ = starts[number % len(starts)]
@@ -136,9 +138,12 @@ def simulation_based_calibration(
         together = np.concatenate([truth[None], members]).astype(np.float64)
         values = {name: f((together - x_b) / prior.scale) for name, f in functions.items()}
         values[J_O] = _misfit(together, obs, layout)
+        misfits.append((values[J_O][0], values[J_O][1:].mean()))
         ranks.append([rank_of_first(np.asarray(v), rng) for v in values.values()])
     names = [*functions, J_O]
-    return summary(np.array(ranks).T, names, n_members, significance, prior, rng)
+    found = summary(np.array(ranks).T, names, n_members, significance, prior, rng)
+    truth, members = np.mean(misfits, axis=0)
+    return found.assign_attrs(misfit_ratio=float(members / truth))
 
 
 def _check(n_draws: int, n_members: int, n_columns: int, background: xr.Dataset) -> None:

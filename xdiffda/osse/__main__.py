@@ -68,6 +68,7 @@ def _add_sbc(stages: Any) -> None:
     for name, value in (("draws", 60), ("members", 8), ("columns", 416), ("steps", 8)):
         sbc.add_argument(f"--{name}", type=int, default=value, dest=f"n_{name}")
     sbc.add_argument("--start", default="warm", choices=["warm", "cold"])
+    sbc.add_argument("--covariance", default="calibrated", choices=["calibrated", "climatological"])
     sbc.add_argument("--seed", type=int, default=0)
 
 

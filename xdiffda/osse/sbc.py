@@ -29,7 +29,8 @@ STATISTICS = ("chi_square", "slope", "curvature", "ks")
 
 def calibrate(
     *, model: str = "speedy", n_draws: int = 60, n_members: int = 8, n_columns: int = 416,
-    n_steps: int = 8, start: str = "warm", prior_steps: int = 32, seed: int = 0,
+    n_steps: int = 8, start: str = "warm", covariance: str = "calibrated", prior_steps: int = 32,
+    seed: int = 0,
     progress: bool | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run `xdiffda.calibration.simulation_based_calibration` on the bundled sample.
@@ -40,7 +41,7 @@ def calibrate(
         Name or folder of a model on the sample's grid.
     n_draws, n_members, n_columns, prior_steps, seed
         As there.
-    n_steps, start
+    n_steps, start, covariance
         Settings of `assimilate` under test.
 
     Returns
@@ -49,7 +50,7 @@ def calibrate(
         Plain JSON: counts of ranks and tests for every function, and what made them, the
         digest of the model's weights with it.
     """
-    settings = {"n_steps": n_steps, "start": start}
+    settings = {"n_steps": n_steps, "start": start, "covariance": covariance}
     found = simulation_based_calibration(
         load_model(model), open_sample("background"), n_draws=n_draws, n_members=n_members,
         n_columns=n_columns, prior_steps=prior_steps, seed=seed, settings=settings,
@@ -69,7 +70,7 @@ def as_report(found: xr.Dataset, settings: dict[str, Any]) -> dict[str, Any]:
         own = found.sel(function=name)
         tests = {k: round(float(own[k]), 4) for s in STATISTICS for k in (s, f"{s}_p")}
         functions[str(name)] = {"count": own["count"].values.astype(int).tolist(), **tests}
-    keep = ("protocol", "smallest_p", "uniform")
+    keep = ("protocol", "smallest_p", "uniform", "misfit_ratio")
     return {"settings": settings, "versions": made_with(), "functions": functions,
             **{k: found.attrs[k] for k in keep}}  # fmt: skip
 
@@ -81,9 +82,8 @@ def markdown(reports: dict[str, dict[str, Any]]) -> str:
         s = report["settings"]
         verdict = "uniform" if report["uniform"] else "not uniform"
         lines += [
-            f"**{s['n_columns']} columns, {s['start']} start, {s['n_steps']} evaluations**: "
-            f"{s['n_draws']} truths, {s['n_members']} members; smallest p after correction for "
-            f"all tests {report['smallest_p']:.2g}: {verdict}.", "",
+            f"**{_of(s)}**: {s['n_draws']} truths, {s['n_members']} members; smallest p after "
+            f"correction for all tests {report['smallest_p']:.2g}: {verdict}.{_ratio(report)}", "",
             "| function | ranks | chi-square p | KS p | slope | curvature |",
             "| --- | --- | --- | --- | --- | --- |",
         ]  # fmt: skip
@@ -94,6 +94,22 @@ def markdown(reports: dict[str, dict[str, Any]]) -> str:
         ]
         lines.append("")
     return "\n".join(lines)
+
+
+def _of(settings: dict[str, Any]) -> str:
+    """What was tested, in words."""
+    s = {"covariance": "calibrated"} | settings
+    return (
+        f"{s['n_columns']} columns, {s['start']} start, {s['n_steps']} evaluations, "
+        f"V {s['covariance']}"
+    )
+
+
+def _ratio(report: dict[str, Any]) -> str:
+    ratio = report.get("misfit_ratio")
+    return (
+        "" if ratio is None else f" Members' misfit to the observations over truth's: {ratio:.3f}."
+    )
 
 
 def figure(report: dict[str, Any]) -> Any:
@@ -123,8 +139,7 @@ def _short(function: str) -> str:
 def sbc(*, out: str | None = None, figure_to: str | None = None, **choices: Any) -> str:
     """Calibrate and, with ``out``, add the result to ``sbc.json`` there; returns the table."""
     report = calibrate(**choices)
-    s = report["settings"]
-    key = f"{s['n_columns']} columns, {s['start']}, {s['n_steps']} steps"
+    key = _of(report["settings"])
     if figure_to is not None:
         figure(report).savefig(figure_to, dpi=110)
     if out is not None:
