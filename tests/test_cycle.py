@@ -11,7 +11,8 @@ import xarray as xr
 from test_cycle_store import same_bytes
 
 import xdiffda
-from xdiffda.cycle import Assimilation, cycle, emulated_stream, open_cycle
+from xdiffda.cycle import Assimilation, cycle, emulated_stream, open_cycle, read_observations
+from xdiffda.errors import InputError
 from xdiffda.observations import to_tidy
 from xdiffda.state import to_state
 
@@ -74,6 +75,58 @@ def test_each_analysis_is_that_of_assimilate(whole) -> None:
         progress=False, **world.QUICK,
     )  # fmt: skip
     np.testing.assert_array_equal(_at(open_cycle(whole[0], "analysis"), 3), _array(alone))
+
+
+def test_observations_are_read_as_given_and_give_the_analysis_again(whole) -> None:
+    truth, _ = world.make_states()
+    stream = emulated_stream(truth, n_columns=20, error_std=world.ERRORS, seed=3)
+    found = read_observations(whole[0])
+    given = xr.concat([to_tidy(stream(time)) for time in truth.time.values[:6]], "obs")
+    xr.testing.assert_equal(found.drop_vars(["status", "analysis_time"]),
+                            given.drop_vars("station"))  # fmt: skip
+    np.testing.assert_array_equal(found.analysis_time, given.time)
+    background = open_cycle(whole[0], "background").load().isel(time=3)
+    again = xdiffda.assimilate(
+        background, read_observations(whole[0], truth.time.values[3]), model=world.make_prior(),
+        seed=1, progress=False, **world.QUICK,
+    )  # fmt: skip
+    np.testing.assert_array_equal(_at(open_cycle(whole[0], "analysis"), 3), _array(again))
+    with pytest.raises(InputError, match="no cycle at 2020-01-20"):
+        read_observations(whole[0], "2020-01-20")
+
+
+def test_observations_say_what_became_of_them(tmp_path) -> None:
+    truth, background = world.make_states()
+    stream = emulated_stream(truth, n_columns=20, error_std=world.ERRORS, seed=3)
+    wanted = np.full(60, "used", "U16")
+    wanted[[6, 7, 11, 30]] = "gross_error", "outside_levels", "unknown_variable", "outside_window"
+
+    def spoilt(time: np.datetime64) -> xr.Dataset:
+        table = to_tidy(stream(time)).drop_vars("station").to_dataframe()
+        table["kind"] = ["ship", "a buoy"] * 30
+        table.loc[5, "kind"] = None
+        table.loc[6, "value"] += 30
+        table.loc[7, ["variable", "level", "value"]] = "temperature", 100.0, 210.0
+        table.loc[11, ["variable", "level", "value"]] = "geopotential", 500.0, 54000.0
+        table.loc[30, "time"] += np.timedelta64(4, "h")
+        return to_tidy(table)
+
+    run = cycle(
+        background, spoilt, out=tmp_path / "run.zarr", n_cycles=1, model=world.make_prior(),
+        forecaster=world.forecaster, settings=world.QUICK | {"withhold": 0.2}, progress=False,
+    ).load()  # fmt: skip
+    found, given = read_observations(tmp_path / "run.zarr"), spoilt(world.START)
+    where = [int(np.flatnonzero(given.value.values == value)[0]) for value in found.value.values]
+    assert sorted(where) == list(range(60))
+    xr.testing.assert_equal(found.drop_vars(["status", "analysis_time", "kind"]),
+                            given.isel(obs=where).drop_vars("kind"))  # fmt: skip
+    held = found.status.values == "withheld"
+    assert 0 < held.sum() < 30 and (found.status.values == wanted[where])[~held].all()
+    kinds = ["" if i == 5 else given.kind.values[i].replace(" ", "_") for i in where]
+    assert found.kind.values.tolist() == kinds
+    assert int(run.n_obs_used[0]) == (found.status == "used").sum()
+    counted = [int((found.status == reason).sum()) for reason in run.reason.values]
+    assert run.n_obs_rejected[0].values.tolist() == counted == [1, 1, 1, 1, 0]
 
 
 def test_more_cycles_are_added_as_if_never_stopped(whole, tmp_path) -> None:
@@ -175,6 +228,11 @@ def test_without_observations_the_background_stands(tmp_path) -> None:
     assert found.n_obs_used.values.tolist() == [60, 0, 0]
     assert found.n_obs_rejected.sel(reason="outside_window").values.tolist() == [0, 0, 60]
     assert np.isnan(found.background_error.values).tolist() == [False, True, True]
+    kept = read_observations(tmp_path / "run.zarr")
+    assert kept.status.values.tolist() == ["used"] * 60 + ["outside_window"] * 60
+    assert (kept.analysis_time[60:] == truth.time[2]).all()
+    assert (kept.time[60:] == truth.time[2] + hours).all()
+    assert read_observations(tmp_path / "run.zarr", truth.time.values[1]).sizes["obs"] == 0
     analysis = open_cycle(tmp_path / "run.zarr", "analysis").load()
     turned = world.forecaster(analysis.isel(time=0))
     np.testing.assert_array_equal(_at(analysis, 1), _array(turned))  # each member its own

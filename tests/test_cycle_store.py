@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +12,26 @@ import pytest
 import xarray as xr
 
 from xdiffda import _cycle_store as store
+from xdiffda.cycle import read_observations
 from xdiffda.errors import InputError, StorageError
 
 CONFIG = {"cycle_length": "6h", "variables": ["t"], "seed": 1, "settings.method": "guided"}
+# observed variables of three cycles, and their codes: words new to a cycle get the next ones
+OBSERVED, CODES = (["u", "t"], ["t"], ["a", "", "t"]), ([2, 1], [1], [3, 0, 1])
 START = np.datetime64("2020-01-15T12", "ns")
 
 
 def _record(n: int) -> xr.Dataset:
     """One cycle with contents of its own."""
     x = np.random.default_rng(n).normal(size=(1, 2, 3)).astype(np.float32)
+    observed = OBSERVED[n % 3]
     return xr.Dataset(
         {
             "t": (("time", "member", "x"), x, {"units": "K", "standard_name": "air_temperature"}),
             "background_t": (("time", "x"), x[:, 0], {"units": "K"}),
             "score_t": (("time", "state", "score_level"), x.transpose(0, 2, 1)[:, :2]),
-            "n_obs_used": ("time", np.array([n], np.int32)),
+            "obs_value": (("time", "obs"), x.reshape(1, -1)[:, : len(observed)]),
+            "obs_variable": (("time", "obs"), np.array([observed])),
         },
         coords={
             "time": [START + n * np.timedelta64(6, "h")], "x": np.arange(3.0),
@@ -41,7 +47,14 @@ def _write(path: Path, n_cycles: int) -> Path:
 
 
 def _expected(n_cycles: int) -> xr.Dataset:
-    return xr.concat([_record(n) for n in range(n_cycles)], "time", data_vars="all")
+    records = [_record(n).drop_dims("obs") for n in range(n_cycles)]
+    width = max((len(OBSERVED[n % 3]) for n in range(n_cycles)), default=0)
+    value, code = np.full((n_cycles, width), np.nan, np.float32), np.zeros((n_cycles, width), int)
+    for n in range(n_cycles):
+        codes = CODES[n % 3]
+        value[n, : len(codes)], code[n, : len(codes)] = _record(n)["obs_value"][0], codes
+    whole = xr.concat(records, "time", data_vars="all")
+    return whole.assign(obs_value=(("time", "obs"), value), obs_variable=(("time", "obs"), code))
 
 
 def same_bytes(one: Path, other: Path) -> bool:
@@ -64,6 +77,7 @@ def test_what_is_written_is_read(whole: Path) -> None:
     xr.testing.assert_equal(found, wanted)
     assert found.state.attrs["flag_meanings"] == "analysis background"
     xr.testing.assert_equal(store.open_cycle(whole).load(), _expected(3))
+    assert found.obs_variable.attrs["flag_meanings"] == "absent t u a"
 
 
 def test_parts_come_under_plain_names(whole: Path) -> None:
@@ -112,13 +126,16 @@ def test_a_kill_at_any_operation_leaves_whole_cycles_and_resumes_exactly(
     whole: Path, tmp_path: Path
 ) -> None:
     making, total = _operations(tmp_path / "counted.zarr")
+    first = _write(tmp_path / "first.zarr", 1)
     seen = set()
     assert making > 10 and total > making + 10
     # until the store is there each operation is like the other; from then on, every one
     for operation in (1, making // 2, *range(making - 2, total + 1)):
         path = tmp_path / f"{operation}.zarr"
+        if made := operation > making:
+            shutil.copytree(first, path)
         with pytest.MonkeyPatch.context() as patch:
-            _killed_at(patch, operation)
+            _killed_at(patch, operation - made * making)
             with pytest.raises(Killed):
                 _write(path, 3)
         n = 0
@@ -140,14 +157,26 @@ def test_what_lies_beyond_the_committed_cycles_is_removed(whole: Path, tmp_path:
     assert same_bytes(_write(path, 3), whole)
 
 
-def test_many_cycles_cross_the_chunks_of_the_clock(
+def test_many_cycles_cross_the_chunks_of_clock_and_observations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "CLOCK_CHUNK", 2)
+    monkeypatch.setattr(store, "OBS_CHUNK", 2)
     path = _write(tmp_path / "run.zarr", 5)
-    np.testing.assert_array_equal(
-        store.open_cycle(path).time, START + np.arange(5) * np.timedelta64(6, "h")
-    )
+    found = store.open_cycle(path).load()
+    np.testing.assert_array_equal(found.time, START + np.arange(5) * np.timedelta64(6, "h"))
+    xr.testing.assert_equal(found, _expected(5))
+    assert sorted(p.name for p in (path / "obs_value/c/2").iterdir()) == ["0", "1"]
+
+
+def test_a_store_of_an_earlier_version_goes_on_without_observations(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    for n in range(2):
+        store.append(path, _record(n).drop_dims("obs"), n, CONFIG)
+    found = store.open_cycle(_write(path, 3)).load()
+    xr.testing.assert_equal(found, _expected(3).drop_dims("obs"))
+    with pytest.raises(StorageError, match="without observations.*a run into a new store"):
+        read_observations(path)
 
 
 def test_large_states_are_cut_into_members(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,6 +243,7 @@ def test_directions_in_calm_and_gross_values_are_rejected_by_reason(prior, backg
         "of a direction in a background too calm for it": 2, "gross error": 1
     }  # fmt: skip
     assert record["kept"].tolist() == [3]
+    assert [rows.tolist() for rows in record["lost"].values()] == [[0, 2], [1]]
 
 
 def test_rejected_rows_of_a_function_see_nothing(prior, background):

@@ -12,7 +12,7 @@ import xarray as xr
 from xdiffda._backgrounds import Backgrounds
 from xdiffda._cycle_plan import prior_digest
 from xdiffda._cycle_record import account as observations_account
-from xdiffda._cycle_store import with_flags
+from xdiffda._flags import with_flags
 from xdiffda._settings import SINGLE, Settings
 from xdiffda._stream import digest
 from xdiffda.prior import Prior

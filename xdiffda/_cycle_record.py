@@ -9,17 +9,12 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from xdiffda._cycle_observations import OTHER, REASONS, label, observation_record
 from xdiffda._cycle_plan import Plan, State
 from xdiffda._cycle_store import PREFIX, SCORE_LEVEL
 
 SCORES = ("rmse", "bias", "crps", "spread", "spread_skill")
 STATES = ("analysis", "background", "free_run")
-# beginning of a reason that `assimilate` gives -> its label in the store
-REASONS = {
-    "gross error": "gross_error", "outside the levels": "outside_levels",
-    "of a variable": "unknown_variable", "outside the window": "outside_window",
-}  # fmt: skip
-OTHER = "other"
 
 
 class Outcome(NamedTuple):
@@ -37,7 +32,8 @@ class Outcome(NamedTuple):
         The free-running forecast.
     truth : Dataset or None
     observed : mapping
-        ``used``, ``rejected`` (reason to number) and ``r``.
+        ``used``, ``rejected`` (reason to number), ``r``, and ``parts``, the observations
+        with what became of each.
     inflation : array (node, channel), optional
         Adaptive inflation for the next cycle.
     """
@@ -69,6 +65,7 @@ def make_record(plan: Plan, outcome: Outcome) -> xr.Dataset:
             ds[name].attrs = attrs
         record = record.merge(ds.rename({n: f"{PREFIX[part]}{n}" for n in ds.data_vars}))
     record = record.assign(account(outcome.observed))
+    record = record.assign(observation_record(outcome.observed["parts"]))
     if outcome.inflation is not None:
         attrs = {"long_name": "inflation of the background's variance, for the next cycle",
                  "units": "1"}  # fmt: skip
@@ -95,8 +92,7 @@ def account(observed: Mapping[str, Any]) -> xr.Dataset:
     labels = [*REASONS.values(), OTHER]
     counts = dict.fromkeys(labels, 0)
     for reason, n in observed["rejected"].items():
-        label = next((label for start, label in REASONS.items() if reason.startswith(start)), OTHER)
-        counts[label] += int(n)
+        counts[label(reason)] += int(n)
     return xr.Dataset(
         {
             "n_obs_used": ((), np.int32(observed["used"]),

@@ -3,7 +3,8 @@
 Every cycle has chunks of its own, written first; what makes them visible is the consolidated
 metadata in the root ``zarr.json``, replaced in one step.  A process killed at any point
 leaves the store without or with the cycle, and a reader never sees part of one.  What lies
-beyond the committed cycles is overwritten on resuming.
+beyond the committed cycles is overwritten on resuming.  Dimensions may grow from cycle to cycle,
+as that of observations does: what a cycle does not fill reads as NaN, no time, or no word.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xdiffda._flags import codes_for, encode_variables, with_flags, with_labels
 from xdiffda.errors import InputError, Problem, StorageError, raise_if
 
 CONFIG = "xdiffda_cycle"
@@ -26,6 +28,7 @@ SCORE_LEVEL = "score_level"
 # entries of the configuration that are arguments of `cycle` by that name
 PLAIN = ("n_members", "carry", "cycle_length", "seed")
 CLOCK_CHUNK = 1024  # times are known beforehand: one file for many cycles
+OBS, OBS_CHUNK = "obs", 2**16  # the dimension that grows
 MAX_CHUNK_BYTES = 2**27
 EPOCH = "seconds since 1970-01-01"
 
@@ -173,8 +176,9 @@ def committed(root: Mapping[str, Any]) -> int:
 def _create(path: Path, record: xr.Dataset, config: Mapping[str, Any]) -> None:
     partial = _partial(path)
     record = record.drop_encoding().assign_attrs({**record.attrs, CONFIG: json.dumps(config)})
+    record = encode_variables(record)
     encoding: dict[Any, dict[str, Any]] = {
-        name: {"chunks": _chunks(variable)}
+        name: {"chunks": _chunks(variable), **_fill(variable)}
         for name, variable in record.variables.items()
         if variable.dims[:1] == ("time",)
     }
@@ -190,10 +194,15 @@ def _extend(path: Path, record: xr.Dataset, n: int, cycle_length: str) -> None:
 
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
     for name, variable in record.variables.items():
+        if OBS in variable.dims and str(name) not in group:
+            continue  # the store of an earlier version goes on without
         if variable.dims[:1] == ("time",) and name != "time":
             array: Any = group[str(name)]
-            array.resize((n + 1, *array.shape[1:]))
-            array[n] = variable.values[0]
+            values = variable.values[0]
+            if values.dtype.kind == "U":
+                values = codes_for(array, values)
+            array.resize((n + 1, *np.maximum(array.shape[1:], values.shape).tolist()))
+            array[(n, *map(slice, values.shape))] = values
     if n % CLOCK_CHUNK == 0:
         _write_clock(path, n, cycle_length)
     _commit(path, n + 1)
@@ -256,6 +265,8 @@ def _discard(folder: Path, n: int | None) -> None:
 
 def _chunks(variable: xr.Variable) -> tuple[int, ...]:
     """One cycle; of large states, one member or level of it."""
+    if OBS in variable.dims:
+        return tuple({"time": 1, OBS: OBS_CHUNK}.get(str(d), n) for d, n in variable.sizes.items())
     chunks, itemsize = [1, *variable.shape[1:]], variable.dtype.itemsize
     for axis in range(1, len(chunks)):
         if np.prod(chunks, dtype=np.int64) * itemsize > MAX_CHUNK_BYTES:
@@ -263,21 +274,10 @@ def _chunks(variable: xr.Variable) -> tuple[int, ...]:
     return tuple(chunks)
 
 
-def with_flags(ds: xr.Dataset) -> xr.Dataset:
-    """String labels as CF flags: zarr has no settled type for strings yet."""
-    for name, coord in ds.coords.items():
-        if coord.dtype.kind in "US":
-            words, codes = [str(w) for w in coord.values], np.arange(coord.size, dtype=np.int8)
-            attrs = {"flag_values": codes.tolist(), "flag_meanings": " ".join(words)}
-            ds = ds.assign_coords({name: (coord.dims, codes, attrs)})
-    return ds
-
-
-def with_labels(ds: xr.Dataset) -> xr.Dataset:
-    for name, coord in ds.coords.items():
-        if "flag_meanings" in coord.attrs:
-            ds = ds.assign_coords({name: (coord.dims, coord.attrs["flag_meanings"].split())})
-    return ds
+def _fill(variable: xr.Variable) -> dict[str, Any]:
+    """What is read where nothing was written."""
+    absent = np.nan if variable.dtype.kind == "f" else variable.attrs.get("_FillValue", 0)
+    return {"fill_value": absent} if OBS in variable.dims else {}
 
 
 def _along_time(metadata: Mapping[str, Any]) -> bool:

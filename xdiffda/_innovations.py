@@ -74,8 +74,9 @@ def observe(
     likelihood : Likelihood
     r : float
     record : dict
-        ``used`` and ``rejected`` numbers, ``r``, ``kept``, the rows of ``tidy`` in use, and
-        ``rows``, those inside the window behind each row of the likelihood (-1: not in use).
+        ``used`` and ``rejected`` numbers, ``r``, ``kept``, the rows of ``tidy`` in use,
+        ``lost``, those rejected by reason, and ``rows``, those inside the window behind each
+        row of the likelihood (-1: not in use).
 
     Raises
     ------
@@ -86,13 +87,11 @@ def observe(
     weights = _read_robust(robust)
     correlation = read_correlation(error_correlation)
     all_rows = np.arange(tidy.sizes["obs"])
-    rejected: dict[str, int] = {}
+    lost: dict[str, np.ndarray] = {}
     if time is not None and not np.isnat(time):
-        tidy, reasons = select_window(tidy, time, window)
-        rejected |= {reason: len(where) for reason, where in reasons.items()}
-        all_rows = np.setdiff1d(all_rows, np.concatenate([*reasons.values(), all_rows[:0]]))
+        tidy, lost = select_window(tidy, time, window)
+        all_rows = np.setdiff1d(all_rows, np.concatenate([*lost.values(), all_rows[:0]]))
     rows = observation_rows(tidy, prior.layout, operators=operators, orography=orography)
-    rejected |= {reason: len(where) for reason, where in rows.rejected.items()}
     n_tidy = tidy.sizes["obs"]
     if not rows.n_obs:
         raise none_usable(n_tidy, rows.rejected, prior.layout)
@@ -105,23 +104,26 @@ def observe(
         state_part(group, tidy, states, at, background, prior, r0) for group in rows.state
     ]  # fmt: skip
     table = assemble(parts, prior, r0, day)
-    good = _checked(table, at, rejected)
+    unfit = dict(rows.rejected)  # rows of the window
+    good = _checked(table, at, unfit)
 
     sites = lambda n: _n_sites(tidy, n)  # noqa: E731
-    good, r = _judge(table, good, r0, background_error == "estimate", gross_check, sites, rejected)
+    good, r = _judge(table, good, r0, background_error == "estimate", gross_check, sites, unfit)
     likelihood = table.likelihood(good, r)
     blocks = correlated_blocks(tidy, table.position, good, table.instrument_share, correlation)
     if blocks is not None:
         likelihood = _whitened(likelihood, blocks)
     kept = np.sort(all_rows[table.position[good]])
-    record = {"used": int(good.sum()), "rejected": rejected, "r": r, "kept": kept}
+    lost = lost | {reason: np.sort(all_rows[where]) for reason, where in unfit.items()}
+    rejected = {reason: len(where) for reason, where in lost.items()}
+    record = {"used": int(good.sum()), "rejected": rejected, "r": r, "kept": kept, "lost": lost}
     record["rows"] = np.where(good, table.position, -1)
     return dataclasses.replace(likelihood, robust=weights), r, record
 
 
 def _judge(
     table: Table, fits: Bool[np.ndarray, " obs"], r0: float, estimate: bool,
-    gross_check: float, sites: Callable[[int], int], rejected: dict[str, int],
+    gross_check: float, sites: Callable[[int], int], rejected: dict[str, np.ndarray],
 ) -> tuple[Bool[np.ndarray, " obs"], float]:  # fmt: skip
     """Which departures are not gross errors, and r; ``rejected`` is told of the others."""
     good, r = fits, r0
@@ -130,8 +132,8 @@ def _judge(
             r = estimate_r(table.departure[good], table.spread[good], sites(good.sum()))
         expected = np.sqrt(1 + (r * table.spread) ** 2)
         good = fits & (np.abs(table.departure) <= gross_check * expected)
-    if gross := int((fits & ~good).sum()):
-        rejected["gross error"] = gross
+    if (gross := fits & ~good).any():
+        rejected["gross error"] = table.position[gross]
     if not good.any():
         raise InputError(
             [Problem(f"all {fits.sum()} observations further than {gross_check} expected "
@@ -177,8 +179,8 @@ def _background_states(
     return prior.filtered(states), time_stencil(times, tidy["time"].values, default=time)
 
 
-def _checked(table: Table, at: TimeStencil, rejected: dict[str, int]) -> np.ndarray:
-    """Which rows are fit for use; the others are counted by reason."""
+def _checked(table: Table, at: TimeStencil, rejected: dict[str, np.ndarray]) -> np.ndarray:
+    """Which rows are fit for use; ``rejected`` is told of the others by reason."""
     real = table.position >= 0
     vague = table.predicted_std > VAGUE * table.period
     outside = ~at.inside[np.maximum(table.position, 0)]
@@ -189,13 +191,13 @@ def _checked(table: Table, at: TimeStencil, rejected: dict[str, int]) -> np.ndar
     }
     good = real
     for reason, bad in unfit.items():
-        if count := int((good & bad).sum()):
-            rejected[reason] = count
+        if (good & bad).any():
+            rejected[reason] = table.position[good & bad]
         good = good & ~bad
     if not good.any():
         raise InputError(
             [Problem(f"none of {real.sum()} observations usable: " + "; ".join(
-                f"{count} {reason}" for reason, count in rejected.items()),
+                f"{len(where)} {reason}" for reason, where in rejected.items()),
                 "observations that the background can see",
                 "trajectory=(times, states) that span the window")], what="observations",
         )  # fmt: skip

@@ -12,7 +12,7 @@ from xdiffda.diffusion.guidance import MINIMUM, Solver, choose_covariance
 from xdiffda.diffusion.repaint import RePaint
 from xdiffda.diffusion.sampling import Guidance
 from xdiffda.ensemble import Hybrid
-from xdiffda.errors import InputError, Problem
+from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.prior import Prior
 
 METHODS = ("guided", "repaint", "3dvar", "oi", "letkf")
@@ -141,3 +141,22 @@ def _plain_problems(**given: Any) -> list[Problem]:
                     "assimilate(obs, background_error=1.0)")
         )  # fmt: skip
     return problems
+
+
+def check_factor(factor: Any, prior: Prior, settings: Settings) -> None:
+    """Raise where the adaptive inflation of the cycle before does not fit."""
+    if factor is None:
+        return
+    problems = []
+    shape = prior.layout.grid.n_node, prior.layout.n_channel
+    if not settings.inflation.adaptive or settings.method != "letkf":
+        problems.append(Problem(
+            "inflation_factor without adaptive inflation", "the method it belongs to",
+            'assimilate(obs, method="letkf", inflation=Inflation(adaptive=True))',
+        ))  # fmt: skip
+    if np.shape(factor) != shape or not np.all(np.asarray(factor) > 0):
+        problems.append(Problem(
+            f"inflation_factor of shape {np.shape(factor)}", f"positive numbers on {shape}",
+            'inflation_factor=analysis["inflation_factor"].values',
+        ))  # fmt: skip
+    raise_if(problems, what="settings of assimilate")

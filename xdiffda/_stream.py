@@ -12,7 +12,7 @@ import xarray as xr
 
 from xdiffda._coordinates import find_axes, valid_times
 from xdiffda.errors import InputError, Problem
-from xdiffda.observations import emulate_obs, select_window, to_tidy
+from xdiffda.observations import emulate_obs, to_tidy
 
 Time = np.datetime64
 
@@ -112,12 +112,17 @@ class Window(NamedTuple):
     ----------
     tidy : Dataset or None
         Observations inside the window, validated; None if there are none.
-    n_outside : int
-        Observations given for this time that lie outside its window.
+    outside : Dataset or None
+        Observations given for this time that lie outside its window, if there are any.
     """
 
     tidy: xr.Dataset | None
-    n_outside: int
+    outside: xr.Dataset | None
+
+    @property
+    def n_outside(self) -> int:
+        """Number of those outside."""
+        return 0 if self.outside is None else self.outside.sizes["obs"]
 
 
 Source = Callable[[Time], Window]
@@ -141,24 +146,25 @@ def make_source(obs: Any, window: str | np.timedelta64) -> tuple[Source, np.ndar
             "a time for each: it says to which cycle they belong",
             'obs.assign_coords(time=("station", times))',
         )], what="observations")  # fmt: skip
-    return lambda time: Window(_inside(tidy, time, window), 0), stamps
+    return lambda time: Window(_split(tidy, time, window).tidy, None), stamps
 
 
 def _asked(obs: Callable[[Time], Any], time: Time, window: str | np.timedelta64) -> Window:
     given = obs(time)
     if given is None or (hasattr(given, "sizes") and 0 in given.sizes.values()) or len(given) == 0:
-        return Window(None, 0)
-    tidy = to_tidy(given)
-    inside = _inside(tidy, time, window)
-    return Window(inside, tidy.sizes["obs"] - (0 if inside is None else inside.sizes["obs"]))
+        return Window(None, None)
+    return _split(to_tidy(given), time, window)
 
 
-def _inside(tidy: xr.Dataset, time: Time, window: str | np.timedelta64) -> xr.Dataset | None:
+def _split(tidy: xr.Dataset, time: Time, window: str | np.timedelta64) -> Window:
     """As `select_window`, but None instead of an error where nothing is left."""
     half = duration(window) / 2
     stamps = tidy["time"].values
     kept = ((stamps > time - half) & (stamps <= time + half)) | (stamps == time) | np.isnat(stamps)
-    return select_window(tidy, time, window)[0] if kept.any() else None
+    if kept.all():
+        return Window(tidy, None)
+    inside, outside = (tidy.isel(obs=np.flatnonzero(which)) for which in (kept, ~kept))
+    return Window(inside if kept.any() else None, outside)
 
 
 def state_at(ds: xr.Dataset, time: Time, *, what: str) -> xr.Dataset:

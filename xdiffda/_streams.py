@@ -177,7 +177,8 @@ def open_streams(out: str | os.PathLike, *, stream: int | None = None) -> xr.Dat
     -------
     Dataset
         Lazy, along ``time``, as `xdiffda.cycle.open_cycle`, with the coordinate ``stream``:
-        each time from the stream that counts there, never from a spin-up.
+        each time from the stream that counts there, never from a spin-up. Without the
+        observations, which `xdiffda.cycle.read_observations` reads from a stream's store.
 
     Raises
     ------
@@ -193,6 +194,7 @@ def open_streams(out: str | os.PathLike, *, stream: int | None = None) -> xr.Dat
         ds = open_cycle(_path(folder, k))
         if stream is None:
             ds = ds.isel(time=ds["time"].values >= streams.counts_from(k))
+        ds = ds.drop_dims("obs", errors="ignore")  # of another length in each store
         if ds.sizes["time"]:
             parts.append(ds.assign_coords(stream=("time", np.full(ds.sizes["time"], k))))
     if not parts:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,13 +17,12 @@ from xdiffda._analysis_time import Analysed, analyse_time
 from xdiffda._backgrounds import Backgrounds, read_backgrounds
 from xdiffda._devices import Schedule, run_times
 from xdiffda._memory import plan_devices
-from xdiffda._settings import Settings, check_settings
+from xdiffda._settings import Settings, check_factor, check_settings
 from xdiffda.baselines import Inflation, Localisation
 from xdiffda.diffusion.guidance import Solver
 from xdiffda.diffusion.repaint import RePaint
 from xdiffda.diffusion.robust import Robust
 from xdiffda.ensemble import Hybrid
-from xdiffda.errors import Problem, raise_if
 from xdiffda.observations import to_tidy
 from xdiffda.observations.rows import Operators
 from xdiffda.options import get_options
@@ -171,29 +171,63 @@ def assimilate(
     >>> analysis.sizes["member"]
     2
     """
-    prior = registry.resolve(model)
-    settings = check_settings(
-        prior, method=method, n_members=n_members, n_steps=n_steps, start=start, sampler=sampler,
+    return run_assimilation(
+        background, obs, model=model, inflation_factor=inflation_factor, progress=progress,
+        method=method, n_members=n_members, n_steps=n_steps, start=start, sampler=sampler,
         solver=solver, repaint=repaint, localisation=localisation, inflation=inflation,
         hybrid=hybrid, covariance=covariance,
         background_error=background_error, window=window, gross_check=gross_check,
         robust=robust, operators=operators, error_correlation=error_correlation,
         withhold=withhold, antithetic=antithetic, small_scales=small_scales,
         max_batch=max_batch, seed=seed,
-    )  # fmt: skip
+    ).analysis  # fmt: skip
+
+
+class Assimilated(NamedTuple):
+    """An analysis, and what became of each observation.
+
+    Attributes
+    ----------
+    analysis : Dataset
+    tidy : Dataset
+        The observations given, without those withheld.
+    records : list of dict
+        Of each analysis time: ``used``, ``rejected`` and ``r``; ``kept`` and ``lost``, rows of
+        ``tidy`` in use and, by reason, rejected.
+    held : Dataset or None
+        The observations withheld.
+    """
+
+    analysis: xr.Dataset
+    tidy: xr.Dataset
+    records: list[dict[str, Any]]
+    held: xr.Dataset | None
+
+
+def run_assimilation(
+    background: xr.Dataset, obs: Any, *, model: str | Prior | None = None,
+    inflation_factor: Float[np.ndarray, "node channel"] | None = None,
+    progress: bool | None = None, **given: Any,
+) -> Assimilated:  # fmt: skip
+    """As `assimilate`, with its keywords and defaults, and with an account of the observations."""
+    prior = registry.resolve(model)
+    mine = ("background", "obs", "model", "inflation_factor", "progress")
+    defaults = inspect.signature(assimilate).parameters.items()
+    keywords = {name: p.default for name, p in defaults if name not in mine} | given
+    settings = check_settings(prior, **keywords)
     backgrounds = read_backgrounds(background, prior.layout, settings)
-    _check_factor(inflation_factor, prior, settings)
-    tidy, held = to_tidy(obs, operators=operators), None
-    if withhold:
-        tidy, held = split_obs(tidy, withhold, seed=seed)
+    check_factor(inflation_factor, prior, settings)
+    tidy, held = to_tidy(obs, operators=settings.operators), None
+    if settings.withhold:
+        tidy, held = split_obs(tidy, settings.withhold, seed=settings.seed)
     wanted = get_options().progress if progress is None else progress
     results = _analyse(prior, backgrounds, tidy, settings, factor=inflation_factor, progress=wanted)
     members, records = [x for x, _ in results], [record for _, record in results]
     analysis = _dataset(np.stack(members), backgrounds.convention, prior, records, settings)
     if held is not None:
-        report = withheld_report(analysis, background, held, window=window)
+        report = withheld_report(analysis, background, held, window=settings.window)
         analysis.attrs["xdiffda_withheld"] = report.attrs["summary"]
-    return analysis
+    return Assimilated(analysis, tidy, records, held)
 
 
 def _analyse(
@@ -214,24 +248,6 @@ def _analyse(
             )  # fmt: skip
 
         return run_times(work, len(times), schedules)
-
-
-def _check_factor(factor: Any, prior: Prior, settings: Settings) -> None:
-    if factor is None:
-        return
-    problems = []
-    shape = prior.layout.grid.n_node, prior.layout.n_channel
-    if not settings.inflation.adaptive or settings.method != "letkf":
-        problems.append(Problem(
-            "inflation_factor without adaptive inflation", "the method it belongs to",
-            'assimilate(obs, method="letkf", inflation=Inflation(adaptive=True))',
-        ))  # fmt: skip
-    if np.shape(factor) != shape or not np.all(np.asarray(factor) > 0):
-        problems.append(Problem(
-            f"inflation_factor of shape {np.shape(factor)}", f"positive numbers on {shape}",
-            'inflation_factor=analysis["inflation_factor"].values',
-        ))  # fmt: skip
-    raise_if(problems, what="settings of assimilate")
 
 
 def _dataset(

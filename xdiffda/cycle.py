@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -24,13 +23,14 @@ from xdiffda._cycle_config import (
     assimilation_settings,
     plain_problems,
 )  # fmt: skip
+from xdiffda._cycle_observations import WITHHELD, all_of, label, read_observations, status_of
 from xdiffda._cycle_plan import Plan, State, make_plan
 from xdiffda._cycle_record import Outcome, error_of, make_record
 from xdiffda._cycle_store import append, open_cycle, resume
 from xdiffda._relaxation import Relaxation, mean_states
 from xdiffda._settings import SINGLE
 from xdiffda._stream import ObservationStream, Window, emulated_stream, state_at
-from xdiffda.analysis import assimilate
+from xdiffda.analysis import assimilate, run_assimilation
 from xdiffda.errors import raise_if
 from xdiffda.options import get_options
 from xdiffda.prior import Prior
@@ -38,7 +38,7 @@ from xdiffda.samples import open_named
 
 __all__ = [
     "Assimilation", "CycleConfig", "Emulation", "ObservationStream", "Relaxation", "cycle",
-    "emulated_stream", "mean_states", "open_cycle", "run_config",
+    "emulated_stream", "mean_states", "open_cycle", "read_observations", "run_config",
 ]  # fmt: skip
 
 
@@ -113,8 +113,10 @@ def cycle(
         The store, lazy, along ``time``: the analysis under the names of the background,
         ``background_*``, and with a truth ``free_run_*``, ``score_*`` (on ``state`` and
         ``score``) and ``normalized_error``; ``n_obs_used``, ``n_obs_rejected`` (by
-        ``reason``) and ``background_error`` (scale r); ``inflation_factor`` of an LETKF
-        with adaptive inflation, which the next cycle takes up, also when it resumes.
+        ``reason``) and ``background_error`` (scale r); ``obs_*``, the observations
+        themselves on (``time``, ``obs``), filled up where a cycle has fewer than another
+        (`read_observations` makes a table of them); ``inflation_factor`` of an LETKF with
+        adaptive inflation, which the next cycle takes up, also when it resumes.
 
     Raises
     ------
@@ -129,10 +131,14 @@ def cycle(
     >>> import tempfile, xdiffda
     >>> truth, first = xdiffda.open_sample("truth"), xdiffda.open_sample("background")
     >>> stream = emulated_stream(truth, n_columns=45)
-    >>> run = cycle(first.isel(time=0), stream, out=tempfile.mkdtemp() + "/run.zarr", n_cycles=2,
-    ...             truth=truth, settings=Assimilation(method="3dvar"), progress=False)
+    >>> out = tempfile.mkdtemp() + "/run.zarr"
+    >>> run = cycle(first.isel(time=0), stream, out=out, n_cycles=2, truth=truth,
+    ...             settings=Assimilation(method="3dvar"), progress=False)
     >>> dict(run["normalized_error"].sizes)
     {'time': 2, 'state': 3}
+    >>> obs = read_observations(out)
+    >>> int((obs["status"] == "used").sum()) == int(run["n_obs_used"].sum())
+    True
     """
     raise_if(plain_problems(n_cycles=n_cycles, n_members=n_members, carry=carry,
                             cycle_length=cycle_length, seed=seed), what="cycle")  # fmt: skip
@@ -174,9 +180,9 @@ def _one_cycle(plan: Plan, path: Path, n: int) -> Outcome:
     if window.tidy is None:
         _warn(time, window, plan)
         analysis = _unchanged(plan, forecasts)
-        record: dict[str, Any] = {"used": 0, "rejected": {}, "r": float("nan")}
+        record: dict[str, Any] = {"used": 0, "rejected": {}, "r": float("nan"), "parts": []}
     else:
-        result = assimilate(
+        result, tidy, records, held = run_assimilation(
             plan.states.dataset(forecasts, time), window.tidy, model=plan.prior,
             n_members=plan.config["n_members"], seed=plan.config["seed"], progress=False,
             inflation_factor=factor, **plan.settings,
@@ -185,11 +191,15 @@ def _one_cycle(plan: Plan, path: Path, n: int) -> Outcome:
             factor = result["inflation_factor"].values
         analysis = plan.states.array(result, what="analysis")
         record = {
-            "used": result.attrs["xdiffda_observations_used"][0],
-            "rejected": json.loads(result.attrs["xdiffda_observations_rejected"])[0],
+            "used": records[0]["used"], "rejected": dict(records[0]["rejected"]),
             "r": result.attrs["xdiffda_background_error"][0],
-        }
-    record["rejected"] |= {"outside the window": window.n_outside}
+            "parts": [status_of(tidy, records[0]["lost"])],
+        }  # fmt: skip
+        if held is not None:
+            record["parts"].append(all_of(held, WITHHELD))
+    if window.outside is not None:
+        record["rejected"]["outside the window"] = window.n_outside
+        record["parts"].append(all_of(window.outside, label("outside the window")))
     truth = None if plan.truth is None else state_at(plan.truth, time, what="truth").compute()
     return Outcome(time, analysis, forecasts, _mean(forecasts), free, truth, record, factor)
 

@@ -22,7 +22,7 @@ from xdiffda._backgrounds import Backgrounds, read_backgrounds
 from xdiffda._cluster import Task, run_tasks
 from xdiffda._coordinates import find_axes
 from xdiffda._cycle_config import Assimilation, assimilation_settings
-from xdiffda._cycle_store import with_labels
+from xdiffda._flags import with_labels
 from xdiffda._icechunk_store import as_store
 from xdiffda._region_store import COMPLETE, Store, need_times
 from xdiffda._settings import check_settings
