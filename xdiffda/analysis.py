@@ -109,7 +109,9 @@ def assimilate(
         estimated from the innovations by default; "spread" takes it from the background
         members.
     window : str or timedelta64
-        Width of the window around each analysis time; observations outside are rejected.
+        Width of the window around each analysis time; observations outside are rejected, those
+        inside count as if made at the analysis time. `xdiffda.four_d` compares each with the
+        background at its own time.
     gross_check : float
         Observations whose innovation exceeds so many expected standard deviations are
         rejected.

@@ -2,8 +2,9 @@
 
 Names are those of WeatherBench 2 and GraphCast. Default observation errors of the upper-air
 variables and pressure are those of the SPEEDY-LETKF testbed (1 m/s, 1 K, 1 g/kg, 1 hPa; Miyoshi
-2005); that of geopotential is 10 m. Aliases are the short names of GRIB (ECMWF table 128 and
-cfgrib), of CMIP, of NCEP reanalyses and of GrADS.
+2005); that of geopotential, 10 m, is our choice where no level is stated, see
+`xdiffda.observations.defaults` for those by level. Aliases are the short names of GRIB (ECMWF
+table 128 and cfgrib), of CMIP, of NCEP reanalyses and of GrADS.
 """
 
 from __future__ import annotations

@@ -110,15 +110,24 @@ def test_without_gross_errors_nothing_is_lost(world, robust):
     assert robustly < 1.02 * plain
 
 
-@pytest.mark.parametrize("start", ["warm", "cold"])
-def test_gross_errors_do_little_harm_at_every_noise_level(world, start):
-    covariance, truth, clean, contaminated, _ = world
-    best = _sampled(covariance, clean, None, start)
-    harmed = _sampled(covariance, contaminated, None, start)
-    kept = _sampled(covariance, contaminated, "varqc", start)
+@pytest.fixture(scope="module", params=["warm", "cold"])
+def unweighted(request, world):
+    """A start, and members with plain Gaussian errors: of good values, and of the bad ones too."""
+    covariance, _, clean, contaminated, _ = world
+    start = request.param
+    return start, *(_sampled(covariance, obs, None, start) for obs in (clean, contaminated))
+
+
+@pytest.mark.parametrize(("robust", "harm", "wider"), [("varqc", 0.05, 0.1), ("huber", 0.35, 0.2)])
+def test_gross_errors_do_little_harm_at_every_noise_level(world, unweighted, robust, harm, wider):
+    """VarQC leaves the members as they were without gross errors; Huber bounds what these do."""
+    covariance, truth, _, contaminated, _ = world
+    start, best, harmed = unweighted
+    kept = _sampled(covariance, contaminated, robust, start)
     error = [_rmse(z.mean(1), truth) for z in (best, harmed, kept)]
-    assert error[1] > 1.4 * error[0] and error[2] < 1.1 * error[0]
-    assert kept.std(1).mean() == pytest.approx(best.std(1).mean(), rel=0.1)
+    assert error[1] > 1.4 * error[0]
+    assert error[2] - error[0] < harm * (error[1] - error[0])
+    assert -0.1 < kept.std(1).mean() / best.std(1).mean() - 1 < wider
 
 
 def test_good_observations_keep_their_weight_where_the_estimate_is_still_far(world):
@@ -130,17 +139,17 @@ def test_good_observations_keep_their_weight_where_the_estimate_is_still_far(wor
     residual = likelihood.innovation(estimate)
     assert float(jnp.mean(Robust().weight(residual))) < 0.2
     _, scale, *_ = update(likelihood, far, estimate, solver=Solver())
-    assert float(jnp.mean(scale**2)) > 0.97
+    assert scale is not None and float(jnp.mean(scale**2)) > 0.97
 
 
 def test_an_outlier_that_stands_alone_is_judged_by_the_spread_of_the_estimate():
     covariance = _line()
     one = Likelihood(jnp.array([60.0]), jnp.array([[6]]), jnp.full((1, 1), 10.0), robust=Robust())
     increment, scale, *_ = update(one, covariance, jnp.zeros((N_NODE, 1, 2)), solver=TIGHT)
-    assert float(scale[0, 0]) < 0.1 and float(jnp.abs(increment).max()) < 0.5
+    assert scale is not None and float(scale[0, 0]) < 0.1 and float(jnp.abs(increment).max()) < 0.5
     plausible = dataclasses.replace(one, value=jnp.array([15.0]))
     increment, scale, *_ = update(plausible, covariance, jnp.zeros((N_NODE, 1, 2)), solver=TIGHT)
-    assert float(scale[0, 0]) > 0.95 and float(increment[3, 0, 0]) > 1.3
+    assert scale is not None and float(scale[0, 0]) > 0.95 and float(increment[3, 0, 0]) > 1.3
 
 
 def test_extremely_small_errors_and_contradictions_stay_finite():

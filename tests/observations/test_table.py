@@ -168,7 +168,7 @@ def test_time_dimension_gives_each_value_its_time():
 def test_default_errors_are_filled_in_only_where_none_is_stated():
     frame = _frame().drop(columns="error_std")
     np.testing.assert_array_equal(to_tidy(frame).error_std, [1.0, 1.0])
-    # published values: ECMWF radiosonde heights at 500 and 100 hPa, in between by log-pressure
+    # ECMWF (IFS CY25r1): radiosonde heights at 500 and 100 hPa; in between by log-pressure
     between = np.sqrt(500.0 * 400.0)
     errors = default_error_std("geopotential", np.array([500.0, 100.0, between])) / 9.80665
     np.testing.assert_allclose(errors, [8.4, 18.1, 9.1])

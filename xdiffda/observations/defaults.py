@@ -8,11 +8,14 @@ speedy/obs/obserr.tbl).  Relative humidity 10 %: default of the same family of c
 OBSERR_RH).  They are kept in `xdiffda.variables`, with the same values for 2 m and 10 m variables
 and mean sea level pressure, which is our choice.
 
+Geopotential: `HEIGHT_ERROR_M`, the errors prescribed for heights of radiosondes in ECMWF's
+assimilation (IFS documentation CY25r1, part I, observation processing, 2002), times standard
+gravity.  They grow upwards, since heights are integrated from below.  Where no level is stated,
+10 m, which is our choice.
+
 All others are our choice, made to be of the right size and no more: state the errors of your
 observations where you know them.
 
-- Geopotential: heights of radiosondes, `HEIGHT_ERROR_M`, growing upwards, since heights are
-  integrated from below.
 - Derived quantities (`xdiffda.observations.KNOWN`): speed 1 m/s as the components; direction 10
   degrees aloft and 20 at 10 m, that is 1 m/s across a wind of 6 and 3 m/s; dew point 2 K, about
   10 % of relative humidity; layer means as the temperature; thickness as the difference of two
