@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -67,3 +70,40 @@ def complaints_about(code: str) -> list[str]:
         if allowed is not None and given - allowed:
             wrong.append(f"{path} without {sorted(given - allowed)}")
     return wrong
+
+
+def needed_packages(code: str, root: Path) -> set[str]:
+    """Top-level modules that code imports: its own, and those of the parts of xdiffda it names.
+
+    What a part imports inside of functions counts where the code names that part
+    (``xdiffda.train.__main__``), not where it only comes with another.
+    """
+    found: set[str] = set()
+    seen: set[str] = set()
+    queue = [(name, True) for name in _imports(ast.parse(code), "", inside=True)]
+    while queue:
+        name, named = queue.pop()
+        if not name.startswith("xdiffda"):
+            found.add(name.partition(".")[0])
+            continue
+        base = root.joinpath(*name.split("."))
+        files = [f for f in (base.with_suffix(".py"), base / "__init__.py") if f.exists()]
+        if files and name not in seen:  # else a function or class
+            seen.add(name)
+            tree = ast.parse(files[0].read_text(encoding="utf-8"))
+            inside = named and name != "xdiffda"
+            package = name if files[0].stem == "__init__" else name.rpartition(".")[0]
+            queue += [(other, False) for other in _imports(tree, package, inside=inside)]
+    return found - sys.stdlib_module_names
+
+
+def _imports(tree: ast.Module, package: str, *, inside: bool) -> set[str]:
+    """Dotted names of all imports of a module in a package, or of those at its top."""
+    names: set[str] = set()
+    for node in ast.walk(tree) if inside else tree.body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            home = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names |= {home, *(f"{home}.{alias.name}" for alias in node.names)}
+    return names

@@ -31,6 +31,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "test_tutorials" not in item.nodeid)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What notebooks cost; tutorials are to take no more than 3 minutes on 2 quiet cores."""
+    spent = [
+        (report.nodeid.rpartition("[")[2].rstrip("]"), value)
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties if name == "processor_seconds"
+    ]  # fmt: skip
+    if spent:
+        terminalreporter.section("processor seconds of notebooks (tutorials: up to 360)")
+        for name, value in sorted(spent):
+            terminalreporter.line(f"{value:7.0f}  {name}")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """Neighbouring tests on one worker: their fixtures are made once, the tail is shared."""

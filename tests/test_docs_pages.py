@@ -78,17 +78,16 @@ def test_examples_of_pages_run(page: str) -> None:
 
 
 def test_every_page_is_in_one_table_of_contents() -> None:
-    listed: list[str] = []
+    listed, globs = [], []
     for page in TEXT:
         for _, content in fenced(page, "toctree"):
             entries = [line.strip() for line in content.splitlines()]
             entries = [e for e in entries if e and not e.startswith(":")]
             for entry in entries:
-                if "*" in entry:
-                    assert entry == "notebooks/*"  # copied there when the site is built
-                    continue
-                listed.append((Path(page).parent / entry).as_posix())
+                where = globs if "*" in entry else listed  # copied when the site is built
+                where.append((Path(page).parent / entry).as_posix())
     assert sorted(listed) == sorted(set(TEXT) - {"index"})
+    assert sorted(globs) == ["notebooks/*", "notebooks/experiments/*"]
 
 
 def anchors(page: str) -> set[str]:
@@ -274,6 +273,8 @@ def test_results_of_experiments_are_there(tools: dict[str, ModuleType]) -> None:
     config = ExperimentConfig.read(ROOT / "tutorials" / "results" / "experiments.toml")
     table = tools["_tables"].MADE["experiment-losses"]("lead-time")
     assert all(f"| {name} |" in table for name in config.methods)
+    figures = {rest[0] for name, *rest in asked if name == "experiment-figure"}
+    assert figures == {p.stem for p in (ROOT / "tutorials/results/figures").iterdir()}
 
 
 def test_a_table_of_cycles_that_another_model_made_says_so(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import stat
 import subprocess
 import sys
 import tomllib
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 
 import pytest
 import yaml
+from code_in_pages import needed_packages
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -85,6 +87,37 @@ def test_binder_is_in_step(root: Path, project: dict) -> None:
     assert start.stat().st_mode & stat.S_IXUSR
     assert TUNABLE in start.read_text() and start.read_text().endswith('exec "$@"\n')
     assert TUNABLE in (root / "tutorials/docs/how-to/jupyter-binder.md").read_text()
+
+
+def test_binder_installs_what_notebooks_import(root: Path, project: dict) -> None:
+    """All but training also runs with what `interactive` brings."""
+    post_build = (root / "binder/postBuild").read_text()
+    (extras,) = re.findall(r'"\.\[([\w,]+)\]"', post_build)
+    # written in the how-to page as well
+    page = (root / "tutorials/docs/how-to/jupyter-binder.md").read_text()
+    assert f'pip install ".[{extras}]"' in page
+    for path in [*root.glob("tutorials/*.ipynb"), *root.glob("tutorials/experiments/*.ipynb")]:
+        needed = notebook_needs(path, root)
+        assert needed - installed_with(project, *extras.split(",")) == set(), path.name
+        if not path.name.startswith("06"):
+            assert needed - installed_with(project, "interactive") == set(), path.name
+        else:
+            assert needed - installed_with(project, "interactive") >= {"optax", "grain"}
+
+
+def notebook_needs(path: Path, root: Path) -> set[str]:
+    """Distributions behind the imports of a notebook."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    known = metadata.packages_distributions()
+    return {
+        canonicalize_name(known.get(name, [name])[0]) for name in needed_packages(code, root)
+    }  # fmt: skip
+
+
+def installed_with(project: dict, *extras: str) -> set[str]:
+    names = {canonicalize_name(r.name) for r in requirements_of(project, extras)}
+    return names | {"pandas"} | ({"ipython"} if "jupyterlab" in names else set())  # theirs
 
 
 @pytest.mark.parametrize("python", PYTHONS)

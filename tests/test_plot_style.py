@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.colors import to_rgba_array
 
 from xdiffda import plot
 from xdiffda.plot import styles
@@ -39,6 +43,31 @@ def scores(**dims: object) -> xr.Dataset:
     return of(" ".join(["score", *dims]), 1, *sizes, score=["rmse"], **dims)
 
 
+def by_probability() -> xr.Dataset:
+    """As `xdiffda.verify.reliability` returns it."""
+    frequency = of("probability", 3, probability=[0.0, 0.5, 1.0], units="1") / 2
+    parts = {"share": frequency["temperature"] / 3, "threshold": frequency["temperature"][0],
+             "brier": frequency["temperature"][:1].rename(probability="term")}  # fmt: skip
+    parts["brier"] = parts["brier"].assign_coords(term=["fair"])
+    return frequency.assign({f"temperature_{k}": f.assign_attrs(K) for k, f in parts.items()})
+
+
+def departures() -> xr.Dataset:
+    """As `xdiffda.verify.equivalents` returns it."""
+    names = ["temperature", "2m_temperature"] * 50
+    values = np.random.default_rng(0).uniform(1, 2, (3, 100))
+    fields = dict(zip(("value", "equivalent", "error_std"), values, strict=True))
+    return xr.Dataset({n: ("obs", f) for n, f in fields.items()}, {"variable": ("obs", names)})
+
+
+@functools.cache
+def training_log() -> Path:
+    path = Path(tempfile.mkdtemp()) / "log.csv"
+    rows = [f"{step},{1 / (1 + step)},{2 / (1 + step)},1" for step in range(0, 100, 10)]
+    path.write_text("\n".join(["step,train_loss,validation_loss,seconds", *rows]))
+    return path
+
+
 PANEL = [Panel("x", "x", "field", xr.DataArray(np.arange(4.0)))]
 HOURS = np.arange(0, 25, 12) * np.timedelta64(1, "h")
 LEADS = {"lead_time": HOURS}
@@ -62,13 +91,31 @@ FIGURES: dict[str, tuple[Callable[[], object], str, str]] = {
         r"spread \(K\)", r"error \(K\)"),
     "ranks": (lambda: plot.rank_histogram(of("rank", 4, rank=[1, 2, 3, 4])),
               r"rank", r"frequency / flat"),
+    "reliability": (lambda: plot.reliability({"a": by_probability(), "b": by_probability()}),
+                    r"", r"observed frequency"),  # the probability stands below, at the shares
+    "columns": (lambda: plot.error_against_columns(
+        {m: {45: scores(), 416: scores()} for m in "ab"}, background=scores(),
+        forecasts=scores(**LEADS)), r"observed columns", r"RMSE \(K\)"),
+    "error maps": (lambda: plot.error_maps({"a": state(1), "b": state(2)}, state(), "t", level=500),
+                   r"K", r""),
+    "innovations": (lambda: plot.innovation_histogram({"a": departures(), "b": departures()}),
+                    r"\(y - H x\) / error_std", r"density"),
+    "training": (lambda: plot.loss_curves({"a": training_log(), "b": training_log()}),
+                 r"step", r"loss"),
 }  # fmt: skip
+NO_FIGURE = {"add_coastline", "coastline_lines", "save", "style"}
 every_figure = pytest.mark.parametrize("name", FIGURES)
 
 
 @pytest.fixture(scope="module")
 def figures() -> dict[str, object]:
     return {name: make() for name, (make, _, _) in FIGURES.items()}
+
+
+def test_every_public_figure_is_looked_at() -> None:
+    drawn = {name for make, _, _ in FIGURES.values() for name in make.__code__.co_names}
+    public = {name for name in plot.__all__ if name.islower()}
+    assert public - drawn == NO_FIGURE
 
 
 @every_figure
@@ -112,7 +159,8 @@ def test_nothing_is_cut_off(name: str, figures: dict) -> None:
     width, height = figure.get_size_inches()
     assert tight.x0 > -0.02 and tight.y0 > -0.02
     assert tight.x1 < width + 0.02 and tight.y1 < height + 0.02
-    assert (tight.x1 - tight.x0) > 0.85 * width  # and nothing is wasted
+    share = 0.7 if name == "reliability" else 0.85  # a square above its inset: narrower
+    assert (tight.x1 - tight.x0) > share * width  # and nothing is wasted
 
 
 def test_vector_files_keep_text(figures: dict, tmp_path: Path) -> None:
@@ -125,12 +173,44 @@ def test_vector_files_keep_text(figures: dict, tmp_path: Path) -> None:
     assert b"/FontFile2" in pdf and b"/Subtype /Type3" not in pdf
 
 
-def lightness(cmap: str) -> np.ndarray:
-    """CIE L* along a colour map (IEC 61966-2-1, D65)."""
-    rgb = matplotlib.colormaps[cmap](np.linspace(0.02, 0.98, 49))[:, :3]
+# linear RGB as seen without one kind of cone: Machado, Oliveira & Fernandes (2009), severity 1
+SEEN_BY = {
+    "all": np.eye(3),
+    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                            [-0.003882, -0.048116, 1.051998]]),
+    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                              [-0.011820, 0.042940, 0.968881]]),
+}  # fmt: skip
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def lab(rgb: np.ndarray, seen: np.ndarray = SEEN_BY["all"]) -> np.ndarray:
+    """CIELAB of colours (IEC 61966-2-1, D65), as they are seen."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    y = linear @ [0.2126, 0.7152, 0.0722]
-    return np.where(y > 216 / 24389, 116 * np.cbrt(y) - 16, y * 24389 / 27)
+    xyz = np.clip(linear @ seen.T, 0, 1) @ XYZ.T / XYZ.sum(1)
+    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (xyz * 24389 / 27 + 16) / 116)
+    x, y, z = np.moveaxis(f, -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
+
+
+def closest(colours: Sequence[str], vision: str) -> float:
+    """Distance in CIELAB of the two colours that look most alike."""
+    found = lab(to_rgba_array(colours)[:, :3], SEEN_BY[vision])
+    return min(float(np.linalg.norm(a - b)) for a, b in itertools.combinations(found, 2))
+
+
+@pytest.mark.parametrize("vision", SEEN_BY)
+def test_colours_of_lines_are_told_apart(vision: str) -> None:
+    """About 2 can just be seen side by side; lines lie apart, and are thin."""
+    np.testing.assert_allclose(SEEN_BY[vision].sum(1), 1, atol=2e-6)  # grey stays grey
+    assert closest(styles.COLOURS, vision) > 15
+    usual = closest(matplotlib.color_sequences["tab10"][:7], vision)
+    assert (usual > 15) == (vision == "all")  # matplotlib's own would not do
+
+
+def lightness(cmap: str) -> np.ndarray:
+    """CIE L* along a colour map."""
+    return lab(matplotlib.colormaps[cmap](np.linspace(0.02, 0.98, 49))[:, :3])[:, 0]
 
 
 @pytest.mark.parametrize("cmap", sorted({"viridis", styles.SPREAD_COLOURS} | {

@@ -73,7 +73,7 @@ def mend_literals(
 
 def copy_notebooks(source: Path, target: Path) -> None:
     """Copy the tutorials, as committed, to where Sphinx finds them."""
-    target.mkdir(exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
     wanted = {path.name: path for path in source.glob("*.ipynb")}
     for old in target.glob("*.ipynb"):
         if old.name not in wanted:

@@ -45,6 +45,7 @@ myst_heading_anchors = 3
 myst_substitutions = _tables.substitutions()
 nb_execution_mode = "off"  # as committed: tests/test_tutorials.py runs them
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # CommonMark has no tables
 
 autosummary_generate = False  # `_build.write_stubs` does, for names that come from the code
 autodoc_typehints = "signature"
@@ -69,5 +70,6 @@ html_copy_source = False
 if os.environ.get("MATHJAX_PATH"):
     mathjax_path = os.environ["MATHJAX_PATH"]
 
-_build.copy_notebooks(HERE.parent, HERE / "notebooks")
+for folder in ("", "experiments"):
+    _build.copy_notebooks(HERE.parent / folder, HERE / "notebooks" / folder)
 setup = _build.setup

@@ -150,16 +150,19 @@ def left_labels(axes: list[Any], text: str) -> None:
 
 
 def legend(figure: Figure, axes: list[Any], *, n_column: int = 4) -> None:
-    """One legend for all panels, under them."""
+    """One legend for all panels, under them, no wider than the figure."""
     found: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    if found:
-        figure.legend(
+    for columns in range(min(len(found), n_column), 0, -1):
+        drawn = figure.legend(
             list(found.values()), list(found), loc="outside lower center",
-            ncols=min(len(found), n_column), borderaxespad=0.1,
+            ncols=columns, borderaxespad=0.1,
         )  # fmt: skip
+        if columns == 1 or drawn.get_window_extent().width <= figure.bbox.width:
+            return
+        drawn.remove()
 
 
 def apart(pressures: Any, *, ratio: float = 1.12) -> list[float]:
