@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import xdiffda
-from xdiffda._planning import mesh_for
+from xdiffda._grid import NAMED_GRIDS
+from xdiffda._planning import Task, mesh_for
 from xdiffda.costs import DEVICES, Device, amount, duration
 from xdiffda.errors import InputError
 from xdiffda.graphcast import GraphCast, NetworkConfig, build_graph
@@ -29,34 +30,37 @@ def graph():
     return build_graph(LAT, LON, refinement=2)
 
 
-def lowered(graph, config: NetworkConfig, batch: int):
+def lowered(graph, config: NetworkConfig, batch: int, *, prepared: bool = False):
     """The network traced for shapes alone: nothing is allocated."""
     net = eqx.filter_eval_shape(GraphCast, config, key=jax.random.key(0))
-    arrays, static = eqx.partition((net, graph), lambda x: hasattr(x, "shape"))
+    ready = eqx.filter_eval_shape(GraphCast.prepare, net, graph) if prepared else None
+    arrays, static = eqx.partition((net, graph, ready), lambda x: hasattr(x, "shape"))
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
     x = jax.ShapeDtypeStruct((graph.n_grid, batch, config.n_inputs), jnp.float32)
     width = config.conditioning_width
     given = jax.ShapeDtypeStruct((batch, width), jnp.float32) if width else None
 
     def apply(arrays, x, given):
-        net, graph = eqx.combine(arrays, static)
-        return net(x, graph, given)
+        net, graph, ready = eqx.combine(arrays, static)
+        return net(x, graph, given, ready)
 
     return jax.jit(apply).lower(shapes, x, given)
 
 
 @pytest.mark.parametrize(
-    ("batch", "options"),
+    ("batch", "prepared", "options"),
     [
-        (1, {"latent": 64}),
-        (3, {"latent": 64, "conditioning_width": 16}),
-        (2, {"latent": 32, "hidden_layers": 2, "processor_steps": 3}),
+        (1, True, {"latent": 64}),
+        (3, False, {"latent": 64, "conditioning_width": 16}),
+        (2, False, {"latent": 32, "hidden_layers": 2, "processor_steps": 3}),
     ],
 )
-def test_operations_are_those_that_xla_counts(graph, batch: int, options: dict) -> None:
+def test_operations_are_those_that_xla_counts(
+    graph, batch: int, prepared: bool, options: dict
+) -> None:
     config = NetworkConfig(**{"n_inputs": 40, "n_outputs": 20, "processor_steps": 2, **options})
-    theirs = lowered(graph, config, batch).cost_analysis()["flops"]
-    ours = count(config, Dimensions.of(graph), batch=batch).operations
+    theirs = lowered(graph, config, batch, prepared=prepared).cost_analysis()["flops"]
+    ours = count(config, Dimensions.of(graph), batch=batch, prepared=prepared).operations
     assert ours == pytest.approx(theirs, rel=0.03)
 
 
@@ -126,6 +130,74 @@ def test_the_plan_for_one_degree_is_what_was_measured() -> None:
         own = dataclasses.replace(config, edge_chunk=chunk)
         shared, member = temporary_bytes(own, size, prepared=prepared)
         assert shared + batch * member == pytest.approx(1e9 * reserved, rel=0.15)
+
+
+# What tests/benchmarks/README.md has of processor time on two machines, an AMD EPYC and an Intel
+# Xeon of which a core multiplies at about 215 and 94 GFLOP/s in float32.
+BUNDLED = {"grid": "speedy", "levels": 7, "processor_steps": 4, "device": "cpu"}
+DEGREE = {"grid": 1, "members": 1, "obs": 0, "device": "cpu"}
+FIVE = {"grid": 5, "latent": 256, "processor_steps": 3, "levels": 7, **DEGREE} | {"grid": 5}
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        (DEGREE, 14.3),
+        (DEGREE, 23.4),
+        (DEGREE | {"edge_chunk": 4096}, 15.0),
+        (BUNDLED | {"latent": 128, "members": 8}, 0.42),
+        (BUNDLED | {"latent": 128, "members": 8}, 0.302),
+        (BUNDLED | {"latent": 128, "members": 8}, 0.221),
+        (BUNDLED | {"latent": 256, "members": 2}, 0.21),
+        (FIVE, 0.136),
+        (FIVE | {"dtype": "bfloat16"}, 0.088),
+    ],
+)
+def test_the_time_of_an_evaluation_is_what_was_measured(options: dict, seconds: float) -> None:
+    assert 0.5 < xdiffda.plan(**options).evaluation_seconds / seconds < 2
+
+
+def test_chunks_cost_what_they_were_measured_to_cost() -> None:
+    """6 to 11 % of an evaluation; the operations of the static part are counted in full."""
+    whole, chunked = (xdiffda.plan(**DEGREE, edge_chunk=n) for n in (0, 4096))
+    assert 1.05 < chunked.evaluation_seconds / whole.evaluation_seconds < 1.2
+
+
+@pytest.mark.parametrize(
+    ("obs", "steps", "seconds"),
+    [(1850, 113, None), (15_392, 214, 8.6), (37_000, 341, 11.5), (99_900, 445, None)],
+)
+def test_solves_and_analyses_take_what_was_measured(
+    obs: int, steps: int, seconds: float | None
+) -> None:
+    """The bundled model's: 37 channels, truncation 31, 8 evaluations, 8 members (else 2)."""
+    config = NetworkConfig(115, 37, latent=128, processor_steps=4, conditioning_width=32)
+    task = Task(NAMED_GRIDS["speedy"](), Dimensions.of_grid(32, 64, 3), config, 31, obs)
+    assert 8 * task.iterations == pytest.approx(steps, rel=0.15)
+    if seconds is not None:
+        plan = xdiffda.plan(**BUNDLED, latent=128, members=8, obs=obs)
+        assert 0.5 < plan.seconds / seconds < 2
+        updates = seconds - 8 * 0.302
+        assert 0.5 < plan.kalman_seconds / updates < 2
+
+
+def test_half_precision_saves_no_memory_on_a_cpu_and_little_time() -> None:
+    """XLA multiplies in bfloat16 there and does all else in float32."""
+    full, half = (xdiffda.plan(**DEGREE, dtype=d) for d in ("float32", "bfloat16"))
+    assert half.memory_bytes == full.memory_bytes
+    assert 0.5 < half.evaluation_seconds / full.evaluation_seconds < 0.9
+    small = (xdiffda.plan(**BUNDLED, latent=128, dtype=d) for d in ("float32", "bfloat16"))
+    full, half = (plan.evaluation_seconds for plan in small)
+    assert half == full  # bound by what is moved, as was measured
+
+
+@pytest.mark.parametrize("card", ["a10", "rtx4090"])
+def test_a_card_of_24_gb_needs_chunks_at_a_quarter_degree(card: str) -> None:
+    goal = {"grid": 0.25, "members": 1, "obs": 830_000, "device": card, "dtype": "bfloat16"}
+    whole, chunked = (xdiffda.plan(**goal, edge_chunk=n) for n in (0, 2**17))
+    assert not whole.fits and chunked.fits and chunked.memory_bytes < 10e9
+    assert any(line.startswith("edge_chunk=131072") and line.endswith("fits")
+               for line in whole.advice)  # fmt: skip
 
 
 def test_a_plan_adds_up() -> None:

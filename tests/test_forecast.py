@@ -164,3 +164,12 @@ def test_all_problems_at_once(truth: xr.Dataset) -> None:
         forecast(truth.isel(time=0), "0h")
     with pytest.raises(InputError, match="temperature"):
         forecast(truth.isel(time=0).drop_vars("temperature"), "6h")
+
+
+def test_too_little_memory_for_a_single_state(truth: xr.Dataset) -> None:
+    """Of networks that can be computed in another way: test_forecast_memory.py."""
+    with (
+        xdiffda.set_options(memory_limit="10 kB"),
+        pytest.raises(InputError, match="a forecast with 'speedy'.*set_options.memory_limit="),
+    ):
+        forecast(truth.isel(time=0), "6h")

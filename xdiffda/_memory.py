@@ -1,8 +1,10 @@
-"""Memory that drawing members takes, and how many members of a group fit into a device."""
+"""Memory that drawing members and forecasts takes, and how many members fit into a device."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -11,13 +13,17 @@ import numpy as np
 from xdiffda._devices import Schedule, make_schedules
 from xdiffda._settings import Settings
 from xdiffda.errors import InputError, Problem
+from xdiffda.gencast.costs import temporary_bytes as gencast_bytes
+from xdiffda.gencast.graph import GenCastGraph
 from xdiffda.graphcast.costs import Dimensions, temporary_bytes
+from xdiffda.graphcast.graph import Graph
 from xdiffda.options import get_options
 from xdiffda.prior import Prior
 
 # states of z and coefficients alive at once beside the network: noise, two estimates of the
 # multistep sampler, and what the Kalman update transforms
 STATES = 8
+FRAMES = 3  # copies of a forecast's inputs and outputs: as Datasets, normalised, as one array
 SAMPLING = ("guided", "repaint")  # the methods that draw members by evaluations of the network
 EDGES = tuple(2**n for n in range(18, 7, -1))  # sizes of chunks to propose
 RESERVE = 0.9  # of the device: its allocator loses some to fragments
@@ -44,14 +50,32 @@ def needed(prior: Prior) -> Need:
     mask = prior.covariance.basis.mask
     state = 4 * n_channel * (n_node + int(np.prod(mask.shape)))
     trees = (prior.covariance, getattr(prior, "_calibrated", None), getattr(prior, "_static", None))
-    shared, member = _size(trees), STATES * state
     network, graph = getattr(prior, "_network", None), getattr(prior, "_graph", None)
-    if network is not None and graph is not None:
-        config = network.backbone.config
-        once, each = temporary_bytes(config, Dimensions.of(graph), prepared=True)
-        shared += _size((network, graph)) + once
-        member += each
-    return Need(shared, member)
+    if network is None or graph is None:
+        return Need(_size(trees), STATES * state)
+    if isinstance(graph, GenCastGraph):
+        trees = (*trees, prior.covariance)  # there once more with the signs of its noise
+    backbone = getattr(network, "backbone", network)
+    own = _of_network(backbone.config, graph, prepared=isinstance(graph, Graph))
+    inputs = 4 * n_node * backbone.config.n_inputs
+    return Need(_size((*trees, network, graph)) + own.shared, STATES * state + inputs + own.member)
+
+
+def needed_to_forecast(network: Any, graph: Graph) -> Need:
+    """Memory for steps of a forecaster; ``network`` is that of `xdiffda.graphcast`."""
+    own = _of_network(network.config, graph, prepared=False)
+    channels = network.config.n_inputs + network.config.n_outputs
+    frames = 4 * FRAMES * graph.n_grid * channels
+    return Need(_size((network, graph)) + own.shared, frames + own.member)
+
+
+def _of_network(config: Any, graph: Graph | GenCastGraph, *, prepared: bool) -> Need:
+    """Of one evaluation beside weights and graph."""
+    if jax.default_backend() == "cpu" and config.dtype == "bfloat16":
+        config = dataclasses.replace(config, dtype="float32")  # XLA keeps most of it so there
+    if isinstance(graph, GenCastGraph):
+        return Need(*gencast_bytes(config, graph))
+    return Need(*temporary_bytes(config, Dimensions.of(graph), prepared=prepared))
 
 
 def plan_devices(prior: Prior, settings: Settings) -> list[Schedule]:
@@ -77,13 +101,70 @@ def members_that_fit(prior: Prior, wanted: int, devices: list[Any]) -> int:
     InputError
         If there is not enough memory for a single one.
     """
+    ways = _Ways("prior", prior, needed)
+    return _that_fit(ways, f"{prior.name!r}", wanted, devices)
+
+
+def states_that_fit(
+    model: Any, need: Callable[[Any], Need], wanted: int, *, name: str, code: str = "forecaster"
+) -> int:
+    """States that a forecaster can move together, at most ``wanted``.
+
+    Parameters
+    ----------
+    model
+        The forecaster; with a method ``reconfigured`` where it can be computed in another way.
+    need : callable
+        Model -> what it needs, from `needed_to_forecast`.
+    wanted : int
+    name, code : str
+        The model for people, and as a user types it.
+
+    Raises
+    ------
+    InputError
+        If there is not enough memory for a single one.
+    """
+    ways = _Ways(code, model, need)
+    return _that_fit(ways, f"a forecast with {name}", wanted, jax.local_devices()[:1])
+
+
+class _Ways(NamedTuple):
+    """A model, what it is called in code, and what it needs as it is and reconfigured."""
+
+    name: str
+    model: Any
+    need: Callable[[Any], Need]
+
+    def options(self) -> Iterator[dict[str, Any]]:
+        """Options that reduce the memory, those first that change no number."""
+        if hasattr(self.model, "reconfigured"):
+            chunks = [{"edge_chunk": edges} for edges in EDGES]
+            yield from chunks
+            if jax.default_backend() != "cpu":  # saves little there, see `_of_network`
+                yield from ({"dtype": "bfloat16"} | more for more in ({}, *chunks))
+
+    def smaller(self, limit: int) -> tuple[str, Need] | None:
+        """The first way that fits, as it is typed, and what is then needed."""
+        for options in self.options():
+            try:
+                need = self.need(self.model.reconfigured(**options))
+            except ValueError:  # no network, or one without this option
+                continue
+            if need.shared + need.member <= limit:
+                given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+                return f"model={self.name}.reconfigured({given})", need
+        return None
+
+
+def _that_fit(ways: _Ways, name: str, wanted: int, devices: list[Any]) -> int:
     limit, source = memory_limit(devices)
     if limit is None:
         return wanted
-    need = needed(prior)
+    need = ways.need(ways.model)
     most = (limit - need.shared) // need.member
     if most < 1:
-        raise InputError([_too_little(prior, need, limit, source)], what="memory of the device")
+        raise InputError([_too_little(ways, name, limit, source)], what="memory of the device")
     return int(min(wanted, most))
 
 
@@ -101,35 +182,23 @@ def memory_limit(devices: list[Any]) -> tuple[int | None, str]:
     return None, ""
 
 
-def _too_little(prior: Prior, need: Need, limit: int, source: str) -> Problem:
+def _too_little(ways: _Ways, name: str, limit: int, source: str) -> Problem:
     from dask.utils import format_bytes
 
+    need = ways.need(ways.model)
     total = need.shared + need.member
-    found = f"{format_bytes(limit)} ({source}) for {prior.name!r}"
+    found = f"{format_bytes(limit)} ({source}) for {name}"
     wanted = (
         f"{format_bytes(total)} for one member: {format_bytes(need.member)} and "
         f"{format_bytes(need.shared)} that members share"
     )
-    smaller = _smaller(prior, limit)
+    smaller = ways.smaller(limit)
     if smaller is not None:
-        edges, reduced = smaller
+        repair, reduced = smaller
         fits = format_bytes(reduced.shared + reduced.member)
-        return Problem(found, f"{wanted}; {fits} with edges in chunks",
-                       f"model=prior.reconfigured(edge_chunk={edges})")  # fmt: skip
+        return Problem(found, f"{wanted}; {fits} when computed as below", repair)
     more = f'xdiffda.set_options(memory_limit="{format_bytes(int(1.1 * total))}")'
-    return Problem(found, f"{wanted}; there are no chunks small enough", more)
-
-
-def _smaller(prior: Prior, limit: int) -> tuple[int, Need] | None:
-    """The largest chunks of edges with which a network fits, and what it then needs."""
-    reconfigured = getattr(prior, "reconfigured", None)
-    if reconfigured is None or getattr(prior, "_graph", None) is None:
-        return None
-    for edges in EDGES:
-        need = needed(reconfigured(edge_chunk=edges))
-        if need.shared + need.member <= limit:
-            return edges, need
-    return None
+    return Problem(found, f"{wanted}; no option makes that small enough", more)
 
 
 def _size(tree: object) -> int:

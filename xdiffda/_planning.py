@@ -33,13 +33,15 @@ _STATIC, _SEASON, _CONDITIONING = 2, 2, 16
 _FINEST_MESH = 6
 _CHUNK = 2**17
 _USABLE = 0.9  # of a device's memory
+_FEWEST_STEPS, _STEPS = 8, 30  # of a solve: at least, and for sqrt(observations per coefficient)
 
 
 def plan(
     *, grid: float | str | Grid = 0.25, levels: int = 13, members: int = 8, obs: float = 1e4,
     devices: int = 1, device: str | Device = "h100", dtype: str = "float32", latent: int = 512,
     processor_steps: int = 16, refinement: int | None = None, n_steps: int = 8,
-    max_batch: int = 8, edge_chunk: int = 0, truncation: int | None = None, iterations: int = 30,
+    max_batch: int = 8, edge_chunk: int = 0, truncation: int | None = None,
+    iterations: int | None = None,
 ) -> Plan:  # fmt: skip
     """Estimate memory, time and storage of a guided analysis.
 
@@ -54,7 +56,8 @@ def plan(
     devices : int
         Devices that share the members.
     device : str or Device
-        ``"cpu"`` (one core), ``"a100"``, ``"h100"``, ``"h200"``, or another `Device`.
+        ``"cpu"`` (one core), another key of `xdiffda.costs.DEVICES` (``"a10"``, ``"rtx4090"``,
+        ``"a100"``, ``"h100"``, ``"h200"``), or a `Device` of one's own.
     dtype : {"float32", "bfloat16"}
         Precision of the network.
     latent, processor_steps : int
@@ -69,8 +72,9 @@ def plan(
         Edges computed at a time; 0 for all.
     truncation : int, optional
         Largest total wavenumber of V; default 63, or what the grid resolves.
-    iterations : int
-        Of the solver in each Kalman update; observations that are many or dense take more.
+    iterations : int, optional
+        Of the solver in each Kalman update; default by the observations for each number that V
+        tells apart. Accurate observations take more.
 
     Returns
     -------
@@ -85,8 +89,9 @@ def plan(
     Notes
     -----
     Operations agree with XLA's own count within 1 %; memory with what XLA plans for a CPU in
-    float32 within 20 % (`tests/test_costs.py`). Times divide both by 0.4 of a device's peaks:
-    a rule of thumb, to be replaced by what was measured, ``dataclasses.replace(DEVICES["h100"],
+    float32 within 20 %; times on a CPU with what was measured within a factor of two
+    (`tests/test_costs.py`). Times on a GPU divide operations and bytes by 0.4 of its peaks: a
+    rule of thumb, to be replaced by what was measured, ``dataclasses.replace(DEVICES["h100"],
     efficiency=...)``.
 
     Examples
@@ -100,7 +105,7 @@ def plan(
     numbers = {
         "levels": levels, "members": members, "devices": devices, "latent": latent,
         "processor_steps": processor_steps, "n_steps": n_steps, "max_batch": max_batch,
-        "iterations": iterations,
+        "iterations": 1 if iterations is None else iterations,
     }  # fmt: skip
     where, unit = _checked(grid, device, dtype, {**numbers, "obs": obs})
     limit = min(where.n_lat - 1, where.n_lon // 2 - 1)
@@ -116,19 +121,22 @@ def plan(
     )  # fmt: skip
     share = -(-members // devices)
     most = min(max_batch, share)
-    batch = task.members_that_fit(unit, most)
-    memory = task.shared_bytes + batch * task.member_bytes + unit.process
+    # a process' own memory tells a CPU, where XLA keeps much of half precision in float32
+    held = task.computed(dtype="float32") if unit.process else task
+    batch = held.members_that_fit(unit, most)
+    memory = held.shared_bytes + batch * held.member_bytes + unit.process
     fits = not unit.memory or memory <= _USABLE * unit.memory
-    tally = count(config, task.size, batch=batch)
+    tally = count(config, task.size, batch=batch, prepared=not edge_chunk)
     evaluation = task.seconds(unit, tally)
-    kalman = task.seconds(unit, task.kalman((n_steps + 1) * iterations, share), "float32")
+    steps = n_steps * (iterations or task.iterations)
+    kalman = task.seconds(unit, task.kalman(steps, share), "float32")
     return Plan(
         grid=where.shape, n_channel=n_channel, n_edge=task.n_edge,
         n_parameter=parameters(config), members=members, n_devices=devices, batch=batch,
         device=unit, dtype=dtype, operations=tally.operations // batch,
         evaluation_seconds=evaluation, kalman_seconds=kalman,
         seconds=-(-share // batch) * n_steps * evaluation + kalman,
-        shared_bytes=task.shared_bytes, member_bytes=task.member_bytes, memory_bytes=memory,
+        shared_bytes=held.shared_bytes, member_bytes=held.member_bytes, memory_bytes=memory,
         fits=fits, storage_bytes=_FLOAT * members * where.n_node * n_channel,
         advice=() if fits and batch == most else task.advice(unit),
     )  # fmt: skip
@@ -195,18 +203,23 @@ class Task:
         room = _USABLE * device.memory - self.shared_bytes
         return max(min(most, int(room // self.member_bytes)), 1)
 
+    @property
+    def iterations(self) -> int:
+        """Steps of one solve for the observations, as measured (tests/test_costs.py)."""
+        known = (self.truncation + 1) ** 2 * self.config.n_outputs
+        return round(_FEWEST_STEPS + _STEPS * math.sqrt(self.n_obs / known))
+
     def kalman(self, iterations: int, members: int) -> Tally:
         """Operations of the Kalman updates: V by spectral transforms, H by stencils."""
-        tally, columns = Tally(), self.config.n_outputs * members
+        tally, columns = Tally(), iterations * self.config.n_outputs * members
         degrees, orders = self.truncation + 1, 2 * self.truncation + 1
-        for _ in range(2):  # to coefficients and back
-            tally.products += (
-                iterations
-                * columns
-                * (degrees * orders * self.grid.n_lat + orders * self.size.grid)
-            )
-            tally.moved += 2 * iterations * columns * (self.n_coefficient + self.size.grid)
-        tally.products += iterations * self.n_coefficient * columns * 2 * self.config.n_outputs
+        by_order = orders * self.grid.n_lat
+        for _ in range(2):  # to coefficients and back, sums over rows and over columns
+            tally.products += columns * (degrees * by_order + orders * self.size.grid)
+            # twice, since XLA lays out anew what it multiplies order by order
+            tally.moved += 2 * columns * (self.n_coefficient + 2 * by_order + self.size.grid)
+        tally.products += 2 * self.config.n_outputs * columns * self.n_coefficient
+        tally.moved += 4 * columns * self.n_coefficient
         tally.elements += iterations * 2 * 16 * self.n_obs * members
         tally.moved += iterations * 2 * 24 * self.n_obs * members
         return tally
@@ -214,7 +227,7 @@ class Task:
     def seconds(self, device: Device, tally: Tally, dtype: str | None = None) -> float:
         """Time of what was counted, on one device."""
         dtype = dtype or self.config.dtype
-        width = 2 if dtype == "bfloat16" else _FLOAT
+        width = 2 if dtype == "bfloat16" and not device.process else _FLOAT
         return device.seconds(tally.operations, width * tally.moved, dtype)
 
     def advice(self, device: Device) -> tuple[str, ...]:

@@ -124,7 +124,9 @@ def plan(
     members: int = 8,
     obs: Annotated[float, typer.Option(help="scalar observations in the window")] = 1e4,
     devices: int = 1,
-    device: Annotated[str, typer.Option(help="cpu (one core), a100, h100, h200")] = "h100",
+    device: Annotated[
+        str, typer.Option(help="cpu (one core), a10, rtx4090, a100, h100, h200")
+    ] = "h100",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
     latent: int = 512,
     steps: Annotated[int, typer.Option(help="network evaluations for each member")] = 8,

@@ -22,7 +22,7 @@ class Device:
     memory
         Bytes; 0 where it is not known.
     efficiency
-        Share of the peaks that is reached.
+        Share of these rates that is reached.
     process
         Bytes of its memory that the program itself takes: Python, libraries and compiled code,
         where they lie in the same memory.
@@ -50,9 +50,14 @@ class Device:
         return max(operations / self.rate(dtype), moved / (self.efficiency * self.bandwidth))
 
 
-# Peaks are those of the makers' data sheets (dense, SXM); of a core, two AVX-512 units at 2.3 GHz.
+# Of a core, what evaluations reached: between an AMD EPYC and an Intel Xeon, which differ by 1.7
+# (tests/benchmarks/README.md, held by tests/test_costs.py). Of GPUs, the peaks in NVIDIA's data
+# sheets (dense; SXM of A100, H100 and H200) and, of the RTX 4090, in its white paper of the Ada
+# architecture: float32 outside the tensor cores, bfloat16 in them with sums in float32.
 DEVICES: dict[str, Device] = {
-    "cpu": Device("CPU core", 147e9, 147e9, 10e9, 0, 0.5, 600_000_000),
+    "cpu": Device("CPU core", 115e9, 170e9, 5e9, 0, 1.0, 600_000_000),
+    "a10": Device("A10 24 GB", 31.2e12, 125e12, 0.6e12, 24e9),
+    "rtx4090": Device("RTX 4090 24 GB", 82.6e12, 165.2e12, 1.008e12, 24e9),
     "a100": Device("A100 80 GB", 19.5e12, 312e12, 2.0e12, 80e9),
     "h100": Device("H100 80 GB", 67e12, 989e12, 3.35e12, 80e9),
     "h200": Device("H200 141 GB", 67e12, 989e12, 4.8e12, 141e9),

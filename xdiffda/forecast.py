@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from xdiffda._memory import Need, needed_to_forecast, states_that_fit
 from xdiffda._published import is_published, load_published
 from xdiffda._rollout import STEP, load_forecaster, load_rollout
 from xdiffda._two_frames import read_start, roll_out
@@ -47,7 +48,8 @@ def forecast(
         Bundled model whose forecaster is taken, a folder of the same files, the name of a
         published GraphCast, or a `Forecaster` made from a checkpoint of that format.
     max_batch : int
-        States (members and initial times) computed together; bounds the memory.
+        States (members and initial times) computed together at most; fewer where the device's
+        memory, or the option ``memory_limit``, asks for that.
 
     Returns
     -------
@@ -61,7 +63,8 @@ def forecast(
     ------
     InputError
         If the states do not fit the model or have no valid time, or the lead time is not a
-        multiple of 6 h; lists all problems.
+        multiple of 6 h; lists all problems. If there is not enough memory for a single state:
+        with what reduces it, as ``model=forecaster.reconfigured(edge_chunk=131072)``.
 
     Examples
     --------
@@ -78,9 +81,9 @@ def forecast(
     rollout = load_rollout(name)
     x, layout, convention = to_state(ds, rollout.layout, what="initial state")
     times, n_steps = _checked(convention, lead_time, max_batch)
-    states = rollout.run(
-        x.reshape(-1, *x.shape[-2:]), times.reshape(-1), n_steps, max_batch=max_batch
-    )
+    need = lambda own: needed_to_forecast(own.network, own.graph)  # noqa: E731
+    batch = states_that_fit(rollout, need, max_batch, name=repr(str(name)))
+    states = rollout.run(x.reshape(-1, *x.shape[-2:]), times.reshape(-1), n_steps, max_batch=batch)
     states = states.reshape(n_steps, *x.shape)
     if "time" in convention.batch_dims and convention.batch_shape[0] > 1:
         return _of_several_times(states, times, layout, convention)
@@ -102,7 +105,14 @@ def _from_two_frames(
     n_steps, problems = _settings(lead_time, max_batch)
     raise_if(problems, what="forecast")
     start = read_start(ds, forecaster, name)
-    states, layout = roll_out(start, forecaster, n_steps, max_batch=max_batch)
+    graph, named = forecaster.net.graph_for(start.inputs), not isinstance(model, Forecaster)
+
+    def need(own: Forecaster) -> Need:
+        return needed_to_forecast(own.net.net, graph)
+
+    code = f"xdiffda.load_model({name!r})" if named else "forecaster"
+    batch = states_that_fit(forecaster, need, max_batch, name=name, code=code)
+    states, layout = roll_out(start, forecaster, n_steps, max_batch=batch)
     sizes = dict(zip(start.convention.batch_dims, start.convention.batch_shape, strict=True))
     kept = [n if dim == "member" else 1 for dim, n in sizes.items()]
     states = states.reshape(n_steps, *kept, *states.shape[-2:])

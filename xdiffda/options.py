@@ -57,9 +57,9 @@ class set_options:
     default_model : str, optional
         The model of calls that name none; default ``"speedy"``.
     memory_limit : str or int, optional
-        Memory that `xdiffda.assimilate` may use on each device, such as ``"20 GB"`` or a number
-        of bytes; ``"device"`` (the default) takes what the device has. Members are computed in
-        groups that fit.
+        Memory that `xdiffda.assimilate` and forecasts may use on each device, such as
+        ``"20 GB"`` or a number of bytes; ``"device"`` (the default) takes what the device has.
+        Members are computed in groups that fit.
     n_devices : int, optional
         Number of local devices that `xdiffda.assimilate` spreads members and analysis times
         over; 0 (the default) takes all.

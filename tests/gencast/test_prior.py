@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import equinox as eqx
 import jax
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import xdiffda
+from xdiffda import _memory
 from xdiffda.errors import InputError
-from xdiffda.gencast import GenCastPrior, gencast_basis
+from xdiffda.gencast import GenCast, GenCastPrior, gencast_basis
+from xdiffda.gencast.costs import temporary_bytes
 from xdiffda.gencast.evidence import Evidence
 from xdiffda.gencast.noise import on_gencast_basis
 from xdiffda.gencast.prior import unit_covariance
@@ -146,3 +150,54 @@ def test_order_of_rows_and_longitudes_does_not_matter(case, prior, previous):
     ours, theirs = (p._evidence(TIME) for p in (other, prior))
     np.testing.assert_array_equal(ours.denoiser.given.channels, theirs.denoiser.given.channels)
     np.testing.assert_array_equal(ours.reference, theirs.reference)
+
+
+def test_it_can_be_computed_in_half_precision(prior, background) -> None:
+    """What the network then gives is in test_checkpoint.py."""
+    half = prior.reconfigured(dtype="bfloat16")
+    networks = [p.condition(background, TIME, 1.0).denoise.network for p in (half, prior)]
+    assert [net.config.dtype for net in networks] == ["bfloat16", "float32"]
+    for one, other in zip(*map(jax.tree.leaves, networks), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="edge_chunk"):
+        prior.reconfigured(edge_chunk=256)
+
+
+def test_the_memory_of_the_network_is_counted(prior, monkeypatch) -> None:
+    """Weights and graph exactly; with them what an evaluation takes."""
+    need, gaussian = _memory.needed(prior), copy.copy(prior)
+    monkeypatch.setattr(GenCastPrior, "_graph", None)  # as if there were no network
+    blind = _memory.needed(gaussian)
+    monkeypatch.undo()
+    stored = _memory._size((prior._network, prior._graph, prior.covariance))
+    shared, member = temporary_bytes(prior._network.config, prior._graph)
+    assert need.shared == blind.shared + stored + shared
+    n_input = 4 * len(prior.scale) * prior._network.config.n_inputs
+    assert need.member == blind.member + member + n_input
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    device = jax.local_devices()[:1]
+    with xdiffda.set_options(memory_limit=need.shared + need.member - 1):
+        with pytest.raises(InputError, match="for 'gencast'.*prior.reconfigured.dtype='bfloat16'"):
+            _memory.members_that_fit(prior, 8, device)
+        assert _memory.members_that_fit(prior.reconfigured(dtype="bfloat16"), 8, device) >= 1
+
+
+def test_the_estimate_of_memory_is_what_xla_reserves(prior) -> None:
+    batch, own = 3, prior._network.config
+    config = dataclasses.replace(own, latent=64, layers=1, ffw_hidden=128)
+    network = eqx.filter_eval_shape(GenCast, config, key=jax.random.key(0))
+    arrays, rest = eqx.partition((network, prior._graph), lambda x: hasattr(x, "shape"))
+    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)  # noqa: E731
+
+    def run(arrays, x, sigma):
+        network, graph = eqx.combine(arrays, rest)
+        return network(x, sigma, graph)
+
+    arrays = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
+    x = shape(prior._graph.n_grid, batch, config.n_inputs)
+    compiled = jax.jit(run).lower(arrays, x, shape(1)).compile()
+    shared, member = temporary_bytes(config, prior._graph)
+    planned = compiled.memory_analysis()
+    assert planned is not None
+    reserved = planned.temp_size_in_bytes
+    assert shared + batch * member == pytest.approx(reserved, rel=0.35)

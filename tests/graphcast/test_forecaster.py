@@ -110,6 +110,17 @@ def test_statistics_are_matched_by_label(data, net, stats):
     np.testing.assert_allclose(ours, expected.transpose(*ours.dims), rtol=1e-6)
 
 
+def test_another_way_of_computing_changes_no_forecast(data, net, stats):
+    inputs, forcings = data
+    f, now = Forecaster(net, **stats), forcings.isel(time=[0])
+    chunked = f.reconfigured(edge_chunk=16)
+    assert chunked.net.net.config.edge_chunk == 16 and f.net.net.config.edge_chunk == 0
+    xr.testing.assert_allclose(chunked(inputs, now), f(inputs, now), rtol=1e-5)
+    assert f.reconfigured(dtype="bfloat16").net.net.config.dtype == "bfloat16"
+    with pytest.raises(ValueError, match="latent"):
+        f.reconfigured(latent=3)
+
+
 def test_targets_are_the_inverse_of_outputs(data, net, stats):
     inputs, forcings = data
     f = Forecaster(net, **stats)

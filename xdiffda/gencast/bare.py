@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -152,6 +153,11 @@ class BareGenCast:
             levels = task.pressure_levels if VARIABLES[name].on_levels else (None,)
             channels += [Channel(name, 0, level) for level in levels]
         return tuple(channels)
+
+    def reconfigured(self, **options: Any) -> BareGenCast:
+        """The same network computed in another way: see `GenCast.reconfigured`."""
+        other = replace(self.checkpoint, net=self.net.reconfigured(**options))
+        return replace(self, checkpoint=other)
 
     def stack_targets(self, targets: xr.Dataset) -> Float[np.ndarray, "node batch channel"]:
         """Target variables of one time as an array, in the order of `target_channels`."""

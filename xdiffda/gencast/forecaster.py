@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -171,6 +173,13 @@ class GenCastForecaster:
             variable_weights=VARIABLE_WEIGHTS,
         )  # fmt: skip
         return Karras().loss_weight(sigma) * square
+
+    def reconfigured(self, **options: Any) -> GenCastForecaster:
+        """The same computed in another way: ``dtype``, ``precision`` or ``remat``."""
+        other, scaler = copy.copy(self), self.scaler.reconfigured(**options)
+        object.__setattr__(other, "scaler", scaler)
+        object.__setattr__(other, "net", scaler.net)
+        return other
 
     def clean(self, ds: xr.Dataset) -> xr.Dataset:
         """Fill what is known over sea only; leave other gaps."""

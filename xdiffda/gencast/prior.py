@@ -24,6 +24,8 @@ from .config import STEP
 from .denoiser import GenCastDenoiser
 from .evidence import Evidence, earlier_states, evidence_of, unknown_states
 from .forecaster import GenCastForecaster
+from .graph import GenCastGraph
+from .network import GenCast
 from .noise import on_gencast_basis
 
 
@@ -140,6 +142,26 @@ class GenCastPrior:
         other._last_used = None
         return other
 
+    def reconfigured(self, **options: Any) -> GenCastPrior:
+        """The same prior computed in another way: in half precision, for less memory.
+
+        Parameters
+        ----------
+        **options
+            ``dtype``, ``precision`` or ``remat`` of `xdiffda.gencast.NetworkConfig`. There is
+            no ``edge_chunk``: edges are few beside those of GraphCast, attention is computed
+            in blocks always.
+
+        Raises
+        ------
+        ValueError
+            If an option is not one of these.
+        """
+        other = copy.copy(self)
+        other._forecaster = self._forecaster.reconfigured(**options)
+        other._last_used = None
+        return other
+
     def measured(self, members: Float[np.ndarray, "member node channel"]) -> GenCastPrior:
         """The same prior with B estimated from draws of the forecaster (physical units)."""
         x = np.asarray(members, np.float64)
@@ -174,6 +196,16 @@ class GenCastPrior:
         return from_state(
             self._evidence(stamp).reference, self.layout, default_convention(self.layout)
         ).assign_coords(time=stamp)
+
+    @property
+    def _network(self) -> GenCast:
+        return self._forecaster.net.net
+
+    @property
+    def _graph(self) -> GenCastGraph:
+        grid = self.layout.grid
+        axes = {"lat": np.asarray(grid.lat), "lon": np.asarray(grid.lon)}
+        return self._forecaster.net.graph_for(xr.Dataset(coords=axes))
 
     @property
     def covariance(self) -> SpectralCovariance:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -148,6 +149,10 @@ class BareNetwork:
             self.config.radius_query_fraction_edge_length,
             self.config.mesh2grid_edge_normalization_factor,
         )
+
+    def reconfigured(self, **options: Any) -> BareNetwork:
+        """The same network computed in another way: see `GraphCast.reconfigured`."""
+        return replace(self, net=self.net.reconfigured(**options))
 
     def checkpoint(self) -> Checkpoint:
         """The network and its task, to be written with `write_checkpoint`."""

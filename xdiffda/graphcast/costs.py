@@ -129,7 +129,9 @@ class Tally:
         self.moved += numbers * moved
 
 
-def count(config: NetworkConfig, size: Dimensions, *, batch: int = 1) -> Tally:
+def count(
+    config: NetworkConfig, size: Dimensions, *, batch: int = 1, prepared: bool = False
+) -> Tally:
     """Count one evaluation of the network.
 
     Parameters
@@ -140,6 +142,9 @@ def count(config: NetworkConfig, size: Dimensions, *, batch: int = 1) -> Tally:
         Of the graph.
     batch
         Members computed together.
+    prepared
+        Whether what depends on the graph alone is kept between evaluations
+        (`GraphCast.prepare`).
 
     Examples
     --------
@@ -149,17 +154,18 @@ def count(config: NetworkConfig, size: Dimensions, *, batch: int = 1) -> Tally:
     '2.7e+12'
     """
     tally, width = Tally(), config.latent
-    grid, mesh = size.grid, size.mesh
-    tally.product(grid, _N_STRUCTURAL, width)
+    grid, mesh, own = size.grid, size.mesh, 0 if prepared else 1
+    if not prepared:
+        tally.product(grid, _N_STRUCTURAL, width)
+        _block(tally, config, mesh, _N_STRUCTURAL)
+        for edges in (size.grid2mesh, size.within, size.mesh2grid):
+            _block(tally, config, edges, _N_EDGE)
     _block(tally, config, grid * batch, config.n_inputs)
-    _block(tally, config, mesh, _N_STRUCTURAL)
-    _block(tally, config, size.grid2mesh, _N_EDGE)
     _interaction(
-        tally, config, edges=size.grid2mesh, messages=size.grid2mesh * batch,
+        tally, config, edges=own * size.grid2mesh, messages=size.grid2mesh * batch,
         sender=grid * batch, receiver=mesh, updated=mesh * batch,
     )  # fmt: skip
     _block(tally, config, grid * batch, width)
-    _block(tally, config, size.within, _N_EDGE)
     nodes, points = mesh * batch, grid * batch
     for step in range(config.processor_steps):
         _interaction(
@@ -167,9 +173,8 @@ def count(config: NetworkConfig, size: Dimensions, *, batch: int = 1) -> Tally:
             messages=size.within * batch, sender=nodes, receiver=nodes, updated=nodes,
         )  # fmt: skip
         tally.pointwise((size.within + mesh) * batch * width, 1, moved=2)  # residuals
-    _block(tally, config, size.mesh2grid, _N_EDGE)
     _interaction(
-        tally, config, edges=size.mesh2grid, messages=size.mesh2grid * batch, sender=nodes,
+        tally, config, edges=own * size.mesh2grid, messages=size.mesh2grid * batch, sender=nodes,
         receiver=points, updated=points,
     )  # fmt: skip
     tally.pointwise(3 * points * width, 1, moved=1)  # residuals
@@ -200,8 +205,8 @@ def _interaction(
 ) -> None:  # fmt: skip
     """Messages and update, from numbers of rows: one for all members, or one for each.
 
-    ``messages`` and ``updated`` receivers there are one for each member; ``edges``, ``sender``
-    and ``receiver`` are what they are made from.
+    ``messages`` and ``updated`` receivers there are one for each member; ``edges`` (none, where
+    their product is known), ``sender`` and ``receiver`` are what they are made from.
     """
     width = config.latent
     for rows in (edges, sender, receiver):

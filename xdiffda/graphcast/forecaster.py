@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -126,6 +128,24 @@ class Forecaster:
             fed_back = outputs[-1].merge(now[list(task.forcing_variables)], compat="override")
             inputs = _advance(inputs, fed_back)
         return xr.combine_nested(outputs, concat_dim="time")
+
+    def reconfigured(self, **options: Any) -> Forecaster:
+        """The same forecaster computed in another way: for less memory, or in half precision.
+
+        Parameters
+        ----------
+        **options
+            Those of `xdiffda.graphcast.NetworkConfig` that change no weight: ``edge_chunk``,
+            ``dtype``, ``precision``, ``unroll``, ``remat``.
+
+        Raises
+        ------
+        ValueError
+            If an option is not one of these.
+        """
+        other = copy.copy(self)
+        object.__setattr__(other, "net", self.net.reconfigured(**options))
+        return other
 
     def normalize(self, ds: xr.Dataset) -> xr.Dataset:
         """(x - mean) / stddev, in the precision of the data."""
