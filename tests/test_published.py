@@ -19,7 +19,7 @@ from xdiffda.errors import InputError, ModelError, StorageError
 from xdiffda.graphcast import Forecaster, time_forcings
 
 GOLDEN = Path(__file__).parent / "graphcast/golden/gc_a"  # 10 degrees, 3 levels
-TINY = Release("graphcast-tiny", "graphcast", "GraphCast tiny.npz", "for tests", 10.0, 3, 0.1)
+TINY = Release("graphcast-tiny", "graphcast", "GraphCast tiny.npz", "for tests", 10.0, 3, 2, 0.1)
 START, STEP = np.datetime64("2020-03-20T12", "ns"), np.timedelta64(6, "h")
 
 
@@ -137,8 +137,9 @@ def test_a_file_of_another_network_is_refused(release, tmp_path: Path) -> None:
             (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / key).write_bytes(release.files[TINY.objects[role]])
         with xdiffda.set_options(mirror=tmp_path), pytest.raises(
-            ModelError, match=r"network of 3 levels at 10 degrees; needed 37 levels at 0.25 "
-            r"degrees for graphcast-mixed; repair: `xdiffda.load_model\(\"graphcast-tiny"
+            ModelError, match=r"network of 3 levels at 10 degrees on a mesh refined 2 "
+            r"times; needed 37 levels at 0.25 degrees on a mesh refined 6 times for "
+            r"graphcast-mixed; repair: `xdiffda.load_model\(\"graphcast-tiny"
         ):  # fmt: skip
             xdiffda.load_model("graphcast-mixed")
         (tmp_path / wrong.objects["mean"]).write_bytes(b"no netCDF")
@@ -159,6 +160,39 @@ def test_a_file_of_another_network_is_refused(release, tmp_path: Path) -> None:
             pytest.raises(StorageError, match="cannot read .*as a checkpoint"),
         ):
             xdiffda.load_model("graphcast-mixed")
+
+
+def test_a_gencast_of_another_mesh_is_refused(release, tmp_path: Path) -> None:
+    """All have the same levels, and the files tell no resolution: the mesh tells them apart."""
+    fine = Release("gencast-fine", "gencast", "GenCast fine.npz", "for tests", 5.0, 3, 3, 0.1)
+    coarse = dataclasses.replace(fine, name="gencast-coarse", resolution=10.0, mesh_size=2)
+    golden = Path(__file__).parent / "gencast/golden/checkpoint.npz"  # refined twice, 3 levels
+    with pytest.MonkeyPatch.context() as patch:
+        for one in (fine, coarse):
+            patch.setitem(RELEASES, one.name, one)
+        fields = {**statistics(), "minimum": xr.Dataset()}
+        for key, content in release_contents(fine, tmp_path, golden, fields).items():
+            (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / key).write_bytes(content)
+        with xdiffda.set_options(mirror=tmp_path), pytest.raises(
+            ModelError, match=r"GenCast fine.npz: found a network of 3 levels on a mesh refined 2 "
+            r"times; needed 3 levels on a mesh refined 3 times for gencast-fine; repair: "
+            r"`xdiffda.load_model\(\"gencast-coarse"
+        ):  # fmt: skip
+            xdiffda.load_model("gencast-fine")
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_the_catalogue_has_the_meshes_of_the_names_and_of_the_page(name: str, root: Path) -> None:
+    release = RELEASES[name]
+    if release.kind == "graphcast":
+        assert f" mesh 2to{release.mesh_size} " in release.params
+    else:
+        page = (root / "tutorials/docs/how-to/published-weights.md").read_text()
+        (row,) = (
+            r for r in page.splitlines() if f"`{name}`" in r and r.endswith("times refined |")
+        )
+        assert f"{release.resolution:g} degree" in row and f" {release.mesh_size} times" in row
 
 
 def test_models_lists_what_can_be_had(release) -> None:

@@ -37,6 +37,8 @@ class Release:
         Spacing of the grid, degrees; the grid has rows at the poles.
     n_levels
         Number of pressure levels.
+    mesh_size
+        How often the finest mesh is refined.
     megabytes
         Size of the weights, about.
     """
@@ -47,6 +49,7 @@ class Release:
     title: str
     resolution: float
     n_levels: int
+    mesh_size: int
     megabytes: float
     licence: str = LICENCE
 
@@ -69,35 +72,35 @@ _TABLE = (
         "graphcast-0p25", "graphcast",
         "GraphCast - ERA5 1979-2017 - resolution 0.25 - pressure levels 37 - mesh 2to6 - "
         "precipitation input and output.npz",
-        "GraphCast of the paper, trained on ERA5 1979 to 2017", 0.25, 37, 149,
+        "GraphCast of the paper, trained on ERA5 1979 to 2017", 0.25, 37, 6, 149,
     ),
     Release(
         "graphcast-operational-0p25", "graphcast",
         "GraphCast_operational - ERA5-HRES 1979-2021 - resolution 0.25 - pressure levels 13 - "
         "mesh 2to6 - precipitation output only.npz",
-        "GraphCast for operational analyses, tuned on HRES to 2021", 0.25, 13, 147,
+        "GraphCast for operational analyses, tuned on HRES to 2021", 0.25, 13, 6, 147,
     ),
     Release(
         "graphcast-small-1p0", "graphcast",
         "GraphCast_small - ERA5 1979-2015 - resolution 1.0 - pressure levels 13 - mesh 2to5 - "
         "precipitation input and output.npz",
-        "GraphCast at 1 degree, trained on ERA5 1979 to 2015", 1.0, 13, 147,
+        "GraphCast at 1 degree, trained on ERA5 1979 to 2015", 1.0, 13, 5, 147,
     ),
     Release(
         "gencast-0p25", "gencast", "GenCast 0p25deg <2019.npz",
-        "GenCast of the paper, trained on ERA5 1979 to 2018", 0.25, 13, 230,
+        "GenCast of the paper, trained on ERA5 1979 to 2018", 0.25, 13, 6, 230,
     ),
     Release(
         "gencast-operational-0p25", "gencast", "GenCast 0p25deg Operational <2022.npz",
-        "GenCast for operational analyses, tuned on HRES to 2021", 0.25, 13, 230,
+        "GenCast for operational analyses, tuned on HRES to 2021", 0.25, 13, 6, 230,
     ),
     Release(
         "gencast-1p0", "gencast", "GenCast 1p0deg <2019.npz",
-        "GenCast at 1 degree, trained on ERA5 1979 to 2018", 1.0, 13, 230,
+        "GenCast at 1 degree, trained on ERA5 1979 to 2018", 1.0, 13, 5, 230,
     ),
     Release(
         "gencast-1p0-mini", "gencast", "GenCast 1p0deg Mini <2019.npz",
-        "GenCast at 1 degree on a coarser mesh: for trials", 1.0, 13, 230,
+        "GenCast at 1 degree on a coarser mesh: for trials", 1.0, 13, 4, 230,
     ),
 )  # fmt: skip
 

@@ -73,10 +73,11 @@ def _load(
     }
     if release.kind == "graphcast":
         net = load_graphcast(files.params)
-        _check(release, files.params, net.task.pressure_levels, net.config.resolution)
+        size = net.config.mesh_size
+        _check(release, files.params, net.task.pressure_levels, size, net.config.resolution)
         return Forecaster(net, **statistics)
     net = load_gencast(files.params)
-    _check(release, files.params, net.task.pressure_levels, release.resolution)
+    _check(release, files.params, net.task.pressure_levels, net.checkpoint.architecture.mesh_size)
     forecaster = GenCastForecaster(net, **statistics)
     return GenCastModel(forecaster, grid=release_grid(release), name=release.name)
 
@@ -91,14 +92,25 @@ def _statistics(path: Path) -> xr.Dataset:
         ) from error
 
 
-def _check(release: Release, path: Path, levels: tuple[int, ...], resolution: float) -> None:
-    """The file holds the network that its name promises."""
-    found, needed = (len(levels), resolution), (release.n_levels, release.resolution)
+def _check(
+    release: Release, path: Path, levels: tuple[int, ...], mesh_size: int,
+    resolution: float | None = None,
+) -> None:  # fmt: skip
+    """The file holds the network that its name promises; GenCast's tells no resolution."""
+
+    def sizes(r: Release) -> tuple[int, int, float | None]:
+        return r.n_levels, r.mesh_size, None if resolution is None else r.resolution
+
+    found, needed = (len(levels), mesh_size, resolution), sizes(release)
     if found != needed:
-        like = [r.name for r in RELEASES.values() if r.kind == release.kind
-                and (r.n_levels, r.resolution) == found]  # fmt: skip
+        like = [r.name for r in RELEASES.values() if r.kind == release.kind and sizes(r) == found]
         load = f'xdiffda.load_model("{like[0]}")' if like else f"xdiffda fetch {release.name}"
         raise ModelError(
-            f"{path}: found a network of {found[0]} levels at {found[1]:g} degrees; needed "
-            f"{needed[0]} levels at {needed[1]:g} degrees for {release.name}; repair: `{load}`"
+            f"{path}: found a network of {_described(*found)}; needed {_described(*needed)} for "
+            f"{release.name}; repair: `{load}`"
         )
+
+
+def _described(n_levels: int, mesh_size: int, resolution: float | None) -> str:
+    at = "" if resolution is None else f" at {resolution:g} degrees"
+    return f"{n_levels} levels{at} on a mesh refined {mesh_size} times"

@@ -14,6 +14,7 @@ import xdiffda
 from xdiffda import gencast
 from xdiffda._catalogue import RELEASES, Release
 from xdiffda.analysis import assimilate
+from xdiffda.cycle import cycle
 from xdiffda.errors import InputError, ModelError
 from xdiffda.gencast import (
     Architecture,
@@ -95,7 +96,9 @@ def previous() -> xr.Dataset:
 @pytest.fixture(scope="module")
 def model(forecaster, tmp_path_factory):
     """The tiny network as a published release: written, served, fetched and loaded."""
-    release = Release("gencast-tiny", "gencast", "GenCast tiny <2019.npz", "for tests", 22.5, 2, 1)
+    release = Release(
+        "gencast-tiny", "gencast", "GenCast tiny <2019.npz", "for tests", 22.5, 2, 1, 1
+    )
     folder = tmp_path_factory.mktemp("release")
     gencast.write_checkpoint(folder / "tiny.npz", forecaster.net.checkpoint)
     files = release_contents(release, folder, folder / "tiny.npz", statistics(2.0, 15.0))
@@ -177,7 +180,7 @@ def test_states_of_a_series_serve_each_analysis(model, prior, previous):
 
 
 def test_observations_guide_the_draw(forecaster, previous, prior):
-    """Accurate observations draw all members to them; blind ones change none."""
+    """As the page advises: accurate observations draw all members to them, blind ones none."""
     last = forecaster.clean(previous).isel(time=1).drop_vars("land_sea_mask")
     background = prior.background(TIME)
     for name in STATE:  # without rain, the state with no change is the last one
@@ -194,8 +197,8 @@ def test_observations_guide_the_draw(forecaster, previous, prior):
     def analyse(error: float) -> xr.DataArray:
         obs = pd.DataFrame(rows).assign(error_std=error)
         analysis = assimilate(
-            background, obs, model=prior, n_members=2, n_steps=4, gross_check=np.inf,
-            progress=False,
+            background, obs, model=prior, covariance="jacobian", n_members=2, n_steps=4,
+            gross_check=np.inf, progress=False,
         )  # fmt: skip
         assert analysis.attrs["xdiffda_model"] == "gencast-tiny"
         assert analysis.attrs["xdiffda_background_error"] == [1.0]  # a unit, not estimated
@@ -208,3 +211,15 @@ def test_observations_guide_the_draw(forecaster, previous, prior):
         assert abs(close.sel(lat=lat, lon=lon) - wanted).max() < 0.3
         assert abs(blind.sel(lat=lat, lon=lon) - wanted).max() > 1.0
     assert close.std("member").mean() > 0.1
+
+
+def test_a_cycle_refuses_it_before_anything_is_written(previous, prior, tmp_path):
+    """Its draws start from earlier states that are given, not from the forecast of a cycle."""
+    background = prior.background(TIME)
+    obs = background.diffda.emulate_obs(n_columns=3)
+    with pytest.raises(InputError, match=r"'gencast-tiny', .*repair: `"):
+        cycle(
+            background, obs, out=tmp_path / "run.zarr", n_cycles=2, cycle_length="12h",
+            model=prior, progress=False,
+        )  # fmt: skip
+    assert not list(tmp_path.iterdir())

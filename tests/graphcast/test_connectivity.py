@@ -76,6 +76,18 @@ def test_triangles_agree_away_from_ties(gc_b):
     np.testing.assert_array_equal(senders[sure], stored["mesh2grid_senders"][sure])
 
 
+def test_ties_are_as_rare_as_the_page_on_published_weights_says(golden):
+    """About one grid point in fifty at 0.25 degrees, fewer at 1 degree."""
+    counts = json.loads((golden / "mesh/connectivity_counts.json").read_text())
+    shares = {
+        name: counts[name]["mesh2grid_points_with_abs_radial_margin_lt_1em6"]
+        / (counts[name]["num_lat"] * counts[name]["num_lon"])
+        for name in ("0p25deg_mesh6", "1deg_mesh5")
+    }
+    assert round(1 / shares["0p25deg_mesh6"], -1) == 50
+    assert shares["1deg_mesh5"] < 0.8 * shares["0p25deg_mesh6"]
+
+
 def test_points_lie_over_their_triangle():
     rng = np.random.default_rng(0)
     points = rng.normal(size=(2000, 3))

@@ -27,7 +27,7 @@ from xdiffda.graphcast.stacking import Channel
 from xdiffda.state import Grid, Layout
 from xdiffda.train.__main__ import main
 from xdiffda.train.checkpoint import make_optimiser
-from xdiffda.train.config import Era5, TrainConfig
+from xdiffda.train.config import Compute, Era5, TrainConfig
 from xdiffda.train.era5 import Reanalysis, open_store
 from xdiffda.train.finetune import World, run, with_steps
 from xdiffda.train.forecasts import make_forecasts, valid_times
@@ -104,6 +104,7 @@ def test_the_recipe_is_the_papers(root: Path) -> None:
     steps = with_steps(config, 2 * len(times)).steps
     assert steps == -(-20 * 2 * len(times) // 48)
     assert (rate.start, rate.peak, rate.end, rate.warmup_share) == (1e-5, 1e-4, 3e-6, 0.12)
+    assert xdiffda.RePaint().mask_sigma == 1.5  # sigma_G: of the sampler, not of the training
 
 
 def test_the_learning_rate_warms_up_and_falls_as_in_the_paper() -> None:
@@ -216,6 +217,46 @@ def test_an_interrupted_forecast_is_made_again_and_no_other(
     other = dataclasses.replace(config, era5=dataclasses.replace(config.era5, leads=(6,)))
     with pytest.raises(InputError, match="2 lead times.*needed 1"):
         make_forecasts(other, progress=False)
+
+
+def test_forecasts_of_another_origin_are_not_mixed_in(
+    config: TrainConfig, forecasts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, arithmetic, data or version: each by itself is refused, with what repairs it."""
+    import zarr
+
+    store = Path(shutil.copytree(forecasts, tmp_path / "copy.zarr"))
+    config = dataclasses.replace(config, pairs=str(store))
+    statistics = Path(shutil.copytree(config.era5.statistics, tmp_path / "stats"))
+    with xr.open_dataset(statistics / "stddev_by_level.nc") as ds:
+        wider = (ds * 1.01).load()
+    wider.to_netcdf(statistics / "stddev_by_level.nc")
+    with np.load(config.initial) as file:
+        weights = dict(file)
+    name = max((n for n in weights if n.startswith("params:")), key=lambda n: weights[n].size)
+    weights[name] = weights[name] + np.float32(1e-3)
+    np.savez(tmp_path / "other.npz", **weights)
+    shifted = Path(shutil.copytree(config.data, tmp_path / "era5.zarr"))
+    states = zarr.open_group(shifted, mode="r+")["temperature"]
+    states[4] = states[4] + 1.0  # a time that the first forecast starts from
+
+    def refused(match: str, **changes: object) -> None:
+        with pytest.raises(InputError, match=match) as caught:
+            make_forecasts(dataclasses.replace(config, **changes), progress=False)
+        assert len(caught.value.problems) == 1
+        assert f'pairs = "{tmp_path / "copy-2.zarr"}"' in str(caught.value)
+
+    refused("of weights.*initial = ", initial=str(tmp_path / "other.npz"))
+    refused(
+        "of weights and statistics",
+        era5=dataclasses.replace(config.era5, statistics=str(statistics)),
+    )
+    refused("float32, highest; needed bfloat16, highest", compute=Compute(dtype="bfloat16"))
+    refused("of data at .*data = ", data=str(shifted))
+    monkeypatch.setattr(xdiffda, "__version__", "9.9.9")
+    make_forecasts(config, progress=False)  # complete: nothing is added
+    zarr.open_group(store, mode="r+")["complete"][2] = 0
+    refused(r"of xdiffda .*needed 9.9.9.*pip install")
 
 
 def test_pairs_are_normalised_truth_and_background(config: TrainConfig, forecasts: Path) -> None:

@@ -6,7 +6,9 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
+import warnings
 from pathlib import Path
 
 import equinox as eqx
@@ -16,11 +18,13 @@ import numpy as np
 import optax
 import pytest
 
-from xdiffda.errors import InputError
+import xdiffda
+from xdiffda.errors import InputError, StorageError
 from xdiffda.train.checkpoint import make_optimiser, restore_average
-from xdiffda.train.config import Compute, Optimiser, TrainConfig
+from xdiffda.train.config import Compute, Network, Optimiser, TrainConfig
 from xdiffda.train.curves import plot_log
 from xdiffda.train.distributed import Placement
+from xdiffda.train.folder import claim_folder
 from xdiffda.train.loader import Batch, Epochs, load_batches
 from xdiffda.train.log import read_samples
 from xdiffda.train.loop import HeldOut, Stopped, train
@@ -215,6 +219,84 @@ def _saved(out: Path) -> tuple:
             args=ocp.args.StandardRestore(State(arrays, arrays, start, jnp.array(0))),
         )
     return eqx.combine(state.weights, static), eqx.combine(state.ema, static)
+
+
+def _copy(straight: tuple[Path, tuple], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(straight[0], tmp_path / "run"))
+
+
+def test_a_folder_belongs_to_one_configuration(
+    straight: tuple[Path, tuple], tmp_path: Path
+) -> None:
+    """What is trained may not change; how it is computed, logged and watched may."""
+    out = _copy(straight, tmp_path)
+    before = (out / "config.json").read_text()
+    changed = {"seed": 1, "batch": 8, "data": "elsewhere", "network": Network(latent=64)}
+    with pytest.raises(InputError) as caught:
+        _train(out, **changed)
+    found = [str(problem) for problem in caught.value.problems]
+    assert len(found) == 4
+    for text, old, new in zip(
+        found,
+        ("data = ''", "batch = 16", "seed = 0", "network.latent = 128"),
+        ("'elsewhere'", "8", "1", "64"),
+        strict=True,
+    ):
+        assert f"found {old} in {out}; needed {new}, as this" in text
+    assert 'repair: `seed = 0, or out = "' in found[2]
+    with pytest.raises(InputError, match="steps = 20 in .*needed 30,.*-2.*initial = "):
+        _train(out, steps=30)  # the learning rates would jump
+    with pytest.raises(InputError, match="optimiser.peak = 0.02"):
+        _train(out, optimiser=Optimiser(peak=0.01, warmup_steps=4, ema=0.8))
+    assert (out / "config.json").read_text() == before
+    free = {"log_every": 1, "save_every": 3, "validate_every": 4, "compute": Compute(readers=1)}
+    assert _equal(_train(out, **free), straight[1])
+    assert TrainConfig.read_back(out) == _config(out, **free)
+    (out / "config.json").unlink()
+    with pytest.raises(InputError, match="checkpoints without config.json"):
+        _train(out)
+
+
+def test_what_was_measured_before_the_first_step_is_of_one_configuration(tmp_path: Path) -> None:
+    config = _config(tmp_path, data=str(tmp_path / "one"))
+    claim_folder(config)
+    claim_folder(_config(tmp_path, data="two"))  # nothing there yet: free
+    claim_folder(config)
+    (tmp_path / "setting.npz").touch()
+    relative = os.path.relpath(tmp_path / "one")
+    claim_folder(dataclasses.replace(config, batch=2, data=relative))  # too large at first, say
+    with pytest.raises(InputError, match="data = .*one'.*'two', as this") as caught:
+        claim_folder(_config(tmp_path, data="two", batch=4))
+    assert len(caught.value.problems) == 1
+
+
+def test_checkpoints_of_another_network_are_named(
+    straight: tuple[Path, tuple], tmp_path: Path
+) -> None:
+    """The same configuration, but the data behind it have changed."""
+    wide = eqx.nn.MLP(3, 1, 16, 1, key=jax.random.key(0))
+    out = _copy(straight, tmp_path)
+    with pytest.raises(
+        StorageError, match=r"checkpoints/20: no checkpoint of this network .*out ="
+    ):
+        train(wide, _Loss(), _Source(), _config(out), progress=False)
+
+
+def test_the_versions_that_made_a_run_are_noted(
+    straight: tuple[Path, tuple], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, own = _copy(straight, tmp_path), xdiffda.__version__
+    monkeypatch.setattr(xdiffda, "__version__", "9.9.9")
+    noted = lambda: json.loads((out / "config.json").read_text())["xdiffda_versions"]  # noqa: E731
+    claim_folder(_config(out))
+    assert noted() == [own]  # finished: there is nothing that the other version adds
+    (out / "finished").unlink()
+    with pytest.warns(UserWarning, match=f"steps are from xdiffda {own}, the next are from 9.9.9"):
+        claim_folder(_config(out))
+    assert noted() == [own, "9.9.9"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        claim_folder(_config(out))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 
+from xdiffda.errors import StorageError
 from xdiffda.train.config import Optimiser
 from xdiffda.train.distributed import Placement
+from xdiffda.train.folder import CHECKPOINTS
 
 
 class State(NamedTuple):
@@ -56,14 +58,29 @@ def state_shardings(weights: Any, optimiser: Any, placement: Placement) -> State
 def open_manager(out: Path) -> ocp.CheckpointManager:
     """The checkpoints of a run's folder; the last two are kept, saving does not block."""
     options = ocp.CheckpointManagerOptions(max_to_keep=2)
-    return ocp.CheckpointManager((out / "checkpoints").absolute(), options=options)
+    return ocp.CheckpointManager((out / CHECKPOINTS).absolute(), options=options)
 
 
 def restore(manager: ocp.CheckpointManager, like: State, shardings: State) -> State:
-    """The last checkpoint, laid out as told: it may come from other numbers of devices."""
+    """The last checkpoint, laid out as told: it may come from other numbers of devices.
+
+    Raises
+    ------
+    StorageError
+        If it holds arrays of other shapes, or cannot be read.
+    """
     place = lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s)  # noqa: E731
     abstract = jax.tree.map(place, like, shardings)
-    restored = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(abstract))
+    step = manager.latest_step()
+    try:
+        restored = manager.restore(step, args=ocp.args.StandardRestore(abstract))
+    except (ValueError, KeyError, TypeError, OSError) as error:  # as orbax and its stores have it
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        raise StorageError(
+            f"{Path(manager.directory) / str(step)}: no checkpoint of this network ({text[:200]}); "
+            "what the network reads (data, initial) has changed, or a file is damaged; repair: "
+            '`out = "..."`, a new folder, or remove this one to go on from the one before'
+        ) from error
     return State(*restored)
 
 

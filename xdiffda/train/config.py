@@ -12,6 +12,7 @@ from xdiffda.errors import Problem, raise_if
 
 TASKS = ("forecaster", "denoiser", "diffda")
 DTYPES = ("float32", "bfloat16")
+CONFIG, VERSIONS = "config.json", "xdiffda_versions"  # in the folder of a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,8 @@ class Compute:
         Recompute each message-passing step in the backward pass instead of storing it.
     unroll : bool
         Compile every processor step by itself instead of scanning over them.
+    edge_chunk : int
+        Edges of the graph computed at a time, 0 for all: less memory, a tenth more time.
     accumulate : int
         Pieces in which a batch is computed, one after another: memory falls, time does not.
     shard : bool
@@ -86,6 +89,7 @@ class Compute:
     precision: str = "highest"
     remat: bool = False
     unroll: bool = True
+    edge_chunk: int = 0
     accumulate: int = 1
     shard: bool = True
     readers: int = 2
@@ -98,15 +102,17 @@ class Compute:
             if getattr(self, name) not in known:
                 found = f"compute.{name} = {getattr(self, name)!r}"
                 problems.append(Problem(found, f"one of {known}", f'{name} = "{known[0]}"'))
-        for name in ("accumulate", "readers", "prefetch"):
-            if getattr(self, name) < 1:
+        least = {"edge_chunk": 0, "accumulate": 1, "readers": 1, "prefetch": 1}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
                 found = f"compute.{name} = {getattr(self, name)}"
-                problems.append(Problem(found, "at least 1", f"{name} = 1"))
+                problems.append(Problem(found, f"at least {smallest}", f"{name} = {smallest}"))
         raise_if(problems, what="training configuration")
 
     def network_options(self) -> dict[str, Any]:
         """The options of `xdiffda.graphcast.GraphCast.reconfigured`."""
-        return {k: getattr(self, k) for k in ("dtype", "precision", "remat", "unroll")}
+        names = ("dtype", "precision", "remat", "unroll", "edge_chunk")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,10 +244,11 @@ class TrainConfig:
     @classmethod
     def read_back(cls, out: str | Path) -> TrainConfig:
         """Read the configuration that a run left in its folder, pointing at that folder."""
-        table = json.loads((Path(out) / "config.json").read_text())
+        table = json.loads((Path(out) / CONFIG).read_text())
+        table.pop(VERSIONS, None)
         problems: list[Problem] = []
         config = build(cls, table, problems)
-        raise_if(problems, what=str(Path(out) / "config.json"))
+        raise_if(problems, what=str(Path(out) / CONFIG))
         return dataclasses.replace(config, out=str(out))
 
     def to_dict(self) -> dict[str, Any]:

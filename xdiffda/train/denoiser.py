@@ -25,9 +25,10 @@ from xdiffda.network_prior import DiffusionPrior
 from xdiffda.osse.pairs import Pairs, load_pairs
 from xdiffda.prior import year_phase
 from xdiffda.train.checkpoint import restore_average
-from xdiffda.train.config import TrainConfig
+from xdiffda.train.config import CONFIG, TrainConfig
 from xdiffda.train.data import Nature, load_nature
 from xdiffda.train.distributed import first_alone
+from xdiffda.train.folder import SETTING, claim_folder
 from xdiffda.train.loader import Batch, Drawn
 from xdiffda.train.loop import HeldOut, train
 from xdiffda.train.objective import Objective
@@ -94,7 +95,7 @@ def prepare(nature: Nature, pairs: Pairs, config: TrainConfig) -> Setting:
     What was measured is kept in the run's folder.
     """
     grid = nature.layout.grid
-    cache = Path(config.out) / "setting.npz"
+    cache = Path(config.out) / SETTING
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
         known = _setting_of_model(nature, config) or _measure_setting(nature, pairs)
@@ -213,6 +214,7 @@ def batches(
 def run(config: TrainConfig, *, progress: bool = True) -> DenoiserNetwork:
     """Train a denoiser and return it with averaged weights."""
     pairs = load_pairs(config.pairs, "train")
+    claim_folder(config)  # before s and B of other pairs are taken for those of these
     with first_alone("statistics of nature run and pairs"):
         nature = load_nature(config.data)
         setting = prepare(nature, pairs, config)
@@ -244,7 +246,7 @@ def _start(network: DenoiserNetwork, config: TrainConfig) -> DenoiserNetwork:
 
 def _is_run(folder: str) -> bool:
     """Whether that is the folder of a training run; else it names a model."""
-    return (Path(folder) / "config.json").exists()
+    return (Path(folder) / CONFIG).exists()
 
 
 def _from_forecaster(network: DenoiserNetwork, other: TrainConfig) -> DenoiserNetwork:

@@ -32,6 +32,7 @@ from xdiffda.train.config import TrainConfig
 from xdiffda.train.denoiser import Setting, denoising_loss
 from xdiffda.train.distributed import first_alone, leads
 from xdiffda.train.era5 import Reanalysis, open_store, state_of
+from xdiffda.train.folder import SETTING, claim_folder
 from xdiffda.train.forecasts import Backgrounds, valid_times
 from xdiffda.train.loader import Batch, Epochs
 from xdiffda.train.loop import HeldOut, train
@@ -132,7 +133,7 @@ class _Residuals:
 def prepare(world: World, config: TrainConfig) -> tuple[Setting, np.ndarray]:
     """Measure s, B and what the basis leaves out, once; build the graph."""
     assert config.era5 is not None
-    grid, cache = world.layout.grid, Path(config.out) / "setting.npz"
+    grid, cache = world.layout.grid, Path(config.out) / SETTING
     limit = min(grid.n_lat - 1, grid.n_lon // 2 - 1)
     basis = sphere_basis(grid.lat, grid.lon, min(config.era5.truncation or limit, limit))
     if not cache.exists():
@@ -199,6 +200,7 @@ def run(config: TrainConfig, *, progress: bool = True) -> PretrainedNetwork:
     """Fine-tune, and leave the prior in the folder ``model`` of the run."""
     world = World(config)
     config = with_steps(config, len(world.parts["train"]))
+    claim_folder(config)  # before s and B of other pairs are taken for those of these
     with first_alone("statistics of the pairs"):
         setting, unresolved = prepare(world, config)
     scale, held = setting.node_scale(), len(world.parts["validation"])
@@ -238,7 +240,7 @@ def save_prior(
         "name": Path(config.out).name, "kind": "diffda", "title": "GraphCast fine-tuned as DiffDA",
         "grid": str(grid), "variables": list(world.layout.variables),
         "levels": list(world.layout.levels),
-        "network": dataclasses.asdict(network.backbone.config) | {"remat": False},
+        "network": dataclasses.asdict(network.backbone.config) | {"remat": False, "edge_chunk": 0},
         "mesh": {
             "refinement": net.config.mesh_size,
             "radius_fraction": net.config.radius_query_fraction_edge_length,

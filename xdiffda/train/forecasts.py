@@ -23,6 +23,7 @@ from xdiffda.train.config import Era5, TrainConfig
 from xdiffda.train.distributed import barrier, leads
 from xdiffda.train.era5 import STEP, Reanalysis, open_store
 from xdiffda.train.official import read_forecaster
+from xdiffda.train.origin import forecast_origin, origin_problems
 
 _HOUR = np.timedelta64(1, "h")
 
@@ -78,7 +79,8 @@ def make_forecasts(config: TrainConfig, *, progress: bool = True) -> Path:
     Raises
     ------
     InputError
-        If the store holds forecasts of another configuration.
+        If the store holds forecasts of another configuration, of other weights or data, or is
+        to be completed by another version of this package.
     """
     if config.era5 is None:
         problem = Problem(f"task = {config.task!r} without a table era5", "one", "[era5]")
@@ -90,10 +92,11 @@ def make_forecasts(config: TrainConfig, *, progress: bool = True) -> Path:
         store, forecaster.net.task, variables=era5.variables, levels=era5.levels
     )  # fmt: skip
     times = initial_times(era5, data)
+    origin = forecast_origin(config, forecaster, data, times)
     if leads() and not path.exists():
-        _create(path, times, data.layout, era5.leads)
+        _create(path, times, data.layout, era5.leads, origin)
     barrier("store of forecasts")
-    written = _check(path, times, data.layout, era5.leads)
+    written = _check(path, times, data.layout, era5.leads, origin)
     todo = np.flatnonzero(written != 1)[jax.process_index() :: jax.process_count()]
     for number in tqdm(todo, desc="forecasts", disable=not (progress and leads()), mininterval=5):
         states = _forecast(forecaster, data, times[number], era5)
@@ -122,7 +125,10 @@ def _forecast(
     return wanted.expand_dims("init_time").transpose(*order, missing_dims="ignore")
 
 
-def _create(path: Path, times: np.ndarray, layout: Layout, lead_hours: tuple[int, ...]) -> None:
+def _create(
+    path: Path, times: np.ndarray, layout: Layout, lead_hours: tuple[int, ...],
+    origin: dict[str, str],
+) -> None:  # fmt: skip
     """An empty store, one chunk for each forecast; in place only when it is whole."""
     grid, n_level = layout.grid, len(layout.levels)
     data = {}
@@ -141,7 +147,7 @@ def _create(path: Path, times: np.ndarray, layout: Layout, lead_hours: tuple[int
         coords["level"] = np.array(layout.levels, np.int32)
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    xr.Dataset(data, coords=coords).to_zarr(
+    xr.Dataset(data, coords=coords, attrs=origin).to_zarr(
         partial, mode="w", compute=False, consolidated=False, zarr_format=3,
         encoding={"complete": {"chunks": (1,)}},
     )  # fmt: skip
@@ -157,8 +163,9 @@ def _write(path: Path, number: int, states: xr.Dataset) -> None:
 
 
 def _check(
-    path: Path, times: np.ndarray, layout: Layout, lead_hours: tuple[int, ...]
-) -> np.ndarray:
+    path: Path, times: np.ndarray, layout: Layout, lead_hours: tuple[int, ...],
+    origin: dict[str, str],
+) -> np.ndarray:  # fmt: skip
     """The flags of the store, if it is of this configuration."""
     with xr.open_zarr(path, consolidated=False, chunks=None, decode_timedelta=True) as ds:
         problems = []
@@ -171,8 +178,10 @@ def _check(
             if len(found) != len(needed) or any(a != b for a, b in zip(found, needed, strict=True)):
                 text = f"{len(found)} {name} ({found[0]} ...)" if len(found) else f"no {name}"
                 problems.append(Problem(text, f"{len(needed)}: {needed[0]} ...", "pairs = ..."))
+        written = ds["complete"].values
+        problems += origin_problems(ds.attrs, origin, complete=bool((written == 1).all()), at=path)
         raise_if(problems, what=str(path))
-        return ds["complete"].values
+        return written
 
 
 class Backgrounds:

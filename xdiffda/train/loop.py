@@ -29,8 +29,10 @@ from xdiffda.train.checkpoint import (
 )
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.distributed import Placement, StopRequest, leads
+from xdiffda.train.folder import claim_folder
 from xdiffda.train.loader import Batch, Source, load_batches
-from xdiffda.train.log import CurveLog, SampleLog, write_json, write_status
+from xdiffda.train.log import CurveLog, SampleLog, write_status
+from xdiffda.train.memory import memory_explained
 from xdiffda.train.objective import Objective, piecewise
 
 
@@ -78,16 +80,20 @@ def train(
 
     Raises
     ------
+    InputError
+        If the folder holds a run of another configuration, or a step does not fit into the
+        memory.
     Stopped
         After SIGTERM or SIGUSR1 to any process, when the state has been saved.
     FloatingPointError
         If the loss is not finite.
     """
-    run = _Run(model, objective, config, validation)
+    with memory_explained(config):
+        run = _Run(model, objective, config, validation)
     if leads():
         write_status(run.out, run.done, config.steps)
     try:
-        with StopRequest() as stop:
+        with StopRequest() as stop, memory_explained(config):
             run.go(source, stop, progress=progress and leads())
     except KeyboardInterrupt:
         run.manager.close()
@@ -115,9 +121,7 @@ class _Run:
         self.config, self.out = config, Path(config.out)
         compute = config.compute
         self.place = Placement(config.batch, accumulate=compute.accumulate, shard=compute.shard)
-        self.out.mkdir(parents=True, exist_ok=True)
-        if leads():
-            write_json(self.out / "config.json", config.to_dict())
+        claim_folder(config)
         weights, self.static = eqx.partition(model, eqx.is_inexact_array)
         optimiser = make_optimiser(config.optimiser, config.steps)
         shardings = state_shardings(weights, optimiser, self.place)
