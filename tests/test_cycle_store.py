@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import json
 import os
 import shutil
 from pathlib import Path
@@ -193,6 +194,17 @@ def test_another_configuration_is_refused_with_what_differs(whole: Path) -> None
     for words in ("seed = 1", "cycle(..., seed=1)", "settings={'method': 'guided'}", "3dvar"):
         assert words in str(error.value)
     assert (whole / "zarr.json").read_bytes() == before
+
+
+def test_cycles_of_another_version_are_read_and_not_continued(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    _write(path, 1)
+    root = json.loads((path / "zarr.json").read_text())
+    root["attributes"]["xdiffda_version"] = "0.0.7"
+    (path / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(StorageError, match=r"xdiffda 0\.0\.7.*another `out`"):
+        store.resume(path, CONFIG)
+    assert store.open_cycle(path).sizes["time"] == 1
 
 
 def test_what_is_in_the_way_is_left_as_it_is(tmp_path: Path) -> None:

@@ -117,6 +117,12 @@ def make_plan(
             f"cycle_length={cycle_length!r}", "a multiple of 6 h, the step of the forecaster",
             'cycle(..., cycle_length="6h")',
         ))  # fmt: skip
+    if hasattr(prior, "given"):  # a forecast brings one state, GenCast asks for two
+        problems.append(Problem(
+            f"the prior {prior.name!r}, which is conditioned on two earlier states",
+            "a prior that is conditioned on the background alone",
+            "for each time: background.diffda.assimilate(obs, model=model.given(states))",
+        ))  # fmt: skip
     raise_if(problems, what="cycle")
     forecast, description = make_forecast(states, length, model, prior, forecaster)
     forecast, relaxed = _relaxed(forecast, relaxation, prior, length)

@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xdiffda._cycle_origin import check_configuration, check_version
 from xdiffda._flags import codes_for, encode_variables, with_flags, with_labels
-from xdiffda.errors import InputError, Problem, StorageError, raise_if
+from xdiffda.errors import InputError, Problem, StorageError
 
 CONFIG = "xdiffda_cycle"
 PREFIX = {"analysis": "", "background": "background_", "free_run": "free_run_", "scores": "score_"}
 SCORE_LEVEL = "score_level"
-# entries of the configuration that are arguments of `cycle` by that name
-PLAIN = ("n_members", "carry", "cycle_length", "seed")
 CLOCK_CHUNK = 1024  # times are known beforehand: one file for many cycles
 OBS, OBS_CHUNK = "obs", 2**16  # the dimension that grows
 MAX_CHUNK_BYTES = 2**27
@@ -89,7 +88,7 @@ def resume(path: Path, config: Mapping[str, Any]) -> int:
     Raises
     ------
     StorageError
-        If something else is in the way, or the folder does not exist.
+        If something else is in the way, the folder does not exist, or another version wrote it.
     InputError
         If the store is that of another configuration, naming all that differs.
     """
@@ -102,7 +101,10 @@ def resume(path: Path, config: Mapping[str, Any]) -> int:
     if not path.exists():
         return 0
     root = read_root(path)
-    _compare(json.loads(root["attributes"][CONFIG]), json.loads(json.dumps(config)), path)
+    check_configuration(
+        json.loads(root["attributes"][CONFIG]), json.loads(json.dumps(config)), path
+    )
+    check_version(root["attributes"], path)
     n = committed(root)
     (path / "zarr.json.partial").unlink(missing_ok=True)
     for name, metadata in root["consolidated_metadata"]["metadata"].items():
@@ -232,23 +234,6 @@ def _commit(path: Path, n: int) -> None:
     }  # fmt: skip
     _write_json(path / "zarr.json", root)
     _write_json(path / "time" / "zarr.json", metadata["time"])
-
-
-def _compare(stored: dict[str, Any], given: dict[str, Any], path: Path) -> None:
-    problems = []
-    for key in sorted({*stored, *given}):
-        if stored.get(key) != given.get(key):
-            value, group, name = stored.get(key), *key.rpartition(".")[::2]
-            if group == "settings":
-                repair = f"cycle(..., settings={{{name!r}: {value!r}}})"
-            elif key in PLAIN:
-                repair = f"cycle(..., {key}={value!r})"
-            else:
-                repair = f"cycle(..., out={str(path.with_name(f'{path.stem}-2.zarr'))!r})"
-            problems.append(Problem(f"{key} = {value!r} in {path}",
-                                    f"{given.get(key)!r}, as this call says, or another store",
-                                    repair))  # fmt: skip
-    raise_if(problems, what="store of another configuration")
 
 
 def _discard(folder: Path, n: int | None) -> None:

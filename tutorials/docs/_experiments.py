@@ -67,6 +67,26 @@ def experiment_member_losses(kind: str) -> str:
     return _with_note(tables.loss_table(results, start="member"), results.attrs)
 
 
+def experiment_halves(start: str) -> str:
+    """In how many channels guided forecasts lose at most half of what RePaint's lose."""
+    from xdiffda.experiments import results
+
+    found = _results("lead-time")
+    (rival,) = (m for m in found["scheme"].values.tolist() if m.startswith("RePaint"))
+    loss = results.loss_at(found, start=start)
+    lines = []
+    for n in (416, 1000):
+        share = (loss.sel(scheme="guided") / loss.sel(scheme=rival)).sel(columns=n)
+        more = [str(c) for c in share["channel"].values[share.values > 0.5]]
+        where = f" (`{share.idxmax().item()}`)" if more else ""
+        lines.append(
+            f"- {n:,} columns: at most half in {share.size - len(more)} of {share.size} variables "
+            f"and levels; {float(share.median()):.2f} of them in the middle, and at most "
+            f"{float(share.max()):.2f}{where}."
+        )
+    return "\n".join(lines)
+
+
 def experiment_window() -> str:
     """Errors of 4D-Var and its rivals through a window."""
     from xdiffda.experiments import window_results
@@ -98,14 +118,15 @@ def experiment_cycles(name: str) -> str:
     return _noted(table, told[1]) if told else table
 
 
-def experiment_config() -> str:
+def experiment_config(name: str = "experiments") -> str:
     """The configuration that made them."""
-    return f"```toml\n{(RESULTS / 'experiments.toml').read_text().rstrip()}\n```"
+    return f"```toml\n{(RESULTS / f'{name}.toml').read_text().rstrip()}\n```"
 
 
 MADE = {
     "experiment-analyses": experiment_analyses, "experiment-cycles": experiment_cycles,
     "experiment-forecasts": experiment_forecasts, "experiment-config": experiment_config,
     "experiment-figure": experiment_figure, "experiment-losses": experiment_losses,
-    "experiment-member-losses": experiment_member_losses, "experiment-window": experiment_window,
+    "experiment-halves": experiment_halves, "experiment-member-losses": experiment_member_losses,
+    "experiment-window": experiment_window,
 }  # fmt: skip
