@@ -81,7 +81,7 @@ def experiment_halves(start: str) -> str:
         where = f" (`{share.idxmax().item()}`)" if more else ""
         lines.append(
             f"- {n:,} columns: at most half in {share.size - len(more)} of {share.size} variables "
-            f"and levels; {float(share.median()):.2f} of them in the middle, and at most "
+            f"and levels; the median share is {float(share.median()):.2f}, the largest "
             f"{float(share.max()):.2f}{where}."
         )
     return "\n".join(lines)
