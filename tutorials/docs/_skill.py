@@ -63,9 +63,13 @@ def _about(report: Mapping[str, Any]) -> str:
     counts = _counts(report)
     kind = "validation" if report.get("part") == "validation" else "analysis"
     cases = f"{counts.pop()} {kind} times" if len(counts) == 1 else f"{kind} times".capitalize()
+    between = f"{cases} from {report['first']} to {report['last']}"
+    if report["first"] == report["last"]:
+        between = f"One {kind} time, {report['first']},"
+    remark = f" {report['remark']}." if "remark" in report else ""
     return (
-        f"{cases} from {report['first']} to {report['last']} of the nature run's calendar. "
-        f"Observation errors: {words.get(report['errors'], report['errors'])}.{_earlier(report)}"
+        f"{between} of the nature run's calendar. Observation errors: "
+        f"{words.get(report['errors'], report['errors'])}.{remark}{_earlier(report)}"
     )
 
 
