@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from gaussian_world import LAYOUT, draw_states, make_prior
@@ -11,7 +12,7 @@ import xdiffda
 from xdiffda.baselines import Inflation, Localisation
 from xdiffda.ensemble import Hybrid
 from xdiffda.errors import InputError
-from xdiffda.observations import emulate_obs
+from xdiffda.observations import emulate_obs, interpolate
 from xdiffda.state import to_state
 
 ERRORS = {"2m_temperature": 0.5, "geopotential": 80.0, "temperature": 0.4}
@@ -48,6 +49,7 @@ def _ratio(world, analysis: xr.Dataset) -> np.ndarray:
 
 def _analyse(world, background=None, **settings):
     prior, _, own, obs = world
+    obs = settings.pop("obs", obs)
     settings = {"background_error": 1.0, "progress": False} | settings
     return xdiffda.assimilate(
         own if background is None else background, obs, model=prior, **settings
@@ -61,6 +63,24 @@ def test_oi_is_3dvar_but_for_far_observations(world):
     # this B reaches farther than the 3,000 km of OI
     assert 0 < rms(local - exact) < 0.5 * rms(increment)
     assert (_ratio(world, _analyse(world, method="oi")) < 0.95).all()
+
+
+def test_interpolation_is_what_interpolate_gives_and_exact_at_sites(world):
+    _, truth, background, obs = world
+    found = _analyse(world, method="interpolation", n_members=8)
+    assert found.sizes["member"] == 1
+    expected = interpolate(obs, like=background, background=background)
+    near = np.abs(_array(found)[0] - _array(expected)) / world[0].scale
+    assert near.max() < 1e-4
+    assert (_ratio(world, found) > _ratio(world, _analyse(world, method="oi"))).all()
+    # one site: its value there, the background beyond the radius of 2,000 km
+    grid = truth["2m_temperature"].isel(lat=6, lon=12)
+    at = {"lat": [float(grid["lat"])], "lon": [float(grid["lon"])]}
+    one = pd.DataFrame({"variable": ["2m_temperature"], **at, "value": 300.0, "error_std": 50.0})
+    field = _analyse(world, method="interpolation", **{"obs": one})["2m_temperature"][0]
+    assert float(field.isel(lat=6, lon=12)) == pytest.approx(300.0, abs=1e-3)
+    far = field.isel(lat=6, lon=0) - background["2m_temperature"].isel(lat=6, lon=0)
+    assert float(abs(far)) < 1e-3
 
 
 def test_letkf_with_the_true_covariance_comes_close_to_3dvar(world, ensemble):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from xdiffda._complement import explain, observed
 from xdiffda._devices import Schedule
@@ -88,11 +88,9 @@ def repaint(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
     """Inpainting of interpolated observations, as in the DiffDA paper."""
     prior, layout = at.conditioned(), at.prior.layout
     mask = jnp.asarray(soft_mask(at.tidy, layout, sigma=settings.repaint.mask_sigma))
-    field, covered = interpolated_state(at.tidy, layout)
     # where no site is near there is nothing to inpaint: the background stands, and the mask
     # of a Gaussian is all but zero there
-    field = np.where(covered, field, at.background)
-    z = jnp.asarray((field - at.background) / (at.r * at.prior.scale), jnp.float32)
+    z = jnp.asarray(_kriged(at))
     prior, z, mask = _on_devices(at, (prior, z, mask))
 
     def draw(draws: Draws, numbers: Array) -> Array:
@@ -118,6 +116,20 @@ def optimal_interpolation(at: AnalysisTime, settings: Settings, tick: Tick) -> D
     z = oi(at.prior.covariance_at(at.r), at.likelihood, at.prior.layout.grid)
     tick(1)
     return Drawn(np.asarray(_with_mean_small_scales(at, jnp.asarray(z), settings)))
+
+
+def interpolation(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
+    """Kriging of the observations alone, and the background where none is near."""
+    z = _kriged(at)
+    tick(1)
+    return Drawn(z[:, None])
+
+
+def _kriged(at: AnalysisTime) -> Float[np.ndarray, "node channel"]:
+    """z of the interpolated observations; zero, the background, where no site is near."""
+    field, covered = interpolated_state(at.tidy, at.prior.layout)
+    departure = np.where(covered, field - at.background, 0.0)
+    return (departure / (at.r * at.prior.scale)).astype(np.float32)
 
 
 def _in_groups(draw: Draw, at: AnalysisTime, settings: Settings, *, place: bool = True) -> Members:
@@ -185,4 +197,5 @@ def _folded(keys: Array, number: int) -> Array:
 METHODS = {
     "guided": guided, "repaint": repaint, "3dvar": three_d_variational,
     "oi": optimal_interpolation, "letkf": local_ensemble_transform,
+    "interpolation": interpolation,
 }  # fmt: skip

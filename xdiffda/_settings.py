@@ -15,8 +15,8 @@ from xdiffda.ensemble import Hybrid
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.prior import Prior
 
-METHODS = ("guided", "repaint", "3dvar", "oi", "letkf")
-SINGLE = ("3dvar", "oi")  # one best state, no ensemble
+METHODS = ("guided", "repaint", "3dvar", "oi", "letkf", "interpolation")
+SINGLE = ("3dvar", "oi", "interpolation")  # one best state, no ensemble
 SOLVERS = {"3dvar": MINIMUM}
 
 
@@ -64,7 +64,7 @@ class Settings:
             "guided": {"guidance", "covariance", "antithetic", "small_scales", "robust", "hybrid"},
             "repaint": {"repaint", "antithetic", "small_scales"},
             "3dvar": {"robust", "hybrid", "small_scales"}, "oi": {"small_scales"},
-            "letkf": {"localisation", "inflation"},
+            "letkf": {"localisation", "inflation"}, "interpolation": set(),
         }  # fmt: skip
         foreign = set().union(*own.values()) - own[self.method]
         return {name: value for name, value in kept.items() if name not in foreign}

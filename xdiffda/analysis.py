@@ -77,12 +77,13 @@ def assimilate(
     model : str or Prior, optional
         Name of a model (`xdiffda.models`) or a prior; default the option
         ``default_model``.
-    method : {"guided", "repaint", "3dvar", "oi", "letkf"}
+    method : {"guided", "repaint", "3dvar", "oi", "letkf", "interpolation"}
         guided: posterior sampling with the diffusion prior. repaint: inpainting of
         interpolated observations by the same prior, as in the DiffDA paper; knows no
         observation error. 3dvar: the mean of the Gaussian posterior with the model's B, one
         member. oi: the same from the nearest observations of each grid point. letkf: local
-        ensemble transform Kalman filter of a background with ``member``.
+        ensemble transform Kalman filter of a background with ``member``. interpolation: the
+        observations alone, kriged, the background where none is near: the least to beat.
     n_steps : int
         Network evaluations for each member.
     start : {"warm", "cold"}
@@ -119,10 +120,10 @@ def assimilate(
         Likelihood that forgives gross errors, at every noise level.
     operators : mapping, optional
         The user's own observation operators, name of the observed variable -> operator
-        (`xdiffda.observations.nonlinear`).
+        (`xdiffda.observations.Operator`).
     error_correlation : float, VerticalCorrelation or mapping, optional
         Correlation of the errors within a station's column
-        (`xdiffda.observations.correlation`).
+        (`xdiffda.observations.VerticalCorrelation`).
     withhold : float
         Share of the stations that are not assimilated but checked: the attributes then say
         whether the analysis came closer to them (`xdiffda.verify.withheld_report`).

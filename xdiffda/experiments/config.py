@@ -25,11 +25,12 @@ class Method(Assimilation):
     Attributes
     ----------
     method : str
-        As in `xdiffda.assimilate`, or ``interpolation``: observations interpolated over the
-        globe, the background where none is near.
+        As in `xdiffda.assimilate`.
     n_members : int
     columns : list of int, optional
         Numbers of columns at which it is run; default all of the experiment.
+    ensemble : bool
+        Use the members of a background that has them; otherwise their mean alone.
     n_cases : int, optional
         Run it at so many of the analysis times only, evenly spread: for what is costly. It is
         compared with the others at its own times.
@@ -38,10 +39,11 @@ class Method(Assimilation):
     n_members: int = 4
     columns: tuple[int, ...] = ()
     n_cases: int = 0
+    ensemble: bool = True
 
     def settings(self) -> dict[str, Any]:
         """Keywords of `xdiffda.assimilate`; what is not given keeps its default there."""
-        own = {"columns", "n_cases"}
+        own = {"columns", "n_cases", "ensemble"}
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {k: v for k, v in given.items() if v is not None and k not in own}
 
@@ -64,6 +66,11 @@ class ExperimentConfig:
     background : str
         A lead time such as ``48h``: forecasts from the truth of so long before; or a file
         with backgrounds along valid time, with or without members.
+    background_members : int
+        Make each of those forecasts an ensemble of so many members; 0 for single forecasts.
+    background_noise : float
+        What is added to each of them every 6 h for the errors of the forecaster, in units of
+        the model's typical background error; drawn from B.
     model : str
         Name or folder of a model, which brings the forecaster; empty for the default.
     columns : list of int
@@ -102,6 +109,8 @@ class ExperimentConfig:
     truth: str
     out: str
     background: str = "48h"
+    background_members: int = 0
+    background_noise: float = 0.36
     model: str = ""
     columns: tuple[int, ...] = (5, 45, 416, 1000)
     methods: dict[str, Any] = dataclasses.field(default_factory=default_methods)
@@ -210,6 +219,13 @@ def _problems(config: ExperimentConfig) -> list[Problem]:
          'starts = ["mean"]')  # fmt: skip
     need(bool(config.widths) and all(w > 0 for w in config.widths),
          f"widths = {list(config.widths)}", "positive numbers", "widths = [0.7, 1.5]")  # fmt: skip
+    n, noise = config.background_members, config.background_noise
+    need(isinstance(n, int) and (n == 0 or n > 1), f"background_members = {n!r}",
+         "0, or a whole number of 2 or more", "background_members = 20")  # fmt: skip
+    need(noise > 0, f"background_noise = {noise!r}", "above 0", "background_noise = 0.36")
+    need(not n or config.background_lead() is not None,
+         f"background_members = {n} with backgrounds of {config.background!r}",
+         'backgrounds that are forecasts from the truth', 'background = "48h"')  # fmt: skip
     hours = {}
     for name in ("forecast_lead", "reference_lead"):
         try:

@@ -25,6 +25,7 @@ from xdiffda._toml import build_all, read_toml
 from xdiffda.cycle import Relaxation, cycle, open_cycle
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.experiments.config import FORMATS, format_problems
+from xdiffda.experiments.perturb import STREAM, errors
 from xdiffda.forecast import forecast
 from xdiffda.prior import Prior
 from xdiffda.samples import open_named
@@ -253,9 +254,7 @@ def _ensemble(background: xr.Dataset, prior: Prior, n_members: int, seed: int) -
     """Members around the first background, drawn from the Gaussian of its error; mean kept."""
     x, layout, convention = to_state(background, prior.layout, what="background")
     x = x.reshape(layout.grid.n_node, layout.n_channel)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0xE75), n_members)
-    z = np.moveaxis(np.asarray(prior.covariance.sample(keys) + prior.small_scales(keys)), 1, 0)
-    members = x + np.asarray(prior.scale) * (z - z.mean(0))
+    members = x + errors(prior, jax.random.fold_in(jax.random.key(seed), STREAM), n_members)
     time = convention.valid_times
     ds = from_state(members.astype(np.float32), layout, convention, dims=("member",))
     return ds.assign_coords(time=np.asarray(time).reshape(-1)[0])

@@ -13,9 +13,8 @@ from jaxtyping import Float
 from xdiffda._rollout import STEP
 from xdiffda._stream import clock_of, duration
 from xdiffda.analysis import assimilate
-from xdiffda.experiments.config import INTERPOLATION, Method
+from xdiffda.experiments.config import Method
 from xdiffda.experiments.world import World
-from xdiffda.observations import interpolate
 from xdiffda.osse.records import score
 from xdiffda.state import to_state
 from xdiffda.verify import balance, zonal_spectrum
@@ -59,14 +58,12 @@ def open_case(world: World, time: np.datetime64, lead: str) -> Case:
 def analyse(world: World, case: Case, method: Method, obs: xr.Dataset) -> xr.Dataset:
     """The analysis of one method."""
     settings = method.settings()
-    if method.method == INTERPOLATION:
-        background = case.background
-        if "member" in background.dims:
-            background = background.mean("member", keep_attrs=True)
-        return interpolate(obs, like=background, background=background)
     window = settings.pop("window", "6h")
+    background = case.background
+    if not method.ensemble and "member" in background.dims:
+        background = background.mean("member", keep_attrs=True)
     return assimilate(
-        case.background, obs, model=world.prior, seed=world.config.seed, progress=False,
+        background, obs, model=world.prior, seed=world.config.seed, progress=False,
         window=window, **settings,
     )  # fmt: skip
 
@@ -140,10 +137,11 @@ def reference_record(world: World, case: Case) -> Record:
     base = members_of(world, case.background, what="background")
     own = analysis_record(world, case, truth)
     first = analysis_record(world, case, base)
+    spread = ("variance",) if len(base) > 1 else ()
     of_first = forecast_record(world, case, base)["forecast_squared"]
     return {
         **{f"truth_{name}": own[name] for name in BALANCE if name in own},
-        **{f"background_{name}": first[name] for name in ("squared", "crps", *BALANCE)
+        **{f"background_{name}": first[name] for name in ("squared", "crps", *spread, *BALANCE)
            if name in first},
         "truth_forecast_squared": forecast_errors(world, case, truth, lead)[0],
         "background_forecast_squared": of_first,

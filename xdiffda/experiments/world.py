@@ -16,6 +16,7 @@ from xdiffda._rollout import STEP
 from xdiffda._stream import clock_of, digest, duration, state_at, time_seed
 from xdiffda.errors import InputError, Problem
 from xdiffda.experiments.config import QUARTER, ExperimentConfig, plain
+from xdiffda.experiments.perturb import roll_members
 from xdiffda.observations import emulate_obs
 from xdiffda.prior import Prior
 from xdiffda.samples import open_named
@@ -78,7 +79,14 @@ class World:
         lead = self.config.background_lead()
         start = time - lead
         x = self.true(np.array([start]))[0]
-        return self.states.dataset(self.roll(x, start, lead)[-1], time)
+        if self.config.background_members:
+            last = roll_members(
+                x, start, int(lead // STEP), self.step, self.prior, seed=self.config.seed,
+                n_members=self.config.background_members, noise=self.config.background_noise,
+            )  # fmt: skip
+        else:
+            last = self.roll(x, start, lead)[-1]
+        return self.states.dataset(last, time)
 
     def roll(self, x: Any, time: np.datetime64, lead: np.timedelta64) -> np.ndarray:
         """Forecast states to all multiples of 6 h up to ``lead``, along the first axis."""
@@ -122,7 +130,9 @@ def open_world(
         states, STEP.astype("timedelta64[ns]"), name if forecaster is None else prior, prior,
         forecaster, what="run",
     )  # fmt: skip
+    members = (config.background_members, config.background_noise)
     key = plain({
+        **({"members": members} if members[0] else {}),
         "prior": f"{prior.name} {prior_digest(prior)}", "forecaster": forecast_name,
         "truth": _content(opened, prior, "truth"),
         "background": config.background if backgrounds is None
