@@ -99,7 +99,7 @@ def test_a_file_says_the_same_and_all_its_errors_are_named(tmp_path: Path) -> No
     truth = "truth.zarr"
     out = "out"
     columns = [5, 416]
-    networks = ["fixed"]
+    networks = ["fixed", "changing"]
     [relaxation]
     climatology = "climatology.nc"
     hours = 8
@@ -108,12 +108,14 @@ def test_a_file_says_the_same_and_all_its_errors_are_named(tmp_path: Path) -> No
     columns = [416]
     [methods.LETKF]
     method = "letkf"
+    networks = ["fixed"]
     carry = "ensemble"
     n_members = 20
     """)
     config = CyclingConfig.read(path)
     assert [(r.columns, r.store) for r in runs_of(config)] == [
         (5, "letkf-5-fixed.zarr"), (416, "guided-416-fixed.zarr"), (416, "letkf-416-fixed.zarr"),
+        (416, "guided-416-changing.zarr"),
     ]  # fmt: skip
     assert config.relaxation is not None
     assert (config.relaxation.hours, config.relaxation.power) == (8.0, 3.0)
@@ -125,7 +127,9 @@ def test_a_file_says_the_same_and_all_its_errors_are_named(tmp_path: Path) -> No
     [methods.guided]
     carry = "nothing"
     n_step = 8
+    [methods."3D-Var"]
+    networks = ["anchored"]
     """)
-    with pytest.raises(InputError, match="(?s)floating.*jpeg.*png, svg, pdf") as error:
+    with pytest.raises(InputError, match="(?s)floating.*anchored.*jpeg.*png, svg, pdf") as error:
         CyclingConfig.read(path)
     assert "guided.n_step" in str(error.value)

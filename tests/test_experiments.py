@@ -204,6 +204,22 @@ def test_shock_is_that_of_the_first_six_hours(done: tuple[xr.Dataset, Path]) -> 
     assert (results.balance_ratios(ds, 40)["truth"].to_array() == 1).all()
 
 
+def test_short_waves_are_compared_with_the_truths(done: tuple[xr.Dataset, Path]) -> None:
+    """Four times the variance in the upper half of the wavenumbers is twice the amplitude."""
+    ds = done[0].copy()
+    upper = ds["wavenumber"] >= ds.sizes["wavenumber"] // 2
+    like = ds["truth_spectrum"].broadcast_like(ds["spectrum"])
+    ds["spectrum"] = like.where(~upper, 4.0 * like).where(ds["spectrum"].notnull())
+    card = results.balance_ratios(ds, 40)["3D-Var"]
+    names = [n for n in card if str(n).startswith("short waves")]
+    assert set(names) == {"short waves of t 850", "short waves of t2m"}
+    for name in names:
+        np.testing.assert_allclose(card[name], 2.0, rtol=1e-6)
+    ds["spectrum"] = like.where(upper, 4.0 * like)  # long waves do not count
+    again = results.balance_ratios(ds, 40)["3D-Var"]["short waves of t2m"]
+    np.testing.assert_allclose(again, 1.0, rtol=1e-6)
+
+
 def test_widths_of_the_soft_mask(pieces: dict, tmp_path: Path) -> None:
     config = world.config(
         tmp_path, widths=(0.5, 2.0), columns=(40,), n_cases=1, starts=("mean",),

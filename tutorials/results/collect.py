@@ -2,8 +2,8 @@
 
     python tutorials/results/collect.py FOLDER
 
-FOLDER holds the outputs of the configurations beside this file: experiments, sigma-g, ten-days,
-cycling, cycling-5-columns, window; those that are absent are left as they are here.  Scores lose
+FOLDER holds the outputs of the configurations beside this file: experiments, ensembles, sigma-g,
+ten-days, cycling, cycling-5-columns, window; those that are absent are left as they are here.  Scores lose
 the spectra, which are drawn already, and lead times that no table shows; figures get a palette.
 """
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 SCORES = {"lead-time": "experiments/lead-time.nc", "sigma-g": "sigma-g/sigma-g.nc",
-          "ten-days": "ten-days/lead-time.nc"}  # fmt: skip
+          "ten-days": "ten-days/lead-time.nc", "ensembles": "ensembles/lead-time.nc"}  # fmt: skip
 ALL_LEADS = ("ten-days",)
 FIGURES = {
     "balance": "experiments/figures/lead-time-balance-416.png",

@@ -46,15 +46,18 @@ class CycledMethod(Assimilation):
     carry : {"mean", "ensemble"}
     columns : list of int, optional
         Numbers of columns at which it is run; default all.
+    networks : list of str, optional
+        Networks of sites with which it is run; default all.
     """
 
     n_members: int = 8
     carry: str = "mean"
     columns: tuple[int, ...] = ()
+    networks: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
         """Settings of `assimilate`; what is not given keeps its default there."""
-        own = {"n_members", "carry", "columns"}
+        own = {"n_members", "carry", "columns", "networks"}
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {k: v for k, v in given.items() if v is not None and k not in own}
 
@@ -121,7 +124,8 @@ class CyclingConfig:
             if method is not None and method.carry not in CARRY:
                 found, needed = f"methods.{name}.carry = {method.carry!r}", " or ".join(CARRY)
                 problems.append(Problem(found, needed, 'carry = "mean"'))
-        if unknown := [n for n in self.networks if n not in NETWORKS] or not self.networks:
+        given = [*self.networks, *(n for m in built.values() if m is not None for n in m.networks)]
+        if unknown := [n for n in given if n not in NETWORKS] or not self.networks:
             problems.append(Problem(f"networks = {unknown}", f"some of {', '.join(NETWORKS)}",
                                     'networks = ["fixed"]'))  # fmt: skip
         if not self.columns or min(self.columns) < 1:
@@ -164,7 +168,8 @@ def runs_of(config: CyclingConfig) -> list[Run]:
         Run(name, method, columns, network)
         for columns in config.columns for network in config.networks
         for name, method in config.methods.items()
-        if not method.columns or columns in method.columns
+        if columns in (method.columns or config.columns)
+        and network in (method.networks or config.networks)
     ]  # fmt: skip
 
 

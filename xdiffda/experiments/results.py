@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xdiffda._skill_table import HEADLINES
 from xdiffda._stream import duration
 from xdiffda.experiments.assemble import by_variable
 from xdiffda.variables import VARIABLES
@@ -151,7 +152,8 @@ def balance_ratios(results: xr.Dataset, columns: int) -> dict[str, xr.Dataset]:
     """Balance of members over that of the truth at the same cases: label -> Dataset.
 
     Tendencies of the first 6 h (less one they are the shock, see
-    `xdiffda.verify.initial_shock`), divergence and ageostrophic wind. For
+    `xdiffda.verify.initial_shock`), divergence and ageostrophic wind, and the amplitude of short
+    waves (the upper half of the zonal wavenumbers) of the headline channels. For
     `xdiffda.plot.scorecard` with ``reference="truth"`` and ``score="magnitude"``.
     """
     out = {"background": _balance(results, "background_", None, {})}
@@ -173,7 +175,22 @@ def _balance(results: xr.Dataset, prefix: str, ran: xr.DataArray | None, at: Map
     for name in ("divergence", "ageostrophic_ratio"):
         if f"truth_{name}" in results:
             fields[name.replace("_", " ")] = ratio(name)
+    if "truth_spectrum" in results:
+        fields |= _short_waves(ratio("spectrum"), results)
     return xr.Dataset(fields).expand_dims(score=["magnitude"])
+
+
+def _short_waves(ratio: xr.DataArray, results: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Amplitude in the upper half of the zonal wavenumbers, of the headline channels.
+
+    A root mean square of ratios: each wavenumber counts alike, however small its variance.
+    """
+    known = results["channel"].values.tolist()
+    shown = [c for c in HEADLINES.values() if c in known] or known[:6]
+    field = ratio.isel(wavenumber=slice(ratio.sizes["wavenumber"] // 2, None)).mean("wavenumber")
+    names = {c: " ".join([_short(c.partition("@")[0]), *c.split("@")[1:]]) for c in shown}
+    return {f"short waves of {n}": field.sel(channel=c, drop=True) ** 0.5
+            for c, n in names.items()}  # fmt: skip
 
 
 def _with_ones(label: str, fields: Mapping[str, xr.DataArray], score: str) -> dict[str, xr.Dataset]:

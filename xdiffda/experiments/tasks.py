@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from xdiffda._cycle_config import as_plain
 from xdiffda.experiments.config import ExperimentConfig, Method, plain
 from xdiffda.experiments.world import World
 
@@ -23,7 +24,9 @@ class Task:
 
     def of(self, kind: str) -> tuple[Any, ...]:
         """Key of its record of this kind; settings count, the name does not."""
-        what = dataclasses.replace(self.method, columns=(), n_cases=0)
+        what = as_plain(dataclasses.replace(self.method, columns=(), n_cases=0))
+        if what["ensemble"]:
+            del what["ensemble"]  # records from before there was a choice stay valid
         return (kind, self.columns, digest_of(plain(what)), str(self.time)[:19])
 
 
