@@ -30,14 +30,10 @@ def world():
 
 @pytest.fixture(scope="module")
 def analyses(world):
-    """Run an accurate sampler once; other samplers are made of its members.
-
-    Not the defaults of `assimilate`: the last step, from sigma_min to 0, returns a mean, and
-    members lose the variance sigma_min^2. That of 0.02 is far below the observation errors.
-    """
+    """Run the sampler at its defaults once; others are made of its members."""
     prior, background = world
     x_b, layout, convention = to_state(background, prior.layout)
-    guidance = Guidance(n_steps=16, sigma_start=2.0, sigma_min=0.02)
+    guidance = Guidance()
     kept: dict[int, xr.Dataset] = {}
 
     def analyse(background: xr.Dataset, obs: xr.Dataset, number: int) -> xr.Dataset:
@@ -142,7 +138,8 @@ def test_too_few_evaluations_are_found(world) -> None:
     )  # fmt: skip
     assert found.attrs["uniform"] == 0
     misfit = found["rank"].sel(function="observation term of the cost function")
-    assert (misfit == 4).mean() > 0.8  # the truth fits worse than all members
+    assert (misfit == 4).mean() > 0.7  # the truth fits worse than all members
+    assert found.attrs["misfit_ratio"] < 0.8
 
 
 def test_default_functions(world) -> None:

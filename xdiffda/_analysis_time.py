@@ -91,6 +91,12 @@ def _check_size(z: Float[np.ndarray, "node member channel"], settings: Settings)
     precise observations conjugate gradients then diverge.
     """
     size = float(np.sqrt(np.mean(np.square(z, dtype=np.float64))))
+    if not np.isfinite(size) and settings.method != "guided":
+        raise InputError([Problem(
+            "an analysis with numbers that are not finite",
+            "errors of observations that single precision can hold beside the background's",
+            "larger error_std: a ten-thousandth of the background's error is next to none",
+        )], what=settings.method)  # fmt: skip
     if settings.method == "guided" and not size < DIVERGED:
         raise InputError(
             [Problem(f"increments of {size:.2g} times the background error", "a V that is "
@@ -102,7 +108,8 @@ def _check_size(z: Float[np.ndarray, "node member channel"], settings: Settings)
 
 def warn_of_residual(residual: float, settings: Settings, time: np.datetime64 | None) -> None:
     solver = settings.guidance.solver
-    if residual > MISSED * solver.tolerance:
+    solves = settings.method in ("guided", "3dvar")  # NaN of others: there is none
+    if residual > MISSED * solver.tolerance or (solves and np.isnan(residual)):
         when = "" if time is None or np.isnat(time) else f" at {str(time)[:16]}"
         warnings.warn(
             f"the solver for the observations stopped{when} at a relative residual of "

@@ -39,7 +39,7 @@ def guided(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
     members = at.ensemble is not None and around == "members"
     draw = (_around_members if members else _around_mean)(at, settings, tick, watch)
     # a prior conditioned on each member's own background stays on one device
-    return Drawn(_in_groups(draw, at, settings, place=not members), max(residuals))
+    return Drawn(_in_groups(draw, at, settings, place=not members), float(np.max(residuals)))
 
 
 def _around_mean(at: AnalysisTime, settings: Settings, tick: Tick, watch: Watch) -> Draw:
@@ -108,7 +108,9 @@ def three_d_variational(at: AnalysisTime, settings: Settings, tick: Tick) -> Dra
     covariance, likelihood = _on_devices(at, (covariance, at.likelihood))
     z = three_d_var(covariance, likelihood, solver=settings.guidance.solver, watch=watch)
     tick(1)
-    return Drawn(np.asarray(_with_mean_small_scales(at, z, settings, watch)), max(residuals))
+    return Drawn(
+        np.asarray(_with_mean_small_scales(at, z, settings, watch)), float(np.max(residuals))
+    )
 
 
 def optimal_interpolation(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:

@@ -171,7 +171,7 @@ def _members(
             keys = jax.vmap(lambda k: jax.random.fold_in(k, SMALL_SCALES))(draws.keys)
             part = part + draws.signs[:, None] * prior.small_scales(keys, r)
         parts.append(np.asarray(part))
-    return np.concatenate(parts, axis=1), max(residuals)
+    return np.concatenate(parts, axis=1), float(np.max(residuals))
 
 
 @eqx.filter_jit

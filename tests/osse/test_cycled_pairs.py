@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from xdiffda.covariance import SpectralCovariance
-from xdiffda.diffusion.sampling import Shifted
+from xdiffda.diffusion._conditioned import Shifted
 from xdiffda.osse import cycled_pairs as module
 from xdiffda.osse.cycled_pairs import Moment, Tools, analyse, make_cycled_pairs
 from xdiffda.osse.pairs import OWN_CYCLES, Joined, load_pairs

@@ -132,7 +132,7 @@ def denoise_batch(
 ) -> tuple[Float[Array, "node batch channel"], Float[Array, "batch channel"]]:  # fmt: skip
     """Evaluate D at one noise level per batch entry; also return c_out (batch, channel).
 
-    `prepared`: what the backbone computes from the graph alone, if known.
+    ``prepared``: what the backbone computes from the graph alone, if known.
     """
     wiener, c_out = gaussian_estimate(covariance, z, sigma)
     noisy = z / jnp.hypot(sigma, 1.0)[None, :, None]
@@ -144,7 +144,7 @@ def denoise_batch(
 class Denoiser(eqx.Module):
     """A denoiser conditioned on one background: callable (z, sigma) -> estimate.
 
-    All members share the background and the noise level; all backgrounds share `prepared`.
+    All members share the background and the noise level; all backgrounds share ``prepared``.
     """
 
     network: DenoiserNetwork

@@ -49,7 +49,7 @@ class Solver(NamedTuple):
     minimal_residual : int
         If above 0, as many iterations of GMRES instead, at most. V from the Jacobian of a trained
         network is neither symmetric nor positive: conjugate gradients diverge on it, while
-        the residual of these never grows (`jacobian`, as in the code of Rozet et al. 2024).
+        the residual of these never grows (``jacobian``, as in the code of Rozet et al. 2024).
     """
 
     tolerance: float = 1e-2

@@ -17,8 +17,9 @@ Noise = Callable[[int], Array]
 
 
 def dpm_solver(
-    denoise: Denoise, z: Float[Array, "*state"], ladder: Float[Array, " level"]
-) -> Float[Array, "*state"]:
+    denoise: Denoise, z: Float[Array, "*state"], ladder: Float[Array, " level"], *,
+    final: Denoise | None = None,
+) -> Float[Array, "*state"]:  # fmt: skip
     """DPM-Solver++(2M): second order, multistep, one evaluation per level.
 
     Lu et al. (2022), arXiv 2211.01095, algorithm 2, for noise added without scaling
@@ -31,6 +32,9 @@ def dpm_solver(
         State at noise level ``ladder[0]``.
     ladder : array (level,)
         Falling noise levels ending in 0.
+    final : callable (z, sigma) -> state, optional
+        The step from the last level to 0: a draw of the clean state given the noisy one. By
+        default ``denoise``, its mean, whose members lack the spread that is left at that level.
 
     Returns
     -------
@@ -53,12 +57,13 @@ def dpm_solver(
         blended = estimate + width / (2 * width_before) * (estimate - previous)
         z = after / now * z + (1 - after / now) * blended
         previous, width_before = estimate, width
-    return denoise(z, ladder[-2])  # the step to sigma = 0 returns the estimate itself
+    return (final or denoise)(z, ladder[-2])
 
 
 def heun(
-    denoise: Denoise, z: Float[Array, "*state"], ladder: Float[Array, " level"]
-) -> Float[Array, "*state"]:
+    denoise: Denoise, z: Float[Array, "*state"], ladder: Float[Array, " level"], *,
+    final: Denoise | None = None,
+) -> Float[Array, "*state"]:  # fmt: skip
     """Heun's second-order method: two evaluations per level, one at the last.
 
     Karras et al. (2022), arXiv 2206.00364, algorithm 1.
@@ -77,12 +82,12 @@ def heun(
         euler = z + (after - now) * slope
         slope_after = (euler - denoise(euler, after)) / after
         z = z + (after - now) * 0.5 * (slope + slope_after)
-    return denoise(z, ladder[-2])
+    return (final or denoise)(z, ladder[-2])
 
 
 def churned(
     denoise: Denoise, z: Float[Array, "*state"], ladder: Float[Array, " level"], *, noise: Noise,
-    churn: float = 0.4,
+    churn: float = 0.4, final: Denoise | None = None,
 ) -> Float[Array, "*state"]:  # fmt: skip
     """Heun's method with fresh noise before each step: errors of earlier steps are forgotten.
 
@@ -91,7 +96,7 @@ def churned(
 
     Parameters
     ----------
-    denoise, z, ladder
+    denoise, z, ladder, final
         As for the others.
     noise : callable level number -> array
         Unit noise of the kind that ``z`` was made with.
@@ -114,7 +119,7 @@ def churned(
         euler = z + (after - now) * slope
         slope_after = (euler - denoise(euler, after)) / after
         z = z + (after - now) * 0.5 * (slope + slope_after)
-    return denoise(z, ladder[-2])
+    return (final or denoise)(z, ladder[-2])
 
 
 SAMPLERS: dict[str, Callable[..., Array]] = {

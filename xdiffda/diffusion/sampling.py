@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from xdiffda.covariance import CovarianceTable, SpectralCovariance
 from xdiffda.diffusion import _programs as programs
+from xdiffda.diffusion._conditioned import Conditioned
 from xdiffda.diffusion._members import mesh_of
 from xdiffda.diffusion.guidance import (
     MINIMUM,
@@ -29,40 +29,9 @@ from xdiffda.diffusion.guidance import (
 from xdiffda.diffusion.noise import karras_ladder
 from xdiffda.diffusion.sampler import NOISY, SAMPLERS, evaluations
 
+FINAL = 0xF1AA1  # keys of the last step, far from those of any level
 Watch = Callable[[Array], None]
 """Called with the relative residuals (member,) of every solve for the observations."""
-
-
-class Conditioned(NamedTuple):
-    """A prior conditioned on one background, or for each member on its own.
-
-    Attributes
-    ----------
-    denoise : callable (z, sigma) -> estimate
-        A pytree (an equinox Module), so that compiled code is shared between backgrounds.
-    climatology : SpectralCovariance
-        B of z; gives the basis of the noise.
-    calibrated : CovarianceTable or None
-        Measured V(sigma), if the prior has it.
-    shift : array (node, member, channel), optional
-        Where the prior of each member is centred; default at z = 0. ``denoise`` is that of a
-        prior centred at 0.
-    """
-
-    denoise: Any
-    climatology: SpectralCovariance
-    calibrated: CovarianceTable | None = None
-    shift: Array | None = None
-
-
-class Shifted(eqx.Module):
-    """The denoiser of a prior that is centred elsewhere, ``shift + D(z - shift, sigma)``."""
-
-    denoise: Any
-    shift: Float[Array, "node member channel"]
-
-    def __call__(self, z: Array, sigma: Array) -> Array:
-        return self.shift + self.denoise(z - self.shift, sigma)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +59,7 @@ class Guidance:
     n_steps: int = 8
     sampler: str = "dpm-solver"
     sigma_max: float = 80.0
-    sigma_min: float = 0.1
+    sigma_min: float = 0.25
     sigma_start: float = 6.0
     solver: Solver = Solver()
 
@@ -142,7 +111,7 @@ def sample_posterior(
     likelihood : Likelihood
     draws : Draws
         A member depends on its own key and sign only. Where they lie on several devices
-        (`jax.sharding`, axis ``member``), each device computes its own members.
+        (``jax.sharding``, axis ``member``), each device computes its own members.
     covariance : str
         V of guidance: `xdiffda.diffusion.guidance.choose_covariance`.
     guidance : Guidance
@@ -184,8 +153,17 @@ def sample_posterior(
         keys = programs.fold_in(noise_keys, jnp.array(1 + level))
         return draws.signs[:, None] * programs.unit_noise(prior.climatology, keys, mesh)
 
+    def final(z: Array, sigma: Array) -> Array:
+        own = draws._replace(keys=programs.fold_in(noise_keys, jnp.array(FINAL)))
+        out, residual = _final(prior, likelihood, z, sigma, own, covariance, guidance, mesh)
+        out.block_until_ready()
+        tick()
+        watch(residual)
+        return out
+
     options = {"noise": fresh} if guidance.sampler in NOISY else {}
-    return SAMPLERS[guidance.sampler](guided, base + ladder[0] * noise, ladder, **options)
+    sampler = SAMPLERS[guidance.sampler]
+    return sampler(guided, base + ladder[0] * noise, ladder, final=final, **options)
 
 
 def three_d_var(
@@ -239,14 +217,41 @@ def _warm_start(
     spread, v = prior.climatology, _mean_covariance(prior, guidance)
     if prior.calibrated is not None:
         spread = programs.decomposed(prior.calibrated, jnp.asarray(guidance.sigma_max))
+    return _perturbed(mean, spread, v, likelihood, draws, guidance.solver, mesh)
+
+
+def _final(
+    prior: Conditioned, likelihood: Likelihood, z: Array, sigma: Array, draws: Draws,
+    covariance: str, guidance: Guidance, mesh: Mesh | None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Draws of the clean state from that of the last level, and the residual of their solve.
+
+    Its law given the noisy state is N(D, V); its mean alone lacks what is left at that level,
+    which is nearly all of the spread where observations are dense and precise. Jacobian and
+    diagonal V give way to those that can be drawn from.
+    """
+    if covariance not in ("calibrated", "climatological"):
+        covariance = "climatological" if prior.calibrated is None else "calibrated"
+    if covariance == "calibrated":
+        spread = programs.decomposed(prior.calibrated, sigma)
+    else:
+        spread = prior.climatology.posterior(sigma)
+    v = programs.covariance_at(covariance, prior.climatology, prior.calibrated, sigma)
+    mean = programs.evaluate(prior.own_denoiser(), z, sigma, mesh)
+    return _perturbed(mean, spread, v, likelihood, draws, guidance.solver, mesh)
+
+
+def _perturbed(
+    mean: Array, spread: Any, v: Covariance, likelihood: Likelihood, draws: Draws,
+    solver: Solver, mesh: Mesh | None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Draws from N(mean, ``spread``), each moved by V to observations with errors of its own."""
     keys, error_keys = split_keys(draws.keys)
     drawn = draws.signs[:, None] * programs.sample(spread, keys, mesh)
     errors = draws.signs * programs.draw_errors(likelihood, error_keys, mesh)
-    scale = programs.known_scale(likelihood, v, mean, drawn.shape[1], guidance.solver)
+    scale = programs.known_scale(likelihood, v, mean, drawn.shape[1], solver)
     guess = programs.nothing(likelihood, drawn)
-    return programs.updated(
-        likelihood, v, mean + drawn, errors, guess, scale, guidance.solver, mesh
-    )[:2]
+    return programs.updated(likelihood, v, mean + drawn, errors, guess, scale, solver, mesh)[:2]
 
 
 def _guided(
@@ -254,7 +259,7 @@ def _guided(
     covariance: str, guidance: Guidance, mesh: Mesh | None,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """One level: the members given the observations, residuals, and the solutions behind them."""
-    denoise = prior.denoise if prior.shift is None else Shifted(prior.denoise, prior.shift)
+    denoise = prior.own_denoiser()
     if covariance == "jacobian":
         basis = prior.climatology.basis
         found = programs.guided_by_jacobian(
