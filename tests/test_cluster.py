@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import cycle_world
+import numpy as np
 import pytest
 import store_world as world
 import xarray as xr
@@ -17,8 +21,9 @@ from test_cycle_store import same_bytes
 
 import xdiffda
 from xdiffda._cluster import single_writer
+from xdiffda._icechunk_store import as_store
 from xdiffda.errors import InputError, StorageError
-from xdiffda.reanalysis import open_streams, run_streams
+from xdiffda.reanalysis import open_analyses, open_streams, run_streams
 
 distributed = pytest.importorskip("distributed")
 N_TIMES = 6
@@ -37,10 +42,40 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
         yield connected
 
 
-def _streams(out: Path, client=None) -> xr.Dataset:
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A stream that gives no observations from a time on until the file ``gate`` exists.
+
+    Who waits for them leaves the number of its process beside that file.
+    """
+
+    stream: Callable[[np.datetime64], xr.Dataset]
+    first: np.datetime64
+    gate: Path
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        return self.stream.description
+
+    def __call__(self, time: np.datetime64) -> xr.Dataset:
+        if time >= self.first and not self.gate.exists():
+            self.gate.with_name(f"waiting-{os.getpid()}").touch()
+            _wait_for(self.gate)
+        return self.stream(time)
+
+
+def _streams(out: Path, client=None, hold: tuple[str, Path] | None = None) -> xr.Dataset:
     truth, first = cycle_world.make_states(8)
     at = [first.roll(lon=n).assign_coords(time=truth["time"][n]) for n in (0, 2)]
     stream = xdiffda.cycle.emulated_stream(truth, n_columns=20, error_std=cycle_world.ERRORS)
+    if hold is not None:
+        stream = Held(stream, np.datetime64(hold[0], "ns"), hold[1])
     return run_streams(
         xr.concat(at, "time"), stream, out=out, starts=STARTS, end=END, spin_up="12h",
         n_members=1, forecaster=cycle_world.forecaster, model=cycle_world.make_prior(),
@@ -48,35 +83,76 @@ def _streams(out: Path, client=None) -> xr.Dataset:
     )  # fmt: skip
 
 
-def test_a_worker_killed_in_the_middle_loses_nothing(client, tmp_path: Path) -> None:
-    background, obs = world.make_input(tmp_path, N_TIMES)
-    whole, out, gate = tmp_path / "whole.zarr", tmp_path / "run.zarr", tmp_path / "gate"
-    settings = world.SETTINGS | {"method": "3dvar"}
-    world.run(background, obs, whole, settings=settings)
-    workers = client.run(os.getpid)  # address -> process
-    # from the third time on, tasks wait in the middle until the gate opens
-    gated = world.gate(xdiffda.open_dataset(background), 2, gate)
-    failure: list = []
+@contextlib.contextmanager
+def _beside(run: Callable[[], Any]) -> Iterator[Callable[[Callable[[], Any]], None]]:
+    """Run in another thread, whose failure is that of the test; gives a way to wait for a state."""
+    failure: list[Exception] = []
 
-    def run() -> None:
+    def guarded() -> None:
         try:
-            world.run(gated, obs, out, settings=settings, client=client)
+            run()
         except Exception as error:
             failure.append(error)
 
-    running = threading.Thread(target=run, daemon=True)
+    def until(reached: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + 100
+        while not reached():
+            assert time.monotonic() < deadline and not failure, failure
+            time.sleep(0.05)
+
+    running = threading.Thread(target=guarded, daemon=True)
     running.start()
-    deadline = time.monotonic() + 100
-    while not (out.exists() and world.complete(out)[:2].all()):
-        assert time.monotonic() < deadline and not failure, failure
-        time.sleep(0.05)
-    busy = [address for address, tasks in client.processing().items() if tasks]
-    os.kill(workers[busy[0]], signal.SIGKILL)
-    gate.touch()
+    yield until
     running.join()
     assert not failure
-    assert workers.values() != client.run(os.getpid).values()
-    assert world.complete(out).all()
+
+
+@pytest.mark.parametrize("kind", ["zarr", "icechunk"])
+def test_a_worker_killed_in_the_middle_loses_nothing(client, tmp_path: Path, kind: str) -> None:
+    background, obs = world.make_input(tmp_path, N_TIMES)
+    whole, gate = tmp_path / "whole.zarr", tmp_path / "gate"
+    out: Any = tmp_path / "run.zarr"
+    if kind == "icechunk":
+        icechunk = pytest.importorskip("icechunk")
+        storage = icechunk.local_filesystem_storage(str(tmp_path / "repository"))
+        out = icechunk.Repository.create(storage)
+    store, settings = as_store(out), world.SETTINGS | {"method": "3dvar"}
+    world.run(background, obs, whole, settings=settings)
+    client.wait_for_workers(2)
+    workers = client.run(os.getpid)  # address -> process
+    # from the third time on, tasks wait in the middle until the gate opens
+    gated = world.gate(xdiffda.open_dataset(background), 2, gate)
+    with _beside(lambda: world.run(gated, obs, out, settings=settings, client=client)) as until:
+        until(lambda: store.exists() and (store.read_array("complete")[:2] == 1).all())
+        assert (store.read_array("complete") == 1).sum() == 2
+        busy = [address for address, tasks in client.processing().items() if tasks]
+        os.kill(workers[busy[0]], signal.SIGKILL)
+        gate.touch()
+    assert workers[busy[0]] not in client.run(os.getpid).values()
+    assert (store.read_array("complete") == 1).all()
+    if kind == "zarr":
+        assert same_bytes(out, whole)
+        return
+    xr.testing.assert_identical(open_analyses(out).load(), open_analyses(whole).load())
+    # that which makes the repository, the empty store, and each time once
+    assert len(list(out.ancestry(branch="main"))) == 2 + N_TIMES
+
+
+def test_a_worker_killed_in_the_middle_of_a_stream_loses_nothing(client, tmp_path: Path) -> None:
+    out, whole, gate = tmp_path / "run", tmp_path / "whole", tmp_path / "gate"
+    hold = "2020-01-16T06", gate  # the last cycle of stream 0, the second of stream 1
+    client.wait_for_workers(2)
+    with _beside(lambda: _streams(out, client, hold)) as until:
+        until(lambda: len(list(tmp_path.glob("waiting-*"))) == 2)
+        done = {p: p.stat().st_mtime_ns for p in out.glob("*/*/c/**/*") if p.is_file()}
+        assert [open_streams(out, stream=k).sizes["time"] for k in (0, 1)] == [3, 1]
+        processes = sorted(int(p.name.split("-")[1]) for p in tmp_path.glob("waiting-*"))
+        os.kill(processes[0], signal.SIGKILL)
+        gate.touch()
+    assert processes[0] not in client.run(os.getpid).values()
+    # cycles that were whole are those of the process that was killed, not made again
+    assert len(done) > 10 and done == {p: p.stat().st_mtime_ns for p in done}
+    _streams(whole, hold=hold)
     assert same_bytes(out, whole)
 
 

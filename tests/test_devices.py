@@ -30,13 +30,17 @@ def test_four_devices_give_the_members_of_one() -> None:
     env = os.environ | {"XLA_FLAGS": FLAG, "JAX_PLATFORMS": "cpu"}
     env["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE)])
     run = subprocess.run(
-        [sys.executable, str(HERE / "devices_script.py"), "uneven", "times"],
+        [sys.executable, str(HERE / "devices_script.py"), "uneven", "times", "repaint", "network"],
         env=env, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     placed = {line.split()[0]: line for line in run.stdout.splitlines()}
     assert "(0, 1, 2)" in placed["uneven"]  # 5 members as 2 + 2 + 2, the last for nobody
     assert "(0, 1)" in placed["times"] and "(2, 3)" in placed["times"]  # two times at once
+    # a network as the prior: a member on each device; then two groups, for want of memory
+    for name in ("repaint", "network"):
+        assert placed[name].endswith("[(0, 1, 2, 3)] 1")
+    assert placed["memory"].endswith("[(0, 1)] 2")
 
 
 @pytest.mark.parametrize("n_devices", [1, 2, 3, 4, 8])

@@ -14,7 +14,7 @@ import xarray as xr
 import zarr
 
 import xdiffda
-from xdiffda import reanalysis
+from xdiffda import _icechunk_store, reanalysis
 from xdiffda._icechunk_store import IcechunkStore, as_store
 from xdiffda._region_store import FolderStore
 from xdiffda.errors import InputError, StorageError
@@ -87,9 +87,13 @@ def test_workers_may_commit_at_the_same_time(repository) -> None:
 
 
 def test_processes_that_write_to_one_disk_take_turns(tmp_path: Path) -> None:
-    pytest.importorskip("icechunk")
-    n = 6
-    store = as_store(f"icechunk://{tmp_path}/a")
+    icechunk = pytest.importorskip("icechunk")
+    n, folder = 6, tmp_path / "a (1)"
+    address = as_store(f"icechunk://{folder}")
+    # the object, which tells nobody but in its text that it lies on a disk
+    store = as_store(icechunk.Repository.open(icechunk.local_filesystem_storage(str(folder))))
+    assert isinstance(store, IcechunkStore) and isinstance(address, IcechunkStore)
+    assert store.lock == address.lock == tmp_path / ".a (1).lock"
     blank = xr.Dataset({"a": ("time", np.zeros(n))}, {"time": np.arange(n)}).chunk(time=1)
     store.create(blank, "time", {"dim": "time"})
     own = xr.Dataset({"a": ("time", [1.0])}, {"time": [0]})
@@ -99,6 +103,44 @@ def test_processes_that_write_to_one_disk_take_turns(tmp_path: Path) -> None:
             job.get(timeout=120)
     assert store.missing_times() == [] and store.read_array("a").tolist() == [1.0] * n
     assert len(_messages(store.repository)) == 1 + n
+
+
+def test_a_time_that_two_workers_have_written_is_there(repository, monkeypatch) -> None:
+    """A cluster gives away the task of a worker that is alive and cannot be heard."""
+    store = as_store(repository)
+    blank = xr.Dataset({"a": ("time", np.zeros(2))}, {"time": np.arange(2)}).chunk(time=1)
+    store.create(blank, "time", {"dim": "time"})
+    one = xr.Dataset({"a": ("time", [7.0])}, {"time": [1]})
+    plain = _icechunk_store.write_variables
+
+    def slowly(*arguments):
+        with monkeypatch.context() as within:
+            within.setattr(_icechunk_store, "write_variables", plain)
+            store.write_time(1, one, "time")  # the other is faster
+        return plain(*arguments)
+
+    monkeypatch.setattr(_icechunk_store, "write_variables", slowly)
+    store.write_time(1, one, "time")
+    assert store.missing_times() == [0] and store.read_array("a")[1] == 7.0
+    assert len(_messages(repository)) == 2
+
+
+def test_a_cluster_needs_a_store_that_its_workers_see(given, tmp_path: Path, monkeypatch) -> None:
+    icechunk = pytest.importorskip("icechunk")
+    own = icechunk.Repository.create(icechunk.in_memory_storage())
+    before = own.lookup_branch("main")
+    with pytest.raises(
+        StorageError, match="(?s)memory of this process.*icechunk:///FOLDER.*client"
+    ):
+        world.run(*given, own, client=object())
+    assert own.lookup_branch("main") == before
+    # whatever it was that took away what workers have written
+    monkeypatch.setattr(FolderStore, "write_time", lambda *arguments: None)
+    settings = {"method": "3dvar", "background_error": 1.0}
+    with pytest.raises(
+        StorageError, match="3 analyses were written and are not there: 2020-01-15T12"
+    ):
+        world.run(*given, tmp_path / "a.zarr", settings=settings)
 
 
 def test_what_is_there_is_left_as_it_is(given, repository) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from xdiffda.errors import StorageError
 
 SCHEME = "icechunk://"
 _INSTALL = 'pip install "xdiffda[icechunk]"'
+# icechunk tells where a repository is stored in the text of its storage alone
+_ON_DISK = re.compile(r"LocalFileSystem\w*\(path=(.*)\)\)$", re.DOTALL)
+_IN_MEMORY = "(backend=InMemory"
 
 
 def as_store(out: Any) -> Store:
@@ -40,13 +44,13 @@ def as_store(out: Any) -> Store:
     if isinstance(out, Store):
         return out
     if _is_repository(out):
-        return IcechunkStore(out)
+        found = _ON_DISK.search(str(out.storage))
+        return IcechunkStore(out, lock=found and _lock_beside(Path(found[1])))
     text = os.fspath(out)
     if not text.startswith(SCHEME):
         return FolderStore(text)
     folder = Path(text.removeprefix(SCHEME)).expanduser()
-    repository = _open(text, folder)
-    return IcechunkStore(repository, lock=folder.with_name(f".{folder.name}.lock"))
+    return IcechunkStore(_open(text, folder), lock=_lock_beside(folder))
 
 
 class IcechunkStore(Store):
@@ -80,23 +84,47 @@ class IcechunkStore(Store):
             return False
         return True
 
+    def need_shared(self) -> None:
+        if _IN_MEMORY in str(self.repository.storage):
+            raise StorageError(
+                f"{self.name}: it lies in the memory of this process, where no worker of a "
+                f"cluster can write; repair: `out={SCHEME + '/FOLDER'!r}`, a folder that all "
+                "workers see, or a repository in an object store, or leave out `client`"
+            )
+
     def source(self) -> Any:
         return self.repository.readonly_session(branch=self.branch).store
 
     def create(self, template: xr.Dataset, dim: str, config: Mapping[str, Any]) -> None:
-        session = self.repository.writable_session(self.branch)
+        session = self._session()
         write_blank(template, dim, config, session.store, consolidated=False)
         self._commit(session, "store of analyses, none complete")
 
     def write_time(self, i: int, record: xr.Dataset, dim: str) -> None:
         import zarr
 
-        session = self.repository.writable_session(self.branch)
+        session = self._session()
         group = zarr.open_group(session.store, mode="r+", use_consolidated=False)
         write_variables(group, i, record, dim)
         marker: Any = group[COMPLETE]
         marker[i] = 1
-        self._commit(session, f"analysis of {str(record[dim].values[0])[:16]}")
+        try:
+            self._commit(session, f"analysis of {str(record[dim].values[0])[:16]}")
+        except StorageError:
+            # a worker that the cluster has given up may be alive: what it wrote is the same
+            if i in self.missing_times():
+                raise
+
+    def _session(self) -> Any:
+        import icechunk
+
+        try:
+            return self.repository.writable_session(self.branch)
+        except icechunk.IcechunkError as error:
+            raise StorageError(
+                f"{self.name}: cannot be opened for writing in this process ({error}); repair: "
+                "keep it where every worker sees it, and make the same call again"
+            ) from error
 
     def _commit(self, session: Any, message: str) -> None:
         import icechunk
@@ -106,7 +134,9 @@ class IcechunkStore(Store):
         try:
             with held:
                 session.commit(message, rebase_with=icechunk.ConflictDetector())
-        except icechunk.IcechunkError as error:
+        except (
+            OSError, icechunk.IcechunkError, icechunk.ConflictError, icechunk.RebaseFailedError,
+        ) as error:  # fmt: skip
             raise StorageError(
                 f"{self.name}: cannot commit {message!r} ({error}); all times committed before "
                 "are whole; repair: make the same call again, which goes on"
@@ -116,6 +146,12 @@ class IcechunkStore(Store):
 def _is_repository(out: Any) -> bool:
     # by name: icechunk is not imported for those who do not use it
     return type(out).__module__.split(".")[0] == "icechunk" and hasattr(out, "writable_session")
+
+
+def _lock_beside(folder: Path) -> Path:
+    """The file that whoever commits to a repository on a disk holds."""
+    folder = folder.resolve()  # workers may have another working directory
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def _open(address: str, folder: Path) -> Any:

@@ -90,6 +90,9 @@ class Store(abc.ABC):
             they were.
         """
 
+    def need_shared(self) -> None:  # noqa: B027
+        """Raise StorageError where other processes cannot write."""
+
     def missing_times(self) -> list[int]:
         """Numbers of the times that are not complete."""
         return np.flatnonzero(self.read_array(COMPLETE) != 1).tolist()
@@ -290,8 +293,5 @@ def _flush(folder: Path, array: Any, axis: int, i: int) -> None:
     for where in itertools.product(*ranges):
         chunk = folder / array.metadata.encode_chunk_key(where)
         if chunk.exists():  # chunks of nothing but the fill value are not written
-            handle = os.open(chunk, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            with open(chunk, "rb") as handle:
+                os.fsync(handle.fileno())

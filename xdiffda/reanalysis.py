@@ -88,8 +88,8 @@ def assimilate_store(
         If input or settings do not fit, a time has no observation, or the store is that of
         other settings, another version or other input; it is left as it is then.
     StorageError
-        If the store cannot be written, or, at the end, if some times failed: all others are
-        in the store then.
+        If the store cannot be written (by a cluster: a repository in memory), or, at the end, if
+        some times failed: all others are in the store then.
 
     Examples
     --------
@@ -103,6 +103,8 @@ def assimilate_store(
     2
     """
     store, prior = as_store(out), registry.resolve(model)
+    if client is not None:
+        store.need_shared()
     keywords = _keywords(settings)
     checked = check_settings(prior, n_members=n_members, seed=seed, **keywords)
     backgrounds = read_backgrounds(background, prior.layout, checked)
@@ -125,13 +127,15 @@ def assimilate_store(
         analyse_one, _tasks(job, backgrounds, source, missing), client, total=len(missing),
         what="assimilate", progress=wanted,
     )  # fmt: skip
+    done = store.read_array(COMPLETE) == 1
+    _need_written(store, [i for i in missing if not done[i]], backgrounds)
     return open_analyses(store)
 
 
 def open_analyses(out: str | os.PathLike | Any) -> xr.Dataset:
     """Open a store of `assimilate_store`, also while it grows; shows complete times only.
 
-    `xarray.open_zarr` on the same path shows all times, and a variable ``complete`` that says
+    ``xarray.open_zarr`` on the same path shows all times, and a variable ``complete`` that says
     which to trust.
 
     Parameters
@@ -240,6 +244,18 @@ def _tasks(
     for i in missing:
         tidy = source(backgrounds.times[i]).tidy
         yield str(backgrounds.times[i])[:16], (job, i, Input(backgrounds.at(i), tidy))
+
+
+def _need_written(store: Store, lost: list[int], backgrounds: Backgrounds) -> None:
+    """Raise where an analysis was written by its account, and is not in the store."""
+    if lost:
+        shown = ", ".join(str(backgrounds.times[i])[:16] for i in lost[:5])
+        raise StorageError(
+            f"{store.name}: {len(lost)} analyses were written and are not there: {shown}"
+            f"{', ...' if len(lost) > 5 else ''}; another process has written over them, or a "
+            "worker to a place of its own; repair: keep the store where all workers see the same, "
+            "and make the same call again, which goes on"
+        )
 
 
 def _need_observations(stamps: np.ndarray | None, times: list[Any], window: Any, dim: str) -> None:
