@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import csv
+import importlib.util
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,48 +17,12 @@ from xdiffda.train.distributed import initialise, started_by
 from xdiffda.train.forecaster import batches
 from xdiffda.train.log import read_samples
 
-WORKER = Path(__file__).with_name("worker.py")
+_SPEC = importlib.util.spec_from_file_location(
+    "processes", Path(__file__).with_name("processes.py")
+)
+processes = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(processes)
 STEPS = 80  # of the run of one process in conftest
-
-
-def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _start(config: Path, root: Path, how: str, n: int, death: tuple[str, int]) -> list[int]:
-    """Run n processes, started by hand or as srun would; the last dies. Their exit statuses."""
-    port, processes = _port(), []
-    shared = {"PYTHONPATH": str(root)}
-    if how == "alone":  # on another number of devices too
-        shared["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
-    for i in range(n):
-        options, environment = [], {**os.environ, **shared}
-        if how == "by hand":
-            options = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(n),
-                       "--process-id", str(i)]  # fmt: skip
-        elif how == "srun":
-            environment |= {
-                "SLURM_JOB_ID": str(port), "SLURM_STEP_NODELIST": "localhost",
-                "SLURM_STEP_NUM_TASKS": str(n), "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i),
-            }  # fmt: skip
-        name, step = death if i == n - 1 else ("none", 0)
-        command = [sys.executable, str(WORKER), str(config), name, str(step), *options]
-        with (config.parent / f"{how}-{i}.err").open("wb") as errors:
-            processes.append(
-                subprocess.Popen(command, env=environment, cwd=root, stdout=errors, stderr=errors)
-            )
-    try:
-        return [process.wait(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-
-
-def _rows(out: Path) -> list[dict[str, str]]:
-    with (out / "log.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -77,24 +36,24 @@ def story(nature_folder: Path, forecaster_folder: Path, root: Path, tmp_path_fac
     text = text.replace("validate_every = 40", "validate_every = 80")
     config.write_text(text)
 
-    out = folder / "out"
-    codes = _start(config, root, "by hand", 2, ("SIGKILL", 17))
+    out, run = folder / "out", processes.run_processes
+    codes = run(config, root, "by hand", 2, processes.Death(1, "SIGKILL", 17))
     assert codes[1] == -signal.SIGKILL
     assert codes[0] != 0  # it finds out by itself
     (folder / "after-kill").write_text((out / "samples.csv").read_text())
 
-    codes = _start(config, root, "srun", 2, ("SIGTERM", 33))
+    codes = run(config, root, "srun", 2, processes.Death(1, "SIGTERM", 33))
     assert codes == [0, 0], (folder / "srun-0.err").read_text()
     assert not (out / "finished").exists()
     for name in ("samples.csv", "status.json"):
         (folder / f"after-stop-{name}").write_text((out / name).read_text())
 
-    assert _start(config, root, "alone", 1, ("none", 0)) == [0]
+    assert run(config, root, "alone", 1) == [0]
     return folder
 
 
 def test_two_processes_give_the_curve_of_one(story: Path, forecaster_folder: Path) -> None:
-    one, two = _rows(forecaster_folder), _rows(story / "out")
+    one, two = (processes.rows_of(f / "log.csv") for f in (forecaster_folder, story / "out"))
     assert [r["step"] for r in two] == [r["step"] for r in one]
     curves = [[float(r["train_loss"]) for r in rows] for rows in (one, two)]
     np.testing.assert_allclose(*curves, rtol=1e-4)
@@ -111,11 +70,7 @@ def test_the_run_says_how_far_it_is(story: Path) -> None:
 
 
 def test_optimiser_and_average_are_split_weights_are_not(story: Path) -> None:
-    text = (story / "out/checkpoints" / str(STEPS) / "default/_sharding").read_text()
-    found: dict[str, list[bool]] = {}
-    for name, value in json.loads(text).items():
-        part = base64.b64decode(name).decode().split(".")[0]
-        found.setdefault(part, []).append("data" in str(json.loads(value)["partition_spec"]))
+    found = processes.which_are_split(story / "out/checkpoints" / str(STEPS))
     assert not any(found["weights"])
     for part in ("ema", "optimiser"):
         assert np.mean(found[part]) > 0.25  # matrices; vectors are too short to share

@@ -13,6 +13,7 @@ import traceback
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from types import FrameType
 from typing import Any
 
@@ -148,16 +149,28 @@ def leads() -> bool:
 
 
 def barrier(name: str) -> None:
-    """Wait until all processes are here."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+    """Wait until all processes are here, however long one of them computes.
 
-        multihost_utils.sync_global_devices(name)
+    Asked of process 0's service, not of the devices: on CPUs a collective operation gives up
+    after 30 s. A process that dies meanwhile is missed by its heartbeat, and ends the others.
+    """
+    if jax.process_count() > 1:
+        from orbax.checkpoint import multihost
+
+        key = f"xdiffda {next(_BARRIERS)}: {name}"
+        multihost.get_barrier_sync_fn()(key=key, timeout_ms=_PATIENCE)
+
+
+_BARRIERS = count()  # all processes pass them in the same order; a key serves once
+_PATIENCE = 24 * 3600 * 1000  # ms
 
 
 @contextmanager
 def first_alone(name: str) -> Iterator[None]:
-    """Process 0 goes through the block first (it fills caches), then all others."""
+    """Process 0 goes through the block first (it fills caches), then all others.
+
+    They leave it together: the next collective operation waits for none of them.
+    """
     if not leads():
         barrier(name)
     try:
@@ -165,6 +178,7 @@ def first_alone(name: str) -> Iterator[None]:
     finally:
         if leads():
             barrier(name)
+    barrier(f"{name}, in all processes")
 
 
 class Placement:
