@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from xdiffda.osse.records import Ledger, Record, pool, score
-from xdiffda.state import Grid
+from xdiffda.osse.publish import publish
+from xdiffda.osse.records import Ledger, Record, as_text, pool, score, summary
+from xdiffda.state import Grid, Layout
 
 GRID = Grid(tuple(np.linspace(-75.0, 75.0, 6).tolist()), tuple((np.arange(12) * 30.0).tolist()))
 N = GRID.n_node
@@ -96,3 +100,49 @@ def test_an_evaluation_goes_on_where_it_stopped(tmp_path) -> None:
     assert again.of(416, "guided", range(20)) == [record] and again.cases(416, "guided") == [3]
     # records of other weights are not mixed in
     assert (416, "guided", 3) not in Ledger(tmp_path / "records.jsonl", "weights two")
+
+
+def row_of_two_channels() -> dict:
+    """Members 0 and 3, then 2 and 4, of a truth of 1, twice, against a background of 3."""
+    layout = Layout(GRID, ("2m_temperature", "mean_sea_level_pressure"))
+    members = np.stack([np.tile(x, (N, 1)) for x in ([0.0, 2.0], [3.0, 4.0])])
+    truth, background = np.ones((N, 2)), np.full((1, N, 2), 3.0)
+    own, base = ([score(x, truth, AREA)] * 2 for x in (members, background))
+    return summary(own, base, layout)
+
+
+def test_every_channel_has_its_own_scores() -> None:
+    row = row_of_two_channels()
+    names = ("channels", "channel_crps", "channel_spread_skill", "channel_outer_ranks")
+    found = {name: list(row[name].values()) for name in names}
+    # errors of the mean 0.5 and 2 of 2; fair CRPS 0 and 3 - 1 - 2 / 2 of 2
+    assert found["channels"] == [0.25, 1.0] and found["channel_crps"] == [0.0, 0.5]
+    # sample variances 4.5 and 2, times (N + 1) / N, over squared errors of 0.25 and 4
+    expected = [round(float(np.sqrt(x)), 3) for x in (4.5 * 1.5 / 0.25, 2 * 1.5 / 4)]
+    assert found["channel_spread_skill"] == expected
+    # three ranks: the truth is always the second, and always the first
+    assert found["channel_outer_ranks"] == [0.0, 1.5]
+    assert row["outer_ranks"] == 0.75 and row["ranks"] == [1.5, 1.5, 0.0]
+
+
+def test_the_file_is_short_and_holds_all() -> None:
+    report = {"remark": "odd [ text { here", "table": {"416": {"guided": row_of_two_channels()}}}
+    text = as_text(report)
+    assert json.loads(text) == report
+    assert text.count("\n") < json.dumps(report, indent=1).count("\n") / 1.5
+
+
+def test_cards_leave_out_what_is_told_by_channel(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("xdiffda.osse.publish.models_folder", lambda: tmp_path)
+    monkeypatch.setattr("xdiffda.osse.evaluate.model_folder", lambda model: tmp_path / model)
+    report = {"first": "a", "last": "b", "errors": "quarter", "weights": "0",
+              "table": {"416": {"guided": row_of_two_channels()}}}  # fmt: skip
+    (tmp_path / "tiny").mkdir()
+    for name, content in (("card", {"sha256": {}}), ("skill-quarter", report)):
+        (tmp_path / "tiny" / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "README.md").write_text("<!-- skill:quarter --><!-- /skill -->")
+    publish(tmp_path / "README.md", model="tiny")
+    card = json.loads((tmp_path / "tiny" / "card.json").read_text())
+    kept = card["skill"]["quarter"]["416"]["guided"]
+    assert kept["rmse"] == 0.625 and not any(k.startswith("channel") for k in kept)
+    assert "| 416 | guided | **0.625** |" in (tmp_path / "README.md").read_text()

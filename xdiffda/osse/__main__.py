@@ -63,12 +63,16 @@ def main(arguments: list[str] | None = None) -> None:
 def _add_sbc(stages: Any) -> None:
     sbc = stages.add_parser("sbc", help="simulation-based calibration of the bundled model")
     sbc.add_argument("--model", default="speedy")
+    sbc.add_argument(
+        "--prior", default="model", choices=["model", "gaussian"],
+        help="the model, or a Gaussian with its s and B and no network",
+    )  # fmt: skip
     sbc.add_argument("--out", default=None, help="folder of sbc.json")
     sbc.add_argument("--figure", default=None, dest="figure_to", help="file of the rank histograms")
     for name, value in (("draws", 60), ("members", 8), ("columns", 416), ("steps", 8)):
         sbc.add_argument(f"--{name}", type=int, default=value, dest=f"n_{name}")
     sbc.add_argument("--start", default="warm", choices=["warm", "cold"])
-    sbc.add_argument("--covariance", default="calibrated", choices=["calibrated", "climatological"])
+    sbc.add_argument("--covariance", default=None, choices=["calibrated", "climatological"])
     sbc.add_argument("--seed", type=int, default=0)
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from xdiffda.observations import emulate_obs
 from xdiffda.osse._rows import BASE, COSTLY, SWEEPS, USUAL, Case, Row, methods
 from xdiffda.osse.pairs import Pairs, load_pairs
-from xdiffda.osse.records import Ledger, made_with, markdown, score, summary
+from xdiffda.osse.records import Ledger, as_text, made_with, markdown, score, summary
 from xdiffda.registry import load_model, model_folder
 from xdiffda.state import Layout, default_convention, from_state, to_state
 from xdiffda.train.data import Nature, load_nature
@@ -129,7 +129,7 @@ def evaluate(
         table[str(n_column)] = _table(book, n_column, known, n_case, prior.layout)
         report["table"] = dict(sorted(table.items(), key=lambda row: int(row[0])))
         if out:
-            _write(Path(out) / f"{name}.json", json.dumps(report, indent=1))
+            _write(Path(out) / f"{name}.json", as_text(report))
             _write(Path(out) / f"{name}.md", markdown(report))
     return report
 

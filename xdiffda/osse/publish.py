@@ -14,6 +14,9 @@ from xdiffda.osse.evaluate import weights_digest
 from xdiffda.osse.records import markdown
 from xdiffda.registry import models_folder
 
+LONG = ("channel", "ranks")
+"""Beginnings of the names of scores that are too long for a card."""
+
 
 def publish(readme: str | Path, *, model: str = "speedy") -> None:
     """Replace ``<!-- skill:NAME --> ... <!-- /skill -->`` by the table of ``skill-NAME.json``.
@@ -41,7 +44,7 @@ def publish(readme: str | Path, *, model: str = "speedy") -> None:
         name = found[1]
         report = json.loads((folder / f"skill-{name}.json").read_text())
         card["skill"][name] = {
-            columns: {row: {k: v for k, v in scores.items() if k not in ("channels", "ranks")}
+            columns: {row: {k: v for k, v in scores.items() if not k.startswith(LONG)}
                       for row, scores in rows.items()}
             for columns, rows in report["table"].items()
         }  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -170,9 +171,13 @@ def _flatness(shares: Float[np.ndarray, "case rank"]) -> dict[str, float]:
 def summary(
     own: Sequence[Record], base: Sequence[Record], layout: Layout
 ) -> dict[str, Any]:  # fmt: skip
-    """One row of a table: everything divided by the background's at the same times."""
+    """One row of a table: everything divided by the background's at the same times.
+
+    For each channel there are RMSE (``channels``), CRPS (``channel_crps``) and, of ensembles,
+    spread over RMSE and the share of the outer ranks, 1 where ranks are flat.
+    """
     mine, reference = pool(own), pool(base)
-    ratio = mine["rmse"] / reference["rmse"]
+    ratio, crps = (mine[k] / reference[k] for k in ("rmse", "crps"))
     worst = int(np.argmax(ratio))
     ranks = mine["ranks"] * len(mine["ranks"])  # 1 where flat
     own_ranks = mine["channel_ranks"] * len(ranks)  # a U of one channel and a dome of another
@@ -182,17 +187,35 @@ def summary(
     }
     return {
         "rmse": round(float(ratio.mean()), 4),
-        "crps": round(float((mine["crps"] / reference["crps"]).mean()), 4),
+        "crps": round(float(crps.mean()), 4),
         "spread_skill": round(float(spread_skill.mean()), 3),
         "worst": round(float(ratio[worst]), 4), "worst_channel": layout.channel_names[worst],
         "outer_ranks": round(float((ranks[0] + ranks[-1]) / 2), 3), **mine["flatness"],
         "n_case": len(own), "members": mine["members"], "evaluations": mine["evaluations"],
         "seconds": round(mine["seconds"], 2),
         "ranks": [round(float(r), 4) for r in ranks],
-        "channels": each(ratio, 4),
+        "channels": each(ratio, 4), "channel_crps": each(crps, 3),
         **({"channel_spread_skill": each(spread_skill, 3), "channel_outer_ranks": each(outer, 3)}
            if mine["members"] > 1 else {}),
     }  # fmt: skip
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """JSON with the innermost lists and maps on one line each: a third shorter.
+
+    Examples
+    --------
+    >>> print(as_text({"table": {"ranks": [1.0, 0.9]}}))
+    {
+     "table": {
+      "ranks": [ 1.0, 0.9 ]
+     }
+    }
+    """
+    # only line breaks are replaced, and strings have none
+    innermost = re.compile(r"[\[{][^\[\]{}]*[\]}]")
+    joined = lambda found: re.sub(r"\s*\n\s*", " ", found[0])  # noqa: E731
+    return innermost.sub(joined, json.dumps(report, indent=1))
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Simulation-based calibration of the bundled model: are its posteriors those of its own prior?
 
     python -m xdiffda.osse sbc --out xdiffda/models/speedy
+    python -m xdiffda.osse sbc --prior gaussian --out xdiffda/models/speedy
 
 Truths are drawn from the model itself (unguided, from pure noise) given backgrounds of the bundled
 sample, observed, and ranked among the members of their analyses.  The backgrounds need no
@@ -18,20 +19,22 @@ import numpy as np
 import xarray as xr
 
 from xdiffda.calibration import simulation_based_calibration
+from xdiffda.errors import InputError, Problem
 from xdiffda.osse.evaluate import weights_digest
-from xdiffda.osse.records import made_with
+from xdiffda.osse.records import as_text, made_with
+from xdiffda.prior import Prior
 from xdiffda.registry import load_model
 from xdiffda.samples import open_sample
 
 FILE = "sbc.json"
 STATISTICS = ("chi_square", "slope", "curvature", "ks")
+PRIORS = ("model", "gaussian")
 
 
 def calibrate(
-    *, model: str = "speedy", n_draws: int = 60, n_members: int = 8, n_columns: int = 416,
-    n_steps: int = 8, start: str = "warm", covariance: str = "calibrated", prior_steps: int = 32,
-    seed: int = 0,
-    progress: bool | None = None,
+    *, model: str = "speedy", prior: str = "model", n_draws: int = 60, n_members: int = 8,
+    n_columns: int = 416, n_steps: int = 8, start: str = "warm", covariance: str | None = None,
+    prior_steps: int = 32, seed: int = 0, progress: bool | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run `xdiffda.calibration.simulation_based_calibration` on the bundled sample.
 
@@ -39,10 +42,13 @@ def calibrate(
     ----------
     model : str
         Name or folder of a model on the sample's grid.
+    prior : {"model", "gaussian"}
+        The model itself, or a Gaussian with its s and B and no network, whose truths are drawn
+        exactly and for which V from B is exact: what is left to fail is sampler and solver.
     n_draws, n_members, n_columns, prior_steps, seed
         As there.
     n_steps, start, covariance
-        Settings of `assimilate` under test.
+        Settings of `assimilate` under test; V by default that of the prior.
 
     Returns
     -------
@@ -50,17 +56,29 @@ def calibrate(
         Plain JSON: counts of ranks and tests for every function, and what made them, the
         digest of the model's weights with it.
     """
-    settings = {"n_steps": n_steps, "start": start, "covariance": covariance}
+    own = _prior(model, prior)
+    settings = {
+        "n_steps": n_steps, "start": start, "covariance": covariance or own.default_covariance
+    }  # fmt: skip
     found = simulation_based_calibration(
-        load_model(model), open_sample("background"), n_draws=n_draws, n_members=n_members,
+        own, open_sample("background"), n_draws=n_draws, n_members=n_members,
         n_columns=n_columns, prior_steps=prior_steps, seed=seed, settings=settings,
         progress=progress,
     )  # fmt: skip
+    drawn = {"prior_steps": prior_steps} if prior == "model" else {}  # a Gaussian is drawn exactly
     report = as_report(found, settings | {
-        "model": model, "n_columns": n_columns, "prior_steps": prior_steps, "seed": seed,
+        "model": model, "prior": prior, "n_columns": n_columns, **drawn, "seed": seed,
         "n_draws": n_draws, "n_members": n_members,
     })  # fmt: skip
     return {"weights": weights_digest(model), **report}
+
+
+def _prior(model: str, kind: str) -> Prior:
+    if kind not in PRIORS:
+        raise InputError([Problem(f"prior={kind!r}", " or ".join(map(repr, PRIORS)),
+                                  'prior="gaussian"')], what="sbc")  # fmt: skip
+    loaded = load_model(model)
+    return loaded.gaussian() if kind == "gaussian" else loaded
 
 
 def as_report(found: xr.Dataset, settings: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +98,7 @@ def markdown(reports: dict[str, dict[str, Any]]) -> str:
     lines = []
     for report in reports.values():
         s = report["settings"]
-        verdict = "uniform" if report["uniform"] else "not uniform"
+        verdict = "uniform" if report["uniform"] else _failing(report)
         lines += [
             f"**{_of(s)}**: {s['n_draws']} truths, {s['n_members']} members; smallest p after "
             f"correction for all tests {report['smallest_p']:.2g}: {verdict}.{_ratio(report)}", "",
@@ -96,12 +114,25 @@ def markdown(reports: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _failing(report: dict[str, Any]) -> str:
+    """Which functions are not uniform on their own, as far as the rounded p-values tell."""
+    functions = report["functions"]
+    n_test = len(functions) * len(STATISTICS)
+    names = [
+        name for name, own in functions.items()
+        if min(own[f"{s}_p"] for s in STATISTICS) * n_test <= 0.01
+    ]  # fmt: skip
+    return f"not uniform ({', '.join(names)})" if names else "not uniform"
+
+
 def _of(settings: dict[str, Any]) -> str:
     """What was tested, in words."""
-    s = {"covariance": "calibrated"} | settings
+    s = {"covariance": "calibrated", "prior": "model"} | settings
+    gaussian = s["prior"] == "gaussian"
     return (
-        f"{s['n_columns']} columns, {s['start']} start, {s['n_steps']} evaluations, "
-        f"V {s['covariance']}"
+        f"{'Gaussian prior, ' if gaussian else ''}{s['n_columns']} columns, {s['start']} start, "
+        f"{s['n_steps']} evaluations, "
+        f"V {'exact' if gaussian and s['covariance'] == 'climatological' else s['covariance']}"
     )
 
 
@@ -146,6 +177,6 @@ def sbc(*, out: str | None = None, figure_to: str | None = None, **choices: Any)
         path = Path(out) / FILE
         known = json.loads(path.read_text()) if path.exists() else {}
         temporary = path.with_name(f".{path.name}.partial")
-        temporary.write_text(json.dumps(known | {key: report}, indent=1) + "\n")
+        temporary.write_text(as_text(known | {key: report}) + "\n")
         os.replace(temporary, path)
     return markdown({key: report})
