@@ -1,15 +1,10 @@
-"""The examples of all docstrings run.
-
-Those that load the model, assimilate or run a cycle are slow and left out, unless
-``XDIFFDA_SLOW_EXAMPLES=1``.
-"""
+"""The examples of all docstrings run, those that load the model and assimilate as well."""
 
 from __future__ import annotations
 
 import ast
 import doctest
 import importlib
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,9 +13,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
-# an example that calls one of these is slow
-SLOW = ("load_model(", "assimilate(", "cycle(", "forecast(", "calibration(", "explore(",
-        "GraphCast(")  # fmt: skip
 NUMBER = re.compile(r"(?<![\w.])-?\d+\.(\d*)(?:e[+-]?\d+)?(?![\w.])")
 
 
@@ -59,11 +51,6 @@ def examples() -> dict[str, tuple[str, int]]:
 EXAMPLES = examples()
 
 
-def is_slow(text: str) -> bool:
-    code = " ".join(e.source for e in doctest.DocTestParser().get_examples(text))
-    return any(word in code for word in SLOW)
-
-
 def run_examples(text: str, name: str, names: dict[str, Any], file: str = "", line: int = 0) -> str:
     """What a doctest of ``text`` has to complain about."""
     parsed = doctest.DocTestParser().get_doctest(text, names, name, file, line)
@@ -76,8 +63,6 @@ def run_examples(text: str, name: str, names: dict[str, Any], file: str = "", li
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_of_docstrings_run(name: str) -> None:
     text, line = EXAMPLES[name]
-    if is_slow(text) and not os.environ.get("XDIFFDA_SLOW_EXAMPLES"):
-        pytest.skip("slow: XDIFFDA_SLOW_EXAMPLES=1 runs it")
     file = name.partition("::")[0]
     module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     try:
@@ -90,11 +75,9 @@ def test_examples_of_docstrings_run(name: str) -> None:
     assert not complaints, complaints
 
 
-def test_examples_are_found_and_the_main_one_is_slow() -> None:
+def test_examples_are_found() -> None:
     assert len(EXAMPLES) > 100
-    slow = [name for name, (text, _) in EXAMPLES.items() if is_slow(text)]
-    assert "xdiffda/analysis.py::assimilate" in slow
-    assert len(slow) < len(EXAMPLES) / 5
+    assert "xdiffda/analysis.py::assimilate" in EXAMPLES
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ EPOCH = "seconds since 1970-01-01"
 def open_cycle(out: str | os.PathLike, part: str | None = None) -> xr.Dataset:
     """Open the store of a cycled run, also while it grows; shows whole cycles only.
 
-    `xarray.open_zarr` on the same path shows the same cycles; what this adds is the choice
+    ``xarray.open_zarr`` on the same path shows the same cycles; what this adds is the choice
     of a part and readable labels.  A dataset opened earlier stays valid; open again to see
     the cycles that have been added since.
 

@@ -181,7 +181,7 @@ class Layout:
     grid
         The horizontal grid.
     variables
-        Names in `VARIABLES`.
+        Names in ``VARIABLES``.
     levels
         Pressure levels in hPa, shared by all variables that live on levels.
 

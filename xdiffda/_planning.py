@@ -56,7 +56,7 @@ def plan(
     devices : int
         Devices that share the members.
     device : str or Device
-        ``"cpu"`` (one core), another key of `xdiffda.costs.DEVICES` (``"a10"``, ``"rtx4090"``,
+        ``"cpu"`` (one core), another key of ``xdiffda.costs.DEVICES`` (``"a10"``, ``"rtx4090"``,
         ``"a100"``, ``"h100"``, ``"h200"``), or a `Device` of one's own.
     dtype : {"float32", "bfloat16"}
         Precision of the network.
@@ -90,7 +90,7 @@ def plan(
     -----
     Operations agree with XLA's own count within 1 %; memory with what XLA plans for a CPU in
     float32 within 20 %; times on a CPU with what was measured within a factor of two
-    (`tests/test_costs.py`). Times on a GPU divide operations and bytes by 0.4 of its peaks: a
+    (``tests/test_costs.py``). Times on a GPU divide operations and bytes by 0.4 of its peaks: a
     rule of thumb, to be replaced by what was measured, ``dataclasses.replace(DEVICES["h100"],
     efficiency=...)``.
 

@@ -165,7 +165,7 @@ class BlockCovariance(eqx.Module):
 class CovarianceTable(eqx.Module):
     """Covariance measured at several noise levels, interpolated in log sigma.
 
-    Used for V(sigma) of guidance (`calibrated`): the spectral covariance of truth minus
+    Used for V(sigma) of guidance (``calibrated``): the spectral covariance of truth minus
     denoiser over training pairs.  Between levels the blocks are divided by the mean
     variance ``sigma^2 b / (sigma^2 + b)`` before interpolation and multiplied afterwards,
     which keeps the small-sigma limit and positive definiteness.

@@ -85,7 +85,7 @@ class GivenChannels:
 class DiffDAPrior(DiffusionPrior):
     """p(truth | background) of a denoiser that was fine-tuned from a published GraphCast.
 
-    Make one with `xdiffda.train` (task ``diffda``) and read it with `xdiffda.load_model`.
+    Make one with ``xdiffda.train`` (task ``diffda``) and read it with `xdiffda.load_model`.
 
     Parameters
     ----------

@@ -36,9 +36,9 @@ class Variable:
     on_levels
         Whether it lives on pressure levels.
     valid_range
-        Smallest and largest plausible value, in `units`; generous.
+        Smallest and largest plausible value, in ``units``; generous.
     default_error_std
-        Standard deviation of an observation's error, in `units`, where nobody says otherwise.
+        Standard deviation of an observation's error, in ``units``, where nobody says otherwise.
     long_name
         A name for people.
     role

@@ -26,7 +26,7 @@ class ReleaseFiles:
     Parameters
     ----------
     params
-        Weights and settings (`.npz`).
+        Weights and settings (``.npz``).
     mean, stddev, diffs_stddev
         Statistics by level (netCDF).
     minimum

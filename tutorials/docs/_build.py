@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,11 +11,16 @@ import _names
 import _tables
 from docutils import nodes
 from docutils.statemachine import StringList
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.domains.python import ObjectEntry
+from sphinx.environment import BuildEnvironment
 from sphinx.ext.autosummary.generate import generate_autosummary_docs
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.nodes import make_refnode
 
 API = "api"
+_ANY = frozenset({"class", "exception", "function", "method", "property", "attribute"})
 
 
 class Made(SphinxDirective):
@@ -42,7 +48,17 @@ class Made(SphinxDirective):
         node = nodes.container()
         lines = StringList(text.splitlines(), source=f"made {what}")
         self.state.nested_parse(lines, self.content_offset, node)
-        return node.children
+        return self._note_module(rest[0], node) if what == "names" else node.children
+
+    def _note_module(self, module: str, node: nodes.Element) -> list[nodes.Node]:
+        """Let links to a module lead to the first table of its names."""
+        python = self.env.domains.python_domain
+        if module in python.modules or module in _names.ACCESSORS:
+            return node.children
+        node["ids"] = [at := f"module-{module}"]
+        python.note_module(module, at, synopsis="", platform="", deprecated=False)
+        python.note_object(module, "module", at, location=node)
+        return [node]
 
 
 def write_stubs(app: Sphinx) -> None:
@@ -62,6 +78,34 @@ def skip_member(
     """Leave out what Python writes itself: fields of named tuples."""
     doc = getattr(obj, "__doc__", None) or ""
     return True if doc.startswith("Alias for field number") else None
+
+
+def find_by_last_name(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement
+) -> nodes.reference | None:
+    """Link `assimilate` from everywhere, where one public thing only has that last name.
+
+    A word alone means a class or function; methods are found by ``Class.method``.
+    """
+    target = node["reftarget"]
+    if node.get("reftype") != "obj":
+        return None
+    kinds = _ANY if "." in target else _ANY - {"method", "property", "attribute"}
+    found = {
+        name: entry for name, kind, entry in _objects(env)
+        if name.endswith(f".{target}") and kind in kinds
+    }  # fmt: skip
+    if len(found) != 1:
+        return None
+    ((name, entry),) = found.items()
+    page = node["refdoc"]
+    return make_refnode(app.builder, page, entry.docname, entry.node_id, content, name)
+
+
+def _objects(env: BuildEnvironment) -> Iterator[tuple[str, str, ObjectEntry]]:
+    for name, entry in env.domains.python_domain.objects.items():
+        if not entry.aliased:
+            yield name, entry.objtype, entry
 
 
 def mend_literals(
@@ -90,4 +134,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", write_stubs)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("autodoc-process-docstring", mend_literals)
+    app.connect("missing-reference", find_by_last_name)
     return {"parallel_read_safe": True}

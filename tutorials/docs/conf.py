@@ -58,6 +58,9 @@ napoleon_use_rtype = False
 python_maximum_signature_line_length = 88
 # a word in a docstring that is the name of several things is a link to one of them
 suppress_warnings = ["ref.python"]
+# a `name` that is nowhere in the reference is a warning; types of parameters are words as well
+nitpicky = True
+nitpick_ignore_regex = [("py:class", ".*")]
 
 html_theme = "furo"
 html_static_path = ["_static"]

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from bokeh.events import Tap
 from bokeh.models import (
+    BasicTicker,
+    BasicTickFormatter,
     ColumnDataSource,
     DatetimeTickFormatter,
     FixedTicker,
@@ -56,6 +58,9 @@ class CurveFigure:
         self._axis = plot.yaxis[0] if upright else plot.xaxis[0]
         if upright:
             plot.yaxis.axis_label = "pressure (hPa)"
+            # few and plain: geopotential has six digits, and the figure is narrow
+            plot.xaxis.ticker = BasicTicker(desired_num_ticks=4, num_minor_ticks=0)
+            plot.xaxis.formatter = BasicTickFormatter(use_scientific=False)
         else:
             plot.xaxis.formatter = _CLOCK.clone()
         self.zero = ColumnDataSource({"x": [], "y": []})

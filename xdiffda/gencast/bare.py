@@ -190,7 +190,7 @@ class BareGenCast:
 
 
 def load(path: str | os.PathLike[str]) -> BareGenCast:
-    """Read a published GenCast checkpoint (`.npz`).
+    """Read a published GenCast checkpoint (``.npz``).
 
     Parameters
     ----------

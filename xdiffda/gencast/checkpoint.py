@@ -38,7 +38,7 @@ class Checkpoint:
     """Everything a checkpoint file holds.
 
     The published weights were released under CC BY-NC-SA 4.0, and the files still say so in
-    `license`; since 6 August 2026 the project's README gives CC BY 4.0 instead.
+    ``license``; since 6 August 2026 the project's README gives CC BY 4.0 instead.
     """
 
     net: GenCast

@@ -62,7 +62,7 @@ compiled_denoise = eqx.filter_jit(denoise)
 class GenCastDenoiser(eqx.Module):
     """GenCast as a denoiser of the package: callable (z, sigma) -> estimate of z.
 
-    States are (node, member, channel) in the order of a `xdiffda.state.Layout`: variables in
+    States are (node, member, channel) in the order of a `xdiffda.Layout`: variables in
     ASCII order, levels ascending.  All members share inputs and noise level.  The noise has to
     be GenCast's own, `gencast_basis`.
 

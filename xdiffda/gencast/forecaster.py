@@ -49,7 +49,7 @@ class GenCastForecaster:
     net
         A network with its task, from `xdiffda.gencast.load`.
     mean, stddev
-        Mean and standard deviation of every variable, scalar or on `level`.
+        Mean and standard deviation of every variable, scalar or on ``level``.
     diffs_stddev
         Standard deviation of the 12 h changes.
     minimum

@@ -68,7 +68,7 @@ def build_graph(
     radius_fraction
         Radius of the edges from grid to mesh, in units of the mesh's longest edge.
     block
-        Mesh nodes whose attention is computed together: `neighbourhoods`.
+        Mesh nodes whose attention is computed together: ``neighbourhoods``.
 
     Examples
     --------

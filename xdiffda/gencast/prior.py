@@ -62,7 +62,7 @@ class GenCastPrior:
     ``covariance="jacobian"`` needs no B, and `measured` estimates one from members.
 
     **Licence of the weights.** They were released under CC BY-NC-SA 4.0 (no commercial use;
-    derived weights under the same terms), and the files still say so in their `license` entry,
+    derived weights under the same terms), and the files still say so in their ``license`` entry,
     here ``card["licence"]``. An update of 6 August 2026 in the project's README (google-deepmind/
     weathernext, docs/weathernext1_gen) replaces it by CC BY 4.0, also for files obtained before.
     Both ask to name the source; read the terms that hold on the day of use.
@@ -71,7 +71,7 @@ class GenCastPrior:
     ----------
     forecaster : GenCastForecaster
     states : Dataset, optional
-        As for `given`; without, `grid` is needed.
+        As for `given`; without, ``grid`` is needed.
     grid : Grid, optional
         The grid of the weights; default that of the states.
     covariance : SpectralCovariance, optional

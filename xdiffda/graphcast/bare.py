@@ -37,7 +37,7 @@ class BareNetwork:
     config
         Sizes; those of the mesh are used here.
     graph
-        A graph to use instead of the one that follows from grid and `config`.
+        A graph to use instead of the one that follows from grid and ``config``.
     description, license
         Texts of the checkpoint.
     unused
@@ -181,7 +181,7 @@ class BareNetwork:
 
 
 def load(path: str | os.PathLike[str]) -> BareNetwork:
-    """Read a published GraphCast checkpoint (`.npz`).
+    """Read a published GraphCast checkpoint (``.npz``).
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def load(path: str | os.PathLike[str]) -> BareNetwork:
     Returns
     -------
     BareNetwork
-        Callable on normalised Datasets, with the attributes `task` and `config`.
+        Callable on normalised Datasets, with the attributes ``task`` and ``config``.
 
     Raises
     ------

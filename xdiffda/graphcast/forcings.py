@@ -76,8 +76,8 @@ def solar_radiation(
 ) -> Float[np.ndarray, "time lat lon"]:
     """Solar radiation on a horizontal plane at the top of the atmosphere, J/m2.
 
-    Integrated by the trapezoidal rule over the `period` ending at each time, as the ERA5
-    variable `toa_incident_solar_radiation`.
+    Integrated by the trapezoidal rule over the ``period`` ending at each time, as the ERA5
+    variable ``toa_incident_solar_radiation``.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def solar_radiation(
 def time_forcings(
     time: np.ndarray, lat: Float[np.ndarray, " lat"], lon: Float[np.ndarray, " lon"]
 ) -> xr.Dataset:
-    """All forcings of GraphCast, in float32, on dimensions `time`, `lat` and `lon`.
+    """All forcings of GraphCast, in float32, on dimensions ``time``, ``lat`` and ``lon``.
 
     Examples
     --------

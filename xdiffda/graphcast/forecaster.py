@@ -27,7 +27,7 @@ class Forecaster:
     net
         A network with its task, from `xdiffda.graphcast.load`.
     mean, stddev
-        Mean and standard deviation of every variable, scalar or on `level`.
+        Mean and standard deviation of every variable, scalar or on ``level``.
     diffs_stddev
         Standard deviation of the 6 h changes.
 
@@ -83,7 +83,7 @@ class Forecaster:
         return self.denormalize(outputs, inputs)
 
     def rollout(self, inputs: xr.Dataset, forcings: xr.Dataset, *, steps: int) -> xr.Dataset:
-        """Feed the forecast back `steps` times.
+        """Feed the forecast back ``steps`` times.
 
         Parameters
         ----------
@@ -152,7 +152,7 @@ class Forecaster:
         return ds.map(lambda x: _scaled(x, self.mean.get(x.name), self.stddev.get(x.name)))
 
     def denormalize(self, outputs: xr.Dataset, inputs: xr.Dataset) -> xr.Dataset:
-        """Physical units from normalised outputs; `inputs` are physical."""
+        """Physical units from normalised outputs; ``inputs`` are physical."""
 
         def restore(x: xr.DataArray) -> xr.DataArray:
             name = str(x.name)
@@ -167,7 +167,7 @@ class Forecaster:
         return outputs.map(restore)
 
     def normalized_targets(self, targets: xr.Dataset, inputs: xr.Dataset) -> xr.Dataset:
-        """What the network should answer for physical `targets`: the inverse of `denormalize`."""
+        """What the network should answer for physical ``targets``: the inverse of `denormalize`."""
 
         def residual(x: xr.DataArray) -> xr.DataArray:
             if x.name not in inputs:

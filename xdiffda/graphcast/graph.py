@@ -66,7 +66,7 @@ def build_graph(
 
     The graph of Lam et al. (2023): a mesh node hears from the grid nodes within a radius, a
     grid node from the three corners of the triangle it lies over. Grid nodes are
-    latitude-major: `node = i_lat * n_lon + i_lon`, in the order of `lat` and `lon`.
+    latitude-major: ``node = i_lat * n_lon + i_lon``, in the order of ``lat`` and ``lon``.
 
     Parameters
     ----------

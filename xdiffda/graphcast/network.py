@@ -136,7 +136,7 @@ class GraphCast(eqx.Module):
     ) -> Float[Array, "grid batch out"]:
         """Apply the network to normalised channels at the nodes of the graph's grid.
 
-        `prepared`, from `prepare`, saves what depends on the graph alone when many states are
+        ``prepared``, from `prepare`, saves what depends on the graph alone when many states are
         evaluated with the same weights; differentiate without it.
 
         Raises

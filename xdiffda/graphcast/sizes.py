@@ -40,7 +40,7 @@ class NetworkConfig:
     edge_chunk
         Compute so many edges (or grid nodes) at a time, for less memory and the same outputs;
         0 for all at once. At 1 degree 4,096 takes less than half of the memory and a tenth more
-        processor time. `xdiffda.graphcast.chunks` says how.
+        processor time. ``xdiffda.graphcast.chunks`` says how.
 
     Raises
     ------

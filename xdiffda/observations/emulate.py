@@ -45,9 +45,10 @@ def emulate_obs(
     levels
         At which levels of ``ds``, hPa; all by default.
     error_std
-        Standard deviation of the errors: ``"default"`` (see `observations.defaults`), a number
-        (for all variables, each in its canonical unit), or a mapping or Dataset from variable to
-        a number, ``{level: number}`` or a DataArray on levels. Canonical units. Always positive.
+        Standard deviation of the errors: ``"default"`` (see
+        `xdiffda.observations.default_error_std`), a number (for all variables, each in its
+        canonical unit), or a mapping or Dataset from variable to a number, ``{level: number}``
+        or a DataArray on levels. Canonical units. Always positive.
     seed
         Seed of sites and errors.
     on_grid

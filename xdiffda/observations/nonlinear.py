@@ -51,7 +51,7 @@ class Operator:
         ``"geopotential@around"`` (the two levels around a pressure, see ``around``, as
         ``"levels@around"``).  None makes it a state operator.
     parameters
-        Fields of the observation that a local function sees: some of `PARAMETERS`.
+        Fields of the observation that a local function sees: some of ``PARAMETERS``.
     units
         Of the result; observations are converted where they say others.
     period

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class ObsVector(eqx.Module):
     r"""Observations with a sparse linear operator: :math:`(Hx)_i = \sum_j w_{ij} x_{c_{ij}}`.
 
-    A pytree: it passes through `jax.jit` and `jax.vmap` as an argument.
+    A pytree: it passes through ``jax.jit`` and ``jax.vmap`` as an argument.
 
     Parameters
     ----------

@@ -83,7 +83,7 @@ def observation_rows(
     Parameters
     ----------
     tidy
-        Validated tidy observations: `to_tidy(obs, operators=operators)`.
+        Validated tidy observations: ``to_tidy(obs, operators=operators)``.
     layout
         Layout of the state.
     operators

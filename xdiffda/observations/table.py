@@ -57,10 +57,10 @@ def to_tidy(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = Non
     ----------
     obs
         Observations in columns or tidy. Where they state no error at all, the defaults of
-        `xdiffda.observations.defaults` are filled in; an observation without time (NaT) is taken
+        ``xdiffda.observations.defaults`` are filled in; an observation without time (NaT) is taken
         to be valid at the analysis time.
     operators
-        The user's operators by variable (see `observations.nonlinear`); their names are accepted.
+        The user's operators by variable (see `Operator`); their names are accepted.
 
     Returns
     -------

@@ -68,7 +68,7 @@ STYLE: Mapping[str, Any] = {
 
 @contextmanager
 def style(**changes: Any) -> Iterator[None]:
-    """Draw with `STYLE` inside a ``with`` block.
+    """Draw with ``STYLE`` inside a ``with`` block.
 
     Parameters
     ----------
