@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -314,3 +317,39 @@ def test_without_panel_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "panel", None)
     with pytest.raises(XdiffdaError, match=r'pip install "xdiffda\[interactive\]"'):
         ANALYSIS.diffda.explore()
+
+
+def test_every_tab_has_figures_of_its_own(explorer) -> None:
+    """A closed page takes its figures with it: two pages must not share any."""
+    from bokeh.client import pull_session
+    from bokeh.models import Plot
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    before = explorer.view
+    explorer.view = "spread"
+    server = explorer.show(port=port, open=False, threaded=True)
+
+    def tab() -> Any:
+        deadline = time.monotonic() + 60
+        while True:  # the thread may not listen yet
+            try:
+                return pull_session(url=f"http://localhost:{port}/")
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    try:
+        tabs = [tab(), tab()]
+        plots = [{m.id for m in t.document.select({"type": Plot})} for t in tabs]
+        titles = [{m.title.text for m in t.document.select({"type": Plot})} for t in tabs]
+        for each in tabs:
+            each.close()
+    finally:
+        server.stop()
+        explorer.view = before
+    assert len(plots[0]) == 3
+    assert not plots[0] & plots[1]
+    assert titles[0] == titles[1] and any("spread" in text for text in titles[0])

@@ -103,8 +103,8 @@ def assimilate(
         Adaptive inflation of the cycle before: ``inflation_factor`` of its analysis.
     hybrid : Hybrid, optional
         How background members enter guided and 3dvar (`xdiffda.ensemble.Hybrid`). By default
-        each analysis member is drawn around a background member, moved by half of B and half
-        the localised covariance of the ensemble.
+        each analysis member is drawn around a background member, moved by four parts of B and
+        one of the localised covariance of the ensemble.
     background_error : float, "estimate" or "spread"
         Scale r of the background error, in units of the model's s (its 48 h forecasts);
         estimated from the innovations by default; "spread" takes it from the background

@@ -53,8 +53,9 @@ class Hybrid:
         the mean of the background members, whose variance rescales V.
     alpha : float
         Share of the climatological B in the variance of the background error, above 0 to 1;
-        the ensemble has the rest.  Half and half is usual for some 20 members (Hamill & Snyder
-        2000; Lorenc 2003); more for fewer.
+        the ensemble has the rest.  Half and half is usual for some 20 members of an ensemble
+        that knows the day (Hamill & Snyder 2000; Lorenc 2003).  On the testbed, whose members
+        differ by draws of B, 0.5 loses a tenth in RMSE and 0.8 a fiftieth: hence the default.
     localisation : Localisation
         Of the ensemble's covariance, in km and ln p; wider than that of an LETKF, since B's own
         scales narrow what is left.
@@ -71,7 +72,7 @@ class Hybrid:
     """
 
     around: str = "members"
-    alpha: float = 0.5
+    alpha: float = 0.8
     localisation: Localisation = LOCALISATION
 
     def __post_init__(self) -> None:

@@ -80,6 +80,32 @@ class Explorer(pn.viewable.Viewer):
     def __panel__(self) -> Any:
         return self._layout
 
+    def copy(self) -> Explorer:
+        """Another explorer of the same states, with the present choices and figures of its own."""
+        names = ("variable", "level", "time", "lead_time", "member", "view", "observations")
+        other = Explorer(self.states, **{name: getattr(self, name) for name in names})
+        other.scales, other.point = dict(self.scales), self.point
+        return other
+
+    def show(self, *, port: int = 0, open: bool = True, threaded: bool = False, **more: Any) -> Any:
+        """Serve it and open a browser; every tab gets a copy.
+
+        A page that is closed takes its figures with it: one explorer cannot serve two.
+
+        Parameters
+        ----------
+        port
+            0 takes one that is free.
+        open
+            Whether to open a browser.
+        threaded
+            Go on at once, and serve meanwhile.
+        **more
+            Of `panel.serve`.
+        """
+        more.setdefault("title", "xdiffda")
+        return pn.serve(self.copy, port=port, show=open, threaded=threaded, **more)
+
     # ---------------------------------------------------------------- choices
 
     def _set_choices(self) -> None:

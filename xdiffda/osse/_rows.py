@@ -10,6 +10,7 @@ import xarray as xr
 
 from xdiffda.analysis import assimilate
 from xdiffda.diffusion.repaint import RePaint
+from xdiffda.diffusion.sampling import Guidance
 from xdiffda.network_prior import DiffusionPrior
 from xdiffda.observations import interpolate
 
@@ -25,10 +26,18 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of the table: what is called, and how often the network is evaluated."""
+    """A row of the table: what is called, and how often the network is evaluated.
+
+    ``sampler`` tells records of one version of the sampler from those of another.
+    """
 
     call: Callable[[Case, xr.Dataset], xr.Dataset]
     evaluations: int = 0
+    sampler: str = ""
+
+    def kept_as(self, name: str) -> str:
+        """Under what name its records are kept."""
+        return f"{name} ({self.sampler})" if self.sampler else name
 
 
 BASE = "background"
@@ -77,10 +86,12 @@ class Rows:
     def analysis(self, evaluations: int = 0, *, model: Any = None, **settings: Any) -> Row:
         """A call with ``settings``; the seed is the number of the case."""
         given = {"model": model or self._prior, "n_members": self._n_members} | settings
+        default = Guidance()
+        ladder = f"{default.sigma_max:g} {default.sigma_start:g} {default.sigma_min:g} drawn"
         return Row(
             lambda case, obs: assimilate(
                 case.background, obs, progress=False, seed=case.number, **given
-            ), evaluations,
+            ), evaluations, "" if "method" in settings else ladder,
         )  # fmt: skip
 
     def repaint(self, settings: RePaint, **more: Any) -> dict[str, Row]:

@@ -100,7 +100,8 @@ def evaluate(
     n_members : int
     ledger : str, optional
         File of the single records, default ``records.jsonl`` in ``pairs``; what it holds of
-        these weights is not run again, and appears in the table.
+        these weights, and of this version of the sampler, is not run again, and appears in the
+        table.
     part : {"evaluation", "validation"}
         Settings are tuned on the second, tables made on the first.
     name : str, optional
@@ -137,7 +138,8 @@ def evaluate(
 def _run_case(
     case: Case, n_column: int, rows: dict[str, Row], error_std: Any, book: Ledger, layout: Layout
 ) -> None:  # fmt: skip
-    missing = {n: r for n, r in rows.items() if (n_column, n, case.number) not in book}
+    missing = {n: r for n, r in rows.items()
+               if (n_column, r.kept_as(n), case.number) not in book}  # fmt: skip
     if not missing:
         return
     seed = 1000 * n_column + case.number
@@ -151,7 +153,7 @@ def _run_case(
             members, truth, area, antithetic=is_antithetic(analysis),
             evaluations=row.evaluations, seconds=time.perf_counter() - begin,
         )  # fmt: skip
-        book.add((n_column, name, case.number), record)
+        book.add((n_column, row.kept_as(name), case.number), record)
 
 
 def _table(
@@ -159,10 +161,11 @@ def _table(
 ) -> dict[str, Any]:  # fmt: skip
     """Rows of all methods that have records, each against the background at its own times."""
     table = {}
-    for name in known:
-        numbers = [c for c in book.cases(n_column, name) if c < n_case]
+    for name, row in known.items():
+        kept = row.kept_as(name)
+        numbers = [c for c in book.cases(n_column, kept) if c < n_case]
         if numbers:
-            own, base = (book.of(n_column, m, numbers) for m in (name, BASE))
+            own, base = (book.of(n_column, m, numbers) for m in (kept, BASE))
             table[name] = summary(own, base, layout)
     return table
 
