@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 SHOWN = {
     "z500": "geopotential@500", "T850": "temperature@850", "u300": "u_component_of_wind@300",
     "q850": "specific_humidity@850", "T2m": "2m_temperature",
 }  # fmt: skip
+BY_CHANNEL = {"channel_spread_skill": "spread / skill", "channel_outer_ranks": "outer ranks"}
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")
 
 
@@ -69,11 +70,11 @@ def _about(report: Mapping[str, Any]) -> str:
     remark = f" {report['remark']}." if "remark" in report else ""
     return (
         f"{between} of the nature run's calendar. Observation errors: "
-        f"{words.get(report['errors'], report['errors'])}.{remark}{_earlier(report)}"
+        f"{words.get(report['errors'], report['errors'])}.{remark}{earlier(report)}"
     )
 
 
-def _earlier(report: Mapping[str, Any]) -> str:
+def earlier(report: Mapping[str, Any]) -> str:
     """A remark where the bundled model was another one when a result was made, or nothing."""
     if report.get("weights") == _current():
         return ""
@@ -109,9 +110,17 @@ def _table(rows: Mapping[str, Mapping[str, Any]], *, with_cases: bool) -> str:
     if not with_cases:  # said above the tables
         empty.add("cases")
     cells = {head: column for head, column in cells.items() if head not in empty}
-    lines = ["method", *cells], ["---"] * (1 + len(cells))
     body = [[name, *(column[i] for column in cells.values())] for i, name in enumerate(rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (*lines, *body))
+    return _markdown(["method", *cells], body)
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = (head, ["---"] * len(head), *rows)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _folded(title: str, table: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{table}\n\n</details>\n"
 
 
 def _of_ensemble(name: str, row: Mapping[str, Any], score: str) -> str:
@@ -150,12 +159,9 @@ def skill_channels(name: str = "") -> str:
         for columns, rows in report["table"].items():
             methods = {m: row["channels"] for m, row in rows.items() if "channels" in row}
             channels = list(next(iter(methods.values())))
-            head = ["channel", *methods]
-            lines = [head, ["---"] * len(head)]
-            lines += [[f"`{c}`", *(_number(v.get(c)) for v in methods.values())] for c in channels]
-            text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-            summary = f"<details><summary>{columns} columns observed</summary>"
-            parts += [summary, "", text, "", "</details>", ""]
+            lines = [[f"`{c}`", *(_number(v.get(c)) for v in methods.values())] for c in channels]
+            table = _markdown(["channel", *methods], lines)
+            parts.append(_folded(f"{columns} columns observed", table))
     return "\n".join(parts)
 
 
@@ -189,47 +195,95 @@ def skill_figure(name: str = "quarter") -> str:
             ax.spines[["top", "right"]].set_visible(False)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-        text = io.StringIO()
-        figure.savefig(text, format="svg")
-        plt.close(figure)
-    drawing = text.getvalue()
-    drawing = drawing[drawing.index("<svg") :]
-    return f"```{{raw}} html\n{_without_blank_lines(drawing)}\n```"
+        return drawing(figure)
 
 
-def sbc() -> str:
-    """Simulation-based calibration of the bundled model."""
-    from xdiffda.osse.sbc import markdown
+def drawing(figure: Any) -> str:
+    """A figure as a drawing inside the page; closes it."""
+    from matplotlib import pyplot as plt
 
-    reports = _sbc_reports()
-    notes = sorted({_earlier(report).strip() for report in reports.values()} - {""})
-    return "\n\n".join([markdown(reports).rstrip(), *notes])
+    text = io.StringIO()
+    figure.savefig(text, format="svg")
+    plt.close(figure)
+    drawn = text.getvalue()
+    lines = drawn[drawn.index("<svg") :].splitlines()
+    return "\n".join(["```{raw} html", *(line for line in lines if line.strip()), "```"])
 
 
-def sbc_figure() -> str:
-    """Its first rank histograms, as a drawing inside the page."""
+def skill_ensembles() -> str:
+    """Spread over error and outer ranks of guided sampling, channel by channel: drawn and told."""
+    rows, notes = _ensembles()
+    if not rows:
+        return ""
+    told = "\n".join(f"- {_told(n, row)}" for n, row in rows.items())
+    return "\n\n".join([_ensembles_figure(rows), told, *notes, _ensembles_table(rows)])
+
+
+def _ensembles() -> tuple[dict[int, dict[str, Any]], list[str]]:
+    """By number of columns, rows that tell it by channel; the usual table goes first."""
+    from xdiffda.registry import models_folder
+
+    folder = models_folder() / "speedy"
+    rows: dict[int, dict[str, Any]] = {}
+    notes = set()
+    for path in (folder / "skill-quarter.json", *sorted(folder.glob("required-*.json"))):
+        report = json.loads(path.read_text())
+        for columns, table in report["table"].items():
+            row = table.get("guided, warm start, 8 evaluations", {})
+            if int(columns) not in rows and BY_CHANNEL.keys() <= row.keys():
+                rows[int(columns)] = row
+                notes.add(earlier(report).strip())
+    return dict(sorted(rows.items())), sorted(notes - {""})
+
+
+def _told(columns: int, row: Mapping[str, Any]) -> str:
+    parts = []
+    for name, title in BY_CHANNEL.items():
+        every = row[name]
+        least, most = (pick(every, key=every.get) for pick in (min, max))
+        inside = sum(0.9 <= value <= 1.1 for value in every.values())
+        parts.append(
+            f"{title} from 0.9 to 1.1 in {inside} of {len(every)}, least {every[least]:.2f} "
+            f"({_short(least)}), greatest {every[most]:.2f} ({_short(most)})"
+        )
+    return f"{columns:,} columns: {'; '.join(parts)}."
+
+
+def _ensembles_table(rows: Mapping[int, Mapping[str, Any]]) -> str:
+    kinds = {"channel_crps": "CRPS", **BY_CHANNEL}
+    shown = {f"{title}, {n:,}": row[name] for name, title in kinds.items()
+             for n, row in rows.items() if name in row}  # fmt: skip
+    channels = list(next(iter(rows.values()))["channel_spread_skill"])
+    lines = [[f"`{c}`", *(_number(v.get(c), 2) for v in shown.values())] for c in channels]
+    return _folded("the numbers, by columns", _markdown(["channel", *shown], lines))
+
+
+def _ensembles_figure(rows: Mapping[int, Mapping[str, Any]]) -> str:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from xdiffda.osse.sbc import figure
-
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "xdiffda"}):
-        drawn, text = figure(next(iter(_sbc_reports().values()))), io.StringIO()
-        drawn.savefig(text, format="svg")
-        plt.close(drawn)
-    drawing = text.getvalue()
-    drawing = drawing[drawing.index("<svg") :]
-    return f"```{{raw}} html\n{_without_blank_lines(drawing)}\n```"
-
-
-def _sbc_reports() -> dict[str, dict[str, Any]]:
-    from xdiffda.osse.sbc import FILE
-    from xdiffda.registry import models_folder
-
-    return json.loads((models_folder() / "speedy" / FILE).read_text())
-
-
-def _without_blank_lines(text: str) -> str:
-    return "\n".join(line for line in text.splitlines() if line.strip())
+    channels = list(next(iter(rows.values()))["channel_spread_skill"])
+    names = [c.partition("@")[0] for c in channels]
+    groups = [[i for i, own in enumerate(names) if own == name] for name in dict.fromkeys(names)]
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "xdiffda", "font.size": 9}):
+        figure, axes = plt.subplots(2, 1, figsize=(8.6, 5.0), layout="constrained", sharex=True)
+        for ax, (score, title) in zip(axes, BY_CHANNEL.items(), strict=True):
+            ax.axhspan(0.9, 1.1, color="0.93", zorder=0)
+            ax.axhline(1, color="0.6", linewidth=0.8)
+            for (n, row), colour, mark in zip(rows.items(), COLOURS[1:], "os^Dv", strict=False):
+                for group in groups:  # levels of one variable are joined
+                    values = [row[score].get(channels[i]) for i in group]
+                    ax.plot(group, values, marker=mark, color=colour, linewidth=1, markersize=3.5,
+                            label=f"{n:,} columns" if group is groups[0] else None)  # fmt: skip
+            ax.set_title(title, loc="left")
+            ax.spines[["top", "right"]].set_visible(False)
+            for group in groups[1:]:
+                ax.axvline(group[0] - 0.5, color="0.85", linewidth=0.6)
+        axes[1].set_xticks(range(len(channels)), [_short(c) for c in channels], rotation=90)
+        axes[1].tick_params(axis="x", labelsize=7.5)
+        axes[1].margins(x=0.02)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        return drawing(figure)

@@ -13,7 +13,7 @@ from typing import Any
 
 import _experiments
 from _gallery import gallery
-from _skill import sbc, sbc_figure, skill, skill_channels, skill_figure, sweep
+from _skill import drawing, earlier, skill, skill_channels, skill_ensembles, skill_figure, sweep
 
 from xdiffda import registry
 from xdiffda._model_files import read_card
@@ -248,6 +248,34 @@ def figure(notebook: str) -> str:
     return f'```{{raw}} html\n<img alt="{name}" src="data:image/png;base64,{data}">\n```'
 
 
+def sbc() -> str:
+    """Simulation-based calibration of the bundled model."""
+    from xdiffda.osse.sbc import markdown
+
+    reports = _sbc_reports()
+    notes = sorted({earlier(report).strip() for report in reports.values()} - {""})
+    return "\n\n".join([markdown(reports).rstrip(), *notes])
+
+
+def sbc_figure() -> str:
+    """Its first rank histograms, as a drawing inside the page."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from xdiffda.osse.sbc import figure
+
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "xdiffda"}):
+        return drawing(figure(next(iter(_sbc_reports().values()))))
+
+
+def _sbc_reports() -> dict[str, dict[str, Any]]:
+    from xdiffda.osse.sbc import FILE
+
+    return json.loads((registry.models_folder() / "speedy" / FILE).read_text())
+
+
 def card_json() -> str:
     """The model card without what other tables show."""
     hidden = ("skill", "sha256", "training", "denoising_error_over_gaussian")
@@ -261,6 +289,6 @@ MADE: dict[str, Callable[..., str]] = {
     "grids": grids,
     "height-errors": height_errors, "methods": methods, "models": models, "protocol": protocol,
     "sbc": sbc, "sbc-figure": sbc_figure, "skill": skill, "skill-channels": skill_channels,
-    "skill-figure": skill_figure, "sweep": sweep, "tidy": tidy, "training": training,
-    "units": units, "variables": variables, **_experiments.MADE,
+    "skill-ensembles": skill_ensembles, "skill-figure": skill_figure, "sweep": sweep,
+    "tidy": tidy, "training": training, "units": units, "variables": variables, **_experiments.MADE,
 }  # fmt: skip

@@ -3,8 +3,9 @@
     python tutorials/results/collect.py FOLDER
 
 FOLDER holds the outputs of the configurations beside this file: experiments, ensembles, sigma-g,
-ten-days, cycling, cycling-5-columns, window; those that are absent are left as they are here.  Scores lose
-the spectra, which are drawn already, and lead times that no table shows; figures get a palette.
+ten-days, cycling, cycling-5-columns, cycling-quarter, window; those that are absent are left as
+they are here.  Scores lose the spectra, which are drawn already, and lead times that no table
+shows; figures get a palette.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ FIGURES = {
     "width": "sigma-g/figures/sigma-g-width.png",
     "cycling": "cycling/cycling.png",
     "cycling-5-columns": "cycling-5-columns/cycling.png",
+    "cycling-quarter": "cycling-quarter/cycling.png",
     "window": "window/window.png",
 }
 TABLES = {
     "cycling.md": "cycling/cycling.md",
     "cycling-5-columns.md": "cycling-5-columns/cycling.md",
+    "cycling-quarter.md": "cycling-quarter/cycling.md",
     "window.json": "window/window.json",
 }
 

@@ -24,7 +24,7 @@ from xdiffda._stream import clock_of, duration, emulated_stream, state_at
 from xdiffda._toml import build_all, read_toml
 from xdiffda.cycle import Relaxation, cycle, open_cycle
 from xdiffda.errors import InputError, Problem, raise_if
-from xdiffda.experiments.config import FORMATS, format_problems
+from xdiffda.experiments.config import FORMATS, QUARTER, format_problems
 from xdiffda.experiments.perturb import STREAM, errors
 from xdiffda.forecast import forecast
 from xdiffda.prior import Prior
@@ -89,7 +89,8 @@ class CyclingConfig:
     networks : list of str
         ``fixed`` sites, ``changing`` sites, or both.
     error_std, variables
-        Of the observations, as in `xdiffda.cycle.Emulation`.
+        Of the observations, as in `xdiffda.cycle.Emulation`; or ``quarter``, a quarter of the
+        model's background errors, channel by channel.
     model : str
     relaxation : Relaxation, optional
         Of all forecasts, see `xdiffda.cycle.cycle`; the climatology is the name of a file.
@@ -209,14 +210,16 @@ def run(
     background = _first_background(config, truth, forecaster)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    relaxation = config.relaxation
+    relaxation, errors_of = config.relaxation, config.error_std
+    if errors_of == QUARTER:
+        errors_of = prior.typical_error(1 / 4)
     if relaxation is not None and isinstance(relaxation.climatology, str):
         climatology = _of_model(open_named(relaxation.climatology), prior)
         relaxation = dataclasses.replace(relaxation, climatology=climatology)
     for own in runs_of(config):
         emulation = Emulation(
             n_columns=own.columns, fixed_sites=NETWORKS[own.network], seed=config.seed,
-            error_std=config.error_std, variables=list(config.variables) or None,
+            error_std=errors_of, variables=list(config.variables) or None,
         )  # fmt: skip
         ensemble = own.method.method == "letkf"
         cycle(
