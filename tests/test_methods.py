@@ -124,7 +124,8 @@ def test_members_are_drawn_around_background_members_without_counting_b_twice(wo
     """Members drawn from N(x_b, B): skill and spread are those of B itself, not of twice B."""
     prior = world[0]
     single = _analyse(world, n_members=8, antithetic=True, small_scales=False)
-    analysis = _analyse(world, ensemble, n_members=8, antithetic=True, small_scales=False)
+    analysis = _analyse(world, ensemble, n_members=8, antithetic=True, small_scales=False,
+                        hybrid=Hybrid(alpha=0.5))  # fmt: skip
     spread = lambda ds: np.sqrt(np.mean((_array(ds) / prior.scale).var(0, ddof=1)))  # noqa: E731
     assert spread(analysis) / spread(single) == pytest.approx(1.0, abs=0.12)
     assert _ratio(world, analysis).mean() < _ratio(world, single).mean() + 0.1
@@ -149,7 +150,7 @@ def test_3dvar_takes_the_hybrid(world, ensemble):
     alone = _array(_analyse(world, hybrid=Hybrid(alpha=1.0), **settings))
     mean = _array(_analyse(world, ensemble.mean("member"), method="3dvar"))
     np.testing.assert_allclose((alone - mean) / world[0].scale, 0, atol=5e-3)
-    half = _analyse(world, **settings)
+    half = _analyse(world, hybrid=Hybrid(alpha=0.5), **settings)
     assert 0.01 < np.abs((_array(half) - alone) / world[0].scale).mean() < 0.3
     assert _ratio(world, half).mean() < 0.95
 
@@ -205,7 +206,7 @@ def test_an_ensemble_that_is_certain_changes_little(world, ensemble):
     assert increment_in_the_north(certain, **around) < 0.92 * increment_in_the_north(
         ensemble, **around
     )
-    hybrid = {"method": "3dvar"}
+    hybrid = {"method": "3dvar", "hybrid": Hybrid(alpha=0.5)}
     assert increment_in_the_north(certain, **hybrid) < 0.92 * increment_in_the_north(
         ensemble, **hybrid
     )
