@@ -59,6 +59,17 @@ def experiment_losses(kind: str) -> str:
     return _with_note(tables.loss_table(results), results.attrs)
 
 
+def experiment_late_losses(kind: str) -> str:
+    """Hours lost at the end of the forecasts."""
+    import numpy as np
+
+    from xdiffda.experiments import tables
+
+    results = _results(kind)
+    last = float(results["lead_time"].values[-1] / np.timedelta64(1, "h"))
+    return _with_note(tables.loss_table(results, lead_time=last), results.attrs)
+
+
 def experiment_member_losses(kind: str) -> str:
     """Hours lost by 48 h forecasts from single members."""
     from xdiffda.experiments import tables
@@ -127,6 +138,7 @@ MADE = {
     "experiment-analyses": experiment_analyses, "experiment-cycles": experiment_cycles,
     "experiment-forecasts": experiment_forecasts, "experiment-config": experiment_config,
     "experiment-figure": experiment_figure, "experiment-losses": experiment_losses,
-    "experiment-halves": experiment_halves, "experiment-member-losses": experiment_member_losses,
+    "experiment-late-losses": experiment_late_losses, "experiment-halves": experiment_halves,
+    "experiment-member-losses": experiment_member_losses,
     "experiment-window": experiment_window,
 }  # fmt: skip
