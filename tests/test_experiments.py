@@ -12,6 +12,7 @@ import xarray as xr
 from cycle_world import SCALE
 
 from xdiffda.diffusion.repaint import RePaint
+from xdiffda.diffusion.sampling import Guidance
 from xdiffda.errors import InputError
 from xdiffda.experiments import (
     ExperimentConfig,
@@ -23,6 +24,7 @@ from xdiffda.experiments import (
     run,
     tables,
 )
+from xdiffda.experiments.tasks import Task
 from xdiffda.experiments.world import open_world
 from xdiffda.verify import lead_time_loss
 
@@ -193,6 +195,17 @@ def test_a_costly_method_is_compared_at_its_own_cases(
     for text in (tables.analysis_table(found), tables.loss_table(found, lead_time=12)):
         rows = text.splitlines()
         assert [row.rsplit("|", 2)[1].strip() for row in rows[2:]] == ["3", "3", "2"]
+
+
+def test_records_of_another_sampler_are_not_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys() -> list[tuple]:
+        methods = (Method(), Method(method="3dvar"))
+        return [Task(np.datetime64("2020-01-15T12"), 8, "m", m).of("analysis") for m in methods]
+
+    guided, variational = keys()
+    monkeypatch.setattr(Guidance, "version", property(lambda self: "another"))
+    assert keys()[0] != guided
+    assert keys()[1] == variational
 
 
 def test_shock_is_that_of_the_first_six_hours(done: tuple[xr.Dataset, Path]) -> None:

@@ -77,6 +77,16 @@ def test_errors_next_to_nothing_give_the_observed_values_or_a_warning(states) ->
         analyse(background, obs, gross_check=np.inf, solver=Solver(1e-3, 3))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_an_analysis_that_is_not_finite_is_refused(states) -> None:
+    """Single precision does not hold the square of such an error beside one."""
+    truth, background = states
+    nothing = {name: 1e-20 * error for name, error in world.ERRORS.items()}
+    obs = emulate_obs(truth, n_columns=30, error_std=nothing, seed=1)
+    with pytest.raises(InputError, match="(?s)3dvar.*not finite.*larger error_std"):
+        analyse(background, obs, gross_check=np.inf, method="3dvar")
+
+
 def test_observations_that_contradict_each_other_count_as_their_mean(states) -> None:
     """Two thermometers at one place, 2 K apart, are one of their mean and an error of 1/sqrt(2)."""
     truth, background = states

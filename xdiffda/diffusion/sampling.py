@@ -82,6 +82,15 @@ class Guidance:
         warm = self.start == "warm"
         return evaluations(self.sampler, self.n_steps - warm) + warm
 
+    @property
+    def version(self) -> str:
+        """What tells draws of this sampler from those of an earlier or later one.
+
+        For records of runs that are kept: settings that nobody chooses change with the package.
+        """
+        ends = f"{self.sigma_max:g} {self.sigma_start:g} {self.sigma_min:g}"
+        return f"{ends}, last step drawn"
+
     def ladder(self) -> Float[Array, " level"]:
         """Noise levels of the integration, from the start's level to 0."""
         warm = self.start == "warm"

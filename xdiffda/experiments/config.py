@@ -70,7 +70,8 @@ class ExperimentConfig:
         Make each of those forecasts an ensemble of so many members; 0 for single forecasts.
     background_noise : float
         What is added to each of them every 6 h for the errors of the forecaster, in units of
-        the model's typical background error; drawn from B.
+        the model's typical background error; drawn from B. The default makes the spread of 48 h
+        forecasts of the testbed that of their error.
     model : str
         Name or folder of a model, which brings the forecaster; empty for the default.
     columns : list of int

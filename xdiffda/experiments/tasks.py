@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from xdiffda._cycle_config import as_plain
+from xdiffda.diffusion.sampling import Guidance
 from xdiffda.experiments.config import ExperimentConfig, Method, plain
 from xdiffda.experiments.world import World
 
@@ -27,6 +28,8 @@ class Task:
         what = as_plain(dataclasses.replace(self.method, columns=(), n_cases=0))
         if what["ensemble"]:
             del what["ensemble"]  # records from before there was a choice stay valid
+        if self.method.method == "guided":
+            what["sampler"] = Guidance().version
         return (kind, self.columns, digest_of(plain(what)), str(self.time)[:19])
 
 

@@ -86,12 +86,11 @@ class Rows:
     def analysis(self, evaluations: int = 0, *, model: Any = None, **settings: Any) -> Row:
         """A call with ``settings``; the seed is the number of the case."""
         given = {"model": model or self._prior, "n_members": self._n_members} | settings
-        default = Guidance()
-        ladder = f"{default.sigma_max:g} {default.sigma_start:g} {default.sigma_min:g} drawn"
+        sampler = "" if "method" in settings else Guidance().version
         return Row(
             lambda case, obs: assimilate(
                 case.background, obs, progress=False, seed=case.number, **given
-            ), evaluations, "" if "method" in settings else ladder,
+            ), evaluations, sampler,
         )  # fmt: skip
 
     def repaint(self, settings: RePaint, **more: Any) -> dict[str, Row]:
