@@ -232,3 +232,21 @@ def test_every_variable_has_such_a_map() -> None:
     for name in styles.FIELD_COLOURS:
         assert scale_of("field", PANEL, name).cmap == styles.FIELD_COLOURS[name]
     assert scale_of("field", PANEL, "geopotential").cmap == "viridis"
+
+
+def test_a_method_looks_the_same_in_every_figure():
+    """Whatever stands beside it; methods of one name in one figure are told apart, as are all."""
+    few = plot.lead_time_curves({"3D-Var": scores(**LEADS), "guided": scores(**LEADS)})
+    many = plot.spectra(
+        {
+            n: of("zonal_wavenumber", 5, zonal_wavenumber=np.arange(5))
+            for n in ("a", "background", "RePaint, mask 0.1", "guided", "3D-Var")
+        }
+    )
+    looks = [{line.get_label(): line.get_color() for line in figure.axes[0].lines}
+             for figure in (few, many)]  # fmt: skip
+    assert looks[0]["guided"] == looks[1]["guided"] != looks[0]["3D-Var"] == looks[1]["3D-Var"]
+    assert len(set(looks[1].values())) == 5
+    both = styles.lines(["guided, FGAT", "guided, 4D", "guidedness", "OI"])
+    assert len({str(look) for look in both.values()}) == 4 and both["OI"] == styles.line(3)
+    assert len({str(look) for look in styles.lines(map(str, range(20))).values()}) == 20

@@ -113,20 +113,21 @@ def spread_skill(ds: xr.Dataset) -> xr.DataArray:
 
 def figure(found: Mapping[Run, xr.Dataset]) -> Figure:
     """Error of analyses against time; the free run and the first analysis beside it."""
-    from xdiffda.plot.styles import legend, line, panels, style
+    from xdiffda.plot.styles import legend, lines, panels, style
 
     rows = sorted({(own.columns, own.network) for own in found},
                   key=lambda k: (k[0], list(NETWORKS).index(k[1])))  # fmt: skip
     names = list(dict.fromkeys(own.name for own in found))
     with style():
         drawn, axes = panels(len(rows), height=2.6, sharex=True)
+        look = lines(names)
         for ax, (columns, network) in zip(axes, rows, strict=True):
             here = {own.name: ds for own, ds in found.items()
                     if (own.columns, own.network) == (columns, network)}  # fmt: skip
             for name, ds in here.items():
                 days = (ds["time"] - ds["time"][0]).values / np.timedelta64(1, "D")
                 error = ds["normalized_error"].sel(state="analysis")
-                choice = line(names.index(name)) | {"markevery": max(1, len(days) // 8)}
+                choice = look[name] | {"markevery": max(1, len(days) // 8)}
                 ax.plot(days, error, label=name, **choice)
                 ax.axhline(error[0], color=choice["color"], linestyle=":", linewidth=0.8)
             longest = max(here.values(), key=lambda ds: ds.sizes["time"])

@@ -61,17 +61,18 @@ def table(found: Mapping[str, Any]) -> str:
 
 def figure(found: Mapping[str, Any]) -> Figure:
     """Errors through the window, and that of forecasts from the truth."""
-    from xdiffda.plot.styles import legend, line, panels, style
+    from xdiffda.plot.styles import legend, lines, panels, style
 
     columns = list(dict.fromkeys(row["columns"] for row in found["rows"]))
     names = list(dict.fromkeys(row["method"] for row in found["rows"]))
     with style():
         drawn, axes = panels(len(columns), width=3.2, height=2.8, sharey=True)
+        look = lines(names)
         for ax, n in zip(axes, columns, strict=True):
             here = [row for row in found["rows"] if row["columns"] == n]
             for row in here:
                 ax.plot(found["hours"], ratios(row).mean(1), label=row["method"],
-                        **line(names.index(row["method"])))  # fmt: skip
+                        **look[row["method"]])  # fmt: skip
             most = max(here, key=lambda row: row["cases"])
             ax.plot(found["hours"], ratios(most, of="truth").mean(1), color="0.3",
                     linestyle="--", label="forecast from the truth")  # fmt: skip

@@ -15,7 +15,7 @@ from xdiffda.plot.dots import dots_of
 from xdiffda.plot.lead_time import _column_ticks, hours
 from xdiffda.plot.maps import _draw_row, _lay_out, _projection
 from xdiffda.plot.panels import Slice, build_panels, describe
-from xdiffda.plot.styles import legend, line, panels, style
+from xdiffda.plot.styles import legend, lines, panels, style
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,12 +77,13 @@ def error_against_columns(
     chosen = choose_channels(every, channels, what="error_against_columns")
     with style():
         figure, axes = panels(len(chosen), height=2.3, sharex=True)
+        look = lines(scores)
         for ax, channel in zip(axes, chosen, strict=True):
             units, level = "", 0.0
-            for number, (method, of) in enumerate(scores.items()):
+            for method, of in scores.items():
                 fields = [in_display_units(channel.of(of[n]).sel(score=score)) for n in sorted(of)]
                 units = fields[0][1]
-                ax.plot(sorted(of), [float(f) for f, _ in fields], label=method, **line(number))
+                ax.plot(sorted(of), [float(f) for f, _ in fields], label=method, **look[method])
             if background is not None:
                 level = float(in_display_units(channel.of(background).sel(score=score))[0])
                 ax.axhline(level, color="0.2", linewidth=1.1, label="background", zorder=1)

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from xdiffda.plot.channels import Channel, choose_channels, labelled
-from xdiffda.plot.styles import COLOURS, left_labels, legend, panels, style
+from xdiffda.plot.styles import left_labels, legend, lines, panels, style
 from xdiffda.variables import VARIABLES
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _word(value: Any) -> str:
 def _draw_ranks(ax: Any, title: str, bars: Mapping[str, xr.DataArray]) -> None:
     from xdiffda.verify import flatness
 
-    width = 0.86 / len(bars)
+    width, look = 0.86 / len(bars), lines(bars)
     for number, (label, counts) in enumerate(bars.items()):
         values = counts.values.astype(float)
         n, k = values.sum(), values.size
@@ -97,7 +97,7 @@ def _draw_ranks(ax: Any, title: str, bars: Mapping[str, xr.DataArray]) -> None:
             ax.axhspan(max(1 - margin, 0), 1 + margin, color="0.85", linewidth=0)
             ax.axhline(1, color="0.3", linewidth=0.8, linestyle="--")
         at = np.arange(1, k + 1) + (number - (len(bars) - 1) / 2) * width
-        colour = COLOURS[number % len(COLOURS)]
+        colour = look[label]["color"]
         ax.bar(at, values / n * k, width, color=colour, label=label or None)
         test = flatness(xr.Dataset({"count": ("rank", values)}))["count"]
         chi, p, slope, curve = (
@@ -151,6 +151,7 @@ def innovation_histogram(
     edges = np.linspace(-_LIMIT, _LIMIT, 41)
     with style():
         figure, axes = panels(len(names), height=2.0, sharex=True)
+        look = lines(results)
         for ax, name in zip(axes, names, strict=True):
             for number, (label, ds) in enumerate(results.items()):
                 mine = ds.isel(obs=np.flatnonzero(ds["variable"].values == name))
@@ -159,7 +160,7 @@ def innovation_histogram(
                 d = ((mine["value"] - state) / mine["error_std"]).values
                 density, _ = np.histogram(np.clip(d, -_LIMIT, _LIMIT), edges, density=True)
                 text = f"mean {d.mean():+.2f}, std {d.std():.2f}"
-                colour = COLOURS[number % len(COLOURS)]
+                colour = look[label]["color"]
                 ax.stairs(density, edges, color=colour, linewidth=1.3, label=label or None)
                 ax.text(0.98, 0.97 - 0.1 * number, text, transform=ax.transAxes, ha="right",
                         va="top", fontsize=7.5, color=colour)  # fmt: skip

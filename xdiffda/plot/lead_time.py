@@ -10,7 +10,7 @@ import xarray as xr
 
 from xdiffda.errors import InputError, Problem
 from xdiffda.plot.channels import choose_channels, in_display_units, labelled
-from xdiffda.plot.styles import legend, line, panels, style
+from xdiffda.plot.styles import legend, lines, panels, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,10 +58,11 @@ def lead_time_curves(
     chosen = choose_channels(given, channels, what="lead_time_curves")
     with style():
         figure, axes = panels(len(chosen), height=2.2, sharex=True)
+        look = lines(given)
         for ax, channel in zip(axes, chosen, strict=True):
-            for number, (label, ds) in enumerate(given.items()):
+            for label, ds in given.items():
                 field, units = in_display_units(channel.of(ds).sel(score=score))
-                choice = line(number) | {"markevery": max(1, ds.sizes["lead_time"] // 8)}
+                choice = look[label] | {"markevery": max(1, ds.sizes["lead_time"] // 8)}
                 ax.plot(hours(ds), field, label=label or None, **choice)
             for number, (label, ds) in enumerate((levels or {}).items()):
                 field, _ = in_display_units(channel.of(ds).sel(score=score))
@@ -120,14 +121,15 @@ def lead_time_loss(
     chosen = choose_channels(every, channels, what="lead_time_loss")
     with style():
         figure, axes = panels(len(chosen), height=2.2, sharex=True)
+        look = lines(losses)
         for ax, channel in zip(axes, chosen, strict=True):
-            for number, (method, of) in enumerate(losses.items()):
+            for method, of in losses.items():
                 n_columns = sorted(of)
                 values = [
                     float(channel.of(of[n])[np.flatnonzero(hours(of[n]) == lead_time)[0]])
                     for n in n_columns
                 ]
-                ax.plot(n_columns, values, label=method or None, **line(number))
+                ax.plot(n_columns, values, label=method or None, **look[method])
             ax.axhline(0, color="0.4", linewidth=0.9, zorder=1)
             ax.set(xscale="log", title=channel.title, xlabel="observed columns",
                    ylabel=f"loss at {lead_time:g} h (h)")  # fmt: skip

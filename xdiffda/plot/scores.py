@@ -10,7 +10,7 @@ import xarray as xr
 
 from xdiffda.errors import InputError, Problem
 from xdiffda.plot.channels import Channel, choose_channels, in_display_units, labelled
-from xdiffda.plot.styles import apart, left_labels, legend, line, panels, style
+from xdiffda.plot.styles import apart, left_labels, legend, lines, panels, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,13 +49,14 @@ def spread_error(
     chosen = choose_channels(given, channels, what="spread_error")
     with style():
         figure, axes = panels(len(chosen), width=2.5, height=2.6)
+        look = lines(given)
         for ax, channel in zip(axes, chosen, strict=True):
             largest = 0.0
-            for number, (label, ds) in enumerate(given.items()):
+            for label, ds in given.items():
                 field, units = in_display_units(channel.of(ds))
                 spread, error = (field.sel(quantity=q).values for q in ("spread", "error"))
                 largest = max(largest, np.nanmax(spread), np.nanmax(error))
-                ax.plot(spread, error, label=label or None, **line(number))
+                ax.plot(spread, error, label=label or None, **look[label])
             top = 1.06 * largest
             ax.plot([0, top], [0, top], color="0.4", linewidth=0.9, linestyle="--", zorder=1)
             ax.set(xlim=(0, top), ylim=(0, top), box_aspect=1, title=channel.title)
@@ -94,6 +95,7 @@ def reliability(
     chosen = choose_channels(plain, channels, what="reliability")
     with style():
         figure, axes = panels(len(chosen), width=2.6, height=2.9)
+        look = lines(given)
         for ax, channel in zip(axes, chosen, strict=True):
             below = ax.inset_axes((0, -0.42, 1, 0.22), sharex=ax)
             for number, (label, ds) in enumerate(given.items()):
@@ -101,10 +103,10 @@ def reliability(
                 share, brier = _part(ds, channel, "share"), _part(ds, channel, "brier")
                 name = f"{label}: " if label else ""
                 score = f"{name}Brier {float(brier.sel(term='fair')):.3f}"
-                ax.plot(frequency["probability"], frequency, **line(number), label=label or None)
+                ax.plot(frequency["probability"], frequency, **look[label], label=label or None)
                 ax.text(0.03, 0.97 - 0.08 * number, score, transform=ax.transAxes, fontsize=7.5,
-                        va="top", color=line(number)["color"])  # fmt: skip
-                below.plot(share["probability"], share, **line(number))
+                        va="top", color=look[label]["color"])  # fmt: skip
+                below.plot(share["probability"], share, **look[label])
             ax.plot([0, 1], [0, 1], color="0.4", linewidth=0.9, linestyle="--", zorder=1)
             ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
             limit, units = in_display_units(_part(ds, channel, "threshold"))
@@ -160,10 +162,11 @@ def profiles(
     _check_profiles(given, names, on_levels, score)
     with style():
         figure, axes = panels(len(names), width=2.3, height=3.2, n_column=4, sharey=True)
+        look = lines(given)
         for ax, name in zip(axes, names, strict=True):
-            for number, (label, ds) in enumerate(given.items()):
+            for label, ds in given.items():
                 field, units = in_display_units(_score(ds[name], score))
-                ax.plot(field, field["level"], label=label or None, **line(number))
+                ax.plot(field, field["level"], label=label or None, **look[label])
             if score in ("bias", "spread_skill"):
                 ax.axvline(float(score == "spread_skill"), color="0.4", linewidth=0.9, zorder=1)
             else:

@@ -10,7 +10,7 @@ import xarray as xr
 
 from xdiffda.errors import InputError, Problem
 from xdiffda.plot.channels import choose_channels, in_display_units, labelled
-from xdiffda.plot.styles import COLOURS, DASHES, legend, panels, style
+from xdiffda.plot.styles import DASHES, legend, lines, panels, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,10 +67,11 @@ def spectra(
                 curve, units = in_display_units(field, power=2)
                 dim = str(curve.dims[0])
                 curves[label] = curve.isel({dim: curve[dim].values > 0})
+            look = lines(curves)
             for number, (label, curve) in enumerate(curves.items()):
                 shown = curve if reference is None else curve / curves[reference]
                 ax.plot(
-                    curve[dim], shown, color=COLOURS[number % len(COLOURS)], label=label or None,
+                    curve[dim], shown, color=look[label]["color"], label=label or None,
                     linestyle=DASHES[number % len(DASHES)],
                 )  # fmt: skip
             ax.set(xscale="log", yscale="log")

@@ -1,7 +1,8 @@
 """One style for all figures: colours that colour-blind readers tell apart, text as text.
 
 Categories take the colours of Okabe & Ito (2008) in the order of `COLOURS`, each with a
-marker of its own, so that a print without colours can be read as well. Fields take maps whose
+marker of its own, so that a print without colours can be read as well. The methods of this package
+look the same in every figure (`METHODS`), whatever stands beside them. Fields take maps whose
 lightness rises evenly from low to high (`FIELD_COLOURS`), so that they keep their order in
 grey and for every kind of colour vision; what has a sign, and differences, take diverging maps
 without red beside green, white at zero. Gains and losses take `diverging`, blue for better and
@@ -10,7 +11,9 @@ vermilion for worse. Units stand at every axis.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +26,11 @@ BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 COLOURS = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
+METHODS: Mapping[str, int] = {
+    "guided": 0, "3D-Var": 1, "interpolated observations": 2, "interpolation": 2, "OI": 3,
+    "RePaint": 4, "LETKF": 5, "truth": 6,
+}  # fmt: skip
+"""Place among the colours of what labels begin with."""
 SIGNED_COLOURS = "PuOr_r"
 DIFFERENCE_COLOURS = "RdBu_r"
 SPREAD_COLOURS = "YlOrBr"
@@ -119,6 +127,32 @@ def line(number: int) -> dict[str, Any]:
         "marker": MARKERS[number % len(MARKERS)],
         "linestyle": DASHES[number // len(COLOURS) % len(DASHES)],
     }
+
+
+def lines(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and dashes of all categories of a figure.
+
+    One that begins with the name of a method looks as that method does in every figure, if it is
+    the only one of it; the others take the places that are left, in their order.
+
+    Examples
+    --------
+    >>> look = lines(["truth", "RePaint, mask 0.1", "guided"])
+    >>> look["guided"] == line(0), look["RePaint, mask 0.1"]["marker"]
+    (True, 'v')
+    """
+    names = list(dict.fromkeys(labels))
+    found = {name: _method(name) for name in names}
+    taken = {name: n for name, n in found.items()
+             if n is not None and list(found.values()).count(n) == 1}  # fmt: skip
+    left = (n for n in itertools.count() if n not in taken.values())
+    return {name: line(taken[name] if name in taken else next(left)) for name in names}
+
+
+def _method(label: str) -> int | None:
+    """The place of the method that a label begins with."""
+    fits = (n for name, n in METHODS.items() if re.match(rf"{re.escape(name)}(?![\w-])", label))
+    return next(fits, None)
 
 
 def panels(
