@@ -195,7 +195,7 @@ def test_an_interrupt_leaves_the_earlier_output(
     )
     assert status == 130
     message = capsys.readouterr().err
-    assert "nothing that existed was changed" in message and "Traceback" not in message
+    assert "run the same command again" in message and "Traceback" not in message
     assert open_dataset(out)["a"].values.tolist() == [1.0, 2.0]
     assert [p.name for p in tmp_path.iterdir()] == [name]
 

@@ -240,7 +240,7 @@ def test_innovation_histogram() -> None:
 
 
 def test_channels_are_checked() -> None:
-    with pytest.raises(InputError, match=r"temperature, 500 hPa in not all of .*geopotential@300"):
+    with pytest.raises(InputError, match=r"temperature, 500 hPa; needed .*geopotential@300"):
         plot.lead_time_curves(scores(lead_time=HOURS), channels=["t@500"])
 
 

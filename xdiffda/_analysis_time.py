@@ -12,13 +12,15 @@ import xarray as xr
 from jaxtyping import Float
 
 from xdiffda import _innovations as innovations
+from xdiffda._coordinates import clock_problem
 from xdiffda._devices import Schedule
 from xdiffda._methods import METHODS, AnalysisTime
 from xdiffda._settings import Settings
 from xdiffda.ensemble import centre, spread_scale, variance_ratio
-from xdiffda.errors import InputError, Problem
+from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.observations import select_window
 from xdiffda.prior import Prior
+from xdiffda.state import Convention
 
 # times the solver's tolerance: in single precision the residual drifts from what it follows
 MISSED = 5.0
@@ -26,6 +28,21 @@ MISSED = 5.0
 DIVERGED = 30.0
 Analysed = tuple[Float[np.ndarray, "member node channel"], dict[str, Any]]
 WITH_MEMBERS = ("guided", "3dvar", "letkf")
+
+
+def check_clock(convention: Convention) -> None:
+    """Raise where the background's times cannot be read, or several lead times are there."""
+    problem = clock_problem(convention.template, convention.axes)
+    problems = [] if problem is None else [problem]
+    sizes = dict(zip(convention.batch_dims, convention.batch_shape, strict=True))
+    if sizes.get("lead_time", 1) > 1:
+        dim = convention.axes["lead_time"].dim
+        problems.append(Problem(
+            f"{sizes['lead_time']} lead times along `{dim}`",
+            "one for each analysis time: choose one, or make the valid time a dimension",
+            f"background.isel({dim}=0)",
+        ))  # fmt: skip
+    raise_if(problems, what="background")
 
 
 def analyse_time(

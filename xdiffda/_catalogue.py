@@ -120,6 +120,7 @@ def find_release(name: str) -> Release:
     >>> find_release("gencast-1p0-mini").shape
     (181, 360)
     """
+    name = str(name)
     if name in RELEASES:
         return RELEASES[name]
     raise ModelError(

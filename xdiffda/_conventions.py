@@ -203,6 +203,16 @@ def _read_grid(ds, axes, layout: Layout | None) -> tuple[Grid | None, list[Probl
     if problems:
         return None, problems
     lat_name, lon_name = axes["lat"].name, axes["lon"].name
+    if axes["lat"].dim == axes["lon"].dim:
+        return None, [
+            Problem(
+                f"`{lat_name}` and `{lon_name}` along one dimension, `{axes['lat'].dim}`: places, "
+                "as of observations",
+                "fields on a grid of latitudes by longitudes",
+                f'ds.unstack("{axes["lat"].dim}")  # a stacked grid; or background and '
+                "observations the other way round",
+            )
+        ]
     problems = grid_problems(values["lat"], values["lon"], lat_name=lat_name, lon_name=lon_name)
     if problems:
         return None, problems

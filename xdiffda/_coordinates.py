@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from ._times import TimeTrouble, as_datetimes
 from .errors import Problem
 
 BATCH_DIMS = ("time", "lead_time", "member")
@@ -167,19 +168,46 @@ def valid_times(coords: xr.Dataset, axes: Mapping[str, Axis]) -> xr.DataArray | 
     beside it under a name of GRIB or WeatherBench): then the lead time is added.
     """
     for name, coord in coords.coords.items():
-        if str(name).lower() == "valid_time" and np.issubdtype(coord.dtype, np.datetime64):
-            return coord.reset_coords(drop=True)
+        if str(name).lower() == "valid_time" and (times := _as_times(coord)) is not None:
+            return times.reset_coords(drop=True)
     axis = axes.get("time")
     if axis is None or axis.coord is None:
         return None
-    time = coords[axis.coord].reset_coords(drop=True)
-    if not np.issubdtype(time.dtype, np.datetime64):
+    time = _as_times(coords[axis.coord].reset_coords(drop=True))
+    if time is None:
         return None
     lead = axes.get("lead_time")
     if lead is None or lead.coord is None or not _is_init(axis.coord, time, lead.coord):
         return time
     step = lead_times(coords[lead.coord])
     return time if step is None else time + step.reset_coords(drop=True)
+
+
+def _as_times(coord: xr.DataArray) -> xr.DataArray | None:
+    """The coordinate as datetime64, however the user has it; None if it cannot be read."""
+    if np.issubdtype(coord.dtype, np.datetime64):
+        return coord
+    try:
+        return coord.copy(data=as_datetimes(coord.values, coord.attrs))
+    except TimeTrouble:
+        return None
+
+
+def clock_problem(coords: xr.Dataset, axes: Mapping[str, Axis]) -> Problem | None:
+    """The problem of times that are there and cannot be read: then no window holds."""
+    axis = axes.get("time")
+    if axis is None or axis.coord is None or valid_times(coords, axes) is not None:
+        return None
+    coord = coords[axis.coord]
+    try:
+        as_datetimes(coord.values, coord.attrs)
+    except TimeTrouble as trouble:
+        values = trouble.repair.format(x=f'ds["{axis.coord}"].values')
+        repair = f'ds.assign_coords({axis.coord}=("{axis.dim}", {values}))'
+        if axis.dim is None:
+            repair = f'ds.assign_coords({axis.coord}=numpy.datetime64("2020-01-01T00"))'
+        return Problem(f"`{axis.coord}` that is not a time ({trouble})", "datetime64, UTC", repair)
+    return None
 
 
 def _is_init(name: str, time: xr.DataArray, lead_name: str) -> bool:

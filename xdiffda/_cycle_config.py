@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from xdiffda._cycle_checks import is_number, is_time, plain_problems, seconds
 from xdiffda._relaxation import Relaxation
 from xdiffda._toml import read_toml
 from xdiffda.baselines import Inflation, Localisation
@@ -18,7 +17,6 @@ from xdiffda.diffusion.repaint import RePaint
 from xdiffda.ensemble import Hybrid
 from xdiffda.errors import InputError, Problem, raise_if
 
-CARRY = ("mean", "ensemble")
 # what `cycle` itself hands to `assimilate`
 OWN = ("background", "obs", "n_members", "model", "seed", "progress", "inflation_factor")
 
@@ -80,6 +78,14 @@ class Emulation:
     error_std: str | float | dict[str, Any] = "default"
     variables: list[str] | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        tables = self.error_std if isinstance(self.error_std, dict) else {}
+        wrong = [(name, p) for name, of in tables.items() if isinstance(of, dict)
+                 for p in of if not is_number(p)]  # fmt: skip
+        raise_if([Problem(f"error_std of {name} at {p!r}", "a level in hPa",
+                          f'error_std = {{ {name} = {{ "850" = 0.5 }} }}') for name, p in wrong],
+                 what="emulate")  # fmt: skip
 
     def choices(self) -> dict[str, Any]:
         """Arguments of `emulated_stream`; levels, which TOML writes as text, are numbers."""
@@ -145,6 +151,9 @@ class CycleConfig:
                 else "neither observations nor [emulate]",
                 "one of them", 'observations = "obs.zarr"',
             ))  # fmt: skip
+        if self.start and not is_time(self.start):
+            problems.append(Problem(f"start = {self.start!r}", "the time of the first analysis",
+                                    'start = "2020-01-01T06"'))  # fmt: skip
         if self.emulate is not None and not self.truth:
             problems.append(Problem("[emulate] without truth", "what is to be observed",
                                     'truth = "truth.zarr"'))  # fmt: skip
@@ -162,31 +171,6 @@ class CycleConfig:
         return read_toml(cls, path, example="n_cycles = 20")
 
 
-def plain_problems(
-    *, n_cycles: object, n_members: object, carry: object, cycle_length: object, seed: object,
-    line: str = "cycle(..., {name}={value})",
-) -> list[Problem]:  # fmt: skip
-    """What is wrong with single values; ``line`` shows how one is written."""
-
-    def problem(name: str, value: object, needed: str, better: str) -> Problem:
-        return Problem(f"{name}={value!r}", needed, line.format(name=name, value=better))
-
-    problems = []
-    for name, value, least in (
-        ("n_cycles", n_cycles, 1), ("n_members", n_members, 1), ("seed", seed, 0),
-    ):  # fmt: skip
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if not whole or value < least:  # pyright: ignore[reportOperatorIssue]
-            needed = f"a whole number of {least} or more"
-            problems.append(problem(name, value, needed, str({"n_cycles": 20}.get(name, least))))
-    if carry not in CARRY:
-        problems.append(problem("carry", carry, f"one of {', '.join(CARRY)}", '"mean"'))
-    seconds = _seconds(cycle_length)
-    if not (seconds > 0 and seconds == int(seconds)):
-        problems.append(problem("cycle_length", cycle_length, "a positive length", '"6h"'))
-    return problems
-
-
 def assimilation_settings(
     given: Assimilation | Mapping[str, Any] | None, assimilate: Callable, cycle_length: str,
     carry: str = "mean",
@@ -202,6 +186,10 @@ def assimilation_settings(
         given = given or Assimilation()
         settings = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
     else:
+        if not isinstance(given, Mapping):
+            raise InputError([Problem(f"settings={given!r}", "a mapping from setting to value",
+                                      'cycle(..., settings={"method": "3dvar"})')],
+                             what="settings of assimilate")  # fmt: skip
         known = [name for name in inspect.signature(assimilate).parameters if name not in OWN]
         raise_if([_unknown(name, known) for name in given if name not in known],
                  what="settings of assimilate")  # fmt: skip
@@ -210,21 +198,12 @@ def assimilation_settings(
         settings["antithetic"] = carry == "mean"
     if settings["window"] is None:
         settings["window"] = cycle_length
-    if not _seconds(settings["window"]) > 0:
+    # a number without a unit would be nanoseconds
+    if not seconds(settings["window"]) >= 1:
         raise InputError([Problem(f"window={settings['window']!r}", "a positive width",
                                   "cycle(..., settings={'window': '6h'})")],
                          what="settings of assimilate")  # fmt: skip
     return settings
-
-
-def _seconds(length: Any) -> float:
-    """Length in seconds; NaN where it is none."""
-    import pandas as pd
-
-    try:
-        return pd.Timedelta(length).total_seconds()
-    except (ValueError, TypeError):
-        return float("nan")
 
 
 def _unknown(name: str, known: list[str]) -> Problem:

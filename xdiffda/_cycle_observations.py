@@ -115,7 +115,7 @@ def read_observations(out: str | os.PathLike, time: Any = None) -> xr.Dataset:
     InputError
         If there is no such analysis time.
     """
-    path = Path(out)
+    path = Path(out).expanduser()
     run = open_cycle(path)
     if f"{PREFIX}value" not in run:
         raise StorageError(
@@ -140,7 +140,13 @@ def read_observations(out: str | os.PathLike, time: Any = None) -> xr.Dataset:
 
 
 def _positions(run: xr.Dataset, time: Any, path: Path) -> np.ndarray:
-    wanted, known = np.atleast_1d(np.asarray(time, "datetime64[ns]")), run["time"].values
+    known = run["time"].values
+    try:
+        wanted = np.atleast_1d(np.asarray(time, "datetime64[ns]"))
+    except (ValueError, TypeError) as error:
+        raise InputError([Problem(f"time={time!r}", "an analysis time, or several",
+                                  f'read_observations(out, "{str(known[-1])[:16]}")')],
+                         what="observations") from error  # fmt: skip
     absent = wanted[~np.isin(wanted, known)]
     if absent.size:
         span = f"{str(known[0])[:16]} to {str(known[-1])[:16]}"

@@ -123,6 +123,11 @@ def make_plan(
             "a prior that is conditioned on the background alone",
             "for each time: background.diffda.assimilate(obs, model=model.given(states))",
         ))  # fmt: skip
+    if settings["method"] == "letkf" and rest.get("carry") == "mean" and n_cycles > 1:
+        problems.append(Problem(
+            'carry="mean" with method="letkf", which would have one member in the second cycle',
+            "members carried from cycle to cycle", 'cycle(..., carry="ensemble")',
+        ))  # fmt: skip
     raise_if(problems, what="cycle")
     forecast, description = make_forecast(states, length, model, prior, forecaster)
     forecast, relaxed = _relaxed(forecast, relaxation, prior, length)

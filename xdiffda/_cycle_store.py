@@ -58,7 +58,7 @@ def open_cycle(out: str | os.PathLike, part: str | None = None) -> xr.Dataset:
     InputError
         If there is no such part.
     """
-    path = Path(out)
+    path = Path(out).expanduser()
     root = read_root(path)
     n, config = committed(root), json.loads(root["attributes"][CONFIG])
     ds = with_labels(xr.open_zarr(path, consolidated=True, decode_timedelta=True))
@@ -92,6 +92,9 @@ def resume(path: Path, config: Mapping[str, Any]) -> int:
     InputError
         If the store is that of another configuration, naming all that differs.
     """
+    if "://" in os.fspath(path) or ":/" in os.fspath(path)[1:]:
+        raise StorageError(f"{path}: an address; needed a folder .zarr on a disk, which can be "
+                           "replaced in one step; repair: `out='run.zarr'`")  # fmt: skip
     if path.suffix != ".zarr":
         raise StorageError(f"{path}: unknown kind {path.suffix!r}; needed a folder .zarr; "
                            f"repair: `out={str(path.with_suffix('.zarr'))!r}`")  # fmt: skip
@@ -109,6 +112,9 @@ def resume(path: Path, config: Mapping[str, Any]) -> int:
     (path / "zarr.json.partial").unlink(missing_ok=True)
     for name, metadata in root["consolidated_metadata"]["metadata"].items():
         folder = path / name
+        if not folder.is_dir():
+            raise StorageError(f"{path}: a damaged store, without the array {name}; repair: bring "
+                               "that folder back, or a run into another `out`")  # fmt: skip
         _write_json(folder / "zarr.json", metadata)
         _discard(folder, n if _along_time(metadata) and name != "time" else None)
     return n
@@ -140,10 +146,12 @@ def append(path: Path, record: xr.Dataset, n: int, config: Mapping[str, Any]) ->
         else:
             _extend(path, record, n, config["cycle_length"])
     except OSError as error:
+        make = f"make room (`df -h {path.parent}`)"
+        if isinstance(error, PermissionError):
+            make = f"a folder that you may write to (`ls -ld {path.parent}`)"
         raise StorageError(
             f"{path}: cycle {n} cannot be written ({type(error).__name__}: {error}); the {n} "
-            f"before it are whole; repair: make room (`df -h {path.parent}`) and make the same "
-            "call again, which resumes"
+            f"before it are whole; repair: {make} and make the same call again, which resumes"
         ) from error
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 import xdiffda
+from xdiffda.errors import StorageError
 
 VARIABLE, LEVEL = "geopotential", 500
 SHOWN = (
@@ -35,7 +36,11 @@ def run(out: Path, *, columns: int = 416, members: int = 8, seed: int = 0) -> xr
     from xdiffda.plot import map_panels
     from xdiffda.storage import write_dataset
 
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{out}: no folder, and it cannot be made ({error.strerror}); repair: "
+                           "`xdiffda demo --out demo`") from error  # fmt: skip
     begin = time.perf_counter()
     at = {"time": 8}
     truth = xdiffda.open_sample("truth").isel(at).load()

@@ -85,7 +85,8 @@ class Table:
     @property
     def predicted_std(self) -> Numbers:
         """Standard deviation of H z for a unit r, natural units."""
-        return self.spread * self.error
+        with np.errstate(invalid="ignore"):  # infinite errors, beside which nothing is seen
+            return self.spread * self.error
 
     def likelihood(self, good: Flags, r: float) -> Likelihood:
         """Rows that are not good stay with weight zero: shapes, so compiled code, are kept."""

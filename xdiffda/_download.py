@@ -23,6 +23,9 @@ ATTEMPTS = 5  # in a row without a new byte
 BACKOFF = 1.0  # seconds, doubled at each of them
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
 _PIECE = 1 << 16  # a broken connection loses less than one
+_ELSEWHERE = (
+    'repair: name a source that has it, xdiffda.set_options(mirror="FOLDER or https://...")'
+)
 
 
 class Unreachable(StorageError):
@@ -91,7 +94,7 @@ def _transfer(session: requests.Session, url: str, path: Path, progress: bool) -
             time.sleep(BACKOFF * 2**failures)
             continue
         except requests.RequestException as error:
-            raise StorageError(f"cannot fetch {url}: {_short(error)}") from error
+            raise StorageError(f"cannot fetch {url}: {_short(error)}; {_ELSEWHERE}") from error
         if wrong := identity.mismatch(_part(path), both=True):
             _forget(path)
             raise StorageError(
@@ -125,6 +128,10 @@ def _attempt(session: requests.Session, url: str, path: Path, progress: bool) ->
         if resumed and (known is None or not _same(known, found) or _first(answer) != start):
             _forget(path)
             return _attempt(session, url, path, progress)
+        if not found.hashed and answer.headers.get("Content-Type", "").startswith("text/html"):
+            raise StorageError(  # nothing else would tell that it is no file
+                f"{url}: found a web page (a login?); needed a file there; {_ELSEWHERE}"
+            )
         found.write(_note(path))
         _append(answer, part, found, start if resumed else 0, progress)
     return found
@@ -178,7 +185,7 @@ def _raise_for(answer: requests.Response, url: str) -> None:
         return
     raise StorageError(
         f"{url}: the server answers {answer.status_code} {answer.reason}; needed a file there; "
-        'repair: name a source that has it, xdiffda.set_options(mirror="FOLDER or URL")'
+        f"{_ELSEWHERE}"
     )
 
 
@@ -215,4 +222,6 @@ def _size(path: Path) -> int:
 
 
 def _short(error: Exception) -> str:
-    return str(error).splitlines()[0][:200]
+    # urllib3 wraps the reason into what was asked for, which the messages tell anyway
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return (str(reason or error).splitlines() or [type(error).__name__])[0][:200]

@@ -95,5 +95,12 @@ def digests(path: Path, *, md5: bool = True) -> dict[str, str]:
 
 
 def identity_of(record: Any) -> Identity:
-    names = [item.name for item in dataclasses.fields(Identity)]
-    return Identity(**{name: record.get(name) for name in names}) if record else Identity()
+    """What a record says; what cannot be meant (it may come from any server) says nothing."""
+    if not isinstance(record, dict):
+        return Identity()
+    size = record.get("size")
+    texts = {name: record.get(name) for name in ("md5", "crc32c", "validator")}
+    told = {
+        name: text for name, text in texts.items() if isinstance(text, str) and text.isprintable()
+    }
+    return Identity(size if type(size) is int and size >= 0 else None, **told)

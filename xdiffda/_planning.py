@@ -11,9 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from xdiffda._grid import NAMED_GRIDS, equiangular
-from xdiffda.costs import DEVICES, Device, Plan, amount
-from xdiffda.errors import Problem, raise_if
+from xdiffda._plan_checks import checked_plan
+from xdiffda.costs import Device, Plan, amount
 from xdiffda.graphcast.costs import (
     Dimensions,
     Tally,
@@ -105,9 +104,11 @@ def plan(
     numbers = {
         "levels": levels, "members": members, "devices": devices, "latent": latent,
         "processor_steps": processor_steps, "n_steps": n_steps, "max_batch": max_batch,
-        "iterations": 1 if iterations is None else iterations,
+        "iterations": 1 if iterations is None else iterations, "edge_chunk": edge_chunk,
+        "refinement": 0 if refinement is None else refinement,
+        "truncation": 0 if truncation is None else truncation,
     }  # fmt: skip
-    where, unit = _checked(grid, device, dtype, {**numbers, "obs": obs})
+    where, unit = checked_plan(grid, device, dtype, {**numbers, "obs": obs})
     limit = min(where.n_lat - 1, where.n_lon // 2 - 1)
     mesh = mesh_for(where) if refinement is None else refinement
     n_channel = 6 * levels + 4
@@ -262,36 +263,3 @@ def mesh_for(grid: Grid) -> int:
     wide = 2.5 * math.radians(grid.spacing_deg)
     fine = (r for r in range(_FINEST_MESH) if longest_edge(r) <= wide)
     return next(fine, _FINEST_MESH)
-
-
-def _checked(
-    grid: Any, device: Any, dtype: str, numbers: dict[str, float]
-) -> tuple[Grid, Device]:  # fmt: skip
-    """The grid and the device that are meant; raises with all that is wrong."""
-    problems = [
-        Problem(f"{name}={value!r}", "a positive number", f"xdiffda.plan({name}=8)")
-        for name, value in numbers.items()
-        if not (isinstance(value, int | float) and value >= (0 if name == "obs" else 1))
-    ]
-    if dtype not in ("float32", "bfloat16"):
-        problems.append(Problem(f"dtype={dtype!r}", "float32 or bfloat16",
-                                'xdiffda.plan(dtype="bfloat16")'))  # fmt: skip
-    where = grid if isinstance(grid, Grid) else None
-    if isinstance(grid, str) and grid in NAMED_GRIDS:
-        where = NAMED_GRIDS[grid]()
-    elif isinstance(grid, int | float) and 0 < grid <= 45 and _divides(grid):
-        where = equiangular(round(180 / grid) + 1, round(360 / grid), poles=True)
-    if where is None:
-        needed = f"a spacing that divides 180 degrees, or one of {', '.join(NAMED_GRIDS)}"
-        problems.append(Problem(f"grid={grid!r}", needed, "xdiffda.plan(grid=0.25)"))
-    unit = DEVICES.get(str(device).lower(), device)
-    if not isinstance(unit, Device):
-        problems.append(Problem(f"device={device!r}", f"one of {', '.join(DEVICES)}, or a Device",
-                                'xdiffda.plan(device="h100")'))  # fmt: skip
-    raise_if(problems, what="plan")
-    assert where is not None and isinstance(unit, Device)
-    return where, unit
-
-
-def _divides(spacing: float) -> bool:
-    return abs(180 / spacing - round(180 / spacing)) < 1e-6

@@ -26,7 +26,7 @@ class GenCastModel(GenCastPrior, Prior):
 
 def is_published(name: object) -> bool:
     """Whether this is the name of a published model (and of no folder)."""
-    return isinstance(name, str) and name in RELEASES and not Path(name).is_dir()
+    return isinstance(name, str | Path) and str(name) in RELEASES and not Path(name).is_dir()
 
 
 def load_published(name: str) -> Forecaster | GenCastModel:
@@ -67,7 +67,7 @@ def _load(
 ) -> Forecaster | GenCastModel:
     del stamp  # only tells one version of the files from another
     statistics = {
-        role: _statistics(getattr(files, role))
+        role: _statistics(getattr(files, role), release.name)
         for role in ("mean", "stddev", "diffs_stddev", "minimum")
         if getattr(files, role) is not None
     }
@@ -82,13 +82,13 @@ def _load(
     return GenCastModel(forecaster, grid=release_grid(release), name=release.name)
 
 
-def _statistics(path: Path) -> xr.Dataset:
+def _statistics(path: Path, name: str) -> xr.Dataset:
     try:
         return xr.load_dataset(path)
     except Exception as error:  # every backend has errors of its own
         raise StorageError(
             f"{path}: cannot be read as netCDF ({str(error).splitlines()[0][:200]}); repair: "
-            "delete it and fetch it again, `xdiffda fetch NAME`"
+            f"delete it and fetch it again, `xdiffda fetch {name}`"
         ) from error
 
 

@@ -83,14 +83,14 @@ def _best_matches(ds: xr.Dataset, axes: Mapping[str, Axis]) -> tuple[list[Match]
     """One user variable for each canonical name: the one recognised for the strongest reason."""
     horizontal = {axes[key].dim for key in ("lat", "lon") if key in axes}
     by_name: dict[str, list[Match]] = {}
+    best, problems = [], []
     for name, variable in ds.data_vars.items():
-        if not horizontal <= set(variable.dims) or variable.dtype.kind not in "fiub":
+        if not horizontal <= set(variable.dims) or variable.dtype.kind not in "fiubO":
             continue
         standard_name = str(variable.attrs.get("standard_name", ""))
         match = match_name(str(name), standard_name, on_levels=has_level(variable, axes))
         if match is not None:
             by_name.setdefault(match.name, []).append(match)
-    best, problems = [], []
     for name, matches in by_name.items():
         matches.sort(key=lambda match: match.rank)
         best.append(matches[0])
@@ -111,6 +111,14 @@ def _field(
 ) -> tuple[Field | None, list[Problem]]:
     variable, known, user = ds[match.user_name], VARIABLES[match.name], match.user_name
     problems = []
+    if variable.dtype.kind == "O":
+        problems.append(
+            Problem(
+                f"`{user}` of Python objects",
+                f"{match.name} as numbers",
+                f'ds.assign({{"{user}": ds["{user}"].astype("float32")}})',
+            )
+        )
     if known.on_levels and has_level(variable, axes) is False:
         dims = f"({', '.join(map(str, variable.dims))})"
         problems.append(
@@ -128,7 +136,7 @@ def _field(
             Problem(
                 f"`{user}` with dimension `{level}`",
                 f"{match.name} at one height",
-                f'ds.assign({user}=ds["{user}"].isel({level}=0, drop=True))',
+                f'ds.assign({{"{user}": ds["{user}"].isel({level}=0, drop=True)}})',
             )
         )
     written = str(variable.attrs.get("units", "")).strip()

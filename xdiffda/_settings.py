@@ -76,11 +76,18 @@ def check_settings(
     inflation: Inflation | None, hybrid: Hybrid | None, covariance: str | None, **rest: Any,
 ) -> Settings:  # fmt: skip
     """Return the settings, or raise with all that is wrong with them."""
-    problems = _plain_problems(method=method, n_members=n_members, **rest)
+    n_members, n_steps = (_plain(number) for number in (n_members, n_steps))
+    rest = {name: _plain(value) for name, value in rest.items()}
+    problems = _plain_problems(method=method, n_members=n_members, n_steps=n_steps, **rest)
+    problems += _kind_problems(
+        solver=solver, repaint=repaint, localisation=localisation, inflation=inflation,
+        hybrid=hybrid,
+    )  # fmt: skip
     guidance = Guidance()
     v = covariance or prior.default_covariance
     try:
-        solver = solver or SOLVERS.get(method, Solver())
+        solver = solver if isinstance(solver, Solver) else SOLVERS.get(method, Solver())
+        n_steps = n_steps if _is_whole(n_steps) else Guidance().n_steps  # it is a problem already
         guidance = Guidance(start=start, n_steps=n_steps, sampler=sampler, solver=solver)
         if v == "calibrated" and prior.default_covariance != "calibrated":
             raise ValueError("this model has no measured V: covariance='climatological'")
@@ -116,6 +123,53 @@ def check_settings(
     )  # fmt: skip
 
 
+def _plain(value: Any) -> Any:
+    """A number of numpy as Python's own, which can be written down as JSON."""
+    ours = isinstance(value, np.generic) and not isinstance(value, np.timedelta64)
+    return value.item() if ours else value
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not np.isnan(value)
+
+
+def _kind_problems(**given: Any) -> list[Problem]:
+    """Settings of a class of their own that are none."""
+    kinds = {"solver": Solver, "repaint": RePaint, "localisation": Localisation,
+             "inflation": Inflation, "hybrid": Hybrid}  # fmt: skip
+    return [
+        Problem(f"{name}={value!r}", f"settings of class {kinds[name].__name__}",
+                f"assimilate(obs, {name}={kinds[name].__name__}(...))")
+        for name, value in given.items()
+        if value is not None and not isinstance(value, kinds[name])
+    ]  # fmt: skip
+
+
+def _is_bare(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, np.timedelta64)
+
+
+def window_problem(window: Any) -> Problem | None:
+    """What is wrong with the width of a window, if anything."""
+    import pandas as pd
+
+    try:
+        # a bare number would be nanoseconds
+        width = pd.NaT if _is_bare(window) else pd.Timedelta(window)
+        good = not pd.isna(width) and width >= pd.Timedelta(0)
+    except (ValueError, TypeError, OverflowError):
+        good = False
+    if good:
+        return None
+    hours = f'"{window}h"' if _is_number(window) and 0 < window < np.inf else '"6h"'
+    return Problem(f"window={window!r}", "a positive width with its unit",
+                   f"assimilate(obs, window={hours})")  # fmt: skip
+
+
 def _plain_problems(**given: Any) -> list[Problem]:
     problems = []
     if given["method"] not in METHODS:
@@ -123,17 +177,36 @@ def _plain_problems(**given: Any) -> list[Problem]:
             Problem(f"method={given['method']!r}", f"one of {', '.join(METHODS)}",
                     'assimilate(obs, method="guided")')
         )  # fmt: skip
-    for name in ("n_members", "max_batch"):
-        if not isinstance(given[name], int | np.integer) or given[name] < 1:
+    for name in ("n_members", "n_steps", "max_batch"):
+        if not isinstance(given[name], int) or given[name] < 1:
             problems.append(
                 Problem(f"{name}={given[name]!r}", "a whole number of 1 or more",
                         f"assimilate(obs, {name}=8)")
             )  # fmt: skip
-    if not 0 <= given["withhold"] < 1:
+    if not (_is_number(given["withhold"]) and 0 <= given["withhold"] < 1):
         problems.append(
             Problem(f"withhold={given['withhold']!r}", "a share of the stations below 1",
                     "assimilate(obs, withhold=0.1)")
         )  # fmt: skip
+    if not (_is_whole(given["seed"]) and 0 <= given["seed"] < 2**32):
+        problems.append(
+            Problem(f"seed={given['seed']!r}", "a whole number from 0 to 2**32 - 1",
+                    "assimilate(obs, seed=0)")
+        )  # fmt: skip
+    if not (_is_number(given["gross_check"]) and given["gross_check"] > 0):
+        problems.append(
+            Problem(f"gross_check={given['gross_check']!r}",
+                    "a positive number of standard deviations, infinite for no check",
+                    "assimilate(obs, gross_check=10.0)")
+        )  # fmt: skip
+    for name in ("antithetic", "small_scales"):
+        if given[name] not in (True, False):
+            problems.append(
+                Problem(f"{name}={given[name]!r}", "True or False",
+                        f"assimilate(obs, {name}=True)")
+            )  # fmt: skip
+    if (problem := window_problem(given["window"])) is not None:
+        problems.append(problem)
     r = given["background_error"]
     if r not in ("estimate", "spread") and not (isinstance(r, int | float) and 0 < r < np.inf):
         problems.append(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -136,6 +137,10 @@ def make_source(obs: Any, window: str | np.timedelta64) -> tuple[Source, np.ndar
     InputError
         If ``obs`` is a table that is not valid, or observations in it have no time.
     """
+    if isinstance(obs, str | os.PathLike | Mapping | Sequence | Iterator) and not isinstance(
+        obs, xr.Dataset
+    ):
+        raise InputError([_of_many(obs)], what="observations")
     if callable(obs):
         return lambda time: _asked(obs, time, window), None
     tidy = to_tidy(obs)
@@ -151,9 +156,34 @@ def make_source(obs: Any, window: str | np.timedelta64) -> tuple[Source, np.ndar
 
 def _asked(obs: Callable[[Time], Any], time: Time, window: str | np.timedelta64) -> Window:
     given = obs(time)
-    if given is None or (hasattr(given, "sizes") and 0 in given.sizes.values()) or len(given) == 0:
+    if given is None or _is_empty(given):
         return Window(None, None)
     return _split(to_tidy(given), time, window)
+
+
+def _is_empty(given: Any) -> bool:
+    """Whether there is no observation at all: none in a table, or nothing but NaN in columns."""
+    if not isinstance(given, xr.Dataset):
+        return hasattr(given, "__len__") and len(given) == 0
+    if 0 in given.sizes.values() or not given.variables:
+        return True
+    if "station" not in given.dims:
+        return False
+    columns = [v for n, v in given.data_vars.items() if not str(n).endswith("_error_std")]
+    values = [v for v in columns if "station" in v.dims and v.dtype.kind == "f"]
+    return bool(values) and all(bool(v.isnull().all()) for v in values)
+
+
+def _of_many(obs: Any) -> Problem:
+    """Observations in a container that says nothing of their times."""
+    kind = type(obs).__name__
+    needed = "a table of all times (Dataset or DataFrame), or a function from a time to one"
+    if isinstance(obs, str | os.PathLike):
+        return Problem(f"the text {str(obs)!r}", needed, f"xdiffda.read_obs({str(obs)!r})")
+    if isinstance(obs, Mapping):
+        return Problem(f"a {kind}", needed, "obs.get  # its keys the times, datetime64[ns]")
+    return Problem(f"a {kind} of several", needed,
+                   'xr.concat([xdiffda.observations.to_tidy(o) for o in obs], "obs")')  # fmt: skip
 
 
 def _split(tidy: xr.Dataset, time: Time, window: str | np.timedelta64) -> Window:
@@ -184,6 +214,18 @@ def state_at(ds: xr.Dataset, time: Time, *, what: str) -> xr.Dataset:
             f"{times.size} times", f"the time {str(time)[:16]}", f"{what}.sel(time=...)",
         )], what=what)  # fmt: skip
     return ds.isel({clock.dims[0]: int(where[0])}) if clock.ndim else ds
+
+
+def state_of_start(background: xr.Dataset, start: str) -> xr.Dataset:
+    """The state that a configured run starts from: the one of ``start``, or the only one."""
+    if start:
+        return state_at(background, np.datetime64(start, "ns"), what="background")
+    times = valid_times(background, find_axes(background)[0])
+    if times is not None and times.size > 1:
+        first = str(times.values.min())[:16]
+        raise InputError([Problem(f"a background of {times.size} times and no start", "one of them",
+                                  f'start = "{first}"')], what="background")  # fmt: skip
+    return background
 
 
 def clock_of(ds: xr.Dataset, *, what: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import tomllib
 import types
 import typing
@@ -34,9 +35,11 @@ def read_toml(cls: type[T], path: str | Path, *, example: str) -> T:
         If there is no such file.
     """
     try:
-        table = tomllib.loads(Path(path).read_text())
-    except tomllib.TOMLDecodeError as error:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError([Problem(f"no TOML: {error}", "TOML", example)], what=str(path)) from error
+    except IsADirectoryError as error:
+        raise InputError([Problem("a folder", "a TOML file", example)], what=str(path)) from error
     problems: list[Problem] = []
     config = build(cls, table, problems)
     raise_if(problems, what=str(path))
@@ -93,12 +96,21 @@ def _converted(value: Any, options: tuple[type, ...], label: str, problems: list
                 return build(option, value, problems, f"{label}.")
     if type(value) in options:  # a bool is an int, but not meant as one
         return value
+    if isinstance(value, datetime.date) and str in options:  # TOML has times of its own
+        return _text_of(value)
     if type(value) is int and float in options:
         return float(value)
     if isinstance(value, list) and tuple in options:
         return _frozen(value)
     problems.append(Problem(f"{label} = {value!r}", f"a {_names(options)}", f"{label} = ..."))
     return None
+
+
+def _text_of(value: datetime.date) -> str:
+    """A date or time as text, in UTC."""
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        value = value.astimezone(datetime.UTC).replace(tzinfo=None)
+    return value.isoformat()
 
 
 def _frozen(value: Any) -> Any:

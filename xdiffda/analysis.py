@@ -13,7 +13,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from xdiffda import registry
-from xdiffda._analysis_time import Analysed, analyse_time
+from xdiffda._analysis_time import Analysed, analyse_time, check_clock
 from xdiffda._backgrounds import Backgrounds, read_backgrounds
 from xdiffda._devices import Schedule, run_times
 from xdiffda._memory import plan_devices
@@ -219,6 +219,7 @@ def run_assimilation(
     keywords = {name: p.default for name, p in defaults if name not in mine} | given
     settings = check_settings(prior, **keywords)
     backgrounds = read_backgrounds(background, prior.layout, settings)
+    check_clock(backgrounds.convention)
     check_factor(inflation_factor, prior, settings)
     tidy, held = to_tidy(obs, operators=settings.operators), None
     if settings.withhold:

@@ -13,6 +13,23 @@ import typer
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from xdiffda import __version__
+
+        typer.echo(f"xdiffda {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="and leave")
+    ] = False,
+) -> None:
+    """Weather data assimilation with diffusion models."""
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="folder of analysis.zarr and .png")] = Path(),
@@ -131,7 +148,7 @@ def plan(
     latent: int = 512,
     steps: Annotated[int, typer.Option(help="network evaluations for each member")] = 8,
     max_batch: int = 8,
-    edge_chunk: int = 0,
+    edge_chunk: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:  # fmt: skip
     """Estimate memory, time and storage of an analysis."""
     from xdiffda._planning import plan as estimate
@@ -220,13 +237,9 @@ def _number(text: str) -> float | str:
 
 def _open_obs(path: Path):
     """Read observations: csv in the tidy form, or a Dataset in either form."""
-    from xdiffda.storage import open_dataset
+    from xdiffda.storage import open_dataset, read_table
 
-    if path.suffix == ".csv":
-        import pandas as pd
-
-        return pd.read_csv(path)
-    return open_dataset(path)
+    return read_table(path) if path.suffix == ".csv" else open_dataset(path)
 
 
 def main() -> None:
@@ -246,5 +259,5 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as leave:
         if leave.code == 130:  # typer turns an interrupt into this
-            typer.echo("xdiffda: interrupted; nothing that existed was changed", err=True)
+            typer.echo("xdiffda: interrupted, nothing is lost; run the same command again", err=True)
         raise

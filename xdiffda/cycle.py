@@ -16,25 +16,27 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from xdiffda import registry
+from xdiffda._cycle_checks import kind_problems, plain_problems
 from xdiffda._cycle_config import (
     Assimilation,
     CycleConfig,
     Emulation,
     assimilation_settings,
-    plain_problems,
 )  # fmt: skip
+from xdiffda._cycle_lock import Writer
 from xdiffda._cycle_observations import WITHHELD, all_of, label, read_observations, status_of
 from xdiffda._cycle_plan import Plan, State, make_plan
 from xdiffda._cycle_record import Outcome, error_of, make_record
 from xdiffda._cycle_store import append, open_cycle, resume
 from xdiffda._relaxation import Relaxation, mean_states
 from xdiffda._settings import SINGLE
-from xdiffda._stream import ObservationStream, Window, emulated_stream, state_at
+from xdiffda._stream import ObservationStream, Window, emulated_stream, state_at, state_of_start
 from xdiffda.analysis import assimilate, run_assimilation
-from xdiffda.errors import raise_if
+from xdiffda.errors import InputError, raise_if
 from xdiffda.options import get_options
 from xdiffda.prior import Prior
 from xdiffda.samples import open_named
+from xdiffda.storage import read_table
 
 __all__ = [
     "Assimilation", "CycleConfig", "Emulation", "ObservationStream", "Relaxation", "cycle",
@@ -124,7 +126,8 @@ def cycle(
         If the arguments do not fit (all problems at once), or the store is that of another
         configuration.
     StorageError
-        If the store cannot be written, or something else is in the way.
+        If the store cannot be written, another call is writing to it, or something else is in
+        the way.
 
     Examples
     --------
@@ -140,25 +143,33 @@ def cycle(
     >>> int((obs["status"] == "used").sum()) == int(run["n_obs_used"].sum())
     True
     """
-    raise_if(plain_problems(n_cycles=n_cycles, n_members=n_members, carry=carry,
-                            cycle_length=cycle_length, seed=seed), what="cycle")  # fmt: skip
+    wrong = plain_problems(n_cycles=n_cycles, n_members=n_members, carry=carry,
+                           cycle_length=cycle_length, seed=seed)  # fmt: skip
+    wrong += kind_problems(out=out, forecaster=forecaster, truth=truth, relaxation=relaxation)
+    raise_if(wrong, what="cycle")
     chosen = assimilation_settings(settings, assimilate, cycle_length, carry)
-    prior, path = registry.resolve(model), Path(out)
+    prior, path = registry.resolve(model), Path(out).expanduser()
     plan = make_plan(
         background, obs, prior, n_cycles=n_cycles, cycle_length=cycle_length, model=model,
         truth=truth, forecaster=forecaster, settings=chosen, n_members=n_members, carry=carry,
         seed=int(seed), relaxation=relaxation,
     )  # fmt: skip
-    done = resume(path, plan.config)
-    wanted = get_options().progress if progress is None else progress
-    with tqdm(total=max(n_cycles, done), initial=done, desc="cycle", unit="cycle",
-              disable=not wanted) as bar:  # fmt: skip
-        for n in range(done, n_cycles):
-            outcome = _one_cycle(plan, path, n)
-            record = make_record(plan, outcome)
-            append(path, record.assign_attrs(_provenance()), n, plan.config)
-            bar.set_postfix_str(f"{str(outcome.time)[:13]}Z {error_of(record)}", refresh=False)
-            bar.update()
+    with Writer(path) as writer:
+        done = resume(path, plan.config)
+        wanted = get_options().progress if progress is None else progress
+        with tqdm(total=max(n_cycles, done), initial=done, desc="cycle", unit="cycle",
+                  disable=not wanted) as bar:  # fmt: skip
+            for n in range(done, n_cycles):
+                try:
+                    outcome = _one_cycle(plan, path, n)
+                except InputError as error:  # which of a thousand cycles it was
+                    where = f"cycle {n} at {str(plan.time(n))[:16]}, {error.what}"
+                    raise InputError(error.problems, what=where) from error
+                record = make_record(plan, outcome)
+                append(path, record.assign_attrs(_provenance()), n, plan.config)
+                writer.take()
+                bar.set_postfix_str(f"{str(outcome.time)[:13]}Z {error_of(record)}", refresh=False)
+                bar.update()
     return open_cycle(path)
 
 
@@ -262,15 +273,14 @@ def run_config(path: str | os.PathLike, *, progress: bool | None = None) -> xr.D
         If a file cannot be read or written.
     """
     config = CycleConfig.read(Path(path))
-    background = open_named(config.background)
-    if config.start:
-        background = state_at(background, np.datetime64(config.start, "ns"), what="background")
+    background = state_of_start(open_named(config.background), config.start)
     truth = open_named(config.truth) if config.truth else None
     obs: Any = None
     if config.emulate is not None and truth is not None:
         obs = emulated_stream(truth, **config.emulate.choices())
     else:
-        obs = open_named(config.observations)
+        csv = config.observations.endswith(".csv")
+        obs = (read_table if csv else open_named)(config.observations)
     relaxation = config.relaxation
     if relaxation is not None and isinstance(relaxation.climatology, str):
         relaxation = replace(relaxation, climatology=open_named(relaxation.climatology))

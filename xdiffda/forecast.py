@@ -76,6 +76,11 @@ def forecast(
     ('init_time', 'lead_time')
     """
     name = get_options().default_model if model is None else model
+    if not isinstance(name, str | Path | Forecaster):
+        raise InputError([Problem(f"model of type {type(name).__name__}", "the name of a model, a "
+                                  "folder of the same files, or a Forecaster",
+                                  'ds.diffda.forecast("48h", model="speedy")')],
+                         what="forecast")  # fmt: skip
     if isinstance(name, Forecaster) or is_published(name):
         return _from_two_frames(ds, lead_time, name, max_batch)
     rollout = load_rollout(name)
@@ -129,11 +134,13 @@ def _settings(lead_time: str | np.timedelta64, max_batch: int) -> tuple[int, lis
         n_steps, rest = divmod(pd.to_timedelta([lead_time]).total_seconds()[0], 6 * 3600)
     except (ValueError, TypeError):
         n_steps, rest = 0, 0
-    if rest or n_steps < 1:
+    if not n_steps >= 1 or rest:  # not a time is NaN here
+        n_steps = 0
         problems.append(Problem(f"lead_time={lead_time!r}", "a positive multiple of 6 h",
                                 'ds.diffda.forecast("48h")'))  # fmt: skip
-    if max_batch < 1:
-        problems.append(Problem(f"max_batch={max_batch}", "a whole number of 1 or more",
+    whole = isinstance(max_batch, int | np.integer)
+    if not whole or max_batch < 1:
+        problems.append(Problem(f"max_batch={max_batch!r}", "a whole number of 1 or more",
                                 "ds.diffda.forecast(max_batch=8)"))  # fmt: skip
     return int(n_steps), problems
 

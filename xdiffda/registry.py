@@ -174,8 +174,10 @@ def model_folder(name: str | Path) -> Path:
 
 
 def _existing(name: str | Path) -> Path:
-    folder = Path(name) if Path(name).is_dir() else models_folder() / str(name)
-    if not folder.is_dir():
+    folder = None
+    if isinstance(name, str | Path) and str(name):  # no name at all would be this folder
+        folder = Path(name) if Path(name).is_dir() else models_folder() / str(name)
+    if folder is None or not folder.is_dir():
         bundled = [p.parent.name for p in models_folder().glob(f"*/{CARD}")]
         known = [*bundled, *RELEASES]
         raise ModelError(

@@ -57,7 +57,7 @@ def write_dataset(ds: xr.Dataset, path: str | os.PathLike, *, overwrite: bool = 
     >>> open_dataset(path)["a"].values.tolist()
     [1, 2]
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     check_target(path, overwrite=overwrite)
     partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
     try:
@@ -79,7 +79,7 @@ def write_text(text: str, path: str | os.PathLike) -> Path:
     StorageError
         If it cannot be written; what existed before is untouched.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -111,7 +111,7 @@ def open_dataset(path: str | os.PathLike) -> xr.Dataset:
     StorageError
         If the file is absent, damaged or of unknown kind, or a package is missing.
     """
-    text = os.fspath(path)
+    text = os.path.expanduser(path)
     suffix = Path(text.rstrip("/")).suffix.lower()
     if "://" not in text and not Path(text).exists():
         raise _absent(Path(text))
@@ -136,6 +136,21 @@ def open_dataset(path: str | os.PathLike) -> xr.Dataset:
         f"{text}: unknown kind {suffix!r}; needed {_KINDS}; repair: open it with xarray: "
         f"`xr.open_dataset({text!r}, engine=...)`"
     )
+
+
+def read_table(path: str | os.PathLike):
+    """Read a csv file as a pandas DataFrame; a StorageError if it is absent or no table."""
+    import pandas as pd
+
+    if not (file := Path(path).expanduser()).exists():
+        raise _absent(file)
+    try:
+        return pd.read_csv(file)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise StorageError(
+            f"{file}: no table ({_first_line(error)}); needed names of columns in the first "
+            "line; repair: `df.to_csv(path, index=False)`"
+        ) from error
 
 
 def _open_grib(path: str) -> xr.Dataset:
@@ -197,6 +212,7 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
     StorageError
         If the suffix is unknown, the folder does not exist, or something is in the way.
     """
+    path = path.expanduser()
     if path.suffix.lower() not in {".zarr", *_NETCDF}:
         raise StorageError(
             f"{path}: unknown kind {path.suffix!r}; needed .zarr or .nc; repair: "

@@ -19,7 +19,8 @@ import numpy as np
 import xarray as xr
 
 from xdiffda import registry
-from xdiffda._cycle_config import CARRY, Assimilation, Emulation
+from xdiffda._cycle_checks import CARRY
+from xdiffda._cycle_config import Assimilation, Emulation
 from xdiffda._stream import clock_of, duration, emulated_stream, state_at
 from xdiffda._toml import build_all, read_toml
 from xdiffda.cycle import Relaxation, cycle, open_cycle

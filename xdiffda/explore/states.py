@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from xdiffda._fields import canonical
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.plot.dots import pick_dots
 from xdiffda.plot.panels import DISPLAY, Slice
+from xdiffda.verify._pairs import canonical_state
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,7 @@ class States:
         truth: xr.Dataset | None = None, obs: xr.Dataset | pd.DataFrame | None = None,
     ) -> None:  # fmt: skip
         given = {"analysis": analysis, "background": background, "truth": truth}
-        self.given = {k: canonical(ds, what=k) for k, ds in given.items() if ds is not None}
+        self.given = {k: canonical_state(ds, what=k) for k, ds in given.items() if ds is not None}
         first = self.given["analysis"]
         self.variables = tuple(str(n) for n, field in first.data_vars.items() if _drawable(field))
         raise_if(self._problems(), what="explore")
@@ -106,8 +106,8 @@ class States:
 
     def _missing_times(self, ds: xr.Dataset) -> int:
         first = self.given["analysis"]
-        if "time" not in ds.dims or "time" not in first.coords:
-            return 0
+        if "time" not in ds.coords or "time" not in first.coords:
+            return 0  # one of them does not tell: taken as of the same time
         name = (
             "time" if "lead_time" in ds.dims or "valid_time" not in first.coords else "valid_time"
         )

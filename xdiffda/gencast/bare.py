@@ -13,6 +13,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from xdiffda.errors import ModelError, Problem, raise_if
+from xdiffda.graphcast.fitting import all_problems, check_datasets, selected
 from xdiffda.graphcast.stacking import Channel, channels_of, stack, unstack
 
 from .checkpoint import Checkpoint, read_checkpoint
@@ -117,32 +118,10 @@ class BareGenCast:
 
     def select(self, inputs: xr.Dataset, forcings: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
         """The task's part of the Datasets, checked."""
-        task = self.task
-        problems = [
-            *_missing(inputs, task.input_variables, "inputs"),
-            *_missing(forcings, task.forcing_variables, "forcings"),
-        ]
-        if (found := inputs.sizes.get("time", 0)) != task.n_frames:
-            repair = f"inputs.isel(time=slice(-{task.n_frames}, None))"
-            needed = f"{task.n_frames}, 12 h apart"
-            problems.append(Problem(f"{found} input times", needed, repair))
-        elif (apart := _apart(inputs)) is not None and np.any(apart != STEP):
-            hours = (apart / np.timedelta64(1, "h")).tolist()
-            repair = 'inputs.sel(time=[t - np.timedelta64(12, "h"), t])'
-            problems.append(Problem(f"input times {hours} h apart", "12 h", repair))
-        if task.forcing_variables and forcings.sizes.get("time", 0) != 1:
-            found = f"{forcings.sizes.get('time', 0)} forcing times"
-            problems.append(Problem(found, "1, that of the targets", "forcings.isel(time=[0])"))
-        levels = list(task.pressure_levels)
-        absent = sorted(set(levels) - set(np.atleast_1d(inputs.get("level", levels)).tolist()))
-        if absent:
-            repair = f"inputs.interp(level={levels})"
-            problems.append(Problem(f"no levels {absent}", "these levels, in hPa", repair))
+        check_datasets("GenCast", inputs=inputs, forcings=forcings)
+        problems = all_problems(inputs, forcings, self.task, step=STEP, outputs="targets")
         raise_if(problems, what="GenCast")
-        inputs = inputs[list(task.input_variables)]
-        if "level" in inputs.dims:
-            inputs = inputs.sel(level=levels)
-        return inputs, forcings[list(task.forcing_variables)]
+        return selected(inputs, forcings, self.task)
 
     def target_channels(self) -> tuple[Channel, ...]:
         """Channels of noisy targets and outputs."""
@@ -182,6 +161,7 @@ class BareGenCast:
             return self.graph
         settings = self.checkpoint.architecture
         lat, lon = (tuple(ds[name].values.astype(float).tolist()) for name in ("lat", "lon"))
+        lon = tuple(x % 360 for x in lon)
         return build_graph(
             lat, lon, refinement=settings.mesh_size,
             hops=settings.sparse_transformer_config.attention_k_hop,
@@ -219,12 +199,6 @@ def _apply(net: GenCast, graph: GenCastGraph, given: Given, w: Array, sigma: Arr
 
 def _sizes(ds: xr.Dataset) -> dict[str, int]:
     return {"batch": ds.sizes.get("batch", 1), "lat": ds.sizes["lat"], "lon": ds.sizes["lon"]}
-
-
-def _apart(ds: xr.Dataset) -> np.ndarray | None:
-    if "time" not in ds.coords or ds["time"].dtype.kind not in "mM":
-        return None
-    return np.diff(ds["time"].values)
 
 
 def _after(inputs: xr.Dataset) -> np.ndarray:

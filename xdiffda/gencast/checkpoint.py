@@ -6,7 +6,6 @@ import os
 import re
 import types
 import typing
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -17,7 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xdiffda.errors import ModelError, StorageError
+from xdiffda.errors import ModelError
+from xdiffda.graphcast.archive import (
+    REPAIR,
+    leaves_of,
+    read_entries,
+    take_setting,
+    take_text,
+    weight_problems,
+    weights_of,
+)
 from xdiffda.graphcast.checkpoint import TaskConfig, _read_task, _write
 
 from .config import Architecture, GenCastTask, NoiseEncoderConfig, SamplerConfig, TrainingNoise
@@ -62,21 +70,19 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     ModelError
         If entries are missing, unknown or of the wrong shape; lists all of them.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            entries = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise StorageError(f"cannot read {path} as a checkpoint: {error}") from error
-    wrong: list[str] = []
+    entries, wrong = read_entries(path), []
     task = _read_task(entries, wrong)
     found = {name: _read_section(entries, name, kind, wrong) for name, kind in _SECTIONS.items()}
-    texts = {name: str(entries.pop(name, "")) for name in ("description", "license")}
-    weights = {k.removeprefix("params:"): v for k, v in entries.items() if k.startswith("params:")}
+    texts = {name: take_text(entries, name) for name in ("description", "license")}
+    weights = weights_of(entries)
     wrong += [f"unknown entry {k}" for k in entries if not k.startswith("params:")]
     if wrong or task is None:
         raise _damaged(path, wrong)
     architecture, sampler, noise, encoder = found.values()
-    net, unused = _read_network(weights, architecture, encoder, wrong)
+    try:
+        net, unused = _read_network(weights, architecture, encoder, wrong)
+    except ValueError as error:  # sizes that no network has
+        raise _damaged(path, [*wrong, str(error)]) from error
     if wrong:
         raise _damaged(path, wrong)
     task = GenCastTask(**vars(task))
@@ -129,9 +135,13 @@ def _read_section(entries: Entries, prefix: str, kind: type, wrong: list[str]) -
             complete &= values[item.name] is not None
         elif typing.get_origin(hint) is tuple:
             numbered = {int(m[1]): k for k in entries if (m := re.fullmatch(rf"{key}:(\d+)", k))}
-            values[item.name] = tuple(entries.pop(numbered[i]).item() for i in sorted(numbered))
+            kind_of = typing.get_args(hint)[0]
+            each = [take_setting(entries, numbered[i], kind_of, wrong) for i in sorted(numbered)]
+            values[item.name] = tuple(each)
         elif key in entries:
-            values[item.name] = entries.pop(key).item()
+            options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            values[item.name] = take_setting(entries, key, options[0], wrong)
+            complete &= values[item.name] is not None
         elif isinstance(hint, types.UnionType):  # may be None
             values[item.name] = None
         else:
@@ -171,21 +181,11 @@ def _read_network(
     )
     template = eqx.filter_eval_shape(GenCast, sizes, key=jax.random.key(0))
     needed, unused_shapes = named_arrays(template), default_unused(sizes)
-    for name, leaf in {**needed, **unused_shapes}.items():
-        if name not in weights:
-            wrong += [f"missing params:{name}"] if name in needed else []
-        elif weights[name].shape != leaf.shape:
-            shapes = f"{weights[name].shape}, the configuration {leaf.shape}"
-            wrong.append(f"params:{name} has shape {shapes}")
-        elif not np.issubdtype(weights[name].dtype, np.floating):
-            wrong.append(f"params:{name} holds {weights[name].dtype}, not floating-point numbers")
-        elif not np.isfinite(weights[name]).all():
-            wrong.append(f"params:{name} holds values that are not finite")
-    wrong += [f"unknown params:{k}" for k in weights if k not in needed and k not in unused_shapes]
+    wrong += weight_problems(weights, needed, unused_shapes)
     unused = {k: weights[k] for k in unused_shapes if k in weights}
     if wrong:
         return template, unused
-    leaves = [jnp.asarray(weights[name]) for name in needed]
+    leaves = leaves_of(weights, list(needed))
     net = eqx.tree_at(lambda tree: list(named_arrays(tree).values()), template, leaves)
     factors = lambda tree: [v for norm in norms(tree) for v in (norm.scale, norm.offset)]  # noqa: E731
     neutral = [jnp.full(v.shape, float(i % 2 == 0)) for i, v in enumerate(factors(template))]
@@ -194,4 +194,4 @@ def _read_network(
 
 def _damaged(path: str | os.PathLike[str], wrong: list[str]) -> ModelError:
     lines = "\n".join(f"  {i}. {text}" for i, text in enumerate(wrong, start=1))
-    return ModelError(f"{path} is not a usable GenCast checkpoint:\n{lines}")
+    return ModelError(f"{path} is not a usable GenCast checkpoint:\n{lines}\n{REPAIR}")

@@ -60,10 +60,12 @@ def earlier_states(ds: xr.Dataset, task: GenCastTask, grid: Grid) -> xr.Dataset:
     times = convention.valid_times
     if convention.batch_dims != ("time",) or times is None or not _successive(times):
         at = [] if times is None else [str(t)[:16] for t in np.unique(times)]
+        repair = 'states.sel(time=[t - np.timedelta64(24, "h"), t - np.timedelta64(12, "h")])'
+        if "member" in convention.batch_dims:
+            repair = "states.isel(member=0), and so on: each member has its own prior"
         problem = Problem(
-            f"states on {convention.batch_dims} at {at}", "two times or more, 12 h apart",
-            'states.sel(time=[t - np.timedelta64(24, "h"), t - np.timedelta64(12, "h")])',
-        )  # fmt: skip
+            f"states on {convention.batch_dims} at {at}", "two times or more, 12 h apart", repair
+        )
         raise InputError([problem], what="earlier states")
     own = default_convention(layout)
     clean = from_state(x, layout, own, dims=("time",), coords={"time": times})

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from xdiffda.diffusion.noise import Karras
 from xdiffda.errors import InputError, Problem
+from xdiffda.graphcast.fitting import not_finite
 from xdiffda.graphcast.forcings import day_progress, year_progress
 from xdiffda.graphcast.forecaster import Forecaster
 from xdiffda.graphcast.loss import weighted_loss
@@ -103,6 +104,7 @@ class GenCastForecaster:
         InputError
             If something is missing or NaN; lists all problems.
         """
+        self.net.select(inputs, forcings)  # what is wrong is told before the harmonics are made
         basis = self.noise_basis(inputs)
         members = jnp.arange(inputs.sizes.get("batch", 1))
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(members)
@@ -141,12 +143,9 @@ class GenCastForecaster:
 
     def denoiser(self, inputs: xr.Dataset, forcings: xr.Dataset) -> GenCastDenoiser:
         """The denoiser of the normalised change w, given input frames (physical units)."""
-        inputs, forcings = self.net.select(self.clean(inputs), forcings)
-        nan = [name for ds in (inputs, forcings) for name in ds if bool(ds[name].isnull().any())]
-        if nan:
-            repair = f"inputs.fillna(dict.fromkeys({sorted(set(nan))}, ...))"
-            problem = Problem(f"NaN in {sorted(set(nan))}", "no NaN", repair)
-            raise InputError([problem], what="inputs and forcings")
+        inputs, forcings = self.net.select(inputs, forcings)
+        inputs = self.clean(inputs)
+        not_finite("inputs and forcings", inputs, forcings)
         given = self.net.given(self.scaler.normalize(inputs), self.scaler.normalize(forcings))
         n_node, n_channel = given.channels.shape[0], len(self.net.target_channels())
         shift = jnp.zeros((n_node, 1, n_channel))

@@ -168,6 +168,12 @@ class GenCastPrior:
         if len(x) < 2:
             problem = Problem(f"{len(x)} member", "2 or more", "forecaster(inputs, forcings, ...)")
             raise_if([problem], what="members")
+        if x.shape[1:] != self.scale.shape or not np.isfinite(x).all():
+            found = "values that are not finite" if x.shape[1:] == self.scale.shape else (
+                f"members of shape {x.shape}")  # fmt: skip
+            needed = f"finite values on (member, {', '.join(map(str, self.scale.shape))})"
+            problem = Problem(found, needed, "xdiffda.state.to_state(ds, prior.layout)[0]")
+            raise_if([problem], what="members")
         grid = self.layout.grid
         basis = sphere_basis(grid.lat, grid.lon, grid.n_lon // 2 - 1)
         samples = ((x - x.mean(0)) / self.scale).astype(np.float32)
@@ -266,7 +272,11 @@ class GenCastPrior:
 
 
 def _stamp(time: Any) -> np.datetime64:
-    return np.array([time], "datetime64[ns]")[0]
+    try:
+        return np.array([time], "datetime64[ns]")[0]
+    except (ValueError, TypeError) as error:
+        problem = Problem(f"time={time!r}", "a time, UTC", 'model.background("2020-01-01T12")')
+        raise InputError([problem], what="time of the analysis") from error
 
 
 def unit_covariance(layout: Layout) -> SpectralCovariance:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from xdiffda.errors import ModelError, Problem, raise_if
 
 from .checkpoint import Checkpoint, ModelConfig, TaskConfig, read_checkpoint
+from .fitting import all_problems, check_datasets, selected
 from .graph import Graph, build_graph
 from .network import GraphCast
 from .stacking import Channel, stack, unstack
@@ -83,24 +84,10 @@ class BareNetwork:
 
     def select(self, inputs: xr.Dataset, forcings: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
         """The task's part of the Datasets, checked."""
-        problems = [
-            *_missing(inputs, self.task.input_variables, "inputs"),
-            *_missing(forcings, self.task.forcing_variables, "forcings"),
-            *self._missing_levels(inputs),
-            *self._other_grid(inputs),
-        ]
-        n_frames = self.task.n_frames
-        if (found := inputs.sizes.get("time", 0)) != n_frames:
-            repair = f"inputs.isel(time=slice(-{n_frames}, None))"
-            problems.append(Problem(f"{found} input times", f"{n_frames}, 6 h apart", repair))
-        if self.task.forcing_variables and forcings.sizes.get("time", 0) != 1:
-            found = f"{forcings.sizes.get('time', 0)} forcing times"
-            problems.append(Problem(found, "1, that of the outputs", "forcings.isel(time=[0])"))
-        raise_if(problems, what="GraphCast")
-        inputs = inputs[list(self.task.input_variables)]
-        if "level" in inputs.dims:
-            inputs = inputs.sel(level=list(self.task.pressure_levels))
-        return inputs, forcings[list(self.task.forcing_variables)]
+        check_datasets("GraphCast", inputs=inputs, forcings=forcings)
+        problems = all_problems(inputs, forcings, self.task, step=_STEP, outputs="outputs")
+        raise_if([*problems, *self._other_grid(inputs)], what="GraphCast")
+        return selected(inputs, forcings, self.task)
 
     def stack(self, inputs: xr.Dataset, forcings: xr.Dataset) -> Float[np.ndarray, "grid batch in"]:
         """Input channels of selected Datasets: inputs first, then forcings."""
@@ -144,7 +131,7 @@ class BareNetwork:
             return self.graph
         return _graph(
             tuple(np.asarray(ds["lat"].values, np.float64).tolist()),
-            tuple(np.asarray(ds["lon"].values, np.float64).tolist()),
+            tuple((np.asarray(ds["lon"].values, np.float64) % 360).tolist()),
             self.config.mesh_size,
             self.config.radius_query_fraction_edge_length,
             self.config.mesh2grid_edge_normalization_factor,
@@ -161,23 +148,25 @@ class BareNetwork:
 
     def _other_grid(self, inputs: xr.Dataset) -> list[Problem]:
         """Any grid would run: the weights serve that of the training alone."""
-        needed, lat = self.config.resolution, inputs.get("lat")
-        if not needed or lat is None or lat.size < 2:
+        needed = self.config.resolution
+        if not needed or not {"lat", "lon"} <= set(inputs.coords):
             return []
-        found = abs(float(lat[-1] - lat[0])) / (lat.size - 1)
-        if abs(found - needed) < 0.01 * needed:
+        lat, lon = (inputs[name].values for name in ("lat", "lon"))
+        if lat.ndim != 1 or lon.ndim != 1 or min(lat.size, lon.size) < 2:
             return []
+        by = abs(float(lat[-1] - lat[0])) / (lat.size - 1), float(np.median(np.diff(np.sort(lon))))
         repair = "xdiffda.regrid(ds, like=grid)"
-        text = f"{needed:g} degrees, as in the checkpoint"
-        return [Problem(f"a grid of {found:g} degrees", text, repair)]
-
-    def _missing_levels(self, inputs: xr.Dataset) -> list[Problem]:
-        names = set(self.task.input_variables) & set(inputs)
-        if not any("level" in inputs[name].dims for name in names):
-            return []
-        absent = sorted(set(self.task.pressure_levels) - set(inputs["level"].values.tolist()))
-        repair = f"inputs.interp(level={list(self.task.pressure_levels)})"
-        return [Problem(f"no levels {absent}", "these levels, in hPa", repair)] if absent else []
+        if any(abs(found - needed) > 0.01 * needed for found in by):
+            two = f"{by[0]:g} degrees" + (f" by {by[1]:g}" if abs(by[1] - by[0]) > 0.01 else "")
+            text = f"{needed:g} degrees, as in the checkpoint"
+            return [Problem(f"a grid of {two}", text, repair)]
+        if abs(lon.size * by[1] - 360) > 1.5 * needed:
+            found = f"columns from {lon.min():g} to {lon.max():g} degrees"
+            return [Problem(found, "the whole globe", repair)]
+        if min(lat.max(), -lat.min()) < 90 - 0.8 * needed:
+            found = f"rows from {lat.min():g} to {lat.max():g} degrees"
+            return [Problem(found, "the whole globe", repair)]
+        return []
 
 
 def load(path: str | os.PathLike[str]) -> BareNetwork:
@@ -236,10 +225,3 @@ def _graph(
         radius_fraction=radius_fraction,
         mesh2grid_normalization=normalization,
     )
-
-
-def _missing(ds: xr.Dataset, names: tuple[str, ...], what: str) -> list[Problem]:
-    absent = [name for name in names if name not in ds]
-    needed = "all of " + ", ".join(names)
-    repair = f"{what}.assign({absent[0].lstrip('0123456789')}=...)" if absent else ""
-    return [Problem(f"no {', '.join(absent)} in {what}", needed, repair)] if absent else []

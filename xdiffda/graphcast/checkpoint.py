@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from xdiffda.errors import ModelError, StorageError
 
+from .archive import (
+    REPAIR,
+    leaves_of,
+    read_entries,
+    take_setting,
+    take_text,
+    weight_problems,
+    weights_of,
+)
 from .layers import Block
 from .network import GraphCast, NetworkConfig
 
@@ -92,20 +100,18 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     ModelError
         If entries are missing, unknown or of the wrong shape; lists all of them.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            entries = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise StorageError(f"cannot read {path} as a checkpoint: {error}") from error
-    wrong: list[str] = []
+    entries, wrong = read_entries(path), []
     task = _read_task(entries, wrong)
     config = _read_config(entries, wrong)
-    texts = {name: str(entries.pop(name, "")) for name in ("description", "license")}
+    texts = {name: take_text(entries, name) for name in ("description", "license")}
     if task is None or config is None:
         raise _damaged(path, wrong)
-    weights = {k.removeprefix("params:"): v for k, v in entries.items() if k.startswith("params:")}
+    weights = weights_of(entries)
     wrong += [f"unknown entry {k}" for k in entries if not k.startswith("params:")]
-    net, unused = _read_network(weights, config, wrong)
+    try:
+        net, unused = _read_network(weights, config, wrong)
+    except ValueError as error:  # sizes that no network has
+        raise _damaged(path, [*wrong, str(error)]) from error
     if wrong:
         raise _damaged(path, wrong)
     return Checkpoint(net, task, config, texts["description"], texts["license"], unused)
@@ -160,28 +166,40 @@ def _write(path: Path, entries: Mapping[str, np.ndarray]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _read_task(entries: dict[str, np.ndarray], wrong: list[str]) -> TaskConfig | None:
+def _read_task(entries: dict[str, Any], wrong: list[str]) -> TaskConfig | None:
     lists: dict[str, tuple] = {}
     for name in _LIST_FIELDS:
+        kind = int if name == "pressure_levels" else str
         pattern = re.compile(rf"task_config:{name}:(\d+)")
         found = {int(m[1]): k for k in entries if (m := pattern.fullmatch(k))}
         if sorted(found) != list(range(len(found))):
             wrong.append(f"task_config:{name} has gaps: {sorted(found)}")
-        lists[name] = tuple(entries.pop(found[i]).item() for i in sorted(found))
+        lists[name] = tuple(take_setting(entries, found[i], kind, wrong) for i in sorted(found))
     if not lists["target_variables"]:
         wrong.append("missing task_config:target_variables:0")
-    duration = entries.pop("task_config:input_duration", None)
-    if duration is None:
-        wrong.append("missing task_config:input_duration")
+    key, duration = "task_config:input_duration", None
+    if key not in entries:
+        wrong.append(f"missing {key}")
+    elif (duration := take_setting(entries, key, str, wrong)) is not None:
+        wrong += [] if _is_duration(duration) else [f"{key} is {duration!r}, not a time as 12h"]
     return None if wrong else TaskConfig(**lists, input_duration=str(duration))
 
 
-def _read_config(entries: dict[str, np.ndarray], wrong: list[str]) -> ModelConfig | None:
+def _is_duration(text: str) -> bool:
+    import pandas as pd
+
+    try:
+        return bool(pd.to_timedelta([text]).total_seconds()[0] > 0)
+    except ValueError:
+        return False
+
+
+def _read_config(entries: dict[str, Any], wrong: list[str]) -> ModelConfig | None:
     values, n_wrong = {}, len(wrong)
     for item in fields(ModelConfig):
-        key = f"model_config:{item.name}"
+        key, kind = f"model_config:{item.name}", int if item.type == "int" else float
         if key in entries:
-            values[item.name] = entries.pop(key).item()
+            values[item.name] = take_setting(entries, key, kind, wrong)
         elif item.name != "mesh2grid_edge_normalization_factor":
             wrong.append(f"missing {key}")
     return None if len(wrong) > n_wrong else ModelConfig(**values)
@@ -205,23 +223,11 @@ def _read_network(
     known = dict(_blocks(template))
     needed = {k: v for name, block in known.items() for k, v in _arrays(name, block).items()}
     unused_shapes = _default_unused(sizes)
-    for name, leaf in {**needed, **unused_shapes}.items():
-        if name not in weights:
-            if name in needed:
-                wrong.append(f"missing params:{name}")
-        elif weights[name].shape != leaf.shape:
-            wrong.append(
-                f"params:{name} has shape {weights[name].shape}, the configuration {leaf.shape}"
-            )
-        elif not np.issubdtype(weights[name].dtype, np.floating):
-            wrong.append(f"params:{name} holds {weights[name].dtype}, not floating-point numbers")
-        elif not np.isfinite(weights[name]).all():
-            wrong.append(f"params:{name} holds values that are not finite")
-    wrong += [f"unknown params:{k}" for k in weights if k not in needed and k not in unused_shapes]
+    wrong += weight_problems(weights, needed, unused_shapes)
     unused = {k: weights[k] for k in unused_shapes if k in weights}
     if wrong:
         return template, unused
-    leaves = [jnp.asarray(weights[name]) for name in needed]
+    leaves = leaves_of(weights, list(needed))
     net = eqx.tree_at(
         lambda tree: [v for name, b in _blocks(tree) for v in _arrays(name, b).values()],
         template,
@@ -274,4 +280,4 @@ def _default_unused(config: NetworkConfig) -> dict[str, np.ndarray]:
 
 def _damaged(path: str | os.PathLike[str], wrong: list[str]) -> ModelError:
     lines = "\n".join(f"  {i}. {text}" for i, text in enumerate(wrong, start=1))
-    return ModelError(f"{path} is not a usable GraphCast checkpoint:\n{lines}")
+    return ModelError(f"{path} is not a usable GraphCast checkpoint:\n{lines}\n{REPAIR}")

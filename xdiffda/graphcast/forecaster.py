@@ -12,6 +12,7 @@ import xarray as xr
 from xdiffda.errors import InputError, Problem, raise_if
 
 from .bare import BareNetwork
+from .fitting import check_datasets, not_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,11 @@ class Forecaster:
     ) -> None:
         statistics = {"mean": mean, "stddev": stddev, "diffs_stddev": diffs_stddev}
         problems: list[Problem] = []
+        if not hasattr(net, "task"):
+            problem = Problem(f"a {type(net).__name__} as net", "a network with its task",
+                              'xdiffda.graphcast.load("params.npz")')  # fmt: skip
+            raise InputError([problem], what="forecaster")
+        check_datasets("statistics of the forecaster", **statistics)
         object.__setattr__(self, "net", net)
         for name, ds in statistics.items():
             object.__setattr__(self, name, self._selected(name, ds, problems))
@@ -74,11 +80,7 @@ class Forecaster:
             If something is missing or NaN; lists all problems.
         """
         inputs, forcings = self.net.select(inputs, forcings)
-        nan = [name for ds in (inputs, forcings) for name in ds if bool(ds[name].isnull().any())]
-        if nan:
-            repair = f"inputs.fillna(dict.fromkeys({sorted(set(nan))}, ...))"
-            problem = Problem(f"NaN in {sorted(set(nan))}", "no NaN", repair)
-            raise InputError([problem], what="inputs and forcings")
+        not_finite("inputs and forcings", inputs, forcings)
         outputs = self.net(self.normalize(inputs), self.normalize(forcings))
         return self.denormalize(outputs, inputs)
 
@@ -106,10 +108,12 @@ class Forecaster:
             If forcings end too early, or an input changes with time but is neither predicted
             nor a forcing.
         """
-        task, inputs = self.net.task, inputs[list(self.net.task.input_variables)]
-        problems = []
-        if steps < 1:
-            problems.append(Problem(f"steps={steps}", "1 or more", "f.rollout(..., steps=1)"))
+        check_datasets("roll-out", inputs=inputs, forcings=forcings)
+        task, problems = self.net.task, []
+        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+            problem = Problem(f"steps={steps!r}", "1 or more", "f.rollout(..., steps=1)")
+            raise InputError([problem], what="roll-out")
+        inputs = inputs[[name for name in task.input_variables if name in inputs]]
         if task.forcing_variables and (n := forcings.sizes.get("time", 0)) < steps:
             repair = "xdiffda.graphcast.time_forcings(times, lat, lon)"
             problems.append(Problem(f"forcings for {n} times", f"{steps} times", repair))

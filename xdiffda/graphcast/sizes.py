@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 _DTYPES = ("float32", "bfloat16", "float64")
 _PRECISIONS = ("default", "high", "highest")
 
@@ -67,7 +69,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         wrong = [
-            f"{name} must be {least} or more, got {getattr(self, name)}"
+            f"{name} must be {least} or more, a whole number, got {getattr(self, name)!r}"
             for name, least in (
                 ("n_inputs", 1),
                 ("n_outputs", 1),
@@ -77,7 +79,7 @@ class NetworkConfig:
                 ("conditioning_width", 0),
                 ("edge_chunk", 0),
             )
-            if getattr(self, name) < least
+            if not isinstance(size := getattr(self, name), int | np.integer) or size < least
         ]
         if self.dtype not in _DTYPES:
             wrong.append(f"dtype must be one of {_DTYPES}, got {self.dtype!r}")

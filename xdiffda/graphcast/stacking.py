@@ -1,13 +1,13 @@
 """Datasets <-> arrays (node, batch, channel), in the channel order of the published models.
 
 Variables stand in plain alphabetical order. Inside a variable the dimensions that are neither
-batch nor horizontal are flattened in its own order: first time, then level.
+batch nor horizontal are flattened: first time, then level, in whatever order it has them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -35,7 +35,7 @@ def channels_of(ds: xr.Dataset, names: Iterable[str]) -> tuple[Channel, ...]:
     """
     channels = []
     for name in sorted(names):
-        inner = [dim for dim in ds[name].dims if dim not in ("batch", *_HORIZONTAL)]
+        inner = _inner(ds[name].dims)
         for index in np.ndindex(*(ds.sizes[dim] for dim in inner)):
             at = dict(zip(inner, index, strict=True))
             level = int(ds["level"].values[at["level"]]) if "level" in at else None
@@ -67,12 +67,18 @@ def stack(
     columns = []
     for name in sorted(names):
         variable = ds[name].variable
-        inner = {dim: n for dim, n in variable.sizes.items() if dim not in outer}
+        inner = {dim: variable.sizes[dim] for dim in _inner(variable.dims)}
         values = variable.set_dims({**outer, **inner}).transpose(*outer, *inner).values
         dtype = np.promote_types(values.dtype, np.float32)
         columns.append(values.reshape(*outer.values(), -1).astype(dtype, copy=False))
     stacked = np.concatenate(columns, axis=-1)
     return stacked.reshape(sizes["lat"] * sizes["lon"], sizes["batch"], -1)
+
+
+def _inner(dims: Iterable[Any]) -> list[Any]:
+    """What the channels of a variable run over: time, then level, however it is stored."""
+    inner = [dim for dim in dims if dim not in ("batch", *_HORIZONTAL)]
+    return sorted(inner, key=lambda dim: {"time": 0, "level": 1}.get(dim, 2))
 
 
 def unstack(

@@ -7,7 +7,7 @@ import numpy as np
 from ..errors import Problem
 from ..variables import G0
 from ._names import fitting_units
-from ._read import Raw
+from ._raw import Raw, set_for, unit_repair
 
 # An observation with a Gaussian error may lie beyond what nature allows by its error: specific
 # humidity of 1e-6 seen with an error of 1e-3. Six standard deviations are reached once in 10^9.
@@ -21,7 +21,8 @@ def find_problems(raw: Raw) -> list[Problem]:
     fields = raw.fields
     if not fields or not fields["value"].size:
         return [Problem(
-            "no observation at all (every value is NaN)" if fields else "no observation at all",
+            "no observation at all (no rows, or every value is NaN)" if fields
+            else "no observation at all",
             "at least one observed value", "truth.diffda.emulate_obs(n_columns=416)",
         )]  # fmt: skip
     return [
@@ -35,7 +36,8 @@ def _select(raw: Raw, name: str, condition: str) -> str:
     word = raw.word(name)
     if raw.form == "frame":
         return "obs[" + condition.format(x=f'obs["{word}"]') + "]"
-    return f"obs.isel({raw.word('dim')}=" + condition.format(x=f'obs["{word}"]') + ")"
+    dim = raw.words.get("level_dim", raw.word("dim")) if name == "level" else raw.word("dim")
+    return f"obs.isel({dim}=" + condition.format(x=f'obs["{word}"]') + ")"
 
 
 def _present(raw: Raw, rows: np.ndarray) -> list[tuple[str, int]]:
@@ -74,10 +76,12 @@ def _errors(raw: Raw) -> list[Problem]:
     if not bad.any():
         return []
     names = [name for name, _ in _present(raw, bad)]
-    if raw.form == "columns":
-        repair = f'obs["{names[0]}_error_std"] = 1.0'
-    else:
-        repair = f'obs["{raw.word("error_std")}"] = 1.0'
+    field = f"{names[0]}_error_std" if raw.form == "columns" else "error_std"
+    word = raw.words.get(field)
+    new = f"{raw.word(names[0])}_error_std" if raw.form == "columns" else field
+    repair = f'obs["{new}"] = 1.0'
+    if word is not None:
+        repair = f'obs["{word}"] = obs["{word}"].where(obs["{word}"] > 0, 1.0)'
     return [Problem(
         f"{bad.sum()} observations of {', '.join(names)} with error_std such as "
         f"{_examples(np.unique(error_std[bad]))}",
@@ -94,22 +98,24 @@ def _levels(raw: Raw) -> list[Problem]:
         if name not in raw.own and raw.known(name).on_levels:
             problems.append(Problem(
                 f"{count} values of {name} without a pressure level", "a level in hPa",
-                f"obs.assign_coords({word}=500)" if raw.form == "columns"
-                else f'obs["{word}"] = 500.0',
+                _level_repair(raw, name, bool(has_level.any())),
             ))  # fmt: skip
     for name, count in _present(raw, has_level):
+        user = raw.word(name)
         if name not in raw.own and not raw.known(name).on_levels:
             problems.append(Problem(
                 f"{count} values of the surface variable {name} with a pressure level",
                 "no level (NaN) at the surface",
-                f'obs["{name}"].isel({word}=0, drop=True)' if raw.form == "columns"
-                else f'obs["{word}"] = obs.{word}.where(obs.{raw.word("variable")} != "{name}")',
+                f'obs["{user}"] = obs["{user}"].isel({raw.words.get("level_dim", word)}=0, '
+                f"drop=True)" if raw.form == "columns"
+                else f'obs["{word}"] = obs["{word}"].where(obs["{raw.word("variable")}"] '
+                f'!= "{user}")',
             ))  # fmt: skip
     bad = has_level & ~(level > 0)
     if bad.any():
         problems.append(Problem(
             f"{bad.sum()} observations with `{word}` such as {_examples(level[bad])}",
-            "positive pressure in hPa", _select(raw, "level", "{x} > 0"),
+            "positive pressure in hPa", _select(raw, "level", "~({x} <= 0)"),
         ))  # fmt: skip
     bad = has_level & (level > HIGHEST_PRESSURE)
     if bad.any():
@@ -120,6 +126,19 @@ def _levels(raw: Raw) -> list[Problem]:
             else f'obs["{word}"].attrs["units"] = "Pa"',
         ))  # fmt: skip
     return problems
+
+
+def _level_repair(raw: Raw, name: str, some: bool) -> str:
+    """The call for values of ``name`` without a level; ``some`` observations have one."""
+    if not some:
+        word = raw.word("level")
+        if raw.form == "columns":
+            return f"obs.assign_coords({word}=500)"
+        return set_for(raw, name, word, "500.0", "numpy.nan")
+    if raw.form == "columns":
+        return _select(raw, "level", "{x}.notnull()")
+    other = f'(obs["{raw.word("variable")}"] != "{raw.word(name)}")'
+    return _select(raw, "level", "{x}.notnull() | " + other)
 
 
 def _layers(raw: Raw) -> list[Problem]:
@@ -158,14 +177,14 @@ def _ranges(raw: Raw) -> list[Problem]:
         units = known.units
         lowest, highest = known.valid_range
         if guess and guess != units:
-            repair = (f'obs["{name}"].attrs["units"] = "{guess}"' if raw.form == "columns"
-                      else f'obs["units"] = "{guess}"')  # fmt: skip
+            repair = unit_repair(raw, name, guess)
         elif raw.form == "columns":
-            repair = (f'obs["{name}"] = obs["{name}"].where((obs["{name}"] >= {lowest:g}) & '
-                      f'(obs["{name}"] <= {highest:g}))')  # fmt: skip
+            user = raw.word(name)
+            repair = (f'obs["{user}"] = obs["{user}"].where((obs["{user}"] >= {lowest:g}) & '
+                      f'(obs["{user}"] <= {highest:g}))')  # fmt: skip
         else:
             keep = f"({{x}} >= {lowest:g}) & ({{x}} <= {highest:g})"
-            other = f'(obs["{raw.word("variable")}"] != "{name}")'
+            other = f'(obs["{raw.word("variable")}"] != "{raw.word(name)}")'
             repair = _select(raw, "value", f"{other} | ({keep})")
         problems.append(Problem(
             f"{bad.size} of {of_all.size} values of {name} such as {_examples(bad)} {units}",
@@ -194,8 +213,7 @@ def _heights(raw: Raw) -> list[Problem]:
         f"{mine.sum()} values of geopotential that are {ratio:.3g} times the standard "
         f"atmosphere's, such as {_examples(value[mine])} m2 s-2 at {level[mine][0]:g} hPa",
         f"geopotential, there about {standard[0]:.0f} m2 s-2, or units that say otherwise",
-        f'obs["{raw.word("geopotential")}"].attrs["units"] = "{units}"' if raw.form == "columns"
-        else f'obs["units"] = "{units}"',
+        unit_repair(raw, "geopotential", units),
     )]  # fmt: skip
 
 

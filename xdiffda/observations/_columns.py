@@ -11,18 +11,16 @@ from .._coordinates import find_axes
 from ..errors import Problem
 from ..variables import Match, Variable
 from ._names import match_observed, to_units
-from ._read import (
-    NUMERIC,
-    OPTIONAL,
-    TIDY_NAMES,
+from ._raw import (
     Raw,
-    all_names,
-    default_error,
+    as_numbers,
     hpa_factor,
+    need_clock,
     read_times,
     to_canonical,
     unknown_variable,
 )
+from ._read import NUMERIC, OPTIONAL, TIDY_NAMES, all_names, default_error
 
 SUFFIX = "_error_std"
 # Channels of a level variable whose level is that of the station, not of a dimension.
@@ -58,9 +56,10 @@ def read_columns(ds: xr.Dataset, own: dict[str, Variable] | None = None) -> Raw:
         for name in ds.coords
         if loose.get(str(name).lower(), name) in NUMERIC and name not in NUMERIC
     })  # fmt: skip
-    ds, dims = _dimensions(ds, raw)
+    ds, dims = _dimensions(_stations_along_time(ds), raw)
     if dims is None:
         return raw
+    need_clock(raw, ds)
     level, level_of_station = _levels(ds, dims, raw)
     blocks = []
     for name, variable in ds.data_vars.items():
@@ -74,10 +73,26 @@ def read_columns(ds: xr.Dataset, own: dict[str, Variable] | None = None) -> Raw:
     return raw
 
 
+def _stations_along_time(ds: xr.Dataset) -> xr.Dataset:
+    """The track of a ship or a drifter, which lives on ``time``, as stations with times."""
+    for name in ds.coords:
+        if str(name).lower() in TIDY_NAMES["lat"] and len(ds[name].dims) == 1:
+            dim = ds[name].dims[0]
+            if str(dim).lower() not in TIDY_NAMES["time"]:
+                return ds
+            free = next(word for word in ("station", "obs", "report") if word not in ds.variables)
+            return ds.swap_dims({dim: free}) if dim in ds.coords else ds.rename_dims({dim: free})
+    return ds
+
+
 def _dimensions(ds: xr.Dataset, raw: Raw) -> tuple[xr.Dataset, _Dims | None]:
     """Find the dimensions; a single station (scalar lat, lon) gets a station dimension."""
     axes, problems = find_axes(ds)
     raw.problems += problems
+    deep = [_deep(ds, name) for name in ("lat", "lon") if name not in axes]
+    if deep and all(deep):
+        raw.problems += [problem for problem in deep if problem is not None]
+        return ds, None
     if "lat" not in axes or "lon" not in axes:
         raw.problems.append(Problem(
             f"no latitude and longitude among {', '.join(map(str, ds.variables)) or 'nothing'}",
@@ -101,6 +116,9 @@ def _dimensions(ds: xr.Dataset, raw: Raw) -> tuple[xr.Dataset, _Dims | None]:
             axis.name: (station, np.full(n, ds[axis.name].item())) for axis in (lat, lon)
         })  # fmt: skip
     raw.words |= {"lat": lat.name, "lon": lon.name, "dim": station}
+    if "time" not in axes and (problem := _deep(ds, "time", station)) is not None:
+        raw.problems.append(problem)
+        return ds, None
     other: dict[str, str | None] = {"time": None, "level": None}
     for name in other:
         if name not in axes:
@@ -114,7 +132,24 @@ def _dimensions(ds: xr.Dataset, raw: Raw) -> tuple[xr.Dataset, _Dims | None]:
                 f"obs.assign_coords({axes[name].dim}=...)",
             ))  # fmt: skip
             return ds, None
+    if other["level"] is not None:
+        raw.words["level_dim"] = other["level"]
     return ds, _Dims(station, other["time"], other["level"])
+
+
+def _deep(ds: xr.Dataset, name: str, *allowed: str) -> Problem | None:
+    """The problem of a coordinate that should be on stations and has two dimensions."""
+    for word in ds.coords:
+        dims = [str(dim) for dim in ds[word].dims]
+        if str(word).lower() not in TIDY_NAMES[name] or len(dims) < 2:
+            continue
+        others = [dim for dim in dims if dim not in allowed]
+        other = next((dim for dim in others if dim.lower() in TIDY_NAMES["level"]), others[-1])
+        return Problem(
+            f"`{word}` on {', '.join(dims)}", f"one {name} for each station, or tidy observations",
+            f'obs.assign_coords({word}=obs["{word}"].isel({other}=0, drop=True))',
+        )  # fmt: skip
+    return None
 
 
 def _levels(ds: xr.Dataset, dims: _Dims, raw: Raw) -> tuple[np.ndarray, np.ndarray | None]:
@@ -122,7 +157,7 @@ def _levels(ds: xr.Dataset, dims: _Dims, raw: Raw) -> tuple[np.ndarray, np.ndarr
     if raw.word("level") not in ds.coords:
         return np.array([np.nan]), None
     coord = ds[raw.word("level")]
-    values = np.atleast_1d(coord.values).astype(np.float64)
+    values = as_numbers(raw, raw.word("level"), np.atleast_1d(coord.values))
     values = values * hpa_factor(raw, coord.attrs, values)
     if coord.dims == (dims.station,):
         return np.array([_OF_STATION]), values
@@ -132,13 +167,6 @@ def _levels(ds: xr.Dataset, dims: _Dims, raw: Raw) -> tuple[np.ndarray, np.ndarr
 def _match(raw: Raw, ds: xr.Dataset, user_name: str, dims: _Dims) -> Match | None:
     """Recognise a variable, or say what is wrong with it."""
     variable = ds[user_name]
-    extra = sorted(map(str, set(variable.dims) - {dims.station, dims.time, dims.level}))
-    if extra:
-        raw.problems.append(Problem(
-            f"`{user_name}` on {', '.join(map(str, variable.dims))}",
-            "observations on station, level and time only", f"obs.isel({extra[0]}=0)",
-        ))  # fmt: skip
-        return None
     standard_name = str(variable.attrs.get("standard_name", ""))
     has_level = None
     if dims.level is not None or raw.word("level") not in ds.coords:
@@ -146,6 +174,14 @@ def _match(raw: Raw, ds: xr.Dataset, user_name: str, dims: _Dims) -> Match | Non
     match = match_observed(user_name, standard_name, on_levels=has_level, own=raw.own)
     if match is None:
         raw.problems.append(unknown_variable(user_name, int(variable.count()), raw))
+        return None
+    extra = sorted(map(str, set(variable.dims) - {dims.station, dims.time, dims.level}))
+    if extra:
+        raw.problems.append(Problem(
+            f"`{user_name}` on {', '.join(map(str, variable.dims))}",
+            "observations on station, level and time only", f"obs.isel({extra[0]}=0)",
+        ))  # fmt: skip
+        return None
     return match
 
 
@@ -155,6 +191,7 @@ def _block(
 ) -> _Block:  # fmt: skip
     variable = ds[match.user_name]
     units = str(variable.attrs.get("units", ""))
+    raw.words[match.name] = match.user_name
     factor, offset = to_canonical(raw, match.user_name, match.name, units)
     # A level that is no dimension holds for all variables that live on levels.
     on_level = dims.level in variable.dims or (
@@ -162,18 +199,19 @@ def _block(
     )
     at = level if on_level else np.array([np.nan])
     shape = (ds.sizes.get(dims.time, 1), ds.sizes[dims.station], at.size)
-    value = _on_axes(variable, dims, shape) * factor + offset
+    value = _on_axes(raw, variable, dims, shape) * factor + offset
     pressure = at if level_of_station is None or not on_level else level_of_station[:, None]
-    raw.words[match.name] = match.user_name
     return _Block(match.name, at, value, _errors(raw, ds, match, dims, pressure, factor, shape))
 
 
-def _on_axes(variable: xr.DataArray, dims: _Dims, shape: tuple[int, int, int]) -> np.ndarray:
+def _on_axes(
+    raw: Raw, variable: xr.DataArray, dims: _Dims, shape: tuple[int, int, int]
+) -> np.ndarray:
     """Values as (time, station, level), repeated along what the variable does not have."""
     order = [dims.time or "_time", dims.station, dims.level or "_level"]
     bare = variable.drop_vars(list(variable.coords))
     full = bare.expand_dims([dim for dim in order if dim not in bare.dims]).transpose(*order)
-    return np.broadcast_to(np.asarray(full.values, np.float64), shape)
+    return np.broadcast_to(as_numbers(raw, str(variable.name), full.values), shape)
 
 
 def _errors(
@@ -192,7 +230,15 @@ def _errors(
                     "an error in the unit of its variable, or one that converts to it",
                     f'obs["{stated}"].attrs["units"] = "{raw.known(match.name).units}"',
                 ))  # fmt: skip
-            return _on_axes(ds[stated], dims, shape) * (line or (1.0, 0.0))[0]
+            raw.words[match.name + SUFFIX] = stated
+            if foreign := set(ds[stated].dims) - {dims.station, dims.time, dims.level}:
+                raw.problems.append(Problem(
+                    f"`{stated}` on {', '.join(map(str, ds[stated].dims))}",
+                    f"errors on dimensions of `{match.user_name}`",
+                    f'obs["{stated}"] = obs["{stated}"].isel({min(map(str, foreign))}=0)',
+                ))  # fmt: skip
+                return np.ones(shape)
+            return _on_axes(raw, ds[stated], dims, shape) * (line or (1.0, 0.0))[0]
     return np.broadcast_to(default_error(raw, match.name, level), shape)
 
 
@@ -216,20 +262,29 @@ def _flatten(
     raw.fields = {
         "variable": codes[c], "level": levels, "value": value.ravel()[observed],
         "error_std": error_std.ravel()[observed],
-        "lat": ds[raw.word("lat")].values.astype(np.float64)[s],
-        "lon": ds[raw.word("lon")].values.astype(np.float64)[s],
+        "lat": as_numbers(raw, raw.word("lat"), ds[raw.word("lat")].values)[s],
+        "lon": as_numbers(raw, raw.word("lon"), ds[raw.word("lon")].values)[s],
         "time": _clock(raw, ds, dims, value.shape[:2]).ravel()[column],
     }  # fmt: skip
     for name in OPTIONAL:
         if name in ds.coords and ds[name].dims == (dims.station,):
             column = ds[name].values[s]
-            raw.fields[name] = column.astype(np.float64) if name in NUMERIC else column
+            raw.fields[name] = as_numbers(raw, name, column) if name in NUMERIC else column
 
 
 def _clock(raw: Raw, ds: xr.Dataset, dims: _Dims, shape: tuple[int, ...]) -> np.ndarray:
     time = np.full(shape, "NaT", "datetime64[ns]")
     if raw.word("time") in ds.coords:
         coord = ds[raw.word("time")]
-        stamps = read_times(raw, np.atleast_1d(coord.values))
+        if foreign := set(coord.dims) - {dims.station, dims.time}:
+            raw.problems.append(Problem(
+                f"`{raw.word('time')}` on {', '.join(map(str, coord.dims))}",
+                "one time for each station, or tidy observations",
+                f'obs.assign_coords({raw.word("time")}=obs["{raw.word("time")}"]'
+                f".isel({min(map(str, foreign))}=0, drop=True))",
+            ))  # fmt: skip
+            return time
+        coord = coord.transpose(*(d for d in (dims.time, dims.station) if d in coord.dims))
+        stamps = read_times(raw, np.atleast_1d(coord.values), coord.attrs)
         time[:] = stamps[:, None] if coord.dims == (dims.time,) else stamps
     return time

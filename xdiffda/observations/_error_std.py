@@ -11,6 +11,7 @@ import xarray as xr
 from .._coordinates import find_axes, levels_in_hpa
 from ..errors import Problem, raise_if
 from ..variables import VARIABLES, canonical_name
+from ._names import KNOWN, to_units
 from .defaults import default_error_std
 
 SUFFIX = "_error_std"
@@ -26,7 +27,7 @@ def error_std_by_level(spec: Any, channels: Mapping[str, np.ndarray]) -> dict[st
         ``"default"``; a number for all variables, each in its canonical unit; or a mapping (or
         Dataset, whose names may end in ``_error_std``) from any of a variable's names to a
         number, a mapping from level (hPa) to number, or a DataArray on a level dimension.
-        Variables that a mapping leaves out have their default.
+        Variables that a mapping leaves out have their default; a pandas Series is a mapping.
     channels
         Canonical variable -> its levels in hPa ([NaN] at the surface).
 
@@ -55,10 +56,13 @@ def error_std_by_level(spec: Any, channels: Mapping[str, np.ndarray]) -> dict[st
             else:
                 given[name] = value
     else:
+        spec = spec.to_dict() if hasattr(spec, "to_dict") and hasattr(spec, "keys") else spec
+        if isinstance(spec, Mapping):  # a pandas Series
+            return error_std_by_level(spec, channels)
         given = dict.fromkeys(channels, spec)
     result = {}
     for name, levels in channels.items():
-        value = given.get(name)
+        value = _in_canonical_units(name, given.get(name), problems)
         error = (
             default_error_std(name, levels)
             if value is None
@@ -89,6 +93,21 @@ def _name(user_name: str, channels: Mapping[str, np.ndarray]) -> str | None:
     return canonical_name(bare)
 
 
+def _in_canonical_units(name: str, value: Any, problems: list[Problem]) -> Any:
+    """An error whose attributes say another unit than the canonical one, converted."""
+    units = str(getattr(value, "attrs", {}).get("units", ""))
+    if not isinstance(value, xr.DataArray) or not units:
+        return value
+    line = to_units(units, KNOWN[name])
+    if line is None:
+        problems.append(Problem(
+            f"error_std of {name} in {units!r}", f"units that convert to {KNOWN[name].units}",
+            f'error_std["{name}"].attrs["units"] = "{KNOWN[name].units}"',
+        ))  # fmt: skip
+        return value
+    return value if line[0] == 1.0 else value * line[0]
+
+
 def _one(name: str, value: Any, levels: np.ndarray, problems: list[Problem]) -> np.ndarray:
     if isinstance(value, Mapping):
         table = {float(level): float(error) for level, error in value.items()}
@@ -105,9 +124,21 @@ def _one(name: str, value: Any, levels: np.ndarray, problems: list[Problem]) -> 
         problems += wrong
         table = dict(zip(hpa.tolist(), value.values.astype(np.float64).tolist(), strict=False))
     else:
-        return np.full(levels.size, float(value))
+        try:
+            return np.full(levels.size, float(value))
+        except (ValueError, TypeError):
+            problems.append(Problem(
+                f"error_std of {name} = {value!r}",
+                "a number, or a mapping from level or a DataArray on levels", _USE,
+            ))  # fmt: skip
+            return np.ones(levels.size)
     missing = [level for level in levels.tolist() if level not in table]
-    if missing:
+    if missing and np.isnan(missing).all():
+        problems.append(Problem(
+            f"error_std of {name} by level", f"one number, for {name} is not on levels",
+            f'error_std={{"{name}": {VARIABLES[name].default_error_std:g}}}',
+        ))  # fmt: skip
+    elif missing:
         problems.append(Problem(
             f"error_std of {name} without {', '.join(f'{p:g}' for p in missing)} hPa",
             "an error for each observed level", _USE,

@@ -5,18 +5,25 @@ Nothing is judged here beyond what must be understood in order to read; see `_ch
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from .._units import conversion
 from ..errors import Problem
 from ..variables import Variable
 from ._codes import name_codes
-from ._names import KNOWN, match_observed, to_units
+from ._frames import frame_problem, with_index
+from ._names import KNOWN, match_observed
+from ._raw import (
+    Raw,
+    as_numbers,
+    hpa_factor,
+    need_clock,
+    read_times,
+    to_canonical,
+    unknown_variable,
+)
 from .defaults import default_error_std
 
 if TYPE_CHECKING:
@@ -42,44 +49,15 @@ TIDY_NAMES: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass
-class Raw:
-    """Arrays of one length by canonical field, the user's words for them, and what was wrong.
-
-    The field ``variable`` holds positions in ``names``: text is slow and large.
-    """
-
-    form: str
-    fields: dict[str, np.ndarray] = field(default_factory=dict)
-    names: list[str] = field(default_factory=list)
-    words: dict[str, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    attrs: dict[Hashable, Any] = field(default_factory=dict)
-    own: dict[str, Variable] = field(default_factory=dict)
-
-    def known(self, name: str) -> Variable:
-        """What is known of a variable, the user's own included."""
-        return self.own.get(name) or KNOWN[name]
-
-    def is_any_of(self, *wanted: str) -> np.ndarray:
-        """Which observations are of one of these variables."""
-        return np.array([name in wanted for name in self.names], bool)[self.fields["variable"]]
-
-    def word(self, name: str) -> str:
-        """The user's word for a field."""
-        return self.words.get(name, name)
-
-
 def read(obs: xr.Dataset | pd.DataFrame, own: dict[str, Variable] | None = None) -> Raw:
     """Read any of the accepted forms; ``own`` are variables with operators of the user."""
     own = own or {}
     if not isinstance(obs, xr.Dataset):
         if hasattr(obs, "columns") and hasattr(obs, "to_xarray"):
             return _read_frame(obs, own)
-        kind = type(obs).__name__
-        repair = "obs.to_dataset()" if isinstance(obs, xr.DataArray) else "xarray.Dataset(...)"
         return Raw("tidy", problems=[Problem(
-            f"a {kind}", "an xarray Dataset (columns or tidy) or a tidy pandas DataFrame", repair
+            f"a {type(obs).__name__}",
+            "an xarray Dataset (columns or tidy) or a tidy pandas DataFrame", _as_dataset(obs),
         )])  # fmt: skip
     names = {str(name).lower() for name in obs.variables}
     if {"variable", "value"} <= names:
@@ -89,8 +67,24 @@ def read(obs: xr.Dataset | pd.DataFrame, own: dict[str, Variable] | None = None)
     return read_columns(obs, own)
 
 
+def _as_dataset(obs: Any) -> str:
+    """The call that makes observations of something that is none of the accepted forms."""
+    if isinstance(obs, xr.DataArray):
+        return f'obs.to_dataset(name="{obs.name or "temperature"}")'
+    for call in ("to_pandas", "compute", "to_frame"):  # of polars, dask and a pandas Series
+        if hasattr(obs, call):
+            return f"obs.{call}()"
+    if isinstance(obs, str):
+        return f'pandas.read_csv("{obs}")'
+    return ('pandas.DataFrame({"variable": ["2t"], "lat": [52.2], "lon": [14.1], '
+            '"time": ["2020-01-01T00"], "value": [280.0]})')  # fmt: skip
+
+
 def _read_frame(frame: pd.DataFrame, own: dict[str, Variable]) -> Raw:
-    plain = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
+    problem = frame_problem(frame)
+    if problem is not None:
+        return Raw("frame", problems=[problem])
+    plain = with_index(frame)
     data = {
         str(name): ("obs", column.to_numpy())
         if getattr(column.dtype, "tz", None) is None
@@ -118,6 +112,7 @@ def _read_tidy(ds: xr.Dataset, form: str, own: dict[str, Variable]) -> Raw:
                 f'obs.rename(columns={{"...": "{name}"}})' if form == "frame"
                 else f'obs.rename({{"...": "{name}"}})',
             ))  # fmt: skip
+    need_clock(raw, ds)
     if raw.problems:
         return raw
     value = ds[raw.words["value"]]
@@ -135,7 +130,7 @@ def _read_tidy(ds: xr.Dataset, form: str, own: dict[str, Variable]) -> Raw:
             raw.fields[ours] = np.atleast_1d(column)
     _tidy_types(raw, ds)
     if not raw.problems:
-        _tidy_names_and_units(raw)
+        _tidy_names_and_units(raw, str(value.attrs.get("units", "")))
     return raw
 
 
@@ -145,16 +140,13 @@ def _tidy_types(raw: Raw, ds: xr.Dataset) -> None:
     raw.fields.setdefault("level", np.full(n, np.nan))
     raw.fields.setdefault("time", np.full(n, "NaT", "datetime64[ns]"))
     for name in ("value", "error_std", "lat", "lon", "level", *NUMERIC):
-        if name not in raw.fields:
-            continue
-        try:
-            raw.fields[name] = raw.fields[name].astype(np.float64)
-        except (ValueError, TypeError):
-            raw.problems.append(Problem(
-                f"`{raw.word(name)}` that is not all numbers", "numbers, NaN where missing",
-                f'pandas.to_numeric(obs["{raw.word(name)}"], errors="coerce")',
-            ))  # fmt: skip
-    raw.fields["time"] = read_times(raw, raw.fields["time"])
+        if name in raw.fields:
+            raw.fields[name] = as_numbers(raw, raw.word(name), raw.fields[name])
+    for name in ("variable", "station", "kind", "units"):
+        if name in raw.fields and raw.fields[name].dtype.kind == "S":
+            raw.fields[name] = np.char.decode(raw.fields[name], "utf-8", "replace")
+    attrs = ds[raw.words["time"]].attrs if raw.words.get("time") in ds.variables else {}
+    raw.fields["time"] = read_times(raw, raw.fields["time"], attrs)
     for name in ("level", "level_bottom"):
         if name in raw.fields and not raw.problems:
             theirs = raw.word(name)
@@ -162,41 +154,11 @@ def _tidy_types(raw: Raw, ds: xr.Dataset) -> None:
             raw.fields[name] = raw.fields[name] * hpa_factor(raw, attrs, raw.fields[name])
 
 
-def read_times(raw: Raw, values: np.ndarray) -> np.ndarray:
-    """Times as datetime64, UTC; text is parsed."""
-    if values.dtype.kind == "M":
-        return values.astype("datetime64[ns]")
-    import pandas as pd
+def _tidy_names_and_units(raw: Raw, unit_of_all: str) -> None:
+    """Canonical names, values and errors in canonical units, default errors where none.
 
-    try:
-        stamps = pd.to_datetime(values, utc=True, format="mixed").tz_localize(None)
-        return np.asarray(stamps, "datetime64[ns]")
-    except (ValueError, TypeError) as error:
-        raw.problems.append(Problem(
-            f"`{raw.word('time')}` that is not a time ({error})", "datetime64, UTC",
-            f'pandas.to_datetime(obs["{raw.word("time")}"])',
-        ))  # fmt: skip
-        return np.full(values.shape, "NaT", "datetime64[ns]")
-
-
-def hpa_factor(raw: Raw, attrs: dict, level: np.ndarray) -> float:
-    """Factor from the user's unit of pressure to hPa; without units, above 2000 it is Pa."""
-    units = str(attrs.get("units", "")).strip()
-    if units in ("", "1"):
-        largest = np.nanmax(level, initial=0.0) if level.size else 0.0
-        return 0.01 if largest > 2000.0 else 1.0
-    line = conversion(units, "surface_pressure")
-    if line is None:
-        raw.problems.append(Problem(
-            f"`{raw.word('level')}` in {units!r}", "pressure in hPa or Pa",
-            f'obs["{raw.word("level")}"].attrs["units"] = "hPa"',
-        ))  # fmt: skip
-        return 1.0
-    return line[0] / 100.0
-
-
-def _tidy_names_and_units(raw: Raw) -> None:
-    """Canonical names, values and errors in canonical units, default errors where none."""
+    ``unit_of_all`` is that of the attributes, where no column says them row by row.
+    """
     import pandas as pd
 
     fields = raw.fields
@@ -207,7 +169,8 @@ def _tidy_names_and_units(raw: Raw) -> None:
     units = fields.pop("units", None)
     on_level = np.isfinite(fields["level"])
     user_code, user_names = name_codes(fields["variable"])
-    unit_code, unit_names = np.zeros(1, np.int64), np.array([""], object)
+    raw.several = len(user_names) > 1
+    unit_code, unit_names = np.zeros(1, np.int64), np.array([unit_of_all], object)
     if units is not None:
         unit_code, unit_names = pd.factorize(units.astype(object), use_na_sentinel=False)
     code = (user_code * len(unit_names) + unit_code) * 2 + on_level
@@ -223,6 +186,7 @@ def _tidy_names_and_units(raw: Raw) -> None:
             unknown[user_name] = unknown.get(user_name, 0) + where.size
             continue
         fields["variable"][where] = raw.names.index(match.name)
+        raw.words.setdefault(match.name, user_name)
         unit = _text(unit_names[kind // 2 % len(unit_names)])
         line = to_canonical(raw, user_name, match.name, unit)
         if line != (1.0, 0.0):
@@ -245,35 +209,8 @@ def _text(unit: object) -> str:
     return "" if unit is None or unit != unit else str(unit)
 
 
-def to_canonical(raw: Raw, user_name: str, name: str, units: str) -> tuple[float, float]:
-    """Factor and offset to canonical units."""
-    line = to_units(units, raw.known(name), user_name)
-    if line is None:
-        canonical = raw.known(name).units
-        raw.problems.append(Problem(
-            f"`{user_name}` in {units!r}", f"units that convert to {canonical}",
-            f'obs["{user_name}"].attrs["units"] = "{canonical}"' if raw.form == "columns"
-            else f'obs["units"] = "{canonical}"',
-        ))  # fmt: skip
-    return line or (1.0, 0.0)
-
-
 def default_error(raw: Raw, name: str, level: np.ndarray) -> np.ndarray:
     """Default error at each level: the operator's for a variable of the user's own."""
     if name in raw.own:
         return np.full(np.shape(level), raw.own[name].default_error_std)
     return default_error_std(name, level)
-
-
-def unknown_variable(user_name: str, count: int, raw: Raw) -> Problem:
-    """The problem of a variable nobody knows."""
-    repair = {
-        "columns": f'obs.drop_vars("{user_name}")',
-        "tidy": f'obs.isel({raw.word("dim")}=obs.{raw.word("variable")} != "{user_name}")',
-        "frame": f'obs[obs.{raw.word("variable")} != "{user_name}"]',
-    }[raw.form]
-    return Problem(
-        f"{count} values of {user_name!r}",
-        "variables that xdiffda knows (sorted(xdiffda.observations.KNOWN)), or an operator for it "
-        "(operators={...})", repair,
-    )  # fmt: skip

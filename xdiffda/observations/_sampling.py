@@ -12,6 +12,7 @@ import xarray as xr
 
 from ..errors import InputError, Problem
 from ..state import Convention, Grid
+from ._frames import with_index
 from .stencil import horizontal_stencil, is_vector_component
 
 _SITES, _NOISE = 0, 1  # streams of random numbers
@@ -26,34 +27,56 @@ class Sites:
     station: np.ndarray
 
 
+def _no_sites(found: str, needed: str = "lat and lon in degrees") -> InputError:
+    repair = "emulate_obs(sites={'lat': [52.2], 'lon': [14.1]})"
+    return InputError([Problem(found, needed, repair)], what="sites")
+
+
 def given_sites(sites: xr.Dataset | Mapping[str, Any]) -> Sites:
     """Read the user's sites."""
-    given = list(sites.variables) if isinstance(sites, xr.Dataset) else list(sites)
-    names = {str(name).lower(): name for name in given}
+    given = list(sites.variables) if isinstance(sites, xr.Dataset) else []
+    if hasattr(sites, "reset_index") and hasattr(sites, "columns"):  # a data frame
+        sites = {str(name): column.to_numpy() for name, column in with_index(sites).items()}
+    if not isinstance(sites, xr.Dataset) and hasattr(sites, "keys"):
+        given = list(sites.keys())
+    names = {str(name).lower(): name for name in given if isinstance(name, str)}
     lat_name = names.get("lat", names.get("latitude"))
     lon_name = names.get("lon", names.get("longitude"))
     if lat_name is None or lon_name is None:
+        raise _no_sites(
+            f"sites with {', '.join(map(str, names))}" if names
+            else f"sites of type {type(sites).__name__} without names"
+        )  # fmt: skip
+    try:
+        lat = np.atleast_1d(np.asarray(sites[lat_name], np.float64))
+        lon = np.atleast_1d(np.asarray(sites[lon_name], np.float64))
+    except (ValueError, TypeError) as error:
+        raise _no_sites(f"sites that are no numbers ({error})") from error
+    dims = [getattr(sites[name], "dims", ()) for name in (lat_name, lon_name)]
+    if dims[0] != dims[1]:
         raise InputError([Problem(
-            f"sites with {', '.join(map(str, names)) or 'nothing'}", "lat and lon in degrees",
-            "emulate_obs(sites={'lat': [52.2], 'lon': [14.1]})",
+            f"lat on {', '.join(dims[0])} and lon on {', '.join(dims[1])}, a grid",
+            "pairs of lat and lon", 'sites.stack(station=("lat", "lon"))',
         )], what="sites")  # fmt: skip
-    lat = np.atleast_1d(np.asarray(sites[lat_name], np.float64))
-    lon = np.atleast_1d(np.asarray(sites[lon_name], np.float64))
     if (
         lat.shape != lon.shape
         or lat.ndim != 1
         or not lat.size
         or (not (np.all(np.abs(lat) <= 90) and np.all(np.isfinite(lon))))
     ):
-        raise InputError([Problem(
+        raise _no_sites(
             f"lat of shape {lat.shape} and lon of shape {lon.shape}, lat in "
             f"[{lat.min(initial=np.inf):g}, {lat.max(initial=-np.inf):g}]",
             "as many lat in [-90, 90] as finite lon, at least one",
-            "emulate_obs(sites={'lat': [52.2], 'lon': [14.1]})",
-        )], what="sites")  # fmt: skip
+        )
     station = np.arange(lat.size)
     if "station" in names:
         station = np.atleast_1d(np.asarray(sites[names["station"]]))
+        if station.shape != lat.shape:
+            raise InputError([Problem(
+                f"station of shape {station.shape} beside lat of shape {lat.shape}",
+                "a name for each site, or none", "emulate_obs(sites={'lat': ..., 'lon': ...})",
+            )], what="sites")  # fmt: skip
     lon = np.mod(lon, 360.0)
     return Sites(lat, np.where(lon == 360.0, 0.0, lon), station)
 

@@ -107,6 +107,13 @@ def read_correlation(
     if spec is None:
         return {}
     if not isinstance(spec, Mapping):
+        if isinstance(spec, bool) or not isinstance(
+            spec, (VerticalCorrelation, int, float, np.number)
+        ):
+            raise InputError([Problem(
+                f"error_correlation={spec!r}", "a length in ln p, VerticalCorrelation(...), or a "
+                "mapping of these by variable", _USE,
+            )], what="error correlation")  # fmt: skip
         spec = dict.fromkeys([name for name, v in KNOWN.items() if v.on_levels], spec)
     problems, found = [], {}
     for user_name, given in spec.items():

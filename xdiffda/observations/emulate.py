@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from .._coordinates import find_axes
+from .._coordinates import clock_problem, find_axes
 from ..errors import Problem, raise_if
 from ..state import Convention, Grid, read_metadata
 from ..variables import VARIABLES, canonical_name
@@ -38,8 +38,8 @@ def emulate_obs(
         until the sites are selected; only those are computed.
     fraction, n_columns, sites
         Exactly one: the fraction of the horizontal grid columns, their number, or the places
-        themselves (a Dataset or mapping with ``lat`` and ``lon``, degrees, optionally
-        ``station``). Places off the grid see the state by bilinear interpolation.
+        themselves (a Dataset, data frame or mapping with ``lat`` and ``lon``, degrees,
+        optionally ``station``). Places off the grid see the state by bilinear interpolation.
     variables
         What to observe, by any of their names; all by default.
     levels
@@ -48,7 +48,8 @@ def emulate_obs(
         Standard deviation of the errors: ``"default"`` (see
         `xdiffda.observations.default_error_std`), a number (for all variables, each in its
         canonical unit), or a mapping or Dataset from variable to a number, ``{level: number}``
-        or a DataArray on levels. Canonical units. Always positive.
+        or a DataArray on levels. Canonical units, unless a DataArray's attributes say others.
+        Always positive.
     seed
         Seed of sites and errors.
     on_grid
@@ -69,7 +70,7 @@ def emulate_obs(
     ------
     InputError
         If not exactly one of fraction, n_columns and sites is given; if there are members; if
-        variables, levels, sites or errors do not fit.
+        variables, levels, sites or errors do not fit; if the state's times cannot be read.
 
     Examples
     --------
@@ -87,6 +88,8 @@ def emulate_obs(
     if not isinstance(seed, (int, np.integer)) or seed < 0:
         problems.append(Problem(f"seed={seed!r}", "a whole number from 0", "emulate_obs(seed=0)"))
     channels, wrong = _channels(convention, variables, levels)
+    clock = clock_problem(convention.template, convention.axes)
+    wrong += [] if clock is None else [clock]
     raise_if([*problems, *wrong], what="emulate_obs")
     errors = error_std_by_level(error_std, channels)
     many = "time" in convention.batch_dims
@@ -133,17 +136,24 @@ def _choice_problems(
             " and ".join(chosen) or "none of fraction, n_columns, sites", "exactly one of them",
             "ds.diffda.emulate_obs(n_columns=416)",
         )]  # fmt: skip
-    if fraction is not None and not 0 < fraction <= 1:
+    if fraction is not None and not (_is_number(fraction) and 0 < fraction <= 1):
+        many = _is_number(fraction) and 1 < fraction <= grid.n_node
         return [Problem(
-            f"fraction={fraction}", "a fraction of the grid columns in (0, 1]",
-            f"ds.diffda.emulate_obs(n_columns={max(1, round(abs(fraction)))})",
+            f"fraction={fraction!r}", "a fraction of the grid columns in (0, 1]",
+            f"ds.diffda.emulate_obs(n_columns={round(fraction) if many else 1})",
         )]  # fmt: skip
-    if n_columns is not None and int(n_columns) not in range(1, grid.n_node + 1):
+    if n_columns is not None and not (
+        _is_number(n_columns) and n_columns in range(1, grid.n_node + 1)
+    ):
         return [Problem(
-            f"n_columns={n_columns}", f"a whole number from 1 to {grid.n_node}",
+            f"n_columns={n_columns!r}", f"a whole number from 1 to {grid.n_node}",
             f"ds.diffda.emulate_obs(n_columns={min(416, grid.n_node)})",
         )]  # fmt: skip
     return []
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and np.isfinite(value)
 
 
 def _batch_problems(convention: Convention) -> list[Problem]:
@@ -165,28 +175,38 @@ def _channels(
     layout, problems = convention.layout, []
     names = list(layout.variables)
     if variables is not None:
-        wanted = [variables] if isinstance(variables, str) else list(variables)
+        wanted = [variables] if isinstance(variables, str) or not np.iterable(variables) else [
+            *variables
+        ]  # fmt: skip
         user = {field.user_name: field.name for field in convention.fields}
-        found = {v: user.get(v) or _among(v, layout.variables) for v in wanted}
+        found = {v: user.get(str(v)) or _among(str(v), layout.variables) for v in wanted}
         unknown = [repr(v) for v, name in found.items() if name is None]
-        if unknown:
+        if unknown or not wanted:
             problems.append(Problem(
-                f"variables {', '.join(unknown)}", f"some of {', '.join(layout.variables)}",
+                f"variables {', '.join(unknown) or '[]'}", f"some of {', '.join(layout.variables)}",
                 f'ds.diffda.emulate_obs(variables=["{layout.variables[0]}"], ...)',
             ))  # fmt: skip
         names = [name for name in layout.variables if name in found.values()]
     chosen = layout.levels
     if levels is not None:
-        wanted = [float(p) for p in np.atleast_1d(levels)]
+        wanted = [_as_level(p) for p in np.atleast_1d(np.asarray(levels, object))]
         missing = [f"{p:g}" for p in wanted if p not in layout.levels]
-        if missing:
+        if missing or not wanted:
             problems.append(Problem(
-                f"levels {', '.join(missing)}", f"some of {', '.join(map(str, layout.levels))} hPa",
+                f"levels {', '.join(missing) if wanted else '[]'}" if np.isfinite(wanted).all()
+                else f"levels={levels!r}", f"some of {', '.join(map(str, layout.levels))} hPa",
                 f"ds.diffda.emulate_obs(levels=[{layout.levels[0] if layout.levels else ''}], ...)",
             ))  # fmt: skip
         chosen = tuple(p for p in layout.levels if p in wanted)
     on, surface = np.asarray(chosen, np.float64), np.array([np.nan])
     return {n: on if VARIABLES[n].on_levels else surface for n in names}, problems
+
+
+def _as_level(level: Any) -> float:
+    try:
+        return float(level)
+    except (ValueError, TypeError):
+        return float("nan")
 
 
 def _among(user_name: str, names: Sequence[str]) -> str | None:

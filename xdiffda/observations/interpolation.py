@@ -149,11 +149,16 @@ def _check_settings(method: str, range_km: float, n_neighbours: int, radius_km: 
     problems = []
     if method != "kriging":
         problems.append(Problem(f"method={method!r}", "`kriging`", 'method="kriging"'))
-    settings = {"range_km": range_km, "n_neighbours": n_neighbours, "radius_km": radius_km}
-    problems += [
-        Problem(f"{name}={value}", "a positive number", f"interpolate(obs, like=like, {name}=9)")
-        for name, value in settings.items() if not value > 0
-    ]  # fmt: skip
+    settings = {"range_km": (range_km, 600.0), "n_neighbours": (n_neighbours, 9),
+                "radius_km": (radius_km, 2000.0)}  # fmt: skip
+    for name, (value, usual) in settings.items():
+        whole = name == "n_neighbours"
+        kinds = (int, np.integer) if whole else (int, float, np.number)
+        if not (isinstance(value, kinds) and value > 0):
+            problems.append(Problem(
+                f"{name}={value!r}", "a positive whole number" if whole else "a positive number",
+                f"interpolate(obs, like=like, {name}={usual})",
+            ))  # fmt: skip
     if problems:
         raise InputError(problems, what="interpolate")
 

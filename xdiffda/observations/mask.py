@@ -62,9 +62,9 @@ def dilate_mask(
     >>> mask.sel(lat=22.5).values[:4].astype(float).round(2).tolist()
     [0.18, 1.0, 0.18, 0.0]
     """
-    if not sigma > 0:
+    if not (isinstance(sigma, (int, float, np.number)) and sigma > 0):
         raise InputError([Problem(
-            f"sigma={sigma}", "a positive width in grid cells", "dilate_mask(obs, sigma=1.5, ...)"
+            f"sigma={sigma!r}", "a positive width in grid cells", "dilate_mask(obs, sigma=1.5, ...)"
         )], what="dilate_mask")  # fmt: skip
     convention = read_metadata(like, what="like")
     layout = convention.layout

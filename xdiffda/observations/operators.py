@@ -201,12 +201,15 @@ def linear_rows(
 def none_usable(n_obs: int, rejected: dict[str, np.ndarray], layout: Layout) -> InputError:
     """The error to raise where every observation was rejected."""
     reasons = "; ".join(f"{len(where)} {reason}" for reason, where in rejected.items())
+    repair = f"obs.sel(obs=obs.variable.isin({list(layout.variables)}))"
+    if rejected and all("without station_height" in reason for reason in rejected):
+        repair = 'obs.assign_coords(station_height=("obs", heights_in_m))'
     return InputError(
         [
             Problem(
                 f"none of {n_obs} observations usable: {reasons or 'none were given'}",
                 "at least one observation of the state's variables and levels",
-                f"obs.sel(obs=obs.variable.isin({list(layout.variables)}))",
+                repair,
             )
         ],
         what="observations",

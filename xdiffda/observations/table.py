@@ -27,7 +27,9 @@ from ._checks import find_problems, repeated
 from ._codes import name_codes
 from ._columns import SUFFIX
 from ._names import KNOWN, own_variables
-from ._read import NUMERIC, OPTIONAL, Raw, read
+from ._raw import Raw
+from ._read import NUMERIC, OPTIONAL, read
+from ._span import centre_and_width
 from .nonlinear import as_operators
 
 if TYPE_CHECKING:
@@ -58,7 +60,8 @@ def to_tidy(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = Non
     obs
         Observations in columns or tidy. Where they state no error at all, the defaults of
         ``xdiffda.observations.defaults`` are filled in; an observation without time (NaT) is taken
-        to be valid at the analysis time.
+        to be valid at the analysis time. Numbers are times only with a unit such as
+        ``"hours since 2020-01-01"``, and times under a name that is not known are refused.
     operators
         The user's operators by variable (see `Operator`); their names are accepted.
 
@@ -259,14 +262,8 @@ def select_window(
     >>> inside.sizes["obs"], {reason: len(where) for reason, where in rejected.items()}
     (1, {'after the window (later than 2020-01-01T03:00)': 1})
     """
-    import pandas as pd
 
-    centre, width = pd.Timestamp(time), pd.Timedelta(window)
-    if pd.isna(centre) or pd.isna(width) or width < pd.Timedelta(0):
-        raise InputError([Problem(
-            f"time {time!r} and window {window!r}", "a time and a positive width",
-            'select_window(tidy, "2020-01-01T00", "6h")',
-        )], what="assimilation window")  # fmt: skip
+    centre, width = centre_and_width(tidy, time, window)
     start, end = centre - width / 2, centre + width / 2
     stamps = tidy["time"].values
     after = stamps > end.to_datetime64()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import xarray as xr
 
 from xdiffda._skill_table import HEADLINES
-from xdiffda.errors import InputError, Problem
+from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.plot.panels import DISPLAY
 from xdiffda.variables import VARIABLES, canonical_name
 
@@ -91,7 +91,8 @@ def choose_channels(
         have = ", ".join(f"{c.variable}@{c.level:g}" if c.level else c.variable for c in common)
         found = ", ".join(c.title for c in missing) or "no channel"
         raise InputError(
-            [Problem(f"{found} in not all of {', '.join(results)}", f"some of {have}",
+            [Problem(found if list(results) == [""] else f"{found}, not in all of "
+                     f"{', '.join(results)}", f"some of {have}",
                      'channels=["temperature@850"]')], what=what,
         )  # fmt: skip
     return chosen
@@ -100,12 +101,38 @@ def choose_channels(
 def _read(text: str) -> Channel:
     name, _, level = text.partition("@")
     known = canonical_name(name, on_levels=bool(level)) or canonical_name(name) or name
-    return Channel(known, float(level) if level else None)
+    try:
+        return Channel(known, float(level) if level else None)
+    except ValueError as error:
+        raise InputError([Problem(f"the channel {text!r}", "a variable, or variable@level",
+                                  'channels=["temperature@850"]')],
+                         what="figure") from error  # fmt: skip
 
 
-def labelled(results: xr.Dataset | Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
-    """One result or several, as label -> result."""
-    return {"": results} if isinstance(results, xr.Dataset) else dict(results)
+def labelled(
+    results: xr.Dataset | Mapping[str, xr.Dataset], *, along: Sequence[str] = (), made: str = "",
+    what: str = "figure",
+) -> dict[str, xr.Dataset]:  # fmt: skip
+    """One result or several, as label -> result.
+
+    Each must have a coordinate or dimension of ``along``: it is what the call ``made`` gives.
+    """
+    given = {"": results} if isinstance(results, xr.Dataset) else results
+    if not isinstance(given, Mapping) or not given:
+        found = f"a {type(results).__name__}" if results or results is None else "no result"
+        raise InputError([Problem(found, "a result, or a mapping from label to result",
+                                  made)], what=what)  # fmt: skip
+    wrong = {
+        label: ds for label, ds in given.items()
+        if not isinstance(ds, xr.Dataset) or (along and {*ds.dims, *ds.coords}.isdisjoint(along))
+    }  # fmt: skip
+    problems = [
+        Problem(f"{label or 'a result'}, a {type(ds).__name__} without {' or '.join(along)}",
+                "what the call below gives", made)
+        for label, ds in wrong.items()
+    ]  # fmt: skip
+    raise_if(problems, what=what)
+    return dict(given)
 
 
 def in_display_units(field: xr.DataArray, *, power: int = 1) -> tuple[xr.DataArray, str]:

@@ -51,7 +51,9 @@ def rank_histogram(
     >>> rank_histogram(counts).axes[0].get_title().splitlines()[0]
     '2 m temperature'
     """
-    drawn = _ranks(labelled(counts), channels)
+    given = labelled(counts, along=("rank",), what="rank_histogram",
+                     made="xdiffda.verify.rank_histogram(analysis, truth=truth)")  # fmt: skip
+    drawn = _ranks(given, channels)
     with style():
         figure, axes = panels(len(drawn), height=2.1, sharex=True)
         for ax, (title, bars) in zip(axes, drawn.items(), strict=True):
@@ -145,7 +147,8 @@ def innovation_histogram(
     >>> innovation_histogram(seen).axes[0].get_title()
     '2 m temperature (2)'
     """
-    results = labelled(seen)
+    results = labelled(seen, along=("obs",), what="innovation_histogram",
+                       made="xdiffda.verify.equivalents(analysis, obs)")  # fmt: skip
     first = next(iter(results.values()))
     names = list(variables or dict.fromkeys(first["variable"].values.tolist()))
     edges = np.linspace(-_LIMIT, _LIMIT, 41)

@@ -45,7 +45,8 @@ def lead_time_curves(
     InputError
         If a result has no lead time or score, or a channel is missing.
     """
-    given = labelled(scores)
+    given = labelled(scores, what="lead_time_curves",
+                     made="verify(analysis.diffda.forecast(...), truth)")  # fmt: skip
     lacking = [
         label or "the scores" for label, ds in given.items()
         if "lead_time" not in ds.dims or score not in np.atleast_1d(ds["score"].values)

@@ -192,6 +192,9 @@ def _draw(
     image = ax.pcolormesh(lon, lat, values, transform=plate, rasterized=True, **norm)
     if lon[-1] - lon[0] > 359:
         ax.set_global()
+        half = {ccrs.NorthPolarStereo: (0, 90), ccrs.SouthPolarStereo: (-90, 0)}.get(type(on))
+        if half is not None:  # the other half would be most of the picture
+            ax.set_extent((-180, 180, *half), crs=plate)
     add_coastline(ax, linewidth=0.6)
     if dots is not None:
         where = {"transform": plate, "s": size, "zorder": 4, "edgecolors": "black"}

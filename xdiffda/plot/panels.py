@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from xdiffda._fields import canonical
 from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.plot.picking import pick, position
 from xdiffda.plot.styles import (
     DIFFERENCE_COLOURS,
     FIELD_COLOURS,
@@ -18,6 +18,7 @@ from xdiffda.plot.styles import (
     SPREAD_COLOURS,
 )
 from xdiffda.variables import VARIABLES, canonical_name
+from xdiffda.verify._pairs import canonical_state
 from xdiffda.verify._partners import partners, variance
 
 Group = Literal["field", "difference", "spread"]
@@ -134,7 +135,7 @@ def build_panels(
     InputError
         If the variable, level, time or member is missing or not chosen.
     """
-    state = canonical(analysis, what="analysis")
+    state = canonical_state(analysis, what="analysis")
     has_members = "member" in state.dims and state.sizes["member"] > 1 and choice.member is None
     names = choose_panels(
         panels, truth=truth is not None, background=background is not None, members=has_members
@@ -144,7 +145,7 @@ def build_panels(
     for name, given in (("background", background), ("truth", truth)):
         used = name in names or any(name in _NEEDS.get(n, ()) for n in names)
         if given is not None and used:
-            part, _ = _select(canonical(given, what=name), choice, what=name)
+            part, _ = _select(canonical_state(given, what=name), choice, what=name)
             fields[name] = _like(_mean(part), fields["analysis"], what=name)
     with xr.set_options(keep_attrs=True):
         if "increment" in names:
@@ -182,6 +183,9 @@ def _like(field: xr.DataArray, other: xr.DataArray, *, what: str) -> xr.DataArra
 def _select(ds: xr.Dataset, choice: Slice, *, what: str) -> tuple[xr.DataArray, Slice]:
     """Return (member?, lat, lon) of one variable, in memory, and the completed choice."""
     name = choice.variable
+    if not isinstance(name, str):
+        raise InputError([Problem(f"variable={name!r}", "the name of one", 'ds.diffda.map("t")')],
+                         what="map")  # fmt: skip
     if name not in ds:
         on_levels = True if choice.level is not None else None
         name = canonical_name(name, on_levels=on_levels) or canonical_name(name) or name
@@ -192,10 +196,14 @@ def _select(ds: xr.Dataset, choice: Slice, *, what: str) -> tuple[xr.DataArray, 
             what="map",
         )
     field = ds[name]
-    field, level = _pick(field, "level", choice.level, what)
-    field, time = _pick(field, "time", choice.time, what)
-    if choice.member is not None and "member" in field.dims and what == "analysis":
-        field = field.isel(member=choice.member)
+    level = choice.level
+    if "level" in field.dims or name not in VARIABLES or VARIABLES[name].on_levels:
+        field, level = pick(field, "level", level, what)
+    else:  # of the surface, whatever level is asked for, or stands beside it
+        level = None
+    field, time = pick(field, "time", choice.time, what)
+    if choice.member is not None and what == "analysis":
+        field = field.isel(member=position(choice.member, field.sizes.get("member", 0)))
     rest = [str(d) for d in field.dims if d not in ("member", "lat", "lon")]
     if rest:
         found, repair = f"a further dimension {rest[0]} in the {what}", f"{what}.isel({rest[0]}=0)"
@@ -205,28 +213,6 @@ def _select(ds: xr.Dataset, choice: Slice, *, what: str) -> tuple[xr.DataArray, 
     field = field.load().astype(np.float64) * factor
     field.attrs["units"] = text
     return field, Slice(name, level, time, choice.member)
-
-
-def _pick(field: xr.DataArray, dim: str, value: Any, what: str) -> tuple[xr.DataArray, Any]:
-    if dim not in field.dims:
-        kept = field[dim].values[()] if dim in field.coords and field[dim].ndim == 0 else value
-        return field, kept
-    if value is None and field.sizes[dim] == 1:
-        field = field.isel({dim: 0})
-        return field, field[dim].values[()] if dim in field.coords else None
-    have = field[dim].values if dim in field.coords else np.arange(field.sizes[dim])
-    if dim == "time" and isinstance(value, str):
-        value = np.datetime64(value)
-    matches = np.flatnonzero(have == value) if value is not None else np.array([], int)
-    if matches.size == 0:
-        found = f"{dim} {value}" if value is not None else f"no choice of {dim}"
-        shown = [f"{v:g}" if dim == "level" else str(v)[:16] for v in have]
-        if len(shown) > 8:
-            shown = [*shown[:3], "...", shown[-1]]
-        repair = f"{dim}={shown[0]}" if dim == "level" else f'{dim}="{shown[0]}"'
-        problem = Problem(found, f"one of the {what}'s {', '.join(shown)}", repair)
-        raise InputError([problem], what="map")
-    return field.isel({dim: int(matches[0])}), have[matches[0]]
 
 
 def scale_of(group: Group, panels: Sequence[Panel], variable: str) -> Scale:

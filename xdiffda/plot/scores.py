@@ -45,7 +45,8 @@ def spread_error(
     >>> spread_error(found).axes[0].get_xlabel()
     'spread (K)'
     """
-    given = labelled(results)
+    given = labelled(results, along=("bin",), what="spread_error",
+                     made="xdiffda.verify.spread_error(analysis, truth)")  # fmt: skip
     chosen = choose_channels(given, channels, what="spread_error")
     with style():
         figure, axes = panels(len(chosen), width=2.5, height=2.6)
@@ -155,7 +156,8 @@ def profiles(
     >>> profiles(found).axes[0].get_xlabel()
     'RMSE (K)'
     """
-    given = labelled(scores)
+    given = labelled(scores, along=("score",), what="profiles",
+                     made="xdiffda.verify.verify(analysis, truth)")  # fmt: skip
     first = next(iter(given.values()))
     on_levels = [str(n) for n, field in first.data_vars.items() if "level" in field.dims]
     names = list(variables or on_levels)

@@ -55,7 +55,9 @@ def spectra(
     >>> spectra(found).axes[0].get_ylabel()
     'variance (K²)'
     """
-    given = labelled(results)
+    along = "wavenumber", "zonal_wavenumber", "total_wavenumber"
+    given = labelled(results, along=along, what="spectra",
+                     made="xdiffda.verify.zonal_spectrum(analysis)")  # fmt: skip
     _check(given, band, reference)
     chosen = choose_channels(given, channels, what="spectra")
     with style():

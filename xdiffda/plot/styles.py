@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xdiffda.errors import StorageError
+
 if TYPE_CHECKING:
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
@@ -108,7 +110,21 @@ def save(figure: Figure, path: str | Path, *, dpi: float = 200.0) -> None:
         File; its suffix chooses the format.
     dpi
         Of raster formats, and of fields inside vector formats.
+
+    Raises
+    ------
+    StorageError
+        If there is no such folder or format.
     """
+    path = Path(path).expanduser()
+    formats = figure.canvas.get_supported_filetypes()
+    if not path.parent.is_dir():
+        raise StorageError(f"{path}: no folder {path.parent}; repair: `mkdir -p {path.parent}`")
+    if path.suffix and path.suffix[1:].lower() not in formats:
+        raise StorageError(
+            f"{path}: unknown kind {path.suffix!r}; needed one of {', '.join(formats)}; repair: "
+            f"`save(figure, {str(path.with_suffix('.pdf'))!r})`"
+        )
     with style():
         figure.savefig(path, dpi=dpi, bbox_inches="tight")
 

@@ -12,6 +12,7 @@ import dataclasses
 import sys
 
 from xdiffda._huge_pages import request_huge_pages
+from xdiffda.errors import XdiffdaError
 from xdiffda.train.config import TrainConfig
 
 _OVERRIDES = {
@@ -85,6 +86,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def command() -> None:
+    """As `main`; what the user can repair is said without a traceback."""
+    try:
+        main()
+    except (XdiffdaError, FloatingPointError, FileNotFoundError, IsADirectoryError,
+            NotADirectoryError, FileExistsError, PermissionError) as error:  # fmt: skip
+        sys.exit(f"xdiffda.train: {error}")
+
+
 if __name__ == "__main__":
     request_huge_pages()
-    main()
+    command()

@@ -7,8 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from xdiffda._toml import build, read_toml
-from xdiffda.errors import Problem, raise_if
+from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.train.ranges import out_of_range
 
 TASKS = ("forecaster", "denoiser", "diffda")
 DTYPES = ("float32", "bfloat16")
@@ -24,6 +27,14 @@ class Network:
     processor_steps: int = 6
     hidden_layers: int = 1
     conditioning_width: int = 0
+
+    def __post_init__(self) -> None:
+        # beyond the finest of these meshes no memory holds the graph
+        ranges = {
+            "refinement": (0, 9), "latent": (1, 2**14), "processor_steps": (1, 1024),
+            "hidden_layers": (0, 64), "conditioning_width": (0, 2**14),
+        }  # fmt: skip
+        raise_if(out_of_range(self, "network", ranges), what="training configuration")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +67,15 @@ class Optimiser:
     b2: float = 0.99
     clip: float = 1.0
     ema: float = 0.999
+
+    def __post_init__(self) -> None:
+        almost, tiny = 1 - 1e-12, 1e-30
+        ranges = {
+            "start": (0, 10), "peak": (tiny, 10), "end": (0, 10), "warmup_steps": (0, 10**12),
+            "warmup_share": (0, 1), "weight_decay": (0, 10**6), "b1": (0, almost),
+            "b2": (0, almost), "clip": (tiny, 10**12), "ema": (0, almost),
+        }  # fmt: skip
+        raise_if(out_of_range(self, "optimiser", ranges), what="training configuration")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +182,15 @@ class Era5:
         ]
         if wrong:
             problems.append(Problem(f"era5.leads {wrong}", "multiples of 6 h", "leads = [6, 48]"))
+        for name in ("first", "last", "validation_first", "validation_last"):
+            try:
+                np.datetime64(getattr(self, name) or "2000-01-01", "h")
+            except ValueError:
+                found = f"era5.{name} = {getattr(self, name)!r}"
+                problems.append(Problem(found, "a time", f'{name} = "1979-01-01T06"'))
+        if self.every_hours < 1:
+            found = f"era5.every_hours = {self.every_hours}"
+            problems.append(Problem(found, "1 or more", "every_hours = 6"))
         raise_if(problems, what="training configuration")
 
 
@@ -222,6 +251,9 @@ class TrainConfig:
                 problems.append(
                     Problem(f"{name} = {getattr(self, name)}", "at least 1", f"{name} = 1")
                 )
+        for name in ("epochs", "seed"):
+            if not 0 <= (value := getattr(self, name)) < float("inf"):
+                problems.append(Problem(f"{name} = {value}", "0 or more", f"{name} = 0"))
         if self.task == "diffda" and not (self.era5 and self.initial):
             found = f"initial = {self.initial!r} and {'a' if self.era5 else 'no'} table era5"
             problems.append(Problem(found, "both, for task diffda", 'initial = "params.npz"'))
@@ -244,7 +276,12 @@ class TrainConfig:
     @classmethod
     def read_back(cls, out: str | Path) -> TrainConfig:
         """Read the configuration that a run left in its folder, pointing at that folder."""
-        table = json.loads((Path(out) / CONFIG).read_text())
+        try:
+            table = dict(json.loads((Path(out) / CONFIG).read_text()))
+        except (ValueError, TypeError) as error:
+            problem = Problem(f"{CONFIG} that cannot be read ({error})", "what a run has left",
+                              f'out = "{out}-2"')  # fmt: skip
+            raise InputError([problem], what=str(Path(out) / CONFIG)) from error
         table.pop(VERSIONS, None)
         problems: list[Problem] = []
         config = build(cls, table, problems)

@@ -52,6 +52,10 @@ def open_store(path: str, storage: Mapping[str, Any] | None = None) -> xr.Datase
             f"{path}: cannot be opened as zarr ({type(error).__name__}: {error}); repair: {repair}"
         ) from error
     ds = ds.rename({k: v for k, v in _RENAME.items() if k in ds.dims})
+    if absent := [name for name in ("time", "lat", "lon") if name not in ds.coords]:
+        problem = Problem(f"no coordinate {', '.join(absent)}", "time, latitude and longitude",
+                          "a store of WeatherBench 2 or ARCO-ERA5")  # fmt: skip
+        raise InputError([problem], what=path)
     lat, lon = ds["lat"].values, ds["lon"].values % 360
     ds = ds.assign_coords(lon=lon)
     return ds.isel(lat=np.argsort(lat), lon=np.argsort(lon))
@@ -147,6 +151,12 @@ class Reanalysis:
     def _rain(self, time: np.datetime64) -> xr.DataArray:
         """Precipitation of six hours, from a store that has it hourly."""
         hours = time - np.arange(5, -1, -1) * np.timedelta64(1, "h")
+        absent = sorted(set(hours) - set(self.times))
+        if absent:
+            found = f"no {_HOURLY_RAIN} of {', '.join(str(t)[:16] for t in absent)}"
+            problem = Problem(found, f"{_RAIN}, or every hour of the six before {str(time)[:16]}",
+                              "a store with hourly times, or rain of 6 h")  # fmt: skip
+            raise InputError([problem], what="reanalysis")
         field = self.ds[_HOURLY_RAIN].sel(time=hours).transpose("time", "lat", "lon").load()
         return field.sum("time").assign_coords(time=time)
 

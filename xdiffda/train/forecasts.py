@@ -190,10 +190,14 @@ class Backgrounds:
     Raises
     ------
     InputError
-        If forecasts are missing.
+        If forecasts are missing, all or some.
     """
 
     def __init__(self, path: str | Path, layout: Layout) -> None:
+        if not Path(path).is_dir():
+            problem = Problem("no store of forecasts", "one, made before the training",
+                              "python -m xdiffda.train forecasts CONFIG.toml")  # fmt: skip
+            raise InputError([problem], what=str(path))
         self.ds = xr.open_zarr(path, consolidated=False, chunks=None, decode_timedelta=True)
         self.layout = layout
         missing = int((self.ds["complete"].values != 1).sum())

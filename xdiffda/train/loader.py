@@ -15,6 +15,8 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
+from xdiffda.errors import InputError, Problem
+
 Batch = dict[str, Any]
 
 
@@ -49,6 +51,12 @@ class Drawn:
     batch: int
     seed: tuple[int, ...]
     reader: Callable[[np.ndarray], Batch]
+
+    def __post_init__(self) -> None:
+        if (n := len(self.choices)) < self.batch:
+            problem = Problem(f"{n} samples", f"batch = {self.batch} of them, or more",
+                              f"batch = {max(n, 1)}, more data, a shorter rollout")  # fmt: skip
+            raise InputError([problem], what="training data")
 
     def samples(self, step: int) -> np.ndarray:
         rng = np.random.default_rng([*self.seed, step])

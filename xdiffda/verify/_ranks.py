@@ -117,6 +117,10 @@ def _against_truth(analysis: xr.Dataset, truth: xr.Dataset, thin_km: float | Non
     weights = row_weights(reference)
     protocol = _TRUTH
     if thin_km is not None:
+        if not (isinstance(thin_km, int | float | np.number) and thin_km > 0):
+            raise InputError([Problem(f"thin_km={thin_km!r}", "a positive distance in km",
+                                      "rank_histogram(..., thin_km=1500)")],
+                             what="rank histogram")  # fmt: skip
         weights = thinned(reference["lat"], reference["lon"], thin_km).astype(np.float64)
         protocol = _THINNED.format(thin_km)
     out = {n: _counts(state[n], reference[n], weights) for n in state.data_vars}

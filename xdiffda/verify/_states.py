@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xdiffda._fields import canonical, row_weights
-from xdiffda._matching import matched, same_channels
-from xdiffda.verify._pairs import REDUCED, pair
+from xdiffda._fields import row_weights
+from xdiffda._matching import same_channels
+from xdiffda.verify._pairs import REDUCED, canonical_state, pair, pair_with
 from xdiffda.verify._partners import (
     NONE,
     Partners,
@@ -87,9 +87,10 @@ def verify(
     weights = row_weights(reference)
     columns = _scores(state, reference, weights, partners(analysis))
     if background is not None:
-        first, same = matched(
-            canonical(background, what="background"), reference, what="background"
-        )
+        first, same = pair_with(
+            canonical_state(background, what="background"), reference, what="truth",
+            first="background",
+        )  # fmt: skip
         same_channels(same, reference)
         base = _scores(first, same, weights)
         columns["background_rmse"], columns["background_crps"] = base["rmse"], base["crps"]
@@ -177,17 +178,26 @@ def increment(analysis: xr.Dataset, background: xr.Dataset) -> xr.Dataset:
     >>> increment(background + 2, background)["t2m"].values[0]
     array([2., 2., 2., 2.])
     """
+    given = canonical_state(analysis, what="analysis")
+    other = canonical_state(background, what="background")
     if "member" in background.dims and background.sizes["member"] != analysis.sizes.get("member"):
         background = background.mean("member", keep_attrs=True)
-    if not _same_convention(analysis, background):
-        analysis, background = canonical(analysis, what="analysis"), canonical(background)
-        analysis, background = matched(analysis, background, what="analysis", other="background")
+    if not (_same_convention(analysis, background) and _same_place(given, other)):
+        analysis, background = pair_with(given, background, what="background")
     else:
         background = background[list(analysis.data_vars)]
     if "member" in background.dims:
         background = background.assign_coords(member=analysis["member"])  # pair by position
     with xr.set_options(keep_attrs=True):
         return analysis - background
+
+
+def _same_place(one: xr.Dataset, other: xr.Dataset) -> bool:
+    """Whether two states in canonical names are of the same times and levels, where they tell."""
+    return all(
+        one[n].dims == other[n].dims and np.array_equal(one[n], other[n])
+        for n in ("time", "valid_time", "level") if n in one.coords and n in other.coords
+    )  # fmt: skip
 
 
 def _same_convention(one: xr.Dataset, other: xr.Dataset) -> bool:
