@@ -215,3 +215,11 @@ def test_table() -> None:
     assert lines[2].split() == ["background", "1.000", "1.000", "1.000", "1.000"]
     assert lines[3].split() == ["analysis", "0.500", "0.500", "0.750", "0.750"]
     assert lines[4] == PROTOCOL
+
+
+def test_skill_table_needs_scores_and_shows_small_ones():
+    for scores, name in (({}, None), ({"a": xr.Dataset()}, "b")):
+        with pytest.raises(InputError, match="skill_table"):
+            skill_table(scores, relative_to=name)
+    small = xr.Dataset({"q": ("score", [0.00046])}, {"score": ["rmse"]})
+    assert skill_table({"a": small}).splitlines()[2].split() == ["a", "0.00046"]

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
+from xdiffda.errors import InputError, Problem
+
 # columns of a table, where the data hold them
 HEADLINES = {
     "z500": "geopotential@500",
@@ -44,6 +46,11 @@ def skill_table(
     str
         The table, with the protocol under it.
 
+    Raises
+    ------
+    InputError
+        If there are no scores, or none of ``relative_to``.
+
     Examples
     --------
     >>> from xdiffda.verify import verify
@@ -54,6 +61,12 @@ def skill_table(
     >>> print(table.splitlines()[3])
     analysis       0.500   0.500   0.500
     """
+    if not scores or (relative_to is not None and relative_to not in scores):
+        name = relative_to or "analysis"
+        raise InputError(
+            [Problem(f"scores of {', '.join(scores) or 'nothing'}", f"those of {name}",
+                     f"skill_table({{{name!r}: verify({name}, truth)}})")], what="skill_table",
+        )  # fmt: skip
     channels = {method: _channels(result, score) for method, result in scores.items()}
     first = next(iter(channels.values()))
     labels = {v: k for k, v in HEADLINES.items()}
@@ -86,12 +99,19 @@ def _channels(result: xr.Dataset, score: str) -> dict[str, float]:
     return out
 
 
+def _cell(value: float) -> str:
+    """Three decimals; two digits of what is small in its unit, such as humidity."""
+    if abs(value) >= 100:
+        return f"{value:.1f}"
+    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
+
+
 def _format(title: str, header: list[str], rows: Mapping[str, list[float]], note: str) -> str:
     first = max(map(len, rows)) + 2
     width = [max(8, len(h) + 2) for h in header]
     lines = [title, " " * first + "".join(h.rjust(w) for h, w in zip(header, width, strict=True))]
     for method, row in rows.items():
-        cells = (f"{v:.3f}" if abs(v) < 100 else f"{v:.1f}" for v in row)
+        cells = map(_cell, row)
         cells = ("-" if c == "nan" else c for c in cells)
         body = "".join(c.rjust(w) for c, w in zip(cells, width, strict=True))
         lines.append(method.ljust(first) + body)

@@ -259,5 +259,5 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as leave:
         if leave.code == 130:  # typer turns an interrupt into this
-            typer.echo("xdiffda: interrupted, nothing is lost; run the same command again", err=True)
+            typer.echo("xdiffda: interrupted; repair: run the same command again", err=True)
         raise
