@@ -66,7 +66,9 @@ def figure(found: Mapping[str, Any]) -> Figure:
     columns = list(dict.fromkeys(row["columns"] for row in found["rows"]))
     names = list(dict.fromkeys(row["method"] for row in found["rows"]))
     with style():
-        drawn, axes = panels(len(columns), width=3.2, height=2.8, sharey=True)
+        # the legend of one panel needs the width of two
+        width, height = (3.2, 2.8) if len(columns) > 1 else (6.4, 4.4)
+        drawn, axes = panels(len(columns), width=width, height=height, sharey=True)
         look = lines(names)
         for ax, n in zip(axes, columns, strict=True):
             here = [row for row in found["rows"] if row["columns"] == n]
