@@ -83,3 +83,12 @@ def test_counts_and_scores_of_an_ensemble_known_by_hand() -> None:
     counts = rank_histogram(members, truth=ds)["2m_temperature"]
     # a tie with the second member: half below it, half above
     np.testing.assert_allclose(counts / counts.sum(), [0, 0.5, 0.5, 0])
+
+
+@pytest.mark.parametrize("function", ["balance", "zonal_spectrum", "total_spectrum"])
+def test_a_single_field_is_told_how_to_become_a_state(function):
+    from xdiffda import verify as module
+
+    field = xr.DataArray(np.zeros((3, 4)), dims=("lat", "lon"), name="temperature")
+    with pytest.raises(InputError, match=r'state\.to_dataset\(name="temperature"\)'):
+        getattr(module, function)(field)

@@ -44,12 +44,12 @@ class Explorer(pn.viewable.Viewer):
     >>> explorer.save("spread.html")  # doctest: +SKIP
     """
 
-    variable = param.Selector(doc="Name of the variable.")
-    level = param.Selector(doc="Pressure, hPa.", allow_None=True)
-    time = param.Selector(doc="Time of the state.", allow_None=True)
-    lead_time = param.Selector(doc="Lead time of a forecast.", allow_None=True)
+    variable = param.Selector(doc="Name of the variable.", check_on_set=True)
+    level = param.Selector(doc="Pressure, hPa.", allow_None=True, check_on_set=True)
+    time = param.Selector(doc="Time of the state.", allow_None=True, check_on_set=True)
+    lead_time = param.Selector(doc="Lead time of a forecast.", allow_None=True, check_on_set=True)
     member = param.Integer(default=0, doc="Position of the member.")
-    view = param.Selector(doc="Mean, member, spread, increment, ...")
+    view = param.Selector(doc="Mean, member, spread, increment, ...", check_on_set=True)
     observations = param.Boolean(default=True, doc="Whether observations are drawn.")
     point = param.NumericTuple(default=(0.0, 0.0), length=2, doc="Latitude and longitude.")
 

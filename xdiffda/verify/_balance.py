@@ -8,8 +8,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from xdiffda._fields import canonical, row_weights
+from xdiffda._fields import row_weights
 from xdiffda.errors import InputError, Problem
+from xdiffda.verify._pairs import canonical_state
 from xdiffda.verify._spectra import _closed
 
 EARTH_RADIUS = 6.371e6  # m
@@ -185,7 +186,7 @@ def balance(state: xr.Dataset, *, tropics: float = 20.0, polar: float = 80.0) ->
 
 
 def _prepared(state: xr.Dataset, names: tuple[str, ...], what: str) -> xr.Dataset:
-    ds = _closed(canonical(state, what="state"))
+    ds = _closed(canonical_state(state, what="state"))
     missing = [n for n in names if n not in ds]
     if missing:
         known = ", ".join(map(str, ds.data_vars))

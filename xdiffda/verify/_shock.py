@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xdiffda._fields import canonical, row_weights
+from xdiffda._fields import row_weights
 from xdiffda._matching import matched
 from xdiffda.errors import InputError, Problem
+from xdiffda.verify._pairs import canonical_state
 
 
 def initial_shock(
@@ -76,8 +77,8 @@ def initial_shock(
 
 
 def _tendency(state: xr.Dataset, forecast: xr.Dataset, what: str) -> xr.Dataset:
-    first = _one_time(canonical(state, what=what), what)
-    next_ = _one_time(_first_output(canonical(forecast, what=f"{what}'s forecast")), what)
+    first = _one_time(canonical_state(state, what=what), what)
+    next_ = _one_time(_first_output(canonical_state(forecast, what=f"{what}'s forecast")), what)
     later, earlier = matched(next_, first, what=f"{what}'s forecast", other=what)
     change = later.astype(np.float64) - earlier.astype(np.float64)
     dims = [d for d in ("member", "lat", "lon") if d in change.dims]

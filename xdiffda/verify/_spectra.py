@@ -8,8 +8,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from xdiffda._fields import canonical, row_weights
+from xdiffda._fields import row_weights
 from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.verify._pairs import canonical_state
 
 BANDS = {
     "globe": (-90.0, 90.0),
@@ -58,7 +59,7 @@ def zonal_spectrum(
     >>> zonal_spectrum(state, bands={"all": (-90, 90)})["2m_temperature"].values.round(6).tolist()
     [[0.0, 0.0, 4.5, 0.0, 0.0]]
     """
-    ds = _closed(canonical(state, what="state"))
+    ds = _closed(canonical_state(state, what="state"))
     rows, lat = row_weights(ds), ds["lat"]
     chosen = dict(BANDS if bands is None else bands)
     inside = {name: (lat >= south) & (lat <= north) for name, (south, north) in chosen.items()}
@@ -146,7 +147,7 @@ def total_spectrum(state: xr.Dataset, *, truncation: int | None = None) -> xr.Da
     from xdiffda.spectral import sphere_basis
     from xdiffda.state import Grid
 
-    ds = _closed(canonical(state, what="state"))
+    ds = _closed(canonical_state(state, what="state"))
     grid = Grid.from_coords(ds["lat"].values, ds["lon"].values)
     try:
         basis = sphere_basis(grid.lat, grid.lon, truncation)
