@@ -236,10 +236,10 @@ def _number(text: str) -> float | str:
 
 
 def _open_obs(path: Path):
-    """Read observations: csv in the tidy form, or a Dataset in either form."""
-    from xdiffda.storage import open_dataset, read_table
+    """Read a file of observations in any form that the package knows."""
+    from xdiffda.readers import read_obs
 
-    return read_table(path) if path.suffix == ".csv" else open_dataset(path)
+    return read_obs(path)
 
 
 def main() -> None:
