@@ -56,7 +56,7 @@ class Explorer(pn.viewable.Viewer):
     def __init__(self, states: States, **chosen: Any) -> None:
         self.states = states
         self.scales: dict[tuple[str, float | None, str], Scale] = {}
-        self._set_choices()
+        self._set_choices(chosen.get("variable", states.variables[0]))
         super().__init__(**chosen)
         self._fit_choices()
         self.map = MapFigure(states.lat, states.lon, self.go_to)
@@ -108,8 +108,8 @@ class Explorer(pn.viewable.Viewer):
 
     # ---------------------------------------------------------------- choices
 
-    def _set_choices(self) -> None:
-        """Offer what the states hold."""
+    def _set_choices(self, variable: str) -> None:
+        """Offer what the states hold, beginning with ``variable``."""
         states, own = self.states, self.param
         own.variable.objects = list(states.variables)
         own.variable.default = states.variables[0]
@@ -119,7 +119,7 @@ class Explorer(pn.viewable.Viewer):
             own[dim].objects = values or ([] if scalar is None else [scalar])
             own[dim].default = own[dim].objects[0] if own[dim].objects else None
         own.member.bounds = (0, states.n_members - 1)
-        self._offer(states.variables[0])
+        self._offer(variable)
 
     def _offer(self, variable: str) -> None:
         """Levels and views of a variable."""
