@@ -14,7 +14,7 @@ from xdiffda import cli
 from xdiffda.cycle import CycleConfig, run_config
 from xdiffda.errors import InputError, StorageError
 from xdiffda.experiments.command import main as experiment
-from xdiffda.storage import read_table
+from xdiffda.readers import read_obs
 
 LINES = 'background = "{background}"\nout = "{folder}/run.zarr"\nn_cycles = 2\n'
 OBSERVED = LINES + 'observations = "{folder}/obs.csv"\n'
@@ -53,12 +53,12 @@ def test_errors_by_level_have_levels(tmp_path: Path) -> None:
 
 def test_tables_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "obs.csv").write_text("")
-    with pytest.raises(StorageError, match="no table .*to_csv"):
-        read_table(tmp_path / "obs.csv")
+    with pytest.raises(StorageError, match="empty file"):
+        read_obs(tmp_path / "obs.csv")
     with pytest.raises(StorageError, match="no such file.*obs.csv"):
-        read_table(tmp_path / "obbs.csv")
+        read_obs(tmp_path / "obbs.csv")
     text = OBSERVED + 'start = "2012-12-21T06"\n'
-    with pytest.raises(StorageError, match="no table"):
+    with pytest.raises(StorageError, match="empty file"):
         run_config(_config(tmp_path, text))
 
 

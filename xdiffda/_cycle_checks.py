@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xdiffda._relaxation import Relaxation
+from xdiffda._times import width_of
 from xdiffda.errors import Problem
 
 CARRY = ("mean", "ensemble")
@@ -77,12 +78,7 @@ def _takes_one(function: Any) -> bool:
 
 def seconds(length: Any) -> float:
     """Length in seconds; NaN where it is none."""
-    import pandas as pd
-
-    try:
-        return pd.Timedelta(length).total_seconds()
-    except (ValueError, TypeError):
-        return float("nan")
+    return width_of(length).total_seconds()
 
 
 def is_time(text: str) -> bool:

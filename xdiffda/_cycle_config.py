@@ -198,8 +198,7 @@ def assimilation_settings(
         settings["antithetic"] = carry == "mean"
     if settings["window"] is None:
         settings["window"] = cycle_length
-    # a number without a unit would be nanoseconds
-    if not seconds(settings["window"]) >= 1:
+    if not seconds(settings["window"]) > 0:
         raise InputError([Problem(f"window={settings['window']!r}", "a positive width",
                                   "cycle(..., settings={'window': '6h'})")],
                          what="settings of assimilate")  # fmt: skip

@@ -119,26 +119,7 @@ def _field(
                 f'ds.assign({{"{user}": ds["{user}"].astype("float32")}})',
             )
         )
-    if known.on_levels and has_level(variable, axes) is False:
-        dims = f"({', '.join(map(str, variable.dims))})"
-        problems.append(
-            Problem(
-                f"`{user}` {dims} without a pressure level",
-                f"the level of {match.name}, in hPa",
-                "ds.expand_dims(level=[500])"
-                if "level" not in axes
-                else f'ds["{user}"].expand_dims({axes["level"].name}=[500])',
-            )
-        )
-    if not known.on_levels and has_level(variable, axes):
-        level = axes["level"].name
-        problems.append(
-            Problem(
-                f"`{user}` with dimension `{level}`",
-                f"{match.name} at one height",
-                f'ds.assign({{"{user}": ds["{user}"].isel({level}=0, drop=True)}})',
-            )
-        )
+    problems += _level_problems(variable, axes, match)
     written = str(variable.attrs.get("units", "")).strip()
     units = user_default_units(user, match.name) if written.lower() in NO_UNITS else written
     line = conversion(units, match.name)
@@ -164,6 +145,34 @@ def _field(
         return None, problems
     dims = tuple(str(dim) for dim in variable.dims)
     return Field(match.name, user, dims, *line, units, dict(variable.attrs)), problems
+
+
+def _level_problems(
+    variable: xr.DataArray, axes: Mapping[str, Axis], match: Match
+) -> list[Problem]:
+    """A variable of the free atmosphere without a level, or one of the surface on levels."""
+    known, user, problems = VARIABLES[match.name], match.user_name, []
+    if known.on_levels and has_level(variable, axes) is False:
+        dims = f"({', '.join(map(str, variable.dims))})"
+        problems.append(
+            Problem(
+                f"`{user}` {dims} without a pressure level",
+                f"the level of {match.name}, in hPa",
+                "ds.expand_dims(level=[500])"
+                if "level" not in axes
+                else f'ds["{user}"].expand_dims({axes["level"].name}=[500])',
+            )
+        )
+    if not known.on_levels and has_level(variable, axes):
+        level = axes["level"].name
+        problems.append(
+            Problem(
+                f"`{user}` with dimension `{level}`",
+                f"{match.name} at one height",
+                f'ds.assign({{"{user}": ds["{user}"].isel({level}=0, drop=True)}})',
+            )
+        )
+    return problems
 
 
 def _nothing_known(names: list[str]) -> Problem:

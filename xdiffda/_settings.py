@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from xdiffda._times import width_of
 from xdiffda.baselines import Inflation, Localisation
 from xdiffda.diffusion.guidance import MINIMUM, Solver, choose_covariance
 from xdiffda.diffusion.repaint import RePaint
@@ -149,21 +150,9 @@ def _kind_problems(**given: Any) -> list[Problem]:
     ]  # fmt: skip
 
 
-def _is_bare(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, np.timedelta64)
-
-
 def window_problem(window: Any) -> Problem | None:
     """What is wrong with the width of a window, if anything."""
-    import pandas as pd
-
-    try:
-        # a bare number would be nanoseconds
-        width = pd.NaT if _is_bare(window) else pd.Timedelta(window)
-        good = not pd.isna(width) and width >= pd.Timedelta(0)
-    except (ValueError, TypeError, OverflowError):
-        good = False
-    if good:
+    if width_of(window).total_seconds() >= 0:  # NaN where it is none
         return None
     hours = f'"{window}h"' if _is_number(window) and 0 < window < np.inf else '"6h"'
     return Problem(f"window={window!r}", "a positive width with its unit",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Calendars in which every date of the last centuries is the one that datetime64 has.
 REAL_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
@@ -54,6 +57,26 @@ def as_datetimes(values: Any, attrs: Mapping[Any, Any] | None = None) -> np.ndar
     return read.reshape(values.shape)
 
 
+def width_of(length: Any) -> pd.Timedelta:
+    """A length of time; NaT where it is none, as a bare number, which would be nanoseconds.
+
+    Examples
+    --------
+    >>> width_of("6h").total_seconds(), width_of(6).total_seconds()
+    (21600.0, nan)
+    """
+    import pandas as pd
+
+    nothing: Any = pd.NaT
+    if isinstance(length, (int, float, np.number)) and not isinstance(length, np.timedelta64):
+        return nothing
+    try:
+        width: Any = pd.Timedelta(length)
+        return width
+    except (ValueError, TypeError, OverflowError):
+        return nothing
+
+
 def _in_nanoseconds(values: np.ndarray) -> np.ndarray:
     if values.dtype != np.dtype("datetime64[ns]") and values.size:
         year = values.astype("datetime64[Y]").astype(np.int64) + 1970
@@ -79,7 +102,10 @@ def _from_numbers(values: np.ndarray, attrs: dict[Any, Any]) -> np.ndarray:
         except (ValueError, OverflowError) as error:
             raise TimeTrouble(f"numbers in {attrs['units']!r}", "xarray.decode_cf({x})") from error
         return as_datetimes(decoded)
-    first = values[np.isfinite(values)][0]
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        raise TimeTrouble("infinite numbers", "numpy.where(numpy.isfinite({x}), {x}, numpy.nan)")
+    first = finite[0]
     raise TimeTrouble(f"numbers such as {first!s} without the date from which they count",
                       f"pandas.to_datetime({_how(int(first), '{x}')})")  # fmt: skip
 

@@ -35,8 +35,8 @@ from xdiffda.analysis import assimilate, run_assimilation
 from xdiffda.errors import InputError, raise_if
 from xdiffda.options import get_options
 from xdiffda.prior import Prior
+from xdiffda.readers import read_obs
 from xdiffda.samples import open_named
-from xdiffda.storage import read_table
 
 __all__ = [
     "Assimilation", "CycleConfig", "Emulation", "ObservationStream", "Relaxation", "cycle",
@@ -280,7 +280,7 @@ def run_config(path: str | os.PathLike, *, progress: bool | None = None) -> xr.D
         obs = emulated_stream(truth, **config.emulate.choices())
     else:
         csv = config.observations.endswith(".csv")
-        obs = (read_table if csv else open_named)(config.observations)
+        obs = (read_obs if csv else open_named)(config.observations)
     relaxation = config.relaxation
     if relaxation is not None and isinstance(relaxation.climatology, str):
         relaxation = replace(relaxation, climatology=open_named(relaxation.climatology))

@@ -53,13 +53,9 @@ def open_sample(name: str) -> xr.Dataset:
 
 
 def open_named(name: str) -> Any:
-    """What a configuration names: a file of any kind (also csv), or ``sample:NAME``."""
+    """What a configuration names: a Dataset in a file, or ``sample:NAME``."""
     from xdiffda.storage import open_dataset
 
     if name.startswith(SAMPLE):
         return open_sample(name.removeprefix(SAMPLE))
-    if name.endswith(".csv"):
-        import pandas as pd
-
-        return pd.read_csv(name)
     return open_dataset(name)

@@ -114,7 +114,7 @@ def open_dataset(path: str | os.PathLike) -> xr.Dataset:
     text = os.path.expanduser(path)
     suffix = Path(text.rstrip("/")).suffix.lower()
     if "://" not in text and not Path(text).exists():
-        raise _absent(Path(text))
+        raise absent(Path(text))
     try:
         if suffix == ".zarr":
             with warnings.catch_warnings():
@@ -136,21 +136,6 @@ def open_dataset(path: str | os.PathLike) -> xr.Dataset:
         f"{text}: unknown kind {suffix!r}; needed {_KINDS}; repair: open it with xarray: "
         f"`xr.open_dataset({text!r}, engine=...)`"
     )
-
-
-def read_table(path: str | os.PathLike):
-    """Read a csv file as a pandas DataFrame; a StorageError if it is absent or no table."""
-    import pandas as pd
-
-    if not (file := Path(path).expanduser()).exists():
-        raise _absent(file)
-    try:
-        return pd.read_csv(file)
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise StorageError(
-            f"{file}: no table ({_first_line(error)}); needed names of columns in the first "
-            "line; repair: `df.to_csv(path, index=False)`"
-        ) from error
 
 
 def _open_grib(path: str) -> xr.Dataset:
@@ -284,11 +269,15 @@ def _explained(error: OSError | RuntimeError, path: Path) -> StorageError:
     )
 
 
-def _absent(path: Path) -> StorageError:
+def absent(path: Path, *, opener: str = "open_dataset") -> StorageError:
+    """The error where there is no such file, with one beside it whose name is near.
+
+    ``opener`` is the function of `xdiffda` that was to read it.
+    """
     names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1)
     repair = (
-        f"`xdiffda.open_dataset({str(path.parent / near[0])!r})`"
+        f"`xdiffda.{opener}({str(path.parent / near[0])!r})`"
         if near
         else (f"look at `ls {path.parent}`")
     )

@@ -198,3 +198,8 @@ def test_a_window_is_read_or_refused():
             select_window(tidy, NOON, window)
     with pytest.raises(InputError, match=r"select_window\(to_tidy\(obs\)"):
         select_window(_columns(), NOON)
+
+
+def test_infinite_times_are_told_how_to_be_missing():
+    with pytest.raises(InputError, match=r"infinite numbers.*numpy\.where"):
+        to_tidy(_frame(time=np.inf))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from .._times import width_of
 from ..errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -23,12 +22,9 @@ def centre_and_width(tidy: xr.Dataset, time: Any, window: Any) -> tuple[pd.Times
         problem = Problem(f"observations on {', '.join(map(str, tidy.dims)) or 'nothing'}",
                           "tidy observations", "select_window(to_tidy(obs), ...)")  # fmt: skip
     centre: Any = pd.NaT
-    width: Any = pd.NaT
-    number = isinstance(window, (int, float, np.number)) and not isinstance(window, np.timedelta64)
-    if not number:  # it would be nanoseconds
-        with contextlib.suppress(ValueError, TypeError, OverflowError):
-            centre = pd.Timestamp(getattr(time, "values", time))
-            width = pd.Timedelta(window)
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        centre = pd.Timestamp(getattr(time, "values", time))
+    width = width_of(window)
     if problem is None and (pd.isna(centre) or pd.isna(width) or width < pd.Timedelta(0)):
         problem = Problem(f"time {time!r} and window {window!r}", "a time and a positive width",
                           'select_window(tidy, "2020-01-01T00", "6h")')  # fmt: skip

@@ -89,9 +89,9 @@ def to_tidy(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = Non
     >>> tidy.variable.item(), tidy.level.item(), tidy.lon.item(), round(tidy.value.item(), 2)
     ('temperature', 500.0, 345.9, 250.15)
     """
-    raw = _readable(obs, operators)
+    raw = readable(obs, operators)
     raise_if(raw.problems or find_problems(raw), what="observations")
-    return _tidy(raw)
+    return tidy_of(raw)
 
 
 def drop_duplicates(
@@ -108,15 +108,15 @@ def drop_duplicates(
     >>> drop_duplicates(twice).sizes["obs"]
     1
     """
-    raw = _readable(obs, operators)
+    raw = readable(obs, operators)
     if not raw.problems and raw.fields:
         once = ~repeated(raw.fields)
         raw.fields = {name: column[once] for name, column in raw.fields.items()}
     raise_if(raw.problems or find_problems(raw), what="observations")
-    return _tidy(raw)
+    return tidy_of(raw)
 
 
-def _readable(obs: xr.Dataset | pd.DataFrame, operators: Operators | None = None) -> Raw:
+def readable(obs: xr.Dataset | pd.DataFrame, operators: Operators | None = None) -> Raw:
     raw = read(obs, own_variables(as_operators(operators)))
     if raw.fields and not raw.problems:
         folded = np.mod(raw.fields["lon"], 360.0)
@@ -124,7 +124,7 @@ def _readable(obs: xr.Dataset | pd.DataFrame, operators: Operators | None = None
     return raw
 
 
-def _tidy(raw: Raw) -> xr.Dataset:
+def tidy_of(raw: Raw) -> xr.Dataset:
     fields = raw.fields
     present = np.flatnonzero(np.bincount(fields["variable"], minlength=len(raw.names)))
     # only as wide as the longest name in use: a fixed width costs four bytes a letter

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import re
 import zipfile
@@ -10,6 +9,7 @@ import zlib
 from pathlib import Path
 
 from ..errors import InputError, Problem, StorageError
+from ..storage import absent
 
 FORMATS = ("netcdf", "zarr", "csv", "ioda", "igra", "metar", "bufr")
 # What is recognised and not read: how it is called, and what makes tidy columns of it.
@@ -60,12 +60,7 @@ def recognise(path: Path) -> str:
 def need_content(path: Path) -> None:
     """Raise a StorageError if there is no file, or nothing in it."""
     if not path.exists():
-        names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, names, n=1)
-        repair = f"look at `os.listdir({str(path.parent)!r})`"
-        if near:
-            repair = f"`xdiffda.read_obs({str(path.parent / near[0])!r})`"
-        raise StorageError(f"{path}: no such file; needed observations; repair: {repair}")
+        raise absent(path, opener="read_obs")
     if path.is_file() and not head_of(path):
         raise StorageError(
             f"{path}: empty file; needed observations; repair: fetch or write it again"

@@ -17,7 +17,7 @@ from ..observations._checks import find_problems, repeated
 from ..observations._columns import SUFFIX
 from ..observations._names import match_observed
 from ..observations._read import NUMERIC, TIDY_NAMES
-from ..observations.table import _readable, _tidy
+from ..observations.table import readable, tidy_of
 from ._content import damaged, text_of
 from ._reports import DROPPED, UNUSED, as_text
 
@@ -139,7 +139,7 @@ def _finish(obs: xr.Dataset | pd.DataFrame, what: str) -> xr.Dataset:
     dropped, unused = _counts(obs, DROPPED), _counts(obs, UNUSED)
     before = dropped.total(), unused.total()
     obs = _without_unknown(obs, dropped, unused)
-    raw = _readable(obs)
+    raw = readable(obs)
     problems = raw.problems
     if raw.fields and not problems:
         once = ~repeated(raw.fields)
@@ -148,7 +148,7 @@ def _finish(obs: xr.Dataset | pd.DataFrame, what: str) -> xr.Dataset:
         problems = find_problems(raw)
         raw.fields = every
     raise_if(problems, what=what + _left_out(dropped, unused))
-    tidy = _tidy(raw)
+    tidy = tidy_of(raw)
     if not _states_errors(raw):
         tidy = tidy.drop_vars("error_std")
     if (dropped.total(), unused.total()) != before:
