@@ -17,7 +17,7 @@ from xdiffda.covariance import CovarianceTable, SpectralCovariance
 from xdiffda.diffusion.denoiser import Conditioning, Denoiser, DenoiserNetwork
 from xdiffda.diffusion.sampling import Conditioned
 from xdiffda.graphcast.graph import Graph
-from xdiffda.graphcast.network import GraphCast, Prepared
+from xdiffda.graphcast.network import GraphCast, InFactors, Prepared
 from xdiffda.prior import GaussianPrior, Prior, year_phase
 from xdiffda.state import Layout
 
@@ -147,13 +147,12 @@ class DiffusionPrior(Prior):
         return None
 
     @functools.cached_property
-    def _prepared(self) -> Prepared | None:
-        """The network's share that no state enters, computed once for all analyses.
-
-        Not with edges in chunks: it is as large as all edges.
-        """
+    def _prepared(self) -> Prepared | InFactors:
+        """The network's share that no state enters, computed once for all analyses."""
         backbone = self._network.backbone
-        return None if backbone.config.edge_chunk else _prepare(backbone, self._graph)
+        if backbone.config.edge_chunk:  # in factors, whose ranks depend on the weights
+            return backbone.prepare(self._graph)
+        return _prepare(backbone, self._graph)
 
     def reconfigured(self, **options: Any) -> DiffusionPrior:
         """The same model computed in another way: for less memory, or in half precision.

@@ -25,9 +25,12 @@ import numpy as np
 
 from xdiffda.graphcast.graph import Graph, build_graph
 from xdiffda.graphcast.network import GraphCast, NetworkConfig
+from xdiffda.graphcast.static import Factored, InFactors, Prepared
 
 
-def operations(graph: Graph, config: NetworkConfig, *, prepared: bool, plain: bool) -> float:
+def operations(
+    graph: Graph, config: NetworkConfig, *, prepared: Prepared | InFactors | None, plain: bool
+) -> float:
     """Floating-point operations of all products in one evaluation with one member.
 
     `plain` gathers before it multiplies, as the reference implementation does.
@@ -44,6 +47,8 @@ def operations(graph: Graph, config: NetworkConfig, *, prepared: bool, plain: bo
         return 2.0 * (shared + 4 * edges + (g2m + inner + m2g + mesh) * square)
     ends = (grid + mesh) * (1 + 1) * square + 2 * steps * mesh * square
     own = 0 if prepared else (2 * (g2m + m2g) + inner + mesh) * square
+    kept = (prepared.grid2mesh, prepared.edge, prepared.mesh2grid) if prepared else ()
+    own += sum(part.coefficients.size * width for part in kept if isinstance(part, Factored))
     return 2.0 * (shared + edges + steps * inner * square + ends + own)
 
 
@@ -93,6 +98,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--members", type=int, default=1)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--precision", default="highest", choices=["highest", "default"])
     parser.add_argument("--inputs", type=int, default=186, help="channels in (and 83 out)")
     parser.add_argument("--conditioning", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
@@ -105,15 +111,16 @@ def main() -> None:
     config = NetworkConfig(
         options.inputs, 83, latent=options.latent, processor_steps=options.steps,
         conditioning_width=options.conditioning, dtype=options.dtype, unroll=False,
-        edge_chunk=options.edge_chunk,
+        edge_chunk=options.edge_chunk, precision=options.precision,
     )  # fmt: skip
     net = random_network(config)
     x = jnp.asarray(np.ones((graph.n_grid, options.members, options.inputs), np.float32))
     given = jnp.ones((options.members, options.conditioning)) if options.conditioning else None
     prepared = None
-    if not (options.unprepared or options.edge_chunk):
+    if not options.unprepared:
+        prepare = GraphCast.prepare if options.edge_chunk else eqx.filter_jit(GraphCast.prepare)
         with watched("static part, with its compilation"):
-            prepared = eqx.filter_jit(GraphCast.prepare)(net, graph)
+            prepared = jax.block_until_ready(prepare(net, graph))
     apply = eqx.filter_jit(lambda net, *args: net(*args))
     with watched("compilation"):
         compiled = apply.lower(net, x, graph, given, prepared).compile()
@@ -132,12 +139,11 @@ def main() -> None:
     times = [(*seconds(evaluate), *seconds(lambda: product(a, b))) for _ in range(options.repeats)]
     wall, processor, wall_product, processor_product = np.median(times, axis=0)
 
-    known = prepared is not None
-    count = options.members * operations(graph, config, prepared=known, plain=False)
-    plain = options.members * operations(graph, config, prepared=False, plain=True)
+    count = options.members * operations(graph, config, prepared=prepared, plain=False)
+    plain = options.members * operations(graph, config, prepared=None, plain=True)
     rate = 2.0 * rows * options.latent**2
     print(f"{jax.devices()[0].device_kind}; {graph.n_grid} grid and {graph.n_mesh} mesh nodes; "
-          f"{options.members} members; {options.dtype}; prepared: {known}")  # fmt: skip
+          f"{options.members} members; {options.dtype}, {options.precision}")  # fmt: skip
     print(f"products: {count / 1e12:.3f} e12 operations, gathering first {plain / 1e12:.3f} e12")
     for name, ours, yard in (("wall", wall, wall_product),
                              ("processor", processor, processor_product)):  # fmt: skip

@@ -1,6 +1,7 @@
 """Print how much faster our GraphCast is than a plain version of the same network.
 
     python tests/benchmarks/graphcast_speed.py [--no-wide]
+    python tests/benchmarks/graphcast_speed.py --one-degree     # issue 5: at most half of the time
 
 The plain version gathers senders and receivers, concatenates them with the edge, multiplies,
 adds up with `segment_sum`, and lets jax differentiate all that; static features are embedded
@@ -117,14 +118,35 @@ def compare(
         )
 
 
+def one_degree(repeats: int) -> None:
+    """Compare at the size that the golden files' README has figures of: float32, one member."""
+    lat, lon = np.linspace(-90, 90, 181), np.arange(0, 360, 1.0)
+    graph = build_graph(lat, lon, refinement=5)
+    sizes = NetworkConfig(186, 83, latent=512, processor_steps=16, unroll=False)
+    net = eqx.filter_jit(GraphCast)(sizes, key=jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (graph.n_grid, 1, sizes.n_inputs))
+    plainly = eqx.filter_jit(lambda *args: plain(*args[:3]))
+    ready = eqx.filter_jit(GraphCast.prepare)(net, graph)
+    known = eqx.filter_jit(sampling)
+    compare("1 degree, as in sampling", known, plainly, (net, x, graph, ready), 1, repeats)
+    for precision in ("highest", "default"):
+        slim = net.reconfigured(edge_chunk=512, precision=precision)
+        args = (slim, x, graph, slim.prepare(graph))
+        compare(f"1 degree, chunks of 512, {precision}", known, plainly, args, 1, repeats)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-wide", action="store_true", help="leave out width 512")
+    parser.add_argument("--one-degree", action="store_true", help="36 M parameters, and only that")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=STEPS, help="processor steps")
     parser.add_argument("--batch", type=int, default=8)
     options = parser.parse_args()
+    if options.one_degree:
+        one_degree(options.repeats)
+        return
     graph = build_graph(np.arange(-87.1875, 90, 5.625), np.arange(0, 360, 5.625), refinement=3)
 
     def case(width: int, steps: int, batch: int) -> tuple:

@@ -79,9 +79,10 @@ def test_activations_agree(gc_a):
     stored, net, graph = gc_a.npz("activations"), gc_a.net.net, gc_a.net.graph
     x = jnp.asarray(gc_a.net.stack(gc_a.nc("norm_inputs"), gc_a.nc("norm_forcings")))
     np.testing.assert_array_equal(x, stored["grid_node_input_features"])
-    grid, mesh = net.encode(x, graph, None)
-    processed = net.process(mesh, graph, None)
-    outputs = net.decode(processed, grid, graph, None)
+    ready = net.prepare(graph)
+    grid, mesh = net.encode(x, graph, None, ready)
+    processed = net.process(mesh, graph, None, ready)
+    outputs = net.decode(processed, grid, graph, None, ready)
     for name, ours in (
         ("latent_grid_nodes_after_grid2mesh", grid),
         ("latent_mesh_nodes_after_grid2mesh", mesh),

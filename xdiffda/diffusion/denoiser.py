@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from xdiffda.covariance import SpectralCovariance, apply_blocks
 from xdiffda.diffusion.noise import noise_features
 from xdiffda.graphcast.graph import Graph
-from xdiffda.graphcast.network import GraphCast, NetworkConfig, Prepared
+from xdiffda.graphcast.network import GraphCast, InFactors, NetworkConfig, Prepared
 
 N_FREQUENCY = 16
 HIDDEN = 64
@@ -70,7 +70,7 @@ class DenoiserNetwork(eqx.Module):
     def __call__(
         self, noisy: Float[Array, "node batch channel"], wiener: Float[Array, "node batch channel"],
         given: Conditioning, sigma: Float[Array, " batch"], static: Float[Array, "node static"],
-        graph: Graph, prepared: Prepared | None = None,
+        graph: Graph, prepared: Prepared | InFactors | None = None,
     ) -> Float[Array, "node batch channel"]:  # fmt: skip
         """F: of z scaled to unit variance, the Wiener estimate and all that is given."""
         shape = noisy.shape[:2]
@@ -128,7 +128,7 @@ def denoise_batch(
     network: DenoiserNetwork, covariance: SpectralCovariance, graph: Graph,
     static: Float[Array, "node static"], given: Conditioning,
     z: Float[Array, "node batch channel"], sigma: Float[Array, " batch"],
-    prepared: Prepared | None = None,
+    prepared: Prepared | InFactors | None = None,
 ) -> tuple[Float[Array, "node batch channel"], Float[Array, "batch channel"]]:  # fmt: skip
     """Evaluate D at one noise level per batch entry; also return c_out (batch, channel).
 
@@ -152,7 +152,7 @@ class Denoiser(eqx.Module):
     graph: Graph
     static: Float[Array, "node static"]
     given: Conditioning
-    prepared: Prepared | None = None
+    prepared: Prepared | InFactors | None = None
 
     def __call__(self, z: Float[Array, "node member channel"], sigma: Array) -> Array:
         sigmas = jnp.broadcast_to(jnp.asarray(sigma, z.dtype), (z.shape[1],))

@@ -22,7 +22,7 @@ from xdiffda.diffusion.denoiser import Conditioning, NoiseEncoder
 from xdiffda.errors import Problem, raise_if
 from xdiffda.graphcast.bare import BareNetwork
 from xdiffda.graphcast.graph import Graph
-from xdiffda.graphcast.network import GraphCast, Prepared
+from xdiffda.graphcast.network import GraphCast, InFactors, Prepared
 from xdiffda.graphcast.stacking import Channel
 from xdiffda.state import Layout
 
@@ -107,7 +107,7 @@ class PretrainedNetwork(eqx.Module):
     def __call__(
         self, noisy: Float[Array, "node batch channel"], wiener: Float[Array, "node batch channel"],
         given: Conditioning, sigma: Float[Array, " batch"], static: Float[Array, "node static"],
-        graph: Graph, prepared: Prepared | None = None,
+        graph: Graph, prepared: Prepared | InFactors | None = None,
     ) -> Float[Array, "node batch channel"]:  # fmt: skip
         """F: of z scaled to unit variance, the Wiener estimate and all that is given."""
         forcings = given.forcings

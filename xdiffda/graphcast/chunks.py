@@ -4,7 +4,7 @@ At 0.25 degree three edges lead to each of a million grid nodes, and one array o
 at edges takes 3 GB for each member (width 512, bfloat16).  Messages are needed only until the
 receivers have summed them: here they are computed for some receivers at a time, all their edges
 together, so that sums are complete, ordered and free of atomics as in `tables`.  The arithmetic
-of every edge and node is that of `GraphCast.encode` and `decode`.
+of every edge and node is that of `GraphCast` without chunks.
 """
 
 from __future__ import annotations
@@ -17,18 +17,33 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .graph import Edges, Graph
-from .layers import Block, Conditioning, Interaction, Values, dense
+from .layers import Conditioning, Interaction, Values, dense
 from .rows import Groups, Kept, Rows, Table, groups, in_rows, take, update_rows
+from .static import Factored, InFactors, embedded_mesh
 from .tables import Incidence
 
 if TYPE_CHECKING:
-    from .network import GraphCast
+    from .network import Decoder, Encoder, GraphCast
+
+
+def apply(
+    net: GraphCast, x: Values, graph: Graph, conditioning: Conditioning | None,
+    ready: InFactors | None,
+) -> Float[Array, "grid batch out"]:  # fmt: skip
+    """As `GraphCast.__call__`, with ``edge_chunk`` edges or grid nodes at a time."""
+    grid, mesh = encode(net, x, graph, conditioning, ready)
+    mesh = process(net, mesh, graph, conditioning, ready)
+    return update_receivers(
+        net.decoder, ready and ready.mesh2grid, mesh, grid, graph.mesh2grid, conditioning,
+        net.config.edge_chunk, then=net.decoder.output,
+    )  # fmt: skip
 
 
 def encode(
-    net: GraphCast, x: Values, graph: Graph, conditioning: Conditioning | None
-) -> tuple[Values, Values]:
-    """As `GraphCast.encode`, with ``edge_chunk`` edges or grid nodes at a time."""
+    net: GraphCast, x: Values, graph: Graph, conditioning: Conditioning | None,
+    ready: InFactors | None,
+) -> tuple[Values, Values]:  # fmt: skip
+    """Latent grid and mesh nodes after the step from grid to mesh."""
     part, limit = net.encoder, net.config.edge_chunk
     n_data = net.config.n_inputs
     on_data, on_structure = part.grid_embed.split(n_data, graph.grid_features.shape[1])
@@ -38,30 +53,18 @@ def encode(
         return part.grid_embed.finish(first, conditioning)
 
     grid = in_rows(embed, limit, x, graph.grid_features)
-    _, on_structure = part.mesh_embed.split(n_data, graph.mesh_features.shape[1])
-    mesh = part.mesh_embed.finish(dense(graph.mesh_features[:, None], on_structure))
-    mesh = update_receivers(
-        part.edge_embed, part.step, grid, mesh, graph.grid2mesh, conditioning, limit
-    )
+    mesh = embedded_mesh(net, graph) if ready is None else ready.mesh
+    own = ready and ready.grid2mesh
+    mesh = update_receivers(part, own, grid, mesh, graph.grid2mesh, conditioning, limit)
     grid = in_rows(lambda rows: rows + part.grid_update(rows, conditioning), limit, grid)
     return grid, mesh
 
 
-def decode(
-    net: GraphCast, mesh: Values, grid: Values, graph: Graph, conditioning: Conditioning | None
-) -> Float[Array, "grid batch out"]:
-    """As `GraphCast.decode`, with ``edge_chunk`` edges at a time."""
-    part = net.decoder
-    return update_receivers(
-        part.edge_embed, part.step, mesh, grid, graph.mesh2grid, conditioning,
-        net.config.edge_chunk, then=part.output,
-    )  # fmt: skip
-
-
 def process(
-    net: GraphCast, mesh: Values, graph: Graph, conditioning: Conditioning | None
-) -> Values:
-    """As `GraphCast.process`, with ``edge_chunk`` edges at a time.
+    net: GraphCast, mesh: Values, graph: Graph, conditioning: Conditioning | None,
+    ready: InFactors | None,
+) -> Values:  # fmt: skip
+    """Latent mesh nodes after all processor steps.
 
     Edges lie in groups of one receiver each, so that a chunk holds all that a group sums:
     messages are gone with their chunk, and edges are changed where they lie.
@@ -70,6 +73,8 @@ def process(
     grouped = groups(edges.receivers)
 
     def embed(numbers: Rows) -> Float[Array, "row channel"]:
+        if ready is not None and ready.edge is not None:
+            return ready.edge.at(numbers)[:, 0]
         features = edges.features.at[numbers].get(mode="fill", fill_value=0)
         return part.edge_embed(features[:, None])[:, 0]
 
@@ -112,17 +117,18 @@ def exchange(
 
 
 def update_receivers(
-    embed: Block, step: Interaction, sender: Values, receiver: Values, edges: Edges,
-    conditioning: Conditioning | None, limit: int, *,
+    part: Encoder | Decoder, known: Factored | None, sender: Values, receiver: Values,
+    edges: Edges, conditioning: Conditioning | None, limit: int, *,
     then: Callable[[Values], Values] = lambda rows: rows,
 ) -> Values:  # fmt: skip
     """Receivers after one step along edges that nobody needs afterwards.
 
     Parameters
     ----------
-    embed : Block
-        Of the features of the edges.
-    step : Interaction
+    part : Encoder or Decoder
+        Has the step, and embeds the features of the edges.
+    known : Factored or None
+        Embedded edges multiplied by the first weight of the step; None to compute them here.
     sender, receiver : arrays (node, batch, channel)
     edges : Edges
     conditioning : array (batch, cond) or None
@@ -131,6 +137,7 @@ def update_receivers(
     then : callable
         Applied to the updated receivers of each chunk.
     """
+    step = part.step
     width = receiver.shape[-1]
     on_edge, on_sender, on_receiver = step.edge.split(width, width, width)
     on_node, on_total = step.node.split(width, width)
@@ -138,15 +145,18 @@ def update_receivers(
     few = 2 * sender.shape[0] < edges.features.shape[0]
     sent = dense(sender, on_sender) if few else sender
 
+    def embedded(numbers: Rows) -> Values:
+        features = edges.features.at[numbers].get(mode="fill", fill_value=0)
+        return dense(part.edge_embed(features[:, None]), on_edge)
+
     def update(numbers: Table, nodes: Rows) -> Values:
         own = take(receiver, nodes)
         flat = numbers.reshape(-1)
-        features = edges.features.at[flat].get(mode="fill", fill_value=0)
+        first = known.at(flat) if known is not None else embedded(flat)
         values = take(sent, edges.senders.node.at[flat].get(mode="fill", fill_value=0))
         values = values if few else dense(values, on_sender)
         received = jnp.repeat(dense(own, on_receiver), numbers.shape[1], axis=0)
-        first = dense(embed(features[:, None]), on_edge) + values + received
-        messages = step.edge.finish(first, conditioning)
+        messages = step.edge.finish(first + values + received, conditioning)
         wide = messages.astype(jnp.promote_types(messages.dtype, jnp.float32))
         real = (flat < edges.features.shape[0])[:, None, None]
         wide = jnp.where(real, wide, 0).reshape(*numbers.shape, *wide.shape[1:])

@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from . import chunks
+from . import chunks, static
 from .graph import Graph
 from .layers import Block, Conditioning, Interaction, Values, dense
 from .sizes import NetworkConfig as NetworkConfig
+from .static import N_STRUCTURAL, InFactors
+from .static import Prepared as Prepared
 
-_N_STRUCTURAL = 3
 _N_EDGE = 4
 _COMPUTATION = ("dtype", "precision", "unroll", "remat", "edge_chunk")
 
@@ -48,28 +49,6 @@ class Decoder(eqx.Module):
     edge_embed: Block
     step: Interaction
     output: Block
-
-
-class Prepared(eqx.Module):
-    """What the network computes from the graph alone: the same for every state and member.
-
-    Attributes
-    ----------
-    grid : array (grid, 1, latent)
-        Share of the structural features in the first layer of the grid's embedding.
-    mesh : array (mesh, 1, latent)
-        Embedded mesh nodes.
-    edge : array (mesh edge, 1, latent)
-        Embedded edges of the multimesh.
-    grid2mesh, mesh2grid : arrays (edge, 1, latent)
-        Embedded edges, multiplied already by the first weight of the step that reads them.
-    """
-
-    grid: Values
-    mesh: Values
-    edge: Values
-    grid2mesh: Values
-    mesh2grid: Values
 
 
 class GraphCast(eqx.Module):
@@ -104,7 +83,7 @@ class GraphCast(eqx.Module):
         keys = iter(jax.random.split(key, 9 + config.processor_steps))
         width, cond = config.latent, config.conditioning_width
         tail = (width,) * (config.hidden_layers + 1)
-        n_grid = config.n_inputs + _N_STRUCTURAL
+        n_grid = config.n_inputs + N_STRUCTURAL
 
         def step() -> Interaction:
             return Interaction(width, config.hidden_layers, cond, key=next(keys))
@@ -132,7 +111,7 @@ class GraphCast(eqx.Module):
         x: Float[Array, "grid batch in"],
         graph: Graph,
         conditioning: Float[Array, "batch cond"] | None = None,
-        prepared: Prepared | None = None,
+        prepared: Prepared | InFactors | None = None,
     ) -> Float[Array, "grid batch out"]:
         """Apply the network to normalised channels at the nodes of the graph's grid.
 
@@ -144,22 +123,25 @@ class GraphCast(eqx.Module):
         ValueError
             If a shape does not fit the configuration or the graph.
         """
-        self._check(x, graph, conditioning)
+        self._check(x, graph, conditioning, prepared)
         dtype = jnp.dtype(self.config.dtype)
         net, graph, cond, ready = _cast((self, graph, conditioning, prepared), dtype)
         with jax.default_matmul_precision(self.config.precision):
-            if ready is None and not self.config.edge_chunk:
-                ready = net._prepare(graph)
-            grid, mesh = net.encode(x.astype(dtype), graph, cond, ready)
-            mesh = net.process(mesh, graph, cond, ready)
-            out = net.decode(mesh, grid, graph, cond, ready)
+            if isinstance(ready, Prepared) or not self.config.edge_chunk:
+                ready = ready or static.whole(net, graph)
+                grid, mesh = net.encode(x.astype(dtype), graph, cond, ready)
+                mesh = net.process(mesh, graph, cond, ready)
+                out = net.decode(mesh, grid, graph, cond, ready)
+            else:
+                out = chunks.apply(net, x.astype(dtype), graph, cond, ready)
         return out.astype(jnp.promote_types(dtype, jnp.float32))
 
-    def prepare(self, graph: Graph) -> Prepared:
+    def prepare(self, graph: Graph) -> Prepared | InFactors:
         """What depends on weights and graph alone, for repeated calls.
 
         It takes (2 mesh + grid + all edges) x latent numbers; in half precision the members
-        are those the network itself would compute.
+        are those the network itself would compute. With edges in chunks the edges are kept in
+        factors, a tenth of that (`xdiffda.graphcast.static`), and this cannot be compiled.
 
         Examples
         --------
@@ -171,24 +153,13 @@ class GraphCast(eqx.Module):
         >>> net(jnp.zeros((162, 4, 5)), graph, prepared=net.prepare(graph)).shape
         (162, 4, 2)
         """
+        if self.config.edge_chunk:
+            # of true float32 products, whatever the network computes in: it is computed once
+            with jax.default_matmul_precision("highest"):
+                return static.in_factors(self, graph)
         net, graph = _cast((self, graph), jnp.dtype(self.config.dtype))
         with jax.default_matmul_precision(self.config.precision):
-            return net._prepare(graph)
-
-    def _prepare(self, graph: Graph) -> Prepared:
-        encoder, decoder = self.encoder, self.decoder
-        _, on_grid = encoder.grid_embed.split(self.config.n_inputs, _N_STRUCTURAL)
-        # Mesh nodes have zeros in place of data.
-        _, on_mesh = encoder.mesh_embed.split(self.config.n_inputs, _N_STRUCTURAL)
-        g2m = encoder.edge_embed(graph.grid2mesh.features[:, None])
-        m2g = decoder.edge_embed(graph.mesh2grid.features[:, None])
-        return Prepared(
-            grid=dense(graph.grid_features[:, None], on_grid),
-            mesh=encoder.mesh_embed.finish(dense(graph.mesh_features[:, None], on_mesh)),
-            edge=self.processor.edge_embed(graph.mesh.features[:, None]),
-            grid2mesh=encoder.step.project(g2m),
-            mesh2grid=decoder.step.project(m2g),
-        )
+            return static.whole(net, graph)
 
     def reconfigured(self, **options: Any) -> GraphCast:
         """The same weights with other options: dtype, precision, unroll, remat or edge_chunk.
@@ -212,16 +183,10 @@ class GraphCast(eqx.Module):
         return other
 
     def encode(
-        self,
-        x: Values,
-        graph: Graph,
-        conditioning: Conditioning | None,
-        prepared: Prepared | None = None,
+        self, x: Values, graph: Graph, conditioning: Conditioning | None, ready: Prepared
     ) -> tuple[Values, Values]:
         """Latent grid and mesh nodes after the step from grid to mesh."""
-        if self.config.edge_chunk:
-            return chunks.encode(self, x, graph, conditioning)
-        part, ready = self.encoder, prepared or self._prepare(graph)
+        part = self.encoder
         on_data = part.grid_embed.split(self.config.n_inputs)[0]
         grid = part.grid_embed.finish(dense(x, on_data) + ready.grid, conditioning)
         args = (ready.grid2mesh, grid, ready.mesh, graph.grid2mesh, conditioning)
@@ -229,16 +194,9 @@ class GraphCast(eqx.Module):
         return grid + part.grid_update(grid, conditioning), ready.mesh + update
 
     def process(
-        self,
-        mesh: Values,
-        graph: Graph,
-        conditioning: Conditioning | None,
-        prepared: Prepared | None = None,
+        self, mesh: Values, graph: Graph, conditioning: Conditioning | None, ready: Prepared
     ) -> Values:
         """Latent mesh nodes after all processor steps."""
-        if self.config.edge_chunk:
-            return chunks.process(self, mesh, graph, conditioning)
-        edge = (prepared or self._prepare(graph)).edge
 
         def apply(step: Interaction, edge: Values, mesh: Values) -> tuple[Values, Values]:
             args = (edge, mesh, mesh, graph.mesh, conditioning)
@@ -247,7 +205,7 @@ class GraphCast(eqx.Module):
 
         first, *others = self.processor.steps
         # The first step stands alone: its edges do not depend on the batch yet.
-        edge, mesh = apply(first, edge, mesh)
+        edge, mesh = apply(first, ready.edge, mesh)
         if self.config.unroll or not others:
             for step in others:
                 edge, mesh = apply(step, edge, mesh)
@@ -257,24 +215,21 @@ class GraphCast(eqx.Module):
         return scanned[0][1]
 
     def decode(
-        self,
-        mesh: Values,
-        grid: Values,
-        graph: Graph,
-        conditioning: Conditioning | None,
-        prepared: Prepared | None = None,
-    ) -> Float[Array, "grid batch out"]:
+        self, mesh: Values, grid: Values, graph: Graph, conditioning: Conditioning | None,
+        ready: Prepared,
+    ) -> Float[Array, "grid batch out"]:  # fmt: skip
         """Output channels at the grid nodes."""
-        if self.config.edge_chunk:
-            return chunks.decode(self, mesh, grid, graph, conditioning)
-        part, ready = self.decoder, prepared or self._prepare(graph)
         args = (ready.mesh2grid, mesh, grid, graph.mesh2grid, conditioning)
-        return part.output(grid + self._remat(Interaction.update)(part.step, *args))
+        update = self._remat(Interaction.update)(self.decoder.step, *args)
+        return self.decoder.output(grid + update)
 
     def _remat(self, function: Callable) -> Callable:
         return jax.checkpoint(function) if self.config.remat else function
 
-    def _check(self, x: Values, graph: Graph, conditioning: Conditioning | None) -> None:
+    def _check(
+        self, x: Values, graph: Graph, conditioning: Conditioning | None,
+        prepared: Prepared | InFactors | None,
+    ) -> None:  # fmt: skip
         config, wrong = self.config, []
         if x.ndim != 3 or x.shape[0] != graph.n_grid or x.shape[2] != config.n_inputs:
             needed = f"({graph.n_grid}, batch, {config.n_inputs})"
@@ -286,6 +241,9 @@ class GraphCast(eqx.Module):
             wrong.append("conditioning is given, but the network has conditioning_width 0")
         elif conditioning is not None and conditioning.shape != expected:
             wrong.append(f"conditioning must be {expected}, got {conditioning.shape}")
+        if prepared is not None and isinstance(prepared, InFactors) != bool(config.edge_chunk):
+            kind = "with edges in chunks" if isinstance(prepared, InFactors) else "without chunks"
+            wrong.append(f"prepared is of a network {kind}, edge_chunk is {config.edge_chunk}")
         if wrong:
             raise ValueError("GraphCast: " + "; ".join(wrong))
 

@@ -32,8 +32,9 @@ class NetworkConfig:
         Precision of the computation: float32, bfloat16 (sums and normalisations stay float32)
         or float64 (needs jax's 64-bit mode). Weights are kept as they are.
     precision
-        Of float32 matrix products on accelerators: highest is true float32; default lets
-        the device round the factors (TF32), several times faster.
+        Of float32 matrix products: highest is true float32; default rounds the factors, on
+        accelerators as the device does it (TF32), on CPUs to bfloat16
+        (`xdiffda.graphcast.products`); several times faster where there are matrix units.
     unroll
         Compile every processor step by itself (fastest); otherwise, and always with
         ``edge_chunk``, scan over them.
@@ -41,8 +42,8 @@ class NetworkConfig:
         Recompute every step in the backward pass instead of storing it.
     edge_chunk
         Compute so many edges (or grid nodes) at a time, for less memory and the same outputs;
-        0 for all at once. At 1 degree 4,096 takes less than half of the memory and a tenth more
-        processor time. ``xdiffda.graphcast.chunks`` says how.
+        0 for all at once. On CPUs 512 are fastest too, as their values stay in the cache: at
+        1 degree half of the memory and a tenth less time. ``xdiffda.graphcast.chunks`` says how.
 
     Raises
     ------
