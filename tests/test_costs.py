@@ -158,9 +158,9 @@ def test_the_time_of_an_evaluation_is_what_was_measured(options: dict, seconds: 
 
 
 def test_chunks_cost_what_they_were_measured_to_cost() -> None:
-    """6 to 11 % of an evaluation; the operations of the static part are counted in full."""
+    """Nothing, with edges in factors (0.92 to 1.05 of an evaluation, by the size of chunks)."""
     whole, chunked = (xdiffda.plan(**DEGREE, edge_chunk=n) for n in (0, 4096))
-    assert 1.05 < chunked.evaluation_seconds / whole.evaluation_seconds < 1.2
+    assert 0.92 < chunked.evaluation_seconds / whole.evaluation_seconds < 1.05
 
 
 @pytest.mark.parametrize(

@@ -143,9 +143,9 @@ def test_a_table_of_all_times_equals_the_stream_and_each_is_used_once(whole, tmp
     for table, hours in zip(tables, (0, 3, -2), strict=True):  # anywhere within the windows
         table["time"] = table.time + np.timedelta64(hours, "h")
     found = cycle(
-        background, xr.concat(tables, "obs"), out=tmp_path / "run.zarr", n_cycles=3,
-        model=world.make_prior(), forecaster=world.forecaster, seed=1, settings=world.QUICK,
-        progress=False,
+        background, xr.concat(tables, "obs").assign_attrs(description="in words"),
+        out=tmp_path / "run.zarr", n_cycles=3, model=world.make_prior(),
+        forecaster=world.forecaster, seed=1, settings=world.QUICK, progress=False,
     ).load()  # fmt: skip
     np.testing.assert_array_equal(found.n_obs_used, [60, 60, 60])
     assert "score_temperature" not in found and "free_run_temperature" not in found

@@ -90,8 +90,9 @@ def test_processes_that_write_to_one_disk_take_turns(tmp_path: Path) -> None:
     icechunk = pytest.importorskip("icechunk")
     n, folder = 6, tmp_path / "a (1)"
     address = as_store(f"icechunk://{folder}")
+    assert not folder.exists()  # made when it is written to
     # the object, which tells nobody but in its text that it lies on a disk
-    store = as_store(icechunk.Repository.open(icechunk.local_filesystem_storage(str(folder))))
+    store = as_store(icechunk.Repository.create(icechunk.local_filesystem_storage(str(folder))))
     assert isinstance(store, IcechunkStore) and isinstance(address, IcechunkStore)
     assert store.lock == address.lock == tmp_path / ".a (1).lock"
     blank = xr.Dataset({"a": ("time", np.zeros(n))}, {"time": np.arange(n)}).chunk(time=1)
@@ -173,3 +174,6 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert again.repository.lookup_branch("main") == store.repository.lookup_branch("main")
     with pytest.raises(StorageError, match="no store of `assimilate_store`"):
         xdiffda.reanalysis.open_analyses(f"icechunk://{tmp_path}/a")
+    with pytest.raises(StorageError, match="nothing is there"):
+        xdiffda.reanalysis.open_analyses(f"icechunk://{tmp_path}/mistyped")
+    assert not (tmp_path / "mistyped").exists()

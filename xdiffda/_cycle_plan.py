@@ -136,7 +136,9 @@ def make_plan(
         "cycle_length": f"{length / np.timedelta64(1, 'h'):g}h",
         "background": digest(first), "model": f"{prior.name} {prior_digest(prior)}",
         "forecaster": description, "truth": truth is not None,
-        "observations": dict(getattr(obs, "description", {})) or None, **rest,
+        # a table may have a description too, in words: whoever made it, or a column
+        "observations": dict(getattr(obs, "description", {}) if callable(obs) else {}) or None,
+        **rest,
         **{f"settings.{k}": v for k, v in as_plain(settings).items()},
     }  # fmt: skip
     return Plan(

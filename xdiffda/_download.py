@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._identity import Identity, identity_of, read_identity, record_of
+from ._identity import Identity, digests, identity_of, read_identity, record_of
 from .errors import StorageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 5  # in a row without a new byte
 BACKOFF = 1.0  # seconds, doubled at each of them
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
-_PIECE = 1 << 16  # a broken connection loses less than one
+_PIECE = 1 << 13  # a broken connection loses less than one
 _ELSEWHERE = (
     'repair: name a source that has it, xdiffda.set_options(mirror="FOLDER or https://...")'
 )
@@ -64,6 +64,9 @@ def download(url: str, path: Path, *, progress: bool = False) -> Identity:
             if path.exists() and present and not present.mismatch(path):
                 return present  # another process brought it
             identity = _transfer(session, url, path, progress)
+            if not identity.hashed:  # later damage of this copy is noticed all the same
+                part = _part(path)
+                identity = dataclasses.replace(identity, size=_size(part), **digests(part))
             identity.write(record_of(path))
             os.replace(_part(path), path)
             _note(path).unlink(missing_ok=True)
@@ -87,10 +90,15 @@ def _transfer(session: requests.Session, url: str, path: Path, progress: bool) -
         except (requests.ConnectionError, requests.Timeout,
                 requests.exceptions.ChunkedEncodingError) as error:  # fmt: skip
             grown = _size(_part(path)) > before
-            arrived, failures = arrived or grown, 0 if grown else failures + 1
+            arrived, failures = arrived or _reached(error), 0 if grown else failures + 1
             # a line that broke may come back; one that never was is no network
             if failures >= (ATTEMPTS if arrived else 1):
-                raise Unreachable(f"no answer from {url}: {_short(error)}") from error
+                what = (
+                    f"the line to {url} broke again and again"
+                    if arrived
+                    else f"no answer from {url}"
+                )
+                raise Unreachable(f"{what}: {_short(error)}") from error
             time.sleep(BACKOFF * 2**failures)
             continue
         except requests.RequestException as error:
@@ -119,22 +127,36 @@ def _attempt(session: requests.Session, url: str, path: Path, progress: bool) ->
         if known.validator:
             headers["If-Range"] = known.validator
     with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-        if answer.status_code == 416:  # more is here than there
+        found = _identity(session, answer, url) if answer.ok else Identity()
+        first = _first(answer)
+        other = known is not None and first > 0 and not _same(known, found)
+        # more is here than there, or the rest is of another file: once again, without a part
+        if start and (answer.status_code == 416 or first not in (0, start) or other):
             _forget(path)
             return _attempt(session, url, path, progress)
-        _raise_for(answer, url)
-        found = _identity(session, answer, url)
-        resumed = answer.status_code == 206
-        if resumed and (known is None or not _same(known, found) or _first(answer) != start):
-            _forget(path)
-            return _attempt(session, url, path, progress)
-        if not found.hashed and answer.headers.get("Content-Type", "").startswith("text/html"):
-            raise StorageError(  # nothing else would tell that it is no file
-                f"{url}: found a web page (a login?); needed a file there; {_ELSEWHERE}"
-            )
+        _check(answer, url, found, first, start)
+        if first and known is not None:
+            found = _both(known, found)
         found.write(_note(path))
-        _append(answer, part, found, start if resumed else 0, progress)
+        _append(answer, part, found, first, progress)
     return found
+
+
+def _check(answer: requests.Response, url: str, found: Identity, first: int, start: int) -> None:
+    """Raise StorageError where the answer is no file, or nobody could tell whether all of it."""
+    headers, wrong = answer.headers, ""
+    if not answer.ok:
+        wrong = f"the server answers {answer.status_code} {answer.reason}"
+    elif first not in (0, start):
+        wrong = "found a part of the file that was not asked for"
+    elif not found.hashed:
+        chunked = "chunked" in headers.get("Transfer-Encoding", "")  # tells its own end
+        if headers.get("Content-Type", "").startswith("text/html"):
+            wrong = "found a web page (a login?)"
+        elif not (found.size or chunked):
+            wrong = "found no content" if found.size == 0 else "found no length and no digest of it"
+    if wrong:
+        raise StorageError(f"{url}: {wrong}; needed a file there; {_ELSEWHERE}")
 
 
 def _append(
@@ -175,17 +197,30 @@ def _same(one: Identity, other: Identity) -> bool:
     return all(a == b for a, b in pairs if a is not None and b is not None)
 
 
+def _both(old: Identity, new: Identity) -> Identity:
+    """What the two tell of one file: answers with a part of it may tell less."""
+    told = {k: v for k, v in dataclasses.asdict(new).items() if v is not None}
+    return dataclasses.replace(old, **told)
+
+
 def _first(answer: requests.Response) -> int:
+    """Where in the file an answer begins; -1 if it should say so and does not."""
+    if answer.status_code != 206:
+        return 0
     match = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
     return int(match[1]) if match else -1
 
 
-def _raise_for(answer: requests.Response, url: str) -> None:
-    if answer.ok:
-        return
-    raise StorageError(
-        f"{url}: the server answers {answer.status_code} {answer.reason}; needed a file there; "
-        f"{_ELSEWHERE}"
+def _reached(error: Exception) -> bool:
+    """Whether a server was there: what broke or stalled later is no lack of a network."""
+    import requests
+    from urllib3.exceptions import ProtocolError, ReadTimeoutError
+
+    cause = error.args[0] if error.args else None
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return True
+    return isinstance(cause, ReadTimeoutError) or isinstance(
+        getattr(cause, "reason", cause), ProtocolError
     )
 
 
@@ -198,6 +233,7 @@ def _session() -> requests.Session:
     busy = Retry(
         total=3, connect=1, read=0, backoff_factor=BACKOFF, raise_on_status=False,
         status_forcelist=(429, 500, 502, 503, 504),
+        respect_retry_after_header=False,  # it may ask for hours, in which nothing would be said
     )  # fmt: skip
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(max_retries=busy))

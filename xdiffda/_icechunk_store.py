@@ -17,7 +17,8 @@ from typing import Any
 
 import xarray as xr
 
-from xdiffda._region_store import COMPLETE, FolderStore, Store, write_blank, write_variables
+from xdiffda._region_store import FolderStore, Store
+from xdiffda._regions import COMPLETE, write_blank, write_variables
 from xdiffda.errors import StorageError
 
 SCHEME = "icechunk://"
@@ -46,11 +47,18 @@ def as_store(out: Any) -> Store:
     if _is_repository(out):
         found = _ON_DISK.search(str(out.storage))
         return IcechunkStore(out, lock=found and _lock_beside(Path(found[1])))
+    if not isinstance(out, str | os.PathLike):
+        raise StorageError(
+            f"out={out!r}: a {type(out).__name__}; needed a path or an icechunk repository; "
+            "repair: `out='analyses.zarr'`"
+        )
     text = os.fspath(out)
     if not text.startswith(SCHEME):
+        _need_folder(text)
         return FolderStore(text)
-    folder = Path(text.removeprefix(SCHEME)).expanduser()
-    return IcechunkStore(_open(text, folder), lock=_lock_beside(folder))
+    folder = Path(text.removeprefix(SCHEME)).expanduser().absolute()
+    repository, storage = _open(text, folder)
+    return IcechunkStore(repository, lock=_lock_beside(folder), blank=storage)
 
 
 class IcechunkStore(Store):
@@ -58,16 +66,27 @@ class IcechunkStore(Store):
 
     Parameters
     ----------
-    repository : icechunk.Repository
+    repository : icechunk.Repository or None
     lock : path, optional
         A file to hold while committing, where the storage itself keeps no order.
+    blank : icechunk.Storage, optional
+        Where the repository is made when it is first written to, if there is none.
     """
 
     consolidated = False
     branch = "main"
 
-    def __init__(self, repository: Any, *, lock: Path | None = None) -> None:
-        self.repository, self.lock = repository, lock
+    def __init__(self, repository: Any, *, lock: Path | None = None, blank: Any = None) -> None:
+        self._repository, self.lock, self._blank = repository, lock, blank
+
+    @property
+    def repository(self) -> Any:
+        """The repository; made now if there is none."""
+        if self._repository is None:
+            import icechunk
+
+            self._repository = icechunk.Repository.open_or_create(self._blank)
+        return self._repository
 
     @property
     def name(self) -> str:
@@ -78,6 +97,8 @@ class IcechunkStore(Store):
         return "another_repository"
 
     def exists(self) -> bool:
+        if self._repository is None:
+            return False
         try:
             self._group()
         except FileNotFoundError:  # a new repository has no root
@@ -85,7 +106,7 @@ class IcechunkStore(Store):
         return True
 
     def need_shared(self) -> None:
-        if _IN_MEMORY in str(self.repository.storage):
+        if self._repository is not None and _IN_MEMORY in str(self._repository.storage):
             raise StorageError(
                 f"{self.name}: it lies in the memory of this process, where no worker of a "
                 f"cluster can write; repair: `out={SCHEME + '/FOLDER'!r}`, a folder that all "
@@ -154,7 +175,17 @@ def _lock_beside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.lock")
 
 
-def _open(address: str, folder: Path) -> Any:
+def _need_folder(text: str) -> None:
+    """Raise where a path is an address: analyses are flushed to a disk and renamed."""
+    if "://" in text or re.match(r"[a-z][a-z0-9+.-]+:/", text):
+        raise StorageError(
+            f"{text}: an address; needed a folder .zarr on a disk, or an icechunk repository; "
+            "repair: `icechunk.Repository.open_or_create(icechunk.s3_storage(...))` as `out`"
+        )
+
+
+def _open(address: str, folder: Path) -> tuple[Any, Any]:
+    """The repository, None where there is nothing yet, and its storage."""
     try:
         import icechunk
     except ImportError as error:
@@ -171,11 +202,11 @@ def _open(address: str, folder: Path) -> Any:
     try:
         # looked at beforehand: opened on a file, icechunk ends in a panic
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-            return icechunk.Repository.create(storage)
+            return None, storage
         if folder.is_dir():
             found = "a folder without a repository"
             if icechunk.Repository.exists(storage):
-                return icechunk.Repository.open(storage)
+                return icechunk.Repository.open(storage), storage
     except icechunk.IcechunkError as error:
         found = str(error)
     raise StorageError(

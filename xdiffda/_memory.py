@@ -63,7 +63,7 @@ def needed(prior: Prior) -> Need:
 
 def needed_to_forecast(network: Any, graph: Graph) -> Need:
     """Memory for steps of a forecaster; ``network`` is that of `xdiffda.graphcast`."""
-    own = _of_network(network.config, graph, prepared=False)
+    own = _of_network(network.config, graph, prepared=bool(network.config.edge_chunk))
     channels = network.config.n_inputs + network.config.n_outputs
     frames = 4 * FRAMES * graph.n_grid * channels
     return Need(_size((network, graph)) + own.shared, frames + own.member)

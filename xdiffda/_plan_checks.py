@@ -14,7 +14,7 @@ from xdiffda.state import Grid
 
 _FINEST = 0.01  # degrees: finer grids are none of this network's
 _FROM_0 = ("obs", "edge_chunk", "refinement", "truncation")
-_MOST = {"refinement": 9}
+_MOST = {"refinement": 9, "obs": 1e12}
 _EXAMPLES = {"obs": "1e4", "edge_chunk": 131072, "refinement": 6, "truncation": 63}
 
 
@@ -45,6 +45,14 @@ def checked_plan(
     if not isinstance(unit, Device):
         problems.append(Problem(f"device={device!r}", f"one of {', '.join(DEVICES)}, or a Device",
                                 'xdiffda.plan(device="h100")'))  # fmt: skip
+    elif not min(unit.float32, unit.bfloat16, unit.bandwidth, unit.efficiency) > 0:
+        problems.append(
+            Problem(
+                f"device={unit!r}",
+                "rates, a bandwidth and an efficiency above 0",
+                'dataclasses.replace(xdiffda.costs.DEVICES["h100"], ...)',
+            )
+        )
     raise_if(problems, what="plan")
     assert where is not None and isinstance(unit, Device)
     return where, unit
@@ -60,7 +68,7 @@ def _number_needed(name: str, value: Any) -> str:
     if not _is_number(value) or not least <= value < math.inf:
         return "0 or more" if name in _FROM_0 and name != "obs" else "a positive number"
     if value > most:
-        return f"{most} at most"
+        return f"{most:g} at most"
     return "" if name == "obs" or isinstance(value, int | np.integer) else "a whole number"
 
 

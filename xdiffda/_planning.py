@@ -30,7 +30,7 @@ _PER_EDGE, _PER_NODE = 32, 24  # bytes of a graph: ends, tables of both ends, fe
 _PER_OBS = 112  # bytes of an observation: value, error, the eight corners of its stencil
 _STATIC, _SEASON, _CONDITIONING = 2, 2, 16
 _FINEST_MESH = 6
-_CHUNK = 2**17
+_CHUNKS = tuple(2**n for n in range(17, 9, -1))  # to propose
 _USABLE = 0.9  # of a device's memory
 _FEWEST_STEPS, _STEPS = 8, 30  # of a solve: at least, and for sqrt(observations per coefficient)
 
@@ -88,10 +88,10 @@ def plan(
     Notes
     -----
     Operations agree with XLA's own count within 1 %; memory with what XLA plans for a CPU in
-    float32 within 20 %; times on a CPU with what was measured within a factor of two
-    (``tests/test_costs.py``). Times on a GPU divide operations and bytes by 0.4 of its peaks: a
-    rule of thumb, to be replaced by what was measured, ``dataclasses.replace(DEVICES["h100"],
-    efficiency=...)``.
+    float32 within 30 %; times on a CPU with what was measured within a factor of two
+    (``tests/test_costs.py``, ``tests/test_user_plan.py``). Times on a GPU divide operations and
+    bytes by 0.4 of its peaks: a rule of thumb, to be replaced by what was measured,
+    ``dataclasses.replace(DEVICES["h100"], efficiency=...)``.
 
     Examples
     --------
@@ -109,6 +109,10 @@ def plan(
         "truncation": 0 if truncation is None else truncation,
     }  # fmt: skip
     where, unit = checked_plan(grid, device, dtype, {**numbers, "obs": obs})
+    # numbers of numpy overflow
+    levels, members, devices, n_steps, max_batch = (
+        int(numbers[n]) for n in ("levels", "members", "devices", "n_steps", "max_batch")
+    )
     limit = min(where.n_lat - 1, where.n_lon // 2 - 1)
     mesh = mesh_for(where) if refinement is None else refinement
     n_channel = 6 * levels + 4
@@ -127,7 +131,7 @@ def plan(
     batch = held.members_that_fit(unit, most)
     memory = held.shared_bytes + batch * held.member_bytes + unit.process
     fits = not unit.memory or memory <= _USABLE * unit.memory
-    tally = count(config, task.size, batch=batch, prepared=not edge_chunk)
+    tally = count(config, task.size, batch=batch, prepared=True)
     evaluation = task.seconds(unit, tally)
     steps = n_steps * (iterations or task.iterations)
     kalman = task.seconds(unit, task.kalman(steps, share), "float32")
@@ -206,9 +210,13 @@ class Task:
 
     @property
     def iterations(self) -> int:
-        """Steps of one solve for the observations, as measured (tests/test_costs.py)."""
+        """Steps of one solve for the observations, as measured (tests/test_costs.py).
+
+        Conjugate gradients take no more than there are observations, or numbers in V.
+        """
         known = (self.truncation + 1) ** 2 * self.config.n_outputs
-        return round(_FEWEST_STEPS + _STEPS * math.sqrt(self.n_obs / known))
+        steps = round(_FEWEST_STEPS + _STEPS * math.sqrt(self.n_obs / known))
+        return min(steps, max(self.n_obs, 1), known)
 
     def kalman(self, iterations: int, members: int) -> Tally:
         """Operations of the Kalman updates: V by spectral transforms, H by stencils."""
@@ -233,21 +241,31 @@ class Task:
 
     def advice(self, device: Device) -> tuple[str, ...]:
         """What reduces the memory, with what one member then needs."""
-        edges = min(self.config.edge_chunk or _CHUNK, _CHUNK)
-        half, chunk = self.computed(dtype="bfloat16"), self.computed(edge_chunk=edges)
-        both = half.computed(edge_chunk=edges)
-        words = ['dtype="bfloat16"', f"edge_chunk={edges}"]
-        ways = {"max_batch=1": self, words[0]: half, words[1]: chunk, ", ".join(words): both}
-        if half == self:
-            ways = {"max_batch=1": self, words[1]: chunk}
-        if chunk == self:
-            ways = {name: task for name, task in ways.items() if words[1] not in name}
-        lines = []
-        for name, task in ways.items():
-            need = task.shared_bytes + task.member_bytes
-            verdict = "fits" if need <= _USABLE * device.memory else "does not fit"
-            lines.append(f"{name}: {amount(need)} for one member, {verdict}")
-        return tuple(lines)
+        half, ways = self.computed(dtype="bfloat16"), {"max_batch=1": self}
+        if half.one_member < self.one_member:  # not where weights, then there twice, weigh most
+            ways['dtype="bfloat16"'] = half
+        for task, words in ((self, ""), (half, 'dtype="bfloat16", ')):
+            chunked = task.in_chunks(device) if not words or half != self else None
+            if chunked is not None and chunked.one_member < self.one_member:
+                ways[f"{words}edge_chunk={chunked.config.edge_chunk}"] = chunked
+        return tuple(
+            f"{name}: {amount(task.one_member)} for one member, "
+            f"{'fits' if task.one_member <= _USABLE * device.memory else 'does not fit'}"
+            for name, task in ways.items()
+        )
+
+    @property
+    def one_member(self) -> int:
+        """Memory for a single member."""
+        return self.shared_bytes + self.member_bytes
+
+    def in_chunks(self, device: Device) -> Task | None:
+        """The same with the largest chunks that fit, or the smallest; None where none save."""
+        before = self.config.edge_chunk or self.n_edge
+        tasks = [self.computed(edge_chunk=n) for n in _CHUNKS if n < before]
+        tasks = [task for task in tasks if task.one_member < self.one_member]
+        fitting = (task for task in tasks if task.one_member <= _USABLE * device.memory)
+        return next(fitting, tasks[-1] if tasks else None)
 
 
 def mesh_for(grid: Grid) -> int:

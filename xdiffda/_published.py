@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,11 @@ def _load(
         net = load_graphcast(files.params)
         size = net.config.mesh_size
         _check(release, files.params, net.task.pressure_levels, size, net.config.resolution)
+        _check_statistics(release, net.task, statistics)
         return Forecaster(net, **statistics)
     net = load_gencast(files.params)
     _check(release, files.params, net.task.pressure_levels, net.checkpoint.architecture.mesh_size)
+    _check_statistics(release, net.task, statistics)
     forecaster = GenCastForecaster(net, **statistics)
     return GenCastModel(forecaster, grid=release_grid(release), name=release.name)
 
@@ -90,6 +93,19 @@ def _statistics(path: Path, name: str) -> xr.Dataset:
             f"{path}: cannot be read as netCDF ({str(error).splitlines()[0][:200]}); repair: "
             f"delete it and fetch it again, `xdiffda fetch {name}`"
         ) from error
+
+
+def _check_statistics(release: Release, task: Any, found: Mapping[str, xr.Dataset]) -> None:
+    """Every variable of the state has its own: one without would pass unscaled, and be wrong."""
+    state, fed_back = {*task.target_variables}, {*task.target_variables} & {*task.input_variables}
+    needed = {"mean": state, "stddev": state, "diffs_stddev": fed_back}
+    absent = {role: sorted(names - {*found[role]}) for role, names in needed.items()}
+    wrong = [f"{role} without {', '.join(names)}" for role, names in absent.items() if names]
+    if wrong:
+        raise ModelError(
+            f"{release.name}: found {'; '.join(wrong)}; needed statistics of every variable of "
+            f"the state; repair: those of {release.kind}/stats, by `xdiffda fetch {release.name}`"
+        )
 
 
 def _check(

@@ -8,12 +8,11 @@ are complete and times that are not, and a time written twice holds the same val
 from __future__ import annotations
 
 import abc
-import itertools
+import errno
 import json
 import os
 import shutil
 import uuid
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xdiffda.errors import InputError, Problem, StorageError, raise_if
+from xdiffda._regions import COMPLETE, CONFIG, flush, write_blank, write_variables
+from xdiffda.errors import Problem, StorageError, raise_if
 
-CONFIG = "xdiffda_analyses"
-COMPLETE = "complete"
-MAX_CHUNK_BYTES = 2**27
 _CALL = "assimilate_store"
+_ATTEMPTS = 5  # to write a time
 
 
 class Store(abc.ABC):
@@ -105,6 +103,11 @@ class Store(abc.ABC):
         StorageError
             If there is no store of analyses.
         """
+        if not self.exists():
+            raise StorageError(
+                f"{self.name}: nothing is there, no store of `{_CALL}`; repair: "
+                f"`xdiffda.{_CALL}(..., out=...)` makes one"
+            )
         try:
             return json.loads(str(self._group().attrs[CONFIG]))
         except (OSError, ValueError, KeyError) as error:
@@ -163,7 +166,8 @@ class FolderStore(Store):
     """A folder ``.zarr``; the last thing written of a time is its entry of ``complete``."""
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self.path = Path(path)
+        # workers may have another working directory
+        self.path = Path(path).expanduser().absolute()
 
     @property
     def name(self) -> str:
@@ -191,9 +195,11 @@ class FolderStore(Store):
             write_blank(template, dim, config, partial, consolidated=True)
             os.rename(partial, path)
         except OSError as error:
+            if self.exists():
+                return  # another process has made it meanwhile
             raise StorageError(
-                f"{path}: cannot be made ({type(error).__name__}: {error}); repair: make room "
-                f"(`df -h {path.parent}`), or write elsewhere"
+                f"{path}: cannot be made ({type(error).__name__}: {error}); repair: "
+                f"{_mend(error, path)}, or write elsewhere"
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -207,91 +213,35 @@ class FolderStore(Store):
         return missing
 
     def write_time(self, i: int, record: xr.Dataset, dim: str) -> None:
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._write(i, record, dim)
+                return
+            except OSError as error:
+                # a call that begins removes torsos, also those that are still being written
+                if isinstance(error, FileNotFoundError) and attempt + 1 < _ATTEMPTS:
+                    continue
+                raise StorageError(
+                    f"{self.path}: time {i} cannot be written ({type(error).__name__}: {error}); "
+                    f"all complete times are whole; repair: {_mend(error, self.path)} and make "
+                    "the same call again, which goes on"
+                ) from error
+
+    def _write(self, i: int, record: xr.Dataset, dim: str) -> None:
         import zarr
 
-        path = self.path
-        group = zarr.open_group(path, mode="r+", use_consolidated=False)
-        try:
-            for name, axis in write_variables(group, i, record, dim).items():
-                _flush(path / name, group[name], axis, i)
-            marker: Any = group[COMPLETE]
-            marker[i] = 1
-            _flush(path / COMPLETE, marker, 0, i)
-        except OSError as error:
-            raise StorageError(
-                f"{path}: time {i} cannot be written ({type(error).__name__}: {error}); all "
-                f"complete times are whole; repair: make room (`df -h {path.parent}`) and make "
-                "the same call again, which goes on"
-            ) from error
+        group = zarr.open_group(self.path, mode="r+", use_consolidated=False)
+        for name, axis in write_variables(group, i, record, dim).items():
+            flush(self.path / name, group[name], axis, i)
+        marker: Any = group[COMPLETE]
+        marker[i] = 1
+        flush(self.path / COMPLETE, marker, 0, i)
 
 
-def write_blank(
-    template: xr.Dataset, dim: str, config: Mapping[str, Any], target: Any, *, consolidated: bool
-) -> None:
-    """Write a template, its marker of complete times and the configuration."""
-    marker = xr.zeros_like(template[dim].astype("uint8").drop_vars(dim).chunk({dim: 1}))
-    marker.attrs = {"long_name": "whether the analysis of this time is complete"}
-    template = template.assign({COMPLETE: marker}).drop_encoding()
-    template.attrs |= {CONFIG: json.dumps(config)}
-    encoding: dict[Any, dict[str, Any]] = {}
-    for name, variable in template.data_vars.items():
-        if dim in variable.dims:
-            encoding[name] = {"chunks": _chunks(variable.variable, dim)}
-            if variable.dtype.kind == "f":
-                encoding[name]["fill_value"] = np.nan  # of what is not written yet
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Consolidated metadata")
-        template.to_zarr(target, mode="w-", compute=False, consolidated=consolidated,
-                         zarr_format=3, encoding=encoding)  # fmt: skip
-
-
-def write_variables(group: Any, i: int, record: xr.Dataset, dim: str) -> dict[str, int]:
-    """Write what depends on time; returns the axis of time of each variable."""
-    axes = {}
-    for name, variable in record.data_vars.items():
-        if dim in variable.dims:
-            axes[str(name)] = axis = variable.dims.index(dim)
-            group[str(name)][(slice(None),) * axis + (slice(i, i + 1),)] = variable.values
-    return axes
-
-
-def need_times(background: xr.Dataset, times: list[Any], dims: tuple[str, ...]) -> None:
-    """Raise unless a background has one axis of valid times, each of them once."""
-    problems = []
-    if "time" not in dims or "lead_time" in dims:
-        problems.append(
-            Problem(f"a background along {', '.join(dims) or 'no time'}",
-                    "one valid time after another along the dimension time",
-                    'background.expand_dims("time")')
-        )  # fmt: skip
-    elif any(t is None or np.isnat(t) for t in times) or len(set(times)) != len(times):
-        problems.append(
-            Problem("times that are missing or not unique", "a valid time for each state",
-                    'background.drop_duplicates("time")')
-        )  # fmt: skip
-    if problems:
-        raise InputError(problems, what="background")
-
-
-def _chunks(variable: xr.Variable, dim: str) -> tuple[int, ...]:
-    """One time; of large states, one member or level of it."""
-    sizes = dict(variable.sizes) | {dim: 1}
-    for name in [n for n in sizes if n != dim]:
-        if (
-            np.prod(list(sizes.values()), dtype=np.int64) * variable.dtype.itemsize
-            < MAX_CHUNK_BYTES
-        ):
-            break
-        sizes[name] = 1
-    return tuple(sizes.values())
-
-
-def _flush(folder: Path, array: Any, axis: int, i: int) -> None:
-    """Have the disk hold the chunks of one time before anything says that they are there."""
-    counts = [-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True)]
-    ranges = [[i] if k == axis else range(n) for k, n in enumerate(counts)]
-    for where in itertools.product(*ranges):
-        chunk = folder / array.metadata.encode_chunk_key(where)
-        if chunk.exists():  # chunks of nothing but the fill value are not written
-            with open(chunk, "rb") as handle:
-                os.fsync(handle.fileno())
+def _mend(error: OSError, path: Path) -> str:
+    """What a user can do where a folder cannot be written."""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"a folder that you may write to (`ls -ld {path.parent}`)"
+    if isinstance(error, FileNotFoundError):
+        return f"a folder that every worker sees (`ls -d {path}` there)"
+    return f"make room (`df -h {path.parent}`)"

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xdiffda._cluster import Task, run_tasks, single_writer
+from xdiffda._cluster import Task, check_client, run_tasks, single_writer
 from xdiffda._cycle_config import Assimilation
 from xdiffda._cycle_store import open_cycle
 from xdiffda._stream import duration, state_at
+from xdiffda._times import width_of
 from xdiffda.cycle import cycle
 from xdiffda.errors import InputError, Problem, StorageError, raise_if
 from xdiffda.options import get_options
@@ -65,7 +66,9 @@ class Streams:
 
     def problems(self) -> list[Problem]:
         """What is wrong with the times."""
-        length, problems = duration(self.cycle_length), []
+        if problems := self._unreadable():
+            return problems
+        length = duration(self.cycle_length)
         marks = [*(self.counts_from(k) for k in range(len(self.starts))),
                  np.datetime64(self.end, "ns") + length]  # fmt: skip
         steps = np.diff(np.array(marks))
@@ -80,6 +83,26 @@ class Streams:
                 Problem(f"spin_up={self.spin_up!r}", f"whole cycles of {self.cycle_length}",
                         'run_streams(..., spin_up="10D")')
             )  # fmt: skip
+        return problems
+
+    def _unreadable(self) -> list[Problem]:
+        """Words that are no time, and no length of time."""
+        import pandas as pd
+
+        problems = []
+        for name, word in (*((f"starts[{k}]", t) for k, t in enumerate(self.starts)),
+                           ("end", self.end)):  # fmt: skip
+            if pd.isna(pd.to_datetime(word, errors="coerce")) or not word[:4].isdigit():
+                problems.append(Problem(f"{name}={word!r}", "a time",
+                                        'run_streams(..., starts=["2020-01-01"], '
+                                        'end="2020-12-31")'))  # fmt: skip
+        for name in ("spin_up", "cycle_length"):
+            length = width_of(getattr(self, name)).total_seconds()
+            if not (length > 0 or (name == "spin_up" and length == 0)):
+                problems.append(
+                    Problem(f"{name}={getattr(self, name)!r}", "a length of time with its unit",
+                            f'run_streams(..., {name}="6h")')
+                )  # fmt: skip
         return problems
 
 
@@ -139,10 +162,13 @@ def run_streams(
     InputError
         If times or arguments do not fit, or the folder is that of another reanalysis.
     StorageError
-        At the end, if a stream failed; the others, and all whole cycles of it, are stored.
+        If the folder cannot be written; or at the end, if a stream failed: the others, and all
+        whole cycles of it, are stored.
     """
-    folder = Path(out)
-    streams = Streams(tuple(map(str, starts)), str(end), spin_up, cycle_length)
+    folder = Path(out).expanduser().absolute()  # workers may have another working directory
+    check_client(client)
+    given = [starts] if isinstance(starts, str | np.datetime64) else starts
+    streams = Streams(tuple(map(str, given)), str(end), spin_up, cycle_length)
     raise_if(streams.problems(), what="reanalysis")
     firsts = [state_at(background, streams.first(k), what="background")
               for k in range(len(streams.starts))]  # fmt: skip
@@ -185,8 +211,11 @@ def open_streams(out: str | os.PathLike, *, stream: int | None = None) -> xr.Dat
     StorageError
         If there is no reanalysis, or none of its streams has a whole cycle.
     """
-    folder = Path(out)
+    folder = Path(out).expanduser()
     streams = _read_index(folder)
+    if stream is not None and stream not in range(len(streams.starts)):
+        raise InputError([Problem(f"stream={stream!r}", f"one of 0 to {len(streams.starts) - 1}",
+                                  "open_streams(out, stream=0)")], what="open_streams")  # fmt: skip
     parts = []
     for k in range(len(streams.starts)):
         if stream not in (None, k) or not _path(folder, k).exists():
@@ -244,10 +273,16 @@ def _index(folder: Path, streams: Streams) -> None:
                 what="existing reanalysis, which is left as it is",
             )  # fmt: skip
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{INDEX}.{os.getpid()}.partial"
-    partial.write_text(json.dumps(dataclasses.asdict(streams), indent=2))
-    os.replace(partial, folder / INDEX)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{INDEX}.{os.getpid()}.partial"
+        partial.write_text(json.dumps(dataclasses.asdict(streams), indent=2))
+        os.replace(partial, folder / INDEX)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be written ({type(error).__name__}: {error}); repair: a folder "
+            f"that you may write to, with room (`df -h {folder.parent}`)"
+        ) from error
 
 
 def _read_index(folder: Path) -> Streams:

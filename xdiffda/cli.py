@@ -137,29 +137,65 @@ def fetch(
 @app.command()
 def plan(
     grid: Annotated[str, typer.Option(help="spacing in degrees, or a name")] = "0.25",
-    levels: int = 13,
-    members: int = 8,
+    levels: Annotated[int, typer.Option(help="pressure levels, of six variables each")] = 13,
+    members: Annotated[int, typer.Option(help="members of the ensemble")] = 8,
     obs: Annotated[float, typer.Option(help="scalar observations in the window")] = 1e4,
-    devices: int = 1,
+    devices: Annotated[int, typer.Option(help="devices that share the members")] = 1,
     device: Annotated[
         str, typer.Option(help="cpu (one core), a10, rtx4090, a100, h100, h200")
     ] = "h100",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
-    latent: int = 512,
+    dtype: Annotated[str, typer.Option(help="of the network: float32 or bfloat16")] = "float32",
+    latent: Annotated[int, typer.Option(help="width of the network")] = 512,
+    processor_steps: Annotated[int, typer.Option(help="steps on the mesh")] = 16,
+    refinement: Annotated[
+        int | None, typer.Option(help="of the mesh; by default from the grid")
+    ] = None,
     steps: Annotated[int, typer.Option(help="network evaluations for each member")] = 8,
-    max_batch: int = 8,
-    edge_chunk: Annotated[int, typer.Option(min=0)] = 0,
+    max_batch: Annotated[int, typer.Option(help="members computed together at most")] = 8,
+    edge_chunk: Annotated[
+        int, typer.Option(min=0, help="edges computed at a time, 0 for all")
+    ] = 0,
+    truncation: Annotated[
+        int | None, typer.Option(help="largest wavenumber of V; by default 63 or the grid's")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="of a solve; by default from the observations")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="for programs: bytes and seconds")
+    ] = False,
 ) -> None:  # fmt: skip
-    """Estimate memory, time and storage of an analysis."""
-    from xdiffda._planning import plan as estimate
+    """Estimate memory, time and storage of an analysis; allocates nothing."""
+    import dataclasses
+    import json
 
-    typer.echo(
-        estimate(
+    from xdiffda._planning import plan as estimate
+    from xdiffda.errors import InputError
+
+    try:
+        found = estimate(
             grid=_number(grid), levels=levels, members=members, obs=obs, devices=devices,
-            device=device, dtype=dtype, latent=latent, n_steps=steps, max_batch=max_batch,
-            edge_chunk=edge_chunk,
-        )
-    )  # fmt: skip
+            device=device, dtype=dtype, latent=latent, processor_steps=processor_steps,
+            refinement=refinement, n_steps=steps, max_batch=max_batch, edge_chunk=edge_chunk,
+            truncation=truncation, iterations=iterations,
+        )  # fmt: skip
+    except InputError as error:
+        raise _as_typed(error) from error
+    typer.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else found)
+
+
+def _as_typed(error: Any) -> Exception:
+    """The problems of a call of `xdiffda.plan` with the option that repairs each."""
+    import dataclasses
+    import re
+
+    def option(call: re.Match) -> str:
+        name = {"n_steps": "steps"}.get(call[1], call[1].replace("_", "-"))
+        return f"xdiffda plan --{name} {call[2]}"
+
+    called = re.compile(r'xdiffda\.plan\((\w+)="?([^")]+)"?\)')
+    repaired = [dataclasses.replace(p, repair=called.sub(option, p.repair)) for p in error.problems]
+    return type(error)(repaired, what=error.what)
 
 
 @app.command()

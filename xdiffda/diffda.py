@@ -87,6 +87,11 @@ class DiffDAPrior(DiffusionPrior):
 
     Make one with ``xdiffda.train`` (task ``diffda``) and read it with `xdiffda.load_model`.
 
+    It is conditioned on the background, on the scale r of its error, and on the valid time, and
+    knows errors of forecasts with the lead times of its training, made from the truth. The
+    licence of the weights that it was derived from goes with it (``card["licence"]``; later
+    terms are told in `xdiffda.models`).
+
     Parameters
     ----------
     name : str

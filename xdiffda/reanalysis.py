@@ -13,20 +13,21 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from xdiffda import registry
+from xdiffda._analyses_checks import need_observations, need_times, need_written, same_input
 from xdiffda._analyses_record import account, describe, state_digest, template, tidy_digest
 from xdiffda._backgrounds import Backgrounds, read_backgrounds
-from xdiffda._cluster import Task, run_tasks
+from xdiffda._cluster import Task, check_client, run_tasks
 from xdiffda._coordinates import find_axes
 from xdiffda._cycle_config import Assimilation, assimilation_settings
 from xdiffda._flags import with_labels
 from xdiffda._icechunk_store import as_store
-from xdiffda._region_store import COMPLETE, Store, need_times
+from xdiffda._region_store import Store
+from xdiffda._regions import COMPLETE
 from xdiffda._settings import check_settings
-from xdiffda._stream import Source, duration, make_source
+from xdiffda._stream import Source, make_source
 from xdiffda._streams import open_streams, run_streams
 from xdiffda.analysis import assimilate
 from xdiffda.errors import InputError, Problem, StorageError
@@ -86,7 +87,8 @@ def assimilate_store(
     ------
     InputError
         If input or settings do not fit, a time has no observation, or the store is that of
-        other settings, another version or other input; it is left as it is then.
+        other settings, another version or other input (background and observations of three
+        of its times are compared); it is left as it is then.
     StorageError
         If the store cannot be written (by a cluster: a repository in memory), or, at the end, if
         some times failed: all others are in the store then.
@@ -105,6 +107,7 @@ def assimilate_store(
     store, prior = as_store(out), registry.resolve(model)
     if client is not None:
         store.need_shared()
+        check_client(client)
     keywords = _keywords(settings)
     checked = check_settings(prior, n_members=n_members, seed=seed, **keywords)
     backgrounds = read_backgrounds(background, prior.layout, checked)
@@ -112,13 +115,13 @@ def assimilate_store(
     need_times(background, backgrounds.times, convention.batch_dims)
     dim = str(convention.axes["time"].dim)
     source, stamps = make_source(obs, checked.window)
-    _need_observations(stamps, backgrounds.times, checked.window, dim)
-    config = describe(backgrounds, prior, checked, obs)
-    if store.exists():
-        store.check_config(config)
-        _same_background(store, backgrounds, prior)
-    else:
+    need_observations(stamps, backgrounds.times, checked.window, dim)
+    # a table may have a description too, in words: whoever made it, or a column
+    config = describe(backgrounds, prior, checked, obs if callable(obs) else None)
+    if not store.exists():
         store.create(template(backgrounds, prior, checked, dim), dim, config)
+    store.check_config(config)
+    same_input(store, backgrounds, source, prior)
     missing = store.missing_times()
     name = model if isinstance(model, str) else model or get_options().default_model
     job = Job(store, dim, name, config["version"], n_members, seed, keywords)
@@ -128,7 +131,7 @@ def assimilate_store(
         what="assimilate", progress=wanted,
     )  # fmt: skip
     done = store.read_array(COMPLETE) == 1
-    _need_written(store, [i for i in missing if not done[i]], backgrounds)
+    need_written(store, [i for i in missing if not done[i]], backgrounds)
     return open_analyses(store)
 
 
@@ -242,57 +245,10 @@ def _tasks(
 ) -> Iterator[Task]:
     """One task for each time, made when it is its turn."""
     for i in missing:
-        tidy = source(backgrounds.times[i]).tidy
-        yield str(backgrounds.times[i])[:16], (job, i, Input(backgrounds.at(i), tidy))
-
-
-def _need_written(store: Store, lost: list[int], backgrounds: Backgrounds) -> None:
-    """Raise where an analysis was written by its account, and is not in the store."""
-    if lost:
-        shown = ", ".join(str(backgrounds.times[i])[:16] for i in lost[:5])
-        raise StorageError(
-            f"{store.name}: {len(lost)} analyses were written and are not there: {shown}"
-            f"{', ...' if len(lost) > 5 else ''}; another process has written over them, or a "
-            "worker to a place of its own; repair: keep the store where all workers see the same, "
-            "and make the same call again, which goes on"
-        )
-
-
-def _need_observations(stamps: np.ndarray | None, times: list[Any], window: Any, dim: str) -> None:
-    """Raise where a table of observations has none for a time."""
-    if stamps is None:
-        return
-    half, at = duration(window) / 2, np.array(times, "datetime64[ns]")
-    stamps = np.sort(stamps)
-    count = np.searchsorted(stamps, at + half, "right") - np.searchsorted(
-        stamps, at - half, "right"
-    )
-    count += np.isin(at, stamps)
-    empty = [str(t)[:16] for t in at[count <= 0]]
-    if empty:
-        shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
-        raise InputError(
-            [Problem(f"no observation within {window} around {len(empty)} times: {shown}",
-                     "at least one for each", f"background.drop_sel({dim}=[{empty[0]!r}])")],
-            what="observations",
-        )  # fmt: skip
-
-
-def _same_background(store: Store, backgrounds: Backgrounds, prior: Prior) -> None:
-    """Compare one complete time with what it was made of."""
-    import dask
-
-    done = np.flatnonzero(store.read_array(COMPLETE) == 1)
-    if not done.size:
-        return
-    i = int(done[0])
-    stored = int(store.read_array("background_digest")[i])
-    with dask.config.set(scheduler="synchronous"):
-        found = state_digest(backgrounds.at(i), prior)
-    if stored != found:
-        raise InputError(
-            [Problem(f"another background at {str(backgrounds.times[i])[:16]} than that of the "
-                     f"analysis in {store.name}", "the same, or another store",
-                     f"assimilate_store(..., out={store.another})")],
-            what="existing store, which is left as it is",
-        )  # fmt: skip
+        name = str(backgrounds.times[i])[:16]
+        given: tuple | Exception
+        try:
+            given = (job, i, Input(backgrounds.at(i), source(backgrounds.times[i]).tidy))
+        except Exception as error:  # the observations are anybody's function
+            given = error
+        yield name, given

@@ -120,7 +120,10 @@ def load_model(name: str | Path) -> Any:
     DiffusionPrior, DiffDAPrior, GenCastPrior or Forecaster
         Cached by the digest of its files. GraphCast is a `Forecaster`, 6 h a step. GenCast is a
         prior, conditioned on the states 24 and 12 h before the analysis: tell it those with
-        `GenCastPrior.given`.
+        `GenCastPrior.given`. DiffDA and the bundled model are conditioned on the background and
+        its valid time. Published weights, and what is derived from them, carry a licence of
+        their own: ``card["licence"]`` of a prior, ``net.license`` of a forecaster, and
+        ``licence`` in `models`, which knows of later terms.
 
     Raises
     ------

@@ -97,7 +97,8 @@ def open_dataset(path: str | os.PathLike) -> xr.Dataset:
     Parameters
     ----------
     path
-        A ``.zarr`` folder or address, a ``.nc`` file, or a ``.grib`` file (needs the extra
+        A ``.zarr`` folder or address (``gs://...`` or ``https://...``, with the extra ``cloud``;
+        reads that fail are tried again), a ``.nc`` file, or a ``.grib`` file (needs the extra
         ``obs``). The parts of a GRIB file that cfgrib keeps apart (levels, 2 m, 10 m, ...) come
         as one dataset.
 
@@ -116,7 +117,9 @@ def open_dataset(path: str | os.PathLike) -> xr.Dataset:
     if "://" not in text and not Path(text).exists():
         raise absent(Path(text))
     try:
-        if suffix == ".zarr":
+        if suffix.startswith(".zarr"):  # the store of ARCO-ERA5 ends in .zarr-v3
+            if "://" in text:
+                return _open_remote(text)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Failed to open Zarr store with consol")
                 return xr.open_dataset(text, engine="zarr", chunks={}, decode_timedelta=True)
@@ -136,6 +139,12 @@ def open_dataset(path: str | os.PathLike) -> xr.Dataset:
         f"{text}: unknown kind {suffix!r}; needed {_KINDS}; repair: open it with xarray: "
         f"`xr.open_dataset({text!r}, engine=...)`"
     )
+
+
+def _open_remote(address: str) -> xr.Dataset:
+    from ._remote import open_remote
+
+    return open_remote(address, chunks={}, decode_timedelta=True)
 
 
 def _open_grib(path: str) -> xr.Dataset:

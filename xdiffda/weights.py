@@ -56,12 +56,16 @@ def fetch(
     that the server tells; an interrupted download goes on where it stopped, in the same call or
     in a later one; a file that was damaged on this disk is brought anew.
 
+    The weights carry a licence of their own, that of `xdiffda.models`: CC BY 4.0 since August
+    2026, CC BY-NC-SA 4.0 before. Read the terms beside them on the day of use.
+
     Parameters
     ----------
     name : str
         A name of `xdiffda.models`, as ``"graphcast-small-1p0"`` or ``"gencast-1p0-mini"``.
     mirror : str or path, optional
-        Folder or address that is laid out like the bucket; default the option ``mirror``.
+        Folder, or address over http or https, that is laid out like the bucket; default the
+        option ``mirror``.
         Files of a folder are used where they lie. The folder that a download went to is a
         mirror, also behind any web server, which need not know of digests.
     out : str or path, optional
@@ -94,7 +98,7 @@ def fetch(
     release, options = find_release(name), get_options()
     mirror = os.fspath(mirror) if mirror is not None else options.mirror
     folder = cache_folder() if out is None else Path(out).expanduser()
-    if mirror and "://" not in mirror:
+    if (place := _folder_of(mirror)) is not None:
         if out is not None:
             problem = Problem(
                 f"mirror={mirror!r} and out={os.fspath(out)!r}",
@@ -102,7 +106,7 @@ def fetch(
                 f'xdiffda.fetch({name!r}, mirror="", out="FOLDER")',
             )
             raise InputError([problem], what="fetch")
-        return _in_place(release, Path(mirror).expanduser())
+        return _in_place(release, place)
     source = (mirror or BUCKET).rstrip("/")
     shown = options.progress if progress is None else progress
     paths = {}
@@ -118,11 +122,15 @@ def cached(name: str) -> bool:
 
     Looks at names and sizes, not at digests.
     """
-    release, mirror = find_release(name), get_options().mirror
-    folders = [cache_folder()]
-    if mirror and "://" not in mirror:
-        folders = [Path(mirror).expanduser()]
-    return any(all(_find(folder, key) for key in release.objects.values()) for folder in folders)
+    release, folder = find_release(name), _folder_of(get_options().mirror) or cache_folder()
+    return all(_find(folder, key) for key in release.objects.values())
+
+
+def _folder_of(mirror: str | None) -> Path | None:
+    """The folder that a mirror is; None if it is an address, or there is none."""
+    if not mirror or ("://" in mirror and not mirror.startswith("file://")):
+        return None
+    return Path(mirror.removeprefix("file://")).expanduser()
 
 
 def cache_folder() -> Path:

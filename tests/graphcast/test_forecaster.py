@@ -230,3 +230,12 @@ def test_channel_weights_of_known_variables():
     channels = [Channel("10m_u_component_of_wind", 0)]
     channels += [Channel("geopotential", 0, z) for z in (100, 300)]
     np.testing.assert_allclose(channel_weights(channels), [0.1, 0.25, 0.75])
+
+
+def test_repairs_of_missing_forcings_and_of_other_names(data, net):
+    """No forcings at all are one problem, not two; names of other archives are recognised."""
+    inputs, forcings = data
+    with pytest.raises(InputError, match=r"GraphCast: 1 problem\n.*no sun in forcings"):
+        net(inputs, xr.Dataset())
+    with pytest.raises(InputError, match=r"repair: `inputs.rename\({'t': 'temperature'}\)`"):
+        net(inputs.rename(temperature="t"), forcings.isel(time=[0]))

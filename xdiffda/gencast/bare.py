@@ -172,6 +172,8 @@ class BareGenCast:
 def load(path: str | os.PathLike[str]) -> BareGenCast:
     """Read a published GenCast checkpoint (``.npz``).
 
+    What the network is conditioned on, and the terms of published weights: `GenCastPrior`.
+
     Parameters
     ----------
     path

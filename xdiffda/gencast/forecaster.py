@@ -45,6 +45,9 @@ VARIABLE_WEIGHTS = dict.fromkeys(
 class GenCastForecaster:
     """A network with its statistics: draws the state 12 h on from p(x_t | x_(t-1), x_(t-2)).
 
+    A draw is conditioned on the two states before it, taken as exact. The terms of published
+    weights are told in `GenCastPrior`.
+
     Parameters
     ----------
     net
@@ -74,6 +77,10 @@ class GenCastForecaster:
         scaler = Forecaster(net, mean=mean, stddev=stddev, diffs_stddev=diffs_stddev)
         if absent := [v for v in SEA_VARIABLES if v in scaler.mean and v not in minimum]:
             problem = Problem(f"no minimum of {absent}", "the statistics of the model", "")
+            raise InputError([problem], what="statistics of the forecaster")
+        if bad := [v for v in SEA_VARIABLES if v in minimum and not np.isfinite(minimum[v]).all()]:
+            problem = Problem(f"a minimum of {bad} that is not finite", "what fills it over land",
+                              "the file min_by_level.nc of the model")  # fmt: skip
             raise InputError([problem], what="statistics of the forecaster")
         object.__setattr__(self, "net", net)
         object.__setattr__(self, "scaler", scaler)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from xdiffda.covariance import SpectralCovariance, estimate_blocks
 from xdiffda.diffusion.sampling import Conditioned
-from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.errors import InputError, ModelError, Problem, raise_if
 from xdiffda.spectral import sphere_basis
 from xdiffda.state import Grid, Layout, default_convention, from_state, infer_layout
 
@@ -83,6 +83,8 @@ class GenCastPrior:
     ------
     InputError
         If the states do not fit; lists all problems.
+    ModelError
+        If the levels of the checkpoint do not ascend.
     """
 
     # r is a unit, nothing that innovations could tell
@@ -102,7 +104,8 @@ class GenCastPrior:
         self.layout = Layout(grid, task.target_variables, task.pressure_levels)
         self.name, self._forecaster = name, forecaster
         channels = [(c.variable, c.level) for c in forecaster.net.target_channels()]
-        assert channels == list(self.layout.channels), "levels of the task must ascend"
+        if channels != list(self.layout.channels):
+            raise ModelError(f"found levels {task.pressure_levels}; needed ascending ones")
         scale = [_scale(forecaster, name, level) for name, level in channels]
         self.scale = np.tile(np.asarray(scale, np.float32), (grid.n_node, 1))
         self.unresolved = np.zeros_like(self.scale)

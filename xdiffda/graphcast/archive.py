@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from xdiffda.errors import StorageError
 
-REPAIR = "repair: bring the file here again (a published one: `xdiffda fetch NAME`)"
+REPAIR = "repair: delete it and bring it here again (a published one: `xdiffda fetch NAME`)"
 # what a setting may be, beside being absent
 _KINDS = {int: ("iu", "a whole number"), float: ("iuf", "a number"), str: ("U", "a text"),
           bool: ("b", "true or false")}  # fmt: skip

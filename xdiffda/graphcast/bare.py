@@ -19,7 +19,7 @@ from xdiffda.errors import ModelError, Problem, raise_if
 from .checkpoint import Checkpoint, ModelConfig, TaskConfig, read_checkpoint
 from .fitting import all_problems, check_datasets, selected
 from .graph import Graph, build_graph
-from .network import GraphCast
+from .network import GraphCast, InFactors
 from .stacking import Channel, stack, unstack
 
 _STEP = np.timedelta64(6, "h")
@@ -52,6 +52,7 @@ class BareNetwork:
     description: str = ""
     license: str = ""
     unused: Mapping[str, np.ndarray] = field(default_factory=dict)
+    _kept: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
     def __call__(self, norm_inputs: xr.Dataset, norm_forcings: xr.Dataset) -> xr.Dataset:
         """Normalised outputs for normalised inputs and forcings.
@@ -77,7 +78,8 @@ class BareNetwork:
         """
         inputs, forcings = self.select(norm_inputs, norm_forcings)
         x = jnp.asarray(self.stack(inputs, forcings))
-        out = apply_network(self.net, x, self.graph_for(inputs))
+        graph = self.graph_for(inputs)
+        out = apply_network(self.net, x, graph, self.prepared_for(graph))
         coords = {name: inputs[name].values for name in ("lat", "lon")}
         time = output_time(inputs, forcings)
         return unstack(np.asarray(out), self.output_channels(inputs), time=time, **coords)
@@ -137,6 +139,17 @@ class BareNetwork:
             self.config.mesh2grid_edge_normalization_factor,
         )
 
+    def prepared_for(self, graph: Graph) -> InFactors | None:
+        """What the graph alone decides, with edges in chunks (kept for the next call).
+
+        Without chunks it would take as much memory as the edges: each step computes it anew.
+        """
+        if not self.net.config.edge_chunk:
+            return None
+        if self._kept.get("graph") is not graph:
+            self._kept.update(graph=graph, ready=self.net.prepare(graph))
+        return self._kept["ready"]
+
     def reconfigured(self, **options: Any) -> BareNetwork:
         """The same network computed in another way: see `GraphCast.reconfigured`."""
         return replace(self, net=self.net.reconfigured(**options))
@@ -172,6 +185,9 @@ class BareNetwork:
 def load(path: str | os.PathLike[str]) -> BareNetwork:
     """Read a published GraphCast checkpoint (``.npz``).
 
+    Published weights carry a licence of their own: CC BY 4.0 since August 2026, CC BY-NC-SA 4.0
+    before, which the files still say (attribute ``license``).
+
     Parameters
     ----------
     path
@@ -197,10 +213,13 @@ def load(path: str | os.PathLike[str]) -> BareNetwork:
 
 @eqx.filter_jit
 def apply_network(
-    net: GraphCast, x: Float[Array, "grid batch in"], graph: Graph
+    net: GraphCast,
+    x: Float[Array, "grid batch in"],
+    graph: Graph,
+    prepared: InFactors | None = None,
 ) -> Float[Array, "grid batch out"]:
     """The network, compiled once for each shape and configuration."""
-    return net(x, graph)
+    return net(x, graph, prepared=prepared)
 
 
 def output_time(inputs: xr.Dataset, forcings: xr.Dataset) -> np.ndarray:

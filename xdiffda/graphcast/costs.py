@@ -19,6 +19,8 @@ _N_STRUCTURAL = 3
 _N_EDGE = 4
 # Operations for each element, as XLA counts them: x sigmoid(x), and layer normalisation.
 _SWISH, _NORM = 4, 8
+# Of embedded edges in factors (`static`): that of the bundled weights and of random ones.
+_RANK = 48
 _WIDTH = {"float32": 4, "bfloat16": 2, "float64": 8}  # bytes
 
 
@@ -154,7 +156,11 @@ def count(
     '2.7e+12'
     """
     tally, width = Tally(), config.latent
+    rank = _rank(config) if prepared else 0
+    prepared = prepared and bool(rank or not config.edge_chunk)
     grid, mesh, own = size.grid, size.mesh, 0 if prepared else 1
+    for edges in (size.grid2mesh, size.within, size.mesh2grid):
+        tally.product(edges, rank, width)
     if not prepared:
         tally.product(grid, _N_STRUCTURAL, width)
         _block(tally, config, mesh, _N_STRUCTURAL)
@@ -228,8 +234,10 @@ def temporary_bytes(
     Arrays of latent vectors that are alive at once. Without chunks most is needed when messages
     are formed from mesh to grid: of every member three arrays at the edges (what they were made
     from, what they are being made into, and one that waits) and two at the grid; and two more
-    at the edges of each kind that all members share. With ``edge_chunk`` most is needed on the
-    mesh: one array at the grid, one at the mesh's edges, six at its nodes, ten of a chunk.
+    at the edges of each kind that all members share. Or, where the mesh is fine for its grid, on
+    the mesh: of every member six arrays at its edges, ten at its nodes and two at the grid. With
+    ``edge_chunk`` most is needed on the mesh: one array at the grid, one at the mesh's edges, six
+    at its nodes, ten of a chunk.
 
     Parameters
     ----------
@@ -239,7 +247,7 @@ def temporary_bytes(
         Of the graph.
     prepared
         Whether what depends on the graph alone is kept between evaluations (`GraphCast.prepare`);
-        it is counted among what members share. Never kept with chunks.
+        it is counted among what members share. With chunks it is kept in factors.
 
     Returns
     -------
@@ -253,11 +261,21 @@ def temporary_bytes(
     if config.edge_chunk:
         own = size.grid + max(size.grid, size.within) + 6 * size.mesh
         member = own + 10 * min(most, config.edge_chunk)
-        return copies + 3 * size.mesh * row, member * row
-    shared = 2 * (most + size.within)
-    if prepared:
-        shared = 2 * size.mesh + size.grid + size.grid2mesh + size.within + size.mesh2grid + most
-    return copies + shared * row, (3 * most + 2 * size.grid) * row
+        edges = prepared * (size.grid2mesh + size.within + size.mesh2grid)
+        factors = _rank(config) * edges * _WIDTH[config.dtype]
+        return copies + 3 * size.mesh * row + factors, member * row
+    kept = 2 * size.mesh + size.grid + size.grid2mesh + size.within + size.mesh2grid
+    shared = kept + most if prepared else 2 * (most + size.within)
+    decoded, on_mesh = 3 * most + 2 * size.grid, 6 * size.within + 10 * size.mesh + 2 * size.grid
+    if on_mesh > decoded:
+        # the decoder's sum for one member is still needed, and what is kept for all of them
+        shared = max(shared + decoded - on_mesh, kept if prepared else 0)
+    return copies + shared * row, max(decoded, on_mesh) * row
+
+
+def _rank(config: NetworkConfig) -> int:
+    """That of edges in factors; 0 without, and where they would be as large as the edges."""
+    return _RANK if config.edge_chunk and config.latent >= 2 * _RANK else 0
 
 
 def _step_parameters(config: NetworkConfig) -> int:

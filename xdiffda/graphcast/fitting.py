@@ -9,6 +9,9 @@ import numpy as np
 import xarray as xr
 
 from xdiffda.errors import Problem, raise_if
+from xdiffda.variables import canonical_name
+
+from .forcings import FORCING_VARIABLES
 
 _DIMS = ("batch", "time", "level", "lat", "lon")
 _OTHER_NAMES = {"latitude": "lat", "longitude": "lon", "member": "batch", "valid_time": "time"}
@@ -59,9 +62,17 @@ def all_problems(
 
 def _missing(ds: xr.Dataset, names: Sequence[str], what: str) -> list[Problem]:
     absent = [name for name in names if name not in ds]
+    if not absent:
+        return []
+    other = {str(v): canonical_name(str(v), on_levels="level" in ds[v].dims) for v in ds}
+    if {*absent} <= {*FORCING_VARIABLES}:
+        repair = f"{what}.merge(xdiffda.graphcast.time_forcings(times, inputs.lat, inputs.lon))"
+    elif known := {old: new for old, new in other.items() if new in absent}:
+        repair = f"{what}.rename({known})"
+    else:
+        repair = f"{what}.merge(ds[{absent}])"
     needed = "all of " + ", ".join(names)
-    repair = f"{what}.merge(ds[{absent}])"
-    return [Problem(f"no {', '.join(absent)} in {what}", needed, repair)] if absent else []
+    return [Problem(f"no {', '.join(absent)} in {what}", needed, repair)]
 
 
 def _foreign(ds: xr.Dataset, what: str) -> list[Problem]:
@@ -144,6 +155,8 @@ def _times(
         problems.append(Problem(f"input times {apart} h apart", f"{hours} h", repair))
     if not task.forcing_variables:
         return problems
+    if "time" not in forcings.sizes and not {*task.forcing_variables} & {*forcings}:
+        return problems  # nothing whose time could be wrong: told by `_missing`
     if (found := forcings.sizes.get("time", 0)) != 1:
         needed = f"1, that of the {outputs}"
         problems.append(Problem(f"{found} forcing times", needed, "forcings.isel(time=[0])"))

@@ -153,11 +153,12 @@ class GraphCast(eqx.Module):
         >>> net(jnp.zeros((162, 4, 5)), graph, prepared=net.prepare(graph)).shape
         (162, 4, 2)
         """
+        dtype = jnp.dtype(self.config.dtype)
         if self.config.edge_chunk:
             # of true float32 products, whatever the network computes in: it is computed once
             with jax.default_matmul_precision("highest"):
-                return static.in_factors(self, graph)
-        net, graph = _cast((self, graph), jnp.dtype(self.config.dtype))
+                return _cast(static.in_factors(self, graph), dtype)
+        net, graph = _cast((self, graph), dtype)
         with jax.default_matmul_precision(self.config.precision):
             return static.whole(net, graph)
 

@@ -43,14 +43,12 @@ def open_store(path: str, storage: Mapping[str, Any] | None = None) -> xr.Datase
     StorageError
         If it cannot be opened.
     """
-    try:
-        ds = xr.open_zarr(path, storage_options=dict(storage) if storage else None, chunks=None)
-    except Exception as error:  # every file system has errors of its own
-        known = "://" not in path
-        repair = "`ls`" if known else '`pip install "xdiffda[cloud]"` and a network'
-        raise StorageError(
-            f"{path}: cannot be opened as zarr ({type(error).__name__}: {error}); repair: {repair}"
-        ) from error
+    if "://" in path:
+        from xdiffda._remote import open_remote
+
+        ds = open_remote(path, storage, chunks=None)
+    else:
+        ds = _open_folder(path)
     ds = ds.rename({k: v for k, v in _RENAME.items() if k in ds.dims})
     if absent := [name for name in ("time", "lat", "lon") if name not in ds.coords]:
         problem = Problem(f"no coordinate {', '.join(absent)}", "time, latitude and longitude",
@@ -59,6 +57,16 @@ def open_store(path: str, storage: Mapping[str, Any] | None = None) -> xr.Datase
     lat, lon = ds["lat"].values, ds["lon"].values % 360
     ds = ds.assign_coords(lon=lon)
     return ds.isel(lat=np.argsort(lat), lon=np.argsort(lon))
+
+
+def _open_folder(path: str) -> xr.Dataset:
+    try:
+        return xr.open_zarr(path, chunks=None)
+    except Exception as error:  # every damage has an error of its own
+        raise StorageError(
+            f"{path}: cannot be opened as zarr ({type(error).__name__}: {error}); repair: "
+            "the folder of a zarr store (it holds zarr.json, .zgroup or .zmetadata)"
+        ) from error
 
 
 class Reanalysis:
@@ -76,7 +84,7 @@ class Reanalysis:
     Raises
     ------
     InputError
-        If variables or levels are missing; lists all.
+        If variables or levels are missing, or static fields have gaps; lists all.
     """
 
     def __init__(
@@ -92,10 +100,7 @@ class Reanalysis:
         grid = Grid.from_coords(ds["lat"].values, ds["lon"].values)
         self.layout = Layout(grid, tuple(variables), tuple(levels))
         self.times = ds["time"].values
-        self.static = ds[list(self.static_names)]
-        if "time" in self.static.dims:
-            self.static = self.static.isel(time=0, drop=True)
-        self.static = self.static.drop_vars("level", errors="ignore").load()
+        self.static = _static(ds[list(self.static_names)])
 
     def state(self, time: np.datetime64) -> Float[np.ndarray, "node channel"]:
         """The state at a time, physical units.
@@ -178,6 +183,18 @@ def state_of(ds: xr.Dataset, layout: Layout, *, what: str) -> Float[np.ndarray, 
         problem = Problem(f"NaN in {', '.join(bad)}", "no NaN", "levels or variables without them")
         raise InputError([problem], what=what)
     return x
+
+
+def _static(ds: xr.Dataset) -> xr.Dataset:
+    """Fields that do not change, at a time that has them: ARCO-ERA5 begins before its data do."""
+    ds, n_time = ds.drop_vars("level", errors="ignore"), ds.sizes.get("time", 0)
+    fields = ds
+    for at in dict.fromkeys((0, n_time // 2, max(n_time - 1, 0))):
+        fields = (ds.isel(time=at, drop=True) if n_time else ds).load()
+        if not (gaps := sorted(str(n) for n in fields if not np.isfinite(fields[n].values).all())):
+            return fields
+    problem = Problem(f"NaN in {', '.join(gaps)}", "static fields without gaps", "another store")
+    raise InputError([problem], what="reanalysis")
 
 
 def _check(ds: xr.Dataset, names: set[str], levels: set[int]) -> None:
