@@ -48,6 +48,7 @@ class DatasetAccessor:
 
     # of a background
     assimilate = Method("xdiffda.analysis:assimilate")
+    assimilate_store = Method("xdiffda.reanalysis:assimilate_store")
     cycle = Method("xdiffda.cycle:cycle")
     # of a state
     forecast = Method("xdiffda.forecast:forecast")
