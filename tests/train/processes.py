@@ -15,6 +15,8 @@ from typing import NamedTuple
 WORKER = Path(__file__).with_name("worker.py")
 _RUN = 600  # s, for the first process to end
 _NOTICE = 200  # s, for all others; at a normal exit jax would wait for a dead one for 300 s
+# so that launchers listen on this machine alone; Open MPI 5 refuses to
+LOOPBACK = {"OMPI_MCA_oob_tcp_if_include": "lo", "HYDRA_IFACE": "lo"}
 
 
 class Death(NamedTuple):
@@ -71,6 +73,20 @@ def _launch(how: str, n: int, i: int, port: int) -> tuple[list[str], dict[str, s
         }  # fmt: skip
     # alone, on another number of devices
     return [], {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+
+
+def mpi(program: str) -> tuple[str, list[str], list[str]]:
+    """A name, and how to start 2 tasks, on one host and (by MPICH only) as if on two."""
+    text = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+    if "Open MPI" in text:
+        root = ["--allow-run-as-root"] * (os.geteuid() == 0)
+        alone = [program, *root, "--oversubscribe", "--bind-to", "none", "-n", "2"]
+        return "openmpi" + text.split(")")[1].split(".")[0].strip(), alone, alone
+    alone = [program, "-n", "2"]
+    if "Intel" in text:
+        return "intel", alone, alone
+    two = [program, "-launcher", "fork", "-hosts", "127.0.0.1,127.0.0.2", "-ppn", "1", "-n", "2"]
+    return "mpich", alone, two
 
 
 def rows_of(log: Path) -> list[dict[str, str]]:

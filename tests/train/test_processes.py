@@ -13,8 +13,9 @@ import pytest
 from xdiffda.errors import InputError
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.data import load_nature
-from xdiffda.train.distributed import initialise, started_by
+from xdiffda.train.distributed import initialise
 from xdiffda.train.forecaster import batches
+from xdiffda.train.launchers import started_by
 from xdiffda.train.log import read_samples
 
 _SPEC = importlib.util.spec_from_file_location(

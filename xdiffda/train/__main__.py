@@ -1,8 +1,8 @@
 """`python -m xdiffda.train [forecasts] CONFIG.toml [--out DIR] ...`: train or resume.
 
 With `forecasts`, make the backgrounds of a configuration of task diffda.
-Under srun or mpirun all tasks work on one run; on a plain list of hosts give every process
---coordinator HOST:PORT --processes N --process-id I.
+Under srun, mpirun or mpiexec all tasks work on one run; on a plain list of hosts give every
+process --coordinator HOST:PORT --processes N --process-id I.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ def _forecasts(config: TrainConfig) -> None:
 
 
 def _train(config: TrainConfig) -> None:
-    from xdiffda.train.distributed import leads
+    from xdiffda.train.distributed import StopRequest, leads
     from xdiffda.train.loop import Stopped
 
     try:
-        _run(config)
+        with StopRequest():  # a warning that comes while data are read is kept for the first step
+            _run(config)
     except Stopped as stopped:
         if leads():
             print(stopped)

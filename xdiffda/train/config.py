@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from xdiffda._toml import build, read_toml
 from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.train.era5_checks import era5_problems
 from xdiffda.train.ranges import out_of_range
 
 TASKS = ("forecaster", "denoiser", "diffda")
@@ -142,11 +141,11 @@ class Era5:
     Attributes
     ----------
     variables, levels : tuple
-        The state: names of WeatherBench, levels in hPa.
+        The state: names of WeatherBench, levels in hPa, ascending.
     first, last, validation_first, validation_last : str
         Valid times of the pairs, both ends included.
     every_hours : int
-        Hours between valid times.
+        Hours between valid times: a divisor of 24 or a multiple of 6, and of the store's step.
     leads : tuple of int
         Lead times of the backgrounds in hours, multiples of 6.
     statistics : str
@@ -174,24 +173,7 @@ class Era5:
     n_statistics: int = 200
 
     def __post_init__(self) -> None:
-        wrong = [lead for lead in self.leads if lead < 6 or lead % 6]
-        problems = [
-            Problem(f"era5.{name} is empty", "a value", f"{name} = ...")
-            for name in ("variables", "first", "last", "leads")
-            if not getattr(self, name)
-        ]
-        if wrong:
-            problems.append(Problem(f"era5.leads {wrong}", "multiples of 6 h", "leads = [6, 48]"))
-        for name in ("first", "last", "validation_first", "validation_last"):
-            try:
-                np.datetime64(getattr(self, name) or "2000-01-01", "h")
-            except ValueError:
-                found = f"era5.{name} = {getattr(self, name)!r}"
-                problems.append(Problem(found, "a time", f'{name} = "1979-01-01T06"'))
-        if self.every_hours < 1:
-            found = f"era5.every_hours = {self.every_hours}"
-            problems.append(Problem(found, "1 or more", "every_hours = 6"))
-        raise_if(problems, what="training configuration")
+        raise_if(era5_problems(self), what="training configuration")
 
 
 @dataclasses.dataclass(frozen=True)

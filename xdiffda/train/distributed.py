@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import traceback
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -22,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.train.launchers import address_by_pmi, own_device, started_by, where_to_listen
 
 AXIS = "data"
 
@@ -50,6 +50,7 @@ def initialise(
         if started is None:
             return
         coordinator, processes, process_id = started
+        coordinator = coordinator or address_by_pmi(os.environ, processes, process_id)
     elif started is not None:
         coordinator = coordinator or started[0]
         processes = started[1] if processes is None else processes
@@ -64,66 +65,14 @@ def initialise(
         found = "tasks on several machines, and no address of the first"
         problems.append(Problem(found, "its host and a free port", "--coordinator HOST:29400"))
     raise_if(problems, what="distributed run")
-    if processes == 1:
+    if processes == 1 or coordinator is None:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(coordinator, processes, process_id, **_own_device(os.environ))
+    options = {**own_device(os.environ), **where_to_listen(coordinator)}
+    jax.distributed.initialize(coordinator, processes, process_id, **options)
 
 
 _HOSTS = "--coordinator HOST:29400 --processes N --process-id I"
-
-
-def started_by(environment: Mapping[str, str]) -> tuple[str | None, int, int] | None:
-    """Address of process 0, number of processes and own number, from Slurm or Open MPI.
-
-    None where there is one process only; an address of None where it cannot be known.
-
-    Examples
-    --------
-    >>> started_by({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2", "SLURM_JOB_ID": "17",
-    ...             "SLURM_STEP_NODELIST": "node[003-006]"})
-    ('node003:61457', 4, 2)
-    """
-    if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
-        size, rank = (int(environment[f"OMPI_COMM_WORLD_{k}"]) for k in ("SIZE", "RANK"))
-        return _mpi_address(environment, size), size, rank
-    # the step's variables, not the job's: inside `salloc` a plain python is one process
-    if "SLURM_STEP_NODELIST" in environment and "SLURM_PROCID" in environment:
-        size = int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"])
-        port = _port(environment["SLURM_JOB_ID"] + environment.get("SLURM_STEP_ID", ""))
-        host = _first_host(environment["SLURM_STEP_NODELIST"])
-        return (f"{host}:{port}", size, int(environment["SLURM_PROCID"])) if size > 1 else None
-    return None
-
-
-def _mpi_address(environment: Mapping[str, str], size: int) -> str | None:
-    """Where process 0 runs: known if all are on this machine."""
-    if int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", 0)) != size:
-        return None
-    job = environment.get("PMIX_NAMESPACE") or environment.get("OMPI_MCA_ess_base_jobid", "")
-    return f"127.0.0.1:{_port(job)}"
-
-
-def _port(job: str) -> int:
-    """A port in the upper ephemeral range that all processes of a job agree on."""
-    return 65535 - 4096 + (int(job) if job.isdigit() else zlib.crc32(job.encode())) % 4096 + 1
-
-
-def _first_host(nodes: str) -> str:
-    """First of Slurm's list: ``a[003-006,9],b`` -> ``a003``."""
-    name, bracket, rest = nodes.split(",")[0].partition("[")
-    return name + (rest.rstrip("]").split("-")[0] if bracket else "")
-
-
-def _own_device(environment: Mapping[str, str]) -> dict[str, Any]:
-    """One accelerator for each task of a machine, where every task sees all of them."""
-    visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    for variable in ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"):
-        local = int(environment.get(variable, -1))
-        # a launcher that binds (--gpus-per-task=1) leaves each task a list of one
-        if 0 <= local < len(visible) > 1 and "JAX_LOCAL_DEVICE_IDS" not in environment:
-            return {"local_device_ids": [local]}
-    return {"cluster_detection_method": "deactivate"}
 
 
 @contextmanager
@@ -261,7 +210,8 @@ class Placement:
 class StopRequest:
     """Turns SIGTERM (and SIGUSR1, Slurm's usual warning) into a wish to stop after a step.
 
-    Schedulers send it before they take a machine away. A second signal ends the process.
+    Schedulers send it before they take a machine away. A second signal ends the process. What
+    came while another one was at watch around this one (from the start of a run) counts.
     """
 
     SIGNALS = ("SIGTERM", "SIGUSR1")
@@ -275,6 +225,8 @@ class StopRequest:
             number = getattr(signal, name, None)
             if number is None:  # Windows has no SIGUSR1
                 continue
+            earlier = getattr(signal.getsignal(number), "__self__", None)
+            self.wanted |= isinstance(earlier, StopRequest) and earlier.wanted
             try:
                 self._before[number] = signal.signal(number, self._note)
             except ValueError:  # not in the main thread: signals are the caller's business

@@ -151,16 +151,10 @@ def prepare(world: World, config: TrainConfig) -> tuple[Setting, np.ndarray]:
 
 def _measure(world: World, numbers: np.ndarray, basis: Any, cache: Path) -> None:
     layout, n_lon = world.layout, world.layout.grid.n_lon
-    longest = max(lead for _, _, lead in (world.parts["train"][i] for i in numbers))
-    square = np.zeros((layout.grid.n_node, layout.n_channel))
-    counted = [i for i in numbers if world.parts["train"][i][2] == longest]
-    for i in counted:
-        truth, background = world.pair("train", i)
-        square += (truth - background) ** 2 / len(counted)
-    scale = row_scale(np.sqrt(square)[None], layout)
+    scale = row_scale(_rms_of_longest(world, numbers)[None], layout)
     z = _Residuals(world, numbers, scale)
     blocks = estimate_blocks(basis, z, batch=_CHUNK)  # pyright: ignore[reportArgumentType]
-    rest = np.zeros_like(square)
+    rest = np.zeros((layout.grid.n_node, layout.n_channel))
     for first in range(0, len(z), _CHUNK):
         part = z[slice(first, first + _CHUNK)]
         rest += (unresolved_part(basis, part) ** 2).sum(0) / len(z)
@@ -171,6 +165,18 @@ def _measure(world: World, numbers: np.ndarray, basis: Any, cache: Path) -> None
         unresolved=unresolved[::n_lon],
     )  # fmt: skip
     os.replace(partial, cache)
+
+
+def _rms_of_longest(world: World, numbers: np.ndarray) -> np.ndarray:
+    """Root mean square of truth minus background at the longest lead time, (node, channel)."""
+    leads_of = {i: world.backgrounds.leads[world.parts["train"][i][2]] for i in numbers}
+    longest = max(leads_of.values())
+    counted = [i for i, lead in leads_of.items() if lead == longest]
+    square = np.zeros((world.layout.grid.n_node, world.layout.n_channel))
+    for i in counted:
+        truth, background = world.pair("train", i)
+        square += (truth - background) ** 2 / len(counted)
+    return np.sqrt(square)
 
 
 def make_network(world: World, config: TrainConfig) -> PretrainedNetwork:

@@ -22,6 +22,7 @@ from xdiffda.state import Layout
 from xdiffda.train.config import Era5, TrainConfig
 from xdiffda.train.distributed import barrier, leads
 from xdiffda.train.era5 import STEP, Reanalysis, open_store
+from xdiffda.train.era5_checks import end_of
 from xdiffda.train.official import read_forecaster
 from xdiffda.train.origin import forecast_origin, origin_problems
 
@@ -43,10 +44,8 @@ def valid_times(era5: Era5, part: str) -> np.ndarray:
     }[part]
     if not first:
         return np.array([], "datetime64[ns]")
-    end = np.datetime64(last) + (np.timedelta64(1, "D") if len(last) == 10 else _HOUR)
-    return np.arange(
-        np.datetime64(first, "h"), end.astype("datetime64[h]"), era5.every_hours * _HOUR
-    ).astype("datetime64[ns]")
+    step = era5.every_hours * _HOUR
+    return np.arange(np.datetime64(first, "h"), end_of(last), step).astype("datetime64[ns]")
 
 
 def initial_times(era5: Era5, data: Reanalysis) -> np.ndarray:
@@ -55,8 +54,14 @@ def initial_times(era5: Era5, data: Reanalysis) -> np.ndarray:
     Raises
     ------
     InputError
-        If the store has none of them.
+        If the store has none of them, or not every step of ``every_hours``.
     """
+    if len(data.times) > 1:  # else every other valid time would be left out in silence
+        apart = int(np.diff(data.times).min() // _HOUR)
+        if apart > 1 and era5.every_hours % apart:
+            found = f"era5.every_hours = {era5.every_hours} of a store with times every {apart} h"
+            problem = Problem(found, f"a multiple of {apart}", f"every_hours = {apart}")
+            raise InputError([problem], what="reanalysis")
     wanted = {t - lead * _HOUR for lead in era5.leads
               for part in ("train", "validation") for t in valid_times(era5, part)}  # fmt: skip
     known = set(data.times)

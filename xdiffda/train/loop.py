@@ -7,6 +7,7 @@ or in many (`xdiffda.train.distributed`).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,7 +153,7 @@ class _Run:
         )  # fmt: skip
         bar = tqdm(
             batches, desc=config.task, initial=self.begin, total=config.steps,
-            disable=not progress, mininterval=5,
+            disable=not progress, mininterval=5 if sys.stderr.isatty() else 60,
         )  # fmt: skip
         for samples, own in bar:
             wish = self.place.flag(stop.wanted)
@@ -191,7 +192,7 @@ class _Run:
             )
         if curves is not None:
             curves.write(self.done, mean, checked)
-        bar.set_postfix(loss=f"{mean:.4f}")
+        bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
 
     def _make_step(self, optimiser: optax.GradientTransformation, shardings: State) -> Callable:
         config, static, rest = self.config, self.static, self.rest
