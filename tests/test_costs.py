@@ -117,7 +117,7 @@ def test_chunks_and_half_precision_take_less() -> None:
 
 def test_the_plan_for_one_degree_is_what_was_measured() -> None:
     """Peak of a process on a CPU, one float32 evaluation (tests/benchmarks/README.md)."""
-    for chunk, measured in ((0, 3.93e9), (4096, 1.77e9)):
+    for chunk, measured in ((0, 3.93e9), (4096, 1.89e9)):
         plan = xdiffda.plan(grid=1, members=1, obs=0, device="cpu", edge_chunk=chunk)
         assert 1 / 1.3 < plan.memory_bytes / measured < 1.3
     # what XLA reserves for itself, at this size: minutes to compile
