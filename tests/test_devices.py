@@ -107,6 +107,14 @@ def test_a_memory_limit_makes_smaller_groups() -> None:
     assert seen == [[1] * 5, [2, 2, 1], [3, 2], [4, 1]]
 
 
+def test_more_devices_than_there_are_is_said() -> None:
+    here = len(jax.local_devices())
+    said = pytest.warns(UserWarning, match=rf"n_devices is {here + 1}.*process has {here} ")
+    with xdiffda.set_options(n_devices=here + 1), said:
+        found = _assimilate(n_members=2, seed=4)
+    xr.testing.assert_equal(found, _assimilate(n_members=2, seed=4))
+
+
 def test_too_little_memory_says_how_much_is_needed() -> None:
     with (
         xdiffda.set_options(memory_limit="10 kB"),

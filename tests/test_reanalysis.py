@@ -135,6 +135,15 @@ def test_input_that_does_not_fit(given, tmp_path: Path) -> None:
         reanalysis.assimilate_store(ds.isel(time=0), obs, **choices)
     with pytest.raises(InputError, match="withhold=0.1"):
         reanalysis.assimilate_store(ds, obs, settings={"withhold": 0.1}, **choices)
+    wrong = {"methode": "3dvar", "seed": 3, "inflation_factor": 1.1}
+    with pytest.raises(InputError) as error:
+        reanalysis.assimilate_store(ds, obs, settings=wrong, **choices)
+    for words in (
+        "`assimilate_store(..., settings={'method': ...})`",
+        "an argument of assimilate_store itself", "no time knows of the one before",
+    ):  # fmt: skip
+        assert words in str(error.value), words
+    assert "cycle(" not in str(error.value)
     with pytest.raises(StorageError, match="needed a folder .zarr"):
         world.run(background, obs, tmp_path / "a.nc")
     assert not list(tmp_path.iterdir())

@@ -110,7 +110,8 @@ class CycleConfig:
         Store to write, a ``.zarr`` folder.
     n_cycles : int
     observations : str
-        File with all observations (netCDF, zarr or csv); or the table ``[emulate]``.
+        File with all observations, in any form that `xdiffda.read_obs` knows; or the table
+        ``[emulate]``.
     truth : str
         File with the truth, or ``sample:truth``: adds scores and the free run.
     start : str
@@ -173,9 +174,9 @@ class CycleConfig:
 
 def assimilation_settings(
     given: Assimilation | Mapping[str, Any] | None, assimilate: Callable, cycle_length: str,
-    carry: str = "mean",
+    carry: str = "mean", call: str = "cycle",
 ) -> dict[str, Any]:  # fmt: skip
-    """Keywords of ``assimilate``, the defaults filled in.
+    """Keywords of ``assimilate``, the defaults filled in; ``call`` is who takes them.
 
     Raises
     ------
@@ -188,33 +189,34 @@ def assimilation_settings(
     else:
         if not isinstance(given, Mapping):
             raise InputError([Problem(f"settings={given!r}", "a mapping from setting to value",
-                                      'cycle(..., settings={"method": "3dvar"})')],
+                                      f'{call}(..., settings={{"method": "3dvar"}})')],
                              what="settings of assimilate")  # fmt: skip
         known = [name for name in inspect.signature(assimilate).parameters if name not in OWN]
-        raise_if([_unknown(name, known) for name in given if name not in known],
+        raise_if([_unknown(name, known, call) for name in given if name not in known],
                  what="settings of assimilate")  # fmt: skip
-        settings = assimilation_settings(None, assimilate, cycle_length, carry) | dict(given)
+        settings = assimilation_settings(None, assimilate, cycle_length, carry, call) | dict(given)
     if settings["antithetic"] is None:
         settings["antithetic"] = carry == "mean"
     if settings["window"] is None:
         settings["window"] = cycle_length
     if not seconds(settings["window"]) > 0:
         raise InputError([Problem(f"window={settings['window']!r}", "a positive width",
-                                  "cycle(..., settings={'window': '6h'})")],
+                                  f"{call}(..., settings={{'window': '6h'}})")],
                          what="settings of assimilate")  # fmt: skip
     return settings
 
 
-def _unknown(name: str, known: list[str]) -> Problem:
+def _unknown(name: str, known: list[str], call: str) -> Problem:
     if name == "inflation_factor":
-        return Problem("settings={'inflation_factor': ...}", "nothing: cycle hands it on itself",
-                       "cycle(..., settings={'inflation': Inflation(adaptive=True)})")  # fmt: skip
+        why = "cycle hands it on itself" if call == "cycle" else "no time knows of the one before"
+        repair = f"{call}(..., settings={{'inflation': Inflation(adaptive=True)}})"
+        return Problem("settings={'inflation_factor': ...}", f"nothing: {why}", repair)
     if name in OWN:
-        return Problem(f"settings={{{name!r}: ...}}", "an argument of cycle itself",
-                       f"cycle(..., {name}=...)")  # fmt: skip
+        return Problem(f"settings={{{name!r}: ...}}", f"an argument of {call} itself",
+                       f"{call}(..., {name}=...)")  # fmt: skip
     near = difflib.get_close_matches(name, known, n=1) or known[:1]
     return Problem(f"the setting {name!r}", f"some of {', '.join(known)}",
-                   f"cycle(..., settings={{{near[0]!r}: ...}})")  # fmt: skip
+                   f"{call}(..., settings={{{near[0]!r}: ...}})")  # fmt: skip
 
 
 def as_plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -86,11 +87,22 @@ def plan_devices(prior: Prior, settings: Settings) -> list[Schedule]:
     InputError
         If there is not enough memory for a single member.
     """
-    devices = jax.local_devices()[: get_options().n_devices]
+    devices = _devices_to_use()
     if settings.method not in SAMPLING:
         return make_schedules(1, max_batch=1, devices=devices[:1])
     most = members_that_fit(prior, settings.max_batch, devices)
     return make_schedules(settings.n_members, max_batch=most, devices=devices)
+
+
+def _devices_to_use() -> list[Any]:
+    devices, wanted = jax.local_devices(), get_options().n_devices
+    if wanted is not None and wanted > len(devices):
+        warnings.warn(
+            f"the option n_devices is {wanted}, and this process has {len(devices)} "
+            f"({devices[0].device_kind}): they are used, with the same members; repair: "
+            f"`xdiffda.set_options(n_devices=0)` takes all there are", stacklevel=2,
+        )  # fmt: skip
+    return devices[:wanted]
 
 
 def members_that_fit(prior: Prior, wanted: int, devices: list[Any]) -> int:

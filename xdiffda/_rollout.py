@@ -140,7 +140,8 @@ def load_forecaster(name: str | Path | None = None) -> Forecaster:
     ----------
     name : str or path, optional
         Bundled model, a folder of the same files, or the name of a published GraphCast, which
-        is fetched when it is first used; default the option ``default_model``.
+        is fetched when it is first used; default the option ``default_model``. Published
+        weights carry a licence of their own: see `xdiffda.models`.
 
     Returns
     -------

@@ -35,8 +35,7 @@ from xdiffda.analysis import assimilate, run_assimilation
 from xdiffda.errors import InputError, raise_if
 from xdiffda.options import get_options
 from xdiffda.prior import Prior
-from xdiffda.readers import read_obs
-from xdiffda.samples import open_named
+from xdiffda.samples import open_named, open_named_obs
 
 __all__ = [
     "Assimilation", "CycleConfig", "Emulation", "ObservationStream", "Relaxation", "cycle",
@@ -279,8 +278,7 @@ def run_config(path: str | os.PathLike, *, progress: bool | None = None) -> xr.D
     if config.emulate is not None and truth is not None:
         obs = emulated_stream(truth, **config.emulate.choices())
     else:
-        csv = config.observations.endswith(".csv")
-        obs = (read_obs if csv else open_named)(config.observations)
+        obs = open_named_obs(config.observations)
     relaxation = config.relaxation
     if relaxation is not None and isinstance(relaxation.climatology, str):
         relaxation = replace(relaxation, climatology=open_named(relaxation.climatology))

@@ -35,7 +35,8 @@ def forecast(
     The published GraphCast models (``model="graphcast-small-1p0"`` and the others of
     `xdiffda.models`) start from two states: ``ds`` then holds the states 6 h before the initial
     time and at it, with the static fields ``geopotential_at_surface`` and ``land_sea_mask``;
-    their weights are fetched when first used.
+    their weights are fetched when first used, and carry a licence of their own (see
+    `xdiffda.models`).
 
     Parameters
     ----------

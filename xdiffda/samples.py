@@ -59,3 +59,24 @@ def open_named(name: str) -> Any:
     if name.startswith(SAMPLE):
         return open_sample(name.removeprefix(SAMPLE))
     return open_dataset(name)
+
+
+def open_named_obs(name: str) -> xr.Dataset:
+    """Observations that a configuration names, in any form that `xdiffda.read_obs` knows.
+
+    Files of the package's own forms are opened lazily: they may hold years.
+
+    Raises
+    ------
+    InputError, StorageError
+        As `xdiffda.read_obs`.
+    """
+    from xdiffda.readers import read_obs
+    from xdiffda.readers._content import need_content, recognise
+
+    if not name.startswith(SAMPLE) and "://" not in name:
+        file = Path(name).expanduser()
+        need_content(file)
+        if recognise(file) not in ("netcdf", "zarr"):
+            return read_obs(file)
+    return open_named(name)
