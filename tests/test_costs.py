@@ -117,7 +117,7 @@ def test_chunks_and_half_precision_take_less() -> None:
 
 def test_the_plan_for_one_degree_is_what_was_measured() -> None:
     """Peak of a process on a CPU, one float32 evaluation (tests/benchmarks/README.md)."""
-    for chunk, measured in ((0, 3.93e9), (4096, 1.89e9)):
+    for chunk, measured in ((0, 3.93e9), (4096, 1.85e9)):
         plan = xdiffda.plan(grid=1, members=1, obs=0, device="cpu", edge_chunk=chunk)
         assert 1 / 1.3 < plan.memory_bytes / measured < 1.3
     # what XLA reserves for itself, at this size: minutes to compile
@@ -125,7 +125,7 @@ def test_the_plan_for_one_degree_is_what_was_measured() -> None:
     size = Dimensions(65160, 10242, 101_892, 81_900, 195_480)
     for batch, chunk, prepared, reserved in (
         (1, 0, False, 2.691), (1, 0, True, 1.897 + 0.92), (4, 0, True, 6.418 + 0.92),
-        (1, 4096, False, 0.710), (4, 4096, False, 2.301), (1, 16384, False, 0.96),
+        (1, 4096, False, 0.568), (4, 4096, False, 1.834), (1, 16384, False, 0.761),
     ):  # fmt: skip
         own = dataclasses.replace(config, edge_chunk=chunk)
         shared, member = temporary_bytes(own, size, prepared=prepared)

@@ -10,6 +10,7 @@ import pytest
 
 import xdiffda
 from xdiffda.graphcast.graph import build_graph
+from xdiffda.graphcast.layers import Block
 from xdiffda.graphcast.network import GraphCast, NetworkConfig
 from xdiffda.graphcast.static import InFactors, Prepared, factored
 
@@ -58,6 +59,29 @@ def test_edges_of_the_bundled_network_come_back_from_their_factors() -> None:
         assert float(rms.max()) < 2e-6 * size, name  # of the worst edge of all
         beyond = getattr(parts, name).at(jnp.asarray([len(true)]))
         assert not jnp.any(beyond)  # an edge that does not exist
+
+
+def test_the_basis_of_wide_factors_is_orthonormal() -> None:
+    """Directions of what is left at 1e-6 of the whole are mostly rounding along the others."""
+    embed = Block((4, 512, 512), key=jax.random.key(0))
+    angle, radius = np.random.default_rng(0).uniform(size=(2, 6000))
+    angle *= 2 * np.pi
+    edges = np.stack([radius, -(radius**2) / 90, radius * np.cos(angle), radius * np.sin(angle)])
+    features = jnp.asarray(edges.T, jnp.float32)
+    call, ranks = eqx.filter_jit(embed), []
+    with jax.default_matmul_precision("highest"):
+        for tolerance in (1e-6, 1e-4):
+            found = factored(call, features, 4096, tolerance)
+            assert found is not None
+            ranks.append(len(found.basis))
+            gram = np.asarray(found.basis, float) @ np.asarray(found.basis, float).T
+            np.testing.assert_allclose(gram, np.eye(len(gram)), atol=1e-6)
+            true = np.asarray(call(features[:, None]), float)
+            missed = np.asarray(found.at(jnp.arange(len(features))), float) - true
+            worst = np.sqrt(np.square(missed).mean(-1)).max() / np.sqrt(np.square(true).mean())
+            # beside the tolerance two products with their rounding
+            assert worst < tolerance + 2e-6
+    assert ranks[1] < ranks[0] <= 96
 
 
 def test_white_functions_have_no_factors() -> None:

@@ -10,6 +10,7 @@ of every edge and node is that of `GraphCast` without chunks.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
@@ -31,11 +32,17 @@ def apply(
     ready: InFactors | None,
 ) -> Float[Array, "grid batch out"]:  # fmt: skip
     """As `GraphCast.__call__`, with ``edge_chunk`` edges or grid nodes at a time."""
+    part, limit = net.encoder, net.config.edge_chunk
     grid, mesh = encode(net, x, graph, conditioning, ready)
     mesh = process(net, mesh, graph, conditioning, ready)
+
+    def updated(nodes: Rows) -> Values:  # as the encoder leaves them: no second array of the grid
+        rows = take(grid, nodes)
+        return rows + part.grid_update(rows, conditioning)
+
     return update_receivers(
-        net.decoder, ready and ready.mesh2grid, mesh, grid, graph.mesh2grid, conditioning,
-        net.config.edge_chunk, then=net.decoder.output,
+        net.decoder, ready and ready.mesh2grid, mesh, updated, graph.mesh2grid, conditioning,
+        limit, then=net.decoder.output,
     )  # fmt: skip
 
 
@@ -43,7 +50,7 @@ def encode(
     net: GraphCast, x: Values, graph: Graph, conditioning: Conditioning | None,
     ready: InFactors | None,
 ) -> tuple[Values, Values]:  # fmt: skip
-    """Latent grid and mesh nodes after the step from grid to mesh."""
+    """Embedded grid nodes, and latent mesh nodes after the step from grid to mesh."""
     part, limit = net.encoder, net.config.edge_chunk
     n_data = net.config.n_inputs
     on_data, on_structure = part.grid_embed.split(n_data, graph.grid_features.shape[1])
@@ -54,10 +61,8 @@ def encode(
 
     grid = in_rows(embed, limit, x, graph.grid_features)
     mesh = embedded_mesh(net, graph) if ready is None else ready.mesh
-    own = ready and ready.grid2mesh
-    mesh = update_receivers(part, own, grid, mesh, graph.grid2mesh, conditioning, limit)
-    grid = in_rows(lambda rows: rows + part.grid_update(rows, conditioning), limit, grid)
-    return grid, mesh
+    own, rows = ready and ready.grid2mesh, partial(take, mesh)
+    return grid, update_receivers(part, own, grid, rows, graph.grid2mesh, conditioning, limit)
 
 
 def process(
@@ -117,8 +122,9 @@ def exchange(
 
 
 def update_receivers(
-    part: Encoder | Decoder, known: Factored | None, sender: Values, receiver: Values,
-    edges: Edges, conditioning: Conditioning | None, limit: int, *,
+    part: Encoder | Decoder, known: Factored | None, sender: Values,
+    receiver: Callable[[Rows], Values], edges: Edges, conditioning: Conditioning | None,
+    limit: int, *,
     then: Callable[[Values], Values] = lambda rows: rows,
 ) -> Values:  # fmt: skip
     """Receivers after one step along edges that nobody needs afterwards.
@@ -129,7 +135,9 @@ def update_receivers(
         Has the step, and embeds the features of the edges.
     known : Factored or None
         Embedded edges multiplied by the first weight of the step; None to compute them here.
-    sender, receiver : arrays (node, batch, channel)
+    sender : array (node, batch, channel)
+    receiver : callable
+        From numbers of nodes to their rows (node, batch, channel).
     edges : Edges
     conditioning : array (batch, cond) or None
     limit : int
@@ -138,7 +146,7 @@ def update_receivers(
         Applied to the updated receivers of each chunk.
     """
     step = part.step
-    width = receiver.shape[-1]
+    width = sender.shape[-1]
     on_edge, on_sender, on_receiver = step.edge.split(width, width, width)
     on_node, on_total = step.node.split(width, width)
     # where senders are few, they are projected once; else those of a chunk, edge by edge
@@ -150,7 +158,7 @@ def update_receivers(
         return dense(part.edge_embed(features[:, None]), on_edge)
 
     def update(numbers: Table, nodes: Rows) -> Values:
-        own = take(receiver, nodes)
+        own = receiver(nodes)
         flat = numbers.reshape(-1)
         first = known.at(flat) if known is not None else embedded(flat)
         values = take(sent, edges.senders.node.at[flat].get(mode="fill", fill_value=0))

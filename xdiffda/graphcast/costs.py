@@ -19,8 +19,9 @@ _N_STRUCTURAL = 3
 _N_EDGE = 4
 # Operations for each element, as XLA counts them: x sigmoid(x), and layer normalisation.
 _SWISH, _NORM = 4, 8
-# Of embedded edges in factors (`static`): that of the bundled weights and of random ones.
-_RANK = 48
+# Of embedded edges in factors (`static`), at most: 48 for the bundled weights, 64 to 80 for random
+# ones of width 512.
+_RANK = 80
 _WIDTH = {"float32": 4, "bfloat16": 2, "float64": 8}  # bytes
 
 
@@ -236,8 +237,8 @@ def temporary_bytes(
     from, what they are being made into, and one that waits) and two at the grid; and two more
     at the edges of each kind that all members share. Or, where the mesh is fine for its grid, on
     the mesh: of every member six arrays at its edges, ten at its nodes and two at the grid. With
-    ``edge_chunk`` most is needed on the mesh: one array at the grid, one at the mesh's edges, six
-    at its nodes, ten of a chunk.
+    ``edge_chunk`` most is needed on the mesh: one array at the grid, one at the mesh's edges,
+    three at its nodes and one more for all members, eight of a chunk.
 
     Parameters
     ----------
@@ -259,11 +260,11 @@ def temporary_bytes(
     looped = bool(config.edge_chunk) or not config.unroll
     copies = _WIDTH[config.dtype] * _step_parameters(config) * config.processor_steps * looped
     if config.edge_chunk:
-        own = size.grid + max(size.grid, size.within) + 6 * size.mesh
-        member = own + 10 * min(most, config.edge_chunk)
+        own = size.grid + size.within + 3 * size.mesh
+        member = own + 8 * min(most, config.edge_chunk)
         edges = prepared * (size.grid2mesh + size.within + size.mesh2grid)
         factors = _rank(config) * edges * _WIDTH[config.dtype]
-        return copies + 3 * size.mesh * row + factors, member * row
+        return copies + size.mesh * row + factors, member * row
     kept = 2 * size.mesh + size.grid + size.grid2mesh + size.within + size.mesh2grid
     shared = kept + most if prepared else 2 * (most + size.within)
     decoded, on_mesh = 3 * most + 2 * size.grid, 6 * size.within + 10 * size.mesh + 2 * size.grid
@@ -275,7 +276,8 @@ def temporary_bytes(
 
 def _rank(config: NetworkConfig) -> int:
     """That of edges in factors; 0 without, and where they would be as large as the edges."""
-    return _RANK if config.edge_chunk and config.latent >= 2 * _RANK else 0
+    most = config.latent // 2
+    return min(_RANK, most) if config.edge_chunk and most >= 48 else 0
 
 
 def _step_parameters(config: NetworkConfig) -> int:

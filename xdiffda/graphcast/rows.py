@@ -84,8 +84,16 @@ def in_rows(function: Callable[..., Values], limit: int, *arrays: Array) -> Valu
     count, size = _cut(n, limit)
     if count == 1:
         return function(*arrays)
-    split = [_filled(a, count * size).reshape(count, size, *a.shape[1:]) for a in arrays]
-    out = jax.lax.map(jax.checkpoint(lambda chunk: function(*chunk)), split)
+    shapes = [a.shape[1:] for a in arrays]
+
+    @jax.checkpoint
+    def of_chunk(chunk: list[Array]) -> Values:
+        given = (a.reshape(-1, *own) for a, own in zip(chunk, shapes, strict=True))
+        return function(*given)
+
+    # flat, as `Kept` is
+    split = [_filled(a.reshape(n, -1), count * size).reshape(count, size, -1) for a in arrays]
+    out = jax.lax.map(of_chunk, split)
     return out.reshape(count * size, *out.shape[2:])[:n]
 
 
