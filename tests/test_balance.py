@@ -9,8 +9,8 @@ import pytest
 import xarray as xr
 from wind_world import LAYOUT, NAMES, balanced_covariance, make_basis
 
-from xdiffda._balance_fit import fit_basis, row_variance
-from xdiffda.balance import Balance, BalancedBasis, balanced_basis, kept_balance, read_basis
+from xdiffda._balance_fit import fit_basis, kept_balance, read_basis, row_variance
+from xdiffda.balance import Balance, BalancedBasis, balanced_basis
 from xdiffda.covariance import SpectralCovariance, estimate_blocks
 from xdiffda.prior import GaussianPrior
 from xdiffda.spectral import ScalarBasis

@@ -1,6 +1,8 @@
-"""Fit of the balance between mass and wind to samples of background errors."""
+"""Fit of the balance between mass and wind to samples of background errors, and its files."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import equinox as eqx
 import jax
@@ -9,9 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from xdiffda._scales import row_scale, unresolved_part
-from xdiffda.balance import BalancedBasis, balanced_basis
+from xdiffda.balance import Balance, BalancedBasis, balanced_basis
 from xdiffda.covariance import estimate_blocks
-from xdiffda.spectral import Basis
+from xdiffda.spectral import Basis, sphere_basis
 from xdiffda.state import Layout
 
 N_SAMPLE, N_ROUND = 400, 3
@@ -124,3 +126,22 @@ def _moments(basis: BalancedBasis, x: Array) -> tuple[Array, Array]:
     predictor, mass = basis.implied(a), a[..., jnp.array(basis.mass)]
     both = lambda one, other: jnp.einsum("dosp,dosq->dpq", one, other)  # noqa: E731
     return both(predictor, predictor), both(mass, predictor)
+
+
+def kept_balance(basis: Basis) -> dict[str, np.ndarray]:
+    """The balance of a basis as arrays for a file: `read_basis`."""
+    if not isinstance(basis, BalancedBasis):
+        return {}
+    n_lon = basis.scalar.along_columns.shape[1]
+    arrays = Balance(np.asarray(basis.regression), np.asarray(basis.factor)[::n_lon])
+    return {f"balance_{name}": array for name, array in arrays._asdict().items()}
+
+
+def read_basis(
+    layout: Layout, arrays: Mapping[str, np.ndarray], truncation: int | None = None
+) -> Basis:
+    """The basis of a model's files; of scalars, where they hold no balance."""
+    names = [f"balance_{name}" for name in Balance._fields]
+    if names[0] not in arrays:
+        return sphere_basis(layout.grid.lat, layout.grid.lon, truncation)
+    return balanced_basis(layout, truncation, Balance(*(arrays[name] for name in names)))

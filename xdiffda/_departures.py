@@ -17,6 +17,7 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 
 from xdiffda._filling import filling
+from xdiffda._points import Points, points_of
 from xdiffda.diffusion.likelihood import Likelihood, LocalRows, StateRows
 from xdiffda.errors import InputError, Problem
 from xdiffda.observations.fgat import TimeStencil, local_guess, seen, state_guess
@@ -81,6 +82,7 @@ class Table:
     period: Numbers
     instrument_share: Numbers
     finite: Flags
+    points: Points | None
 
     @property
     def predicted_std(self) -> Numbers:
@@ -104,6 +106,7 @@ class Table:
             general=tuple(part for part in rows if isinstance(part, StateRows)),
             period=jnp.asarray(self.period / self.error, jnp.float32) if circular else None,
             instrument=jnp.asarray(self.instrument_share, jnp.float32),
+            points=None if any(isinstance(part, StateRows) for part in rows) else self.points,
         )
 
 
@@ -124,8 +127,11 @@ def assemble(
         starts.append((total, part))
         columns.append(_columns(part, prior, r0, width, std))
         total += columns[-1][0].size
-    joined = (np.concatenate(column) for column in zip(*columns, strict=True))
-    return Table(tuple(starts), prior.scale, *joined)
+    joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
+    n_column = prior.covariance.basis.scalar.along_columns.shape[1]
+    n_node, n_channel = prior.scale.shape
+    points = points_of(joined[3], n_channel=n_channel, n_row=n_node // n_column, n_column=n_column)
+    return Table(tuple(starts), prior.scale, *joined, points=points)
 
 
 def _columns(

@@ -21,7 +21,7 @@ harmonics are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
 from typing import NamedTuple
 
 import equinox as eqx
@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from xdiffda._points import Points
 from xdiffda._scales import wind_pairs
 from xdiffda.spectral import (
     PRECISION,
@@ -137,6 +138,11 @@ class BalancedBasis(Basis):
         psi, chi = fit[0], self._swap(fit[1], axis=1)
         mass = self.scalar.degrees_of(mass, self.scalar.inverse_rows) - self._balanced(psi)
         return self._in_order(jnp.concatenate([psi, chi, mass], axis=-1))
+
+    def at(self, points: Points) -> BalancedBasis:
+        """The same control variables at some points."""
+        factor = self.factor.at[points.nodes].get(mode="fill", fill_value=0)
+        return dataclasses.replace(self, scalar=self.scalar.at(points), factor=factor)
 
     def implied(
         self, a: Float[Array, "degree order *rest channel"]
@@ -277,22 +283,3 @@ def balanced_basis(
         raising=as32(eps * lower[:, None] * present),
         lowering=as32(higher * upper[:, None] * present), u=u, v=v, mass=mass,
     )  # fmt: skip
-
-
-def kept_balance(basis: Basis) -> dict[str, np.ndarray]:
-    """The balance of a basis as arrays for a file: `read_basis`."""
-    if not isinstance(basis, BalancedBasis):
-        return {}
-    n_lon = basis.scalar.along_columns.shape[1]
-    arrays = Balance(np.asarray(basis.regression), np.asarray(basis.factor)[::n_lon])
-    return {f"balance_{name}": array for name, array in arrays._asdict().items()}
-
-
-def read_basis(
-    layout: Layout, arrays: Mapping[str, np.ndarray], truncation: int | None = None
-) -> Basis:
-    """The basis of a model's files; of scalars, where they hold no balance."""
-    names = [f"balance_{name}" for name in Balance._fields]
-    if names[0] not in arrays:
-        return sphere_basis(layout.grid.lat, layout.grid.lon, truncation)
-    return balanced_basis(layout, truncation, Balance(*(arrays[name] for name in names)))

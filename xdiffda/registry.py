@@ -234,7 +234,7 @@ def build_prior(
     card: dict[str, Any], statistics: dict[str, np.ndarray], weights: dict[str, np.ndarray]
 ) -> DiffusionPrior:
     """Assemble a prior from the contents of its files."""
-    from xdiffda.balance import read_basis
+    from xdiffda._balance_fit import read_basis
     from xdiffda.covariance import CovarianceTable, SpectralCovariance
     from xdiffda.diffusion.denoiser import DenoiserNetwork
     from xdiffda.graphcast.graph import build_graph

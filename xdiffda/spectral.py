@@ -19,6 +19,9 @@ import numpy as np
 import scipy.special
 from jaxtyping import Array, Float
 
+if TYPE_CHECKING:
+    from xdiffda._points import Points
+
 PRECISION = "highest"  # GPUs would round to tf32: 1e-3 is too coarse for a covariance
 
 
@@ -46,7 +49,7 @@ class Basis(eqx.Module):
     @property
     def n_node(self) -> int:
         """Points of the grid."""
-        return self.scalar.along_rows.shape[2] * self.scalar.along_columns.shape[1]
+        return self.scalar.n_node
 
     @property
     def multiplicity(self) -> Float[Array, " degree"]:
@@ -68,6 +71,10 @@ class Basis(eqx.Module):
     def project(self, x: Float[Array, "node *rest"]) -> Float[Array, "node *rest"]:
         """Return the part of ``x`` that the basis can represent."""
         return self.synthesis(self.analysis(x))
+
+    @abc.abstractmethod
+    def at(self, points: Points) -> Basis:
+        """The same functions at some points, which are the nodes; for `synthesis` and `adjoint`."""
 
     @abc.abstractmethod
     def scalar_blocks(
@@ -105,6 +112,11 @@ class ScalarBasis(Basis):
     inverse_columns: Float[Array, "order column"]
     mask: Float[Array, "degree order"]
 
+    @property
+    def n_node(self) -> int:
+        """Points of the grid."""
+        return self.along_rows.shape[2] * self.along_columns.shape[1]
+
     def synthesis(self, a: Float[Array, "degree order *rest"]) -> Float[Array, "node *rest"]:
         """Return the grid values of coefficients ``a``."""
         return self.grid_of(self.rows_of(a, self.along_rows))
@@ -116,6 +128,12 @@ class ScalarBasis(Basis):
     def analysis(self, x: Float[Array, "node *rest"]) -> Float[Array, "degree order *rest"]:
         """Return the coefficients that fit ``x`` best in the area-weighted mean square."""
         return self.degrees_of(self.orders_of(x, self.inverse_columns), self.inverse_rows)
+
+    def at(self, points: Points) -> ScalarBasis:
+        """The same functions at some points."""
+        from xdiffda._points import at_points
+
+        return at_points(self, points)
 
     @property
     def scalar(self) -> ScalarBasis:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from xdiffda.diffusion._krylov import Solved, conjugate_gradients, minimal_residual
+from xdiffda.diffusion._restricted import restricted
 from xdiffda.diffusion.likelihood import Likelihood, State
 
 if TYPE_CHECKING:
@@ -82,17 +83,22 @@ def _solve(
     likelihood: Likelihood, covariance: Covariance, innovation: Array, shape: tuple,
     solver: Solver, point: State | None, scale: Array | None, first_guess: Array | None,
 ) -> tuple[State, Float[Array, " member"], State, Float[Array, "obs member"]]:  # fmt: skip
-    node, _, channel = shape
-    one = (node, 1, channel)
+    node, member, channel = shape
+    near = restricted(covariance, likelihood.points)
+    among, n = (covariance, node) if near is None else (near.among, near.among.basis.n_node)
+
+    def tangent(point: Array | None, scale: Array | None, *, whole: bool = False) -> Likelihood:
+        h = likelihood.tangent(point, scale)
+        return h if near is None or whole else h.at_points(channel)
 
     def solve(
         b: Float[Array, " obs"], point: Array | None, scale: Array | None, guess: Array | None
     ) -> Solved:
-        h = likelihood.tangent(point, scale)
+        h = tangent(point, scale)
 
         def system(y: Float[Array, " obs"]) -> Float[Array, " obs"]:
             y = y[:, None]
-            return (h.correlated(y) + h.apply(covariance(h.adjoint(y, one))))[:, 0]
+            return (h.correlated(y) + h.apply(among(h.adjoint(y, (n, 1, channel)))))[:, 0]
 
         if solver.minimal_residual:
             return minimal_residual(system, b, iterations=solver.minimal_residual)
@@ -106,14 +112,16 @@ def _solve(
     dual, residual, _ = jax.vmap(
         solve, in_axes=(1, *axes), out_axes=Solved(1, 0, 0), axis_name=AXIS
     )(innovation, point, scale, first_guess)
-    if point is None and scale is None:
-        back = likelihood.adjoint(dual, shape)
-    else:
-        back = jax.vmap(
-            lambda y, p, s: likelihood.tangent(p, s).adjoint(y[:, None], one)[:, 0],
-            in_axes=(1, *axes[:2]), out_axes=1,
-        )(dual, point, scale)  # fmt: skip
-    return covariance(back), residual, back, dual
+
+    def pull(n: int, *, whole: bool) -> State:
+        if point is None and scale is None:
+            return tangent(None, None, whole=whole).adjoint(dual, (n, member, channel))
+        own = lambda y, p, s: tangent(p, s, whole=whole).adjoint(y[:, None], (n, 1, channel))[:, 0]  # noqa: E731
+        return jax.vmap(own, in_axes=(1, *axes[:2]), out_axes=1)(dual, point, scale)
+
+    back = pull(node, whole=True)  # costs nothing where nobody asks for it
+    increment = covariance(back) if near is None else near.spread(pull(n, whole=False))
+    return increment, residual, back, dual
 
 
 def update(

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from xdiffda._points import Points
 from xdiffda.diffusion._rows import (
     LocalRows,
     State,
@@ -68,6 +69,8 @@ class Likelihood(eqx.Module):
     instrument : array (obs,), optional
         Share of the error's standard deviation that is the instrument's own; the rest is of
         what z cannot represent.
+    points : Points, optional
+        The grid points that ``index`` leads to, where these are few. Not with ``general``.
     """
 
     value: Float[Array, "obs ..."]
@@ -83,6 +86,7 @@ class Likelihood(eqx.Module):
     point: Float[Array, "node channel"] | None = None
     state_error: StateError | None = None
     instrument: Float[Array, " obs"] | None = None
+    points: Points | None = None
 
     @property
     def n_obs(self) -> int:
@@ -166,6 +170,12 @@ class Likelihood(eqx.Module):
         if point is not None:  # once here, not at every application
             general = tuple(part.linearised(point) for part in general)
         return dataclasses.replace(self, weight=weight, general=general, point=point, scale=scale)
+
+    def at_points(self, n_channel: int) -> Likelihood:
+        """The same observations of states that hold the ``points`` alone, (slot, channel)."""
+        assert self.points is not None and not self.general
+        index = self.points.elements(self.index, n_channel)
+        return dataclasses.replace(self, index=index, points=None)
 
     def correlated(self, y: Float[Array, "obs member"]) -> Array:
         """``R y``: whitened errors are independent but for those of a state."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xdiffda._balance_fit import kept_balance
 from xdiffda._model_files import (
     FORECASTER,
     STATISTICS,
@@ -25,7 +26,6 @@ from xdiffda._model_files import (
     write_card,
 )
 from xdiffda._small_scales import SmallScaleFilter
-from xdiffda.balance import kept_balance
 from xdiffda.network_prior import ErrorScales
 from xdiffda.osse.calibrate import SIGMAS, measure, measure_sizes, noise_filter
 from xdiffda.osse.export import write_forecaster

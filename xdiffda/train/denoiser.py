@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from xdiffda import registry
-from xdiffda._balance_fit import fit_basis
+from xdiffda._balance_fit import fit_basis, kept_balance, read_basis
 from xdiffda._scales import share_wind_scale
-from xdiffda.balance import kept_balance, read_basis
 from xdiffda.covariance import SpectralCovariance, estimate_blocks, white_coefficients
 from xdiffda.diffusion.denoiser import Conditioning, DenoiserNetwork, denoise_batch
 from xdiffda.diffusion.noise import LogNormalNoise

@@ -1,0 +1,160 @@
+"""Solves among the points that observations read: the same analysis as on the whole grid."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gaussian_world import draw_states
+from gaussian_world import make_prior as make_small_prior
+from hypothesis import given
+from hypothesis import strategies as st
+from wind_world import NAMES, make_basis
+
+import xdiffda
+from xdiffda import _departures
+from xdiffda._points import points_of
+from xdiffda.covariance import BlockCovariance, SpectralCovariance
+from xdiffda.diffusion import kalman
+from xdiffda.diffusion._restricted import restricted
+from xdiffda.diffusion.guidance import Solver, update
+from xdiffda.diffusion.likelihood import Likelihood
+from xdiffda.observations import emulate_obs
+from xdiffda.spectral import Basis, sphere_basis
+from xdiffda.state import Grid, Layout
+
+N_LAT, N_LON = 13, 48
+# steps of a loose solve end where rounding has them end, and robust weights feel it
+TIGHT = Solver(tolerance=1e-6, max_iterations=200)
+GRID = Grid.from_coords(np.linspace(-90, 90, N_LAT), np.arange(N_LON) * 360 / N_LON)
+NODES = np.array([0, 5, 47, 48 * 3 + 7, 48 * 3 + 8, 48 * 6, 48 * 6 + 47, 48 * 12 + 20])
+
+
+def _basis(kind: str) -> Basis:
+    if kind == "balanced":
+        return make_basis(Layout(GRID, NAMES, (500,)))
+    return sphere_basis(GRID.lat, GRID.lon, 8)
+
+
+def _covariance(kind: str) -> BlockCovariance:
+    basis, rng = _basis(kind), np.random.default_rng(0)
+    root = rng.normal(size=(basis.mask.shape[0], len(NAMES), len(NAMES)))
+    blocks = root @ root.swapaxes(1, 2) / (1 + np.arange(len(root)))[:, None, None] ** 2
+    return BlockCovariance(basis, jnp.asarray(blocks, jnp.float32))
+
+
+def _points(nodes: np.ndarray, n_channel: int):
+    elements = (nodes * n_channel)[:, None]
+    return points_of(elements, n_channel=n_channel, n_row=N_LAT, n_column=N_LON)
+
+
+@pytest.mark.parametrize("kind", ["scalar", "balanced"])
+def test_a_basis_at_points_is_rows_of_the_basis(kind: str) -> None:
+    covariance, points = _covariance(kind), _points(NODES, len(NAMES))
+    assert points is not None
+    basis, own = covariance.basis, covariance.basis.at(points)
+    slots = np.asarray(points.slot)[NODES]
+    assert own.n_node == points.column.size
+    a = np.random.default_rng(1).normal(size=(*basis.mask.shape, 2, len(NAMES))).astype(np.float32)
+    x = np.asarray(own.synthesis(a))
+    np.testing.assert_allclose(x[slots], np.asarray(basis.synthesis(a))[NODES], atol=2e-5)
+    # nothing where there is no point, or a solve would see it
+    assert not np.delete(x, slots, axis=0).any()
+    y = np.random.default_rng(2).normal(size=x.shape).astype(np.float32)
+    whole = np.zeros((basis.n_node, *y.shape[1:]), np.float32)
+    whole[NODES] = y[slots]
+    np.testing.assert_allclose(own.adjoint(y), basis.adjoint(whole), atol=1e-4)
+    with pytest.raises(TypeError, match="some points"):
+        basis.scalar.at(points).analysis(y)
+
+
+@pytest.mark.parametrize("kind", ["scalar", "balanced"])
+def test_the_update_is_that_of_kalman(kind: str) -> None:
+    """Against the closed form in double precision, everywhere, not at the points alone."""
+    covariance, rng = _covariance(kind), np.random.default_rng(3)
+    n = covariance.basis.n_node * len(NAMES)
+    eye = np.eye(n, dtype=np.float32).reshape(n, -1, len(NAMES)).swapaxes(0, 1)
+    v = np.asarray(covariance(jnp.asarray(eye)), np.float64).swapaxes(0, 1).reshape(n, n)
+    index = (NODES[:, None] * len(NAMES) + rng.integers(len(NAMES), size=(len(NODES), 2))).astype(
+        np.int32
+    )
+    weight, value = rng.normal(size=index.shape), rng.normal(size=len(NODES))
+    h = np.zeros((len(NODES), n))
+    np.add.at(h, (np.arange(len(NODES))[:, None], index), weight)
+    obs = Likelihood(
+        jnp.asarray(value, jnp.float32), jnp.asarray(index), jnp.asarray(weight, jnp.float32),
+        points=_points(NODES, len(NAMES)),
+    )  # fmt: skip
+    assert restricted(covariance, obs.points) is not None
+    zero = jnp.zeros((covariance.basis.n_node, 1, len(NAMES)))
+    found = update(obs, covariance, zero, solver=TIGHT)
+    gain = v @ h.T @ np.linalg.inv(h @ v @ h.T + np.eye(len(value)))
+    expected = (gain @ value).reshape(-1, len(NAMES))
+    np.testing.assert_allclose(found.increment[:, 0], expected, atol=2e-4 * np.abs(expected).max())
+    pulled = np.asarray(covariance(found.pulled))
+    np.testing.assert_allclose(pulled, found.increment, atol=2e-4 * np.abs(expected).max())
+
+
+WAYS: dict[str, dict] = {
+    "linear": {}, "robust": {"robust": "huber"}, "3dvar": {"method": "3dvar"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["linear", "robust", "3dvar"])
+def test_analyses_are_those_on_the_whole_grid(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, background = draw_states(make_small_prior(), seed=5)
+    obs = emulate_obs(truth, n_columns=12, error_std=0.5, seed=1)
+    used = []
+
+    def watched(*args):
+        used.append(restricted(*args))
+        return used[-1]
+
+    monkeypatch.setattr(kalman, "restricted", watched)
+
+    def analyse():
+        jax.clear_caches()  # what was compiled before does not pass by here
+        used.clear()
+        return xdiffda.assimilate(
+            background, obs, model=make_small_prior(), n_members=2, background_error=1.0,
+            progress=False, solver=TIGHT, **WAYS[way],
+        )  # fmt: skip
+
+    found = analyse()
+    assert used and all(near is not None for near in used)
+    monkeypatch.setattr(_departures, "points_of", lambda *args, **sizes: None)
+    expected = analyse()
+    assert used and all(near is None for near in used)
+    for name in found.data_vars:
+        moved = float(np.abs(found[name] - background[name]).max())
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=5e-4 * moved)
+
+
+def test_what_is_not_given_by_blocks_is_applied_on_the_whole_grid() -> None:
+    points = _points(NODES, len(NAMES))
+    covariance = _covariance("scalar")
+    assert restricted(covariance, None) is None
+    assert restricted(lambda x: x, points) is None
+    drawable = SpectralCovariance.from_blocks(covariance.basis, np.asarray(covariance.blocks))
+    assert restricted(drawable, points) is not None
+
+
+@given(st.lists(st.integers(0, N_LAT * N_LON - 1), min_size=1, max_size=40), st.integers(1, 3))
+def test_every_element_has_a_slot_of_its_own(nodes: list[int], n_channel: int) -> None:
+    own = np.array(nodes)
+    points = _points(own, n_channel)
+    most = np.bincount(np.unique(own) // N_LON).max()
+    if points is None:
+        assert most > 9  # rounded, over a quarter of 48
+        return
+    elements = own * n_channel + n_channel - 1
+    found = np.asarray(points.elements(jnp.asarray(elements), n_channel))
+    assert len(np.unique(found)) == len(np.unique(own))
+    back = np.asarray(points.nodes)[found // n_channel] * n_channel + found % n_channel
+    np.testing.assert_array_equal(back, elements)
+
+
+def test_many_points_are_the_whole_grid() -> None:
+    assert _points(np.arange(13), 1) is None
+    assert _points(np.arange(12), 1) is not None
