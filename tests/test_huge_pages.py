@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -54,3 +55,32 @@ def test_needs_glibc_and_pages_on_request(monkeypatch, tmp_path):
         monkeypatch.setattr("platform.libc_ver", lambda version=version: version)
         policy.write_text("always [madvise] never")
         assert not _huge_pages._helps()
+
+
+KEPT = """
+from pathlib import Path
+import numpy as np
+from xdiffda import _huge_pages
+
+def resident():
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) * 1024
+
+before = resident()
+for _ in range(2):
+    block = np.ones(256 << 20, np.uint8)
+    del block
+    print((resident() - before) >> 20)
+    _huge_pages.return_large_blocks()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_large_blocks_are_returned_when_asked_for():
+    environment = os.environ | {"GLIBC_TUNABLES": _huge_pages.TUNABLE}
+    run = subprocess.run(
+        [sys.executable, "-c", KEPT], env=environment, capture_output=True, text=True, check=True
+    )
+    kept, returned = map(int, run.stdout.split())
+    assert returned < 32  # the second block, which the first one's memory could have held
+    if platform.libc_ver()[1] >= "2.35":
+        assert kept > 200  # or there was nothing to return

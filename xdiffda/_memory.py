@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from xdiffda._devices import Schedule, make_schedules
+from xdiffda._huge_pages import return_large_blocks
 from xdiffda._settings import Settings
 from xdiffda.errors import InputError, Problem
 from xdiffda.gencast.costs import temporary_bytes as gencast_bytes
@@ -27,6 +28,7 @@ STATES = 8
 FRAMES = 3  # copies of a forecast's inputs and outputs: as Datasets, normalised, as one array
 SAMPLING = ("guided", "repaint")  # the methods that draw members by evaluations of the network
 EDGES = tuple(2**n for n in range(18, 7, -1))  # sizes of chunks to propose
+LARGE = 2 * 10**9  # from here on freed blocks are not kept: see `_huge_pages`
 RESERVE = 0.9  # of the device: its allocator loses some to fragments
 
 
@@ -177,6 +179,8 @@ def _that_fit(ways: _Ways, name: str, wanted: int, devices: list[Any]) -> int:
     most = (limit - need.shared) // need.member
     if most < 1:
         raise InputError([_too_little(ways, name, limit, source)], what="memory of the device")
+    if devices[0].platform == "cpu" and need.shared + need.member > LARGE:
+        return_large_blocks()
     return int(min(wanted, most))
 
 

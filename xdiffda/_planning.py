@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xdiffda._plan_checks import checked_plan
+from xdiffda._points import WORTH
 from xdiffda.costs import Device, Plan, amount
 from xdiffda.graphcast.costs import (
     Dimensions,
@@ -28,10 +29,14 @@ _FLOAT = 4
 _STATES = 8  # of z, and their coefficients, alive at once beside the network
 _PER_EDGE, _PER_NODE = 32, 24  # bytes of a graph: ends, tables of both ends, features
 _PER_OBS = 112  # bytes of an observation: value, error, the eight corners of its stencil
+# slots of grid points for each column of observations off the grid (`_points`): its four corners,
+# and every row filled up as far as the fullest, at the equator
+_PER_COLUMN = 7
 _STATIC, _SEASON, _CONDITIONING = 2, 2, 16
 _FINEST_MESH = 6
 _CHUNKS = tuple(2**n for n in range(17, 9, -1))  # to propose
 _USABLE = 0.9  # of a device's memory
+_KEPT = 4  # scale and small scales of the prior; background as it came and as an array
 _FEWEST_STEPS, _STEPS = 8, 30  # of a solve: at least, and for sqrt(observations per coefficient)
 
 
@@ -129,7 +134,9 @@ def plan(
     # a process' own memory tells a CPU, where XLA keeps much of half precision in float32
     held = task.computed(dtype="float32") if unit.process else task
     batch = held.members_that_fit(unit, most)
-    memory = held.shared_bytes + batch * held.member_bytes + unit.process
+    # there lie the user's Datasets too: what the prior keeps, the background, and the members
+    states = (_KEPT + share) * _FLOAT * where.n_node * n_channel if unit.process else 0
+    memory = held.shared_bytes + batch * held.member_bytes + unit.process + states
     fits = not unit.memory or memory <= _USABLE * unit.memory
     tally = count(config, task.size, batch=batch, prepared=True)
     evaluation = task.seconds(unit, tally)
@@ -218,15 +225,21 @@ class Task:
         steps = round(_FEWEST_STEPS + _STEPS * math.sqrt(self.n_obs / known))
         return min(steps, max(self.n_obs, 1), known)
 
+    @property
+    def points(self) -> int:
+        """Where solves apply V: the grid, or of it what columns of all channels read."""
+        slots = round(_PER_COLUMN * self.n_obs / self.config.n_outputs)
+        return slots if slots < WORTH * self.size.grid else self.size.grid
+
     def kalman(self, iterations: int, members: int) -> Tally:
         """Operations of the Kalman updates: V by spectral transforms, H by stencils."""
         tally, columns = Tally(), iterations * self.config.n_outputs * members
         degrees, orders = self.truncation + 1, 2 * self.truncation + 1
         by_order = orders * self.grid.n_lat
         for _ in range(2):  # to coefficients and back, sums over rows and over columns
-            tally.products += columns * (degrees * by_order + orders * self.size.grid)
+            tally.products += columns * (degrees * by_order + orders * self.points)
             # twice, since XLA lays out anew what it multiplies order by order
-            tally.moved += 2 * columns * (self.n_coefficient + 2 * by_order + self.size.grid)
+            tally.moved += 2 * columns * (self.n_coefficient + 2 * by_order + self.points)
         tally.products += 2 * self.config.n_outputs * columns * self.n_coefficient
         tally.moved += 4 * columns * self.n_coefficient
         tally.elements += iterations * 2 * 16 * self.n_obs * members

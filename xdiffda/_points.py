@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from xdiffda.spectral import PRECISION, ScalarBasis
 
 # Points that a solve may take, over those of the grid: beyond, the whole grid is as fast.
-_WORTH = 0.25
+WORTH = 0.25
 
 
 class Points(eqx.Module):
@@ -66,7 +66,7 @@ def points_of(
     row, column = np.divmod(nodes, n_column)
     count = np.bincount(row, minlength=n_row)
     width = _rounded(int(count.max(initial=0)))
-    if width > _WORTH * n_column:
+    if width > WORTH * n_column:
         return None
     place = np.arange(nodes.size) - np.repeat(np.cumsum(count) - count, count)
     columns = np.full((n_row, width), n_column, np.int32)

@@ -201,3 +201,16 @@ def test_the_estimate_of_memory_is_what_xla_reserves(prior) -> None:
     assert planned is not None
     reserved = planned.temp_size_in_bytes
     assert shared + batch * member == pytest.approx(reserved, rel=0.35)
+
+
+def test_the_denoiser_lowers_for_a_gpu(prior, background) -> None:
+    """Nothing in it, or in its V by derivatives, is for CPUs only."""
+    denoise = prior.condition(background, TIME, 1.0).denoise
+    arrays, rest = eqx.partition(denoise, eqx.is_array)
+
+    def run(arrays, z, sigma):
+        value, transpose = jax.vjp(lambda z: eqx.combine(arrays, rest)(z, sigma), z)
+        return value, transpose(value)
+
+    traced = jax.jit(run).trace(arrays, jnp.zeros((*prior.scale.shape,))[:, None], jnp.ones(()))
+    assert "stablehlo.dot_general" in traced.lower(lowering_platforms=("cuda",)).as_text()

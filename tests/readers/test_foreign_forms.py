@@ -261,7 +261,7 @@ def test_bufr_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "pdbufr", None)  # as if it were not installed
     path = tmp_path / "a"
     path.write_bytes(message(0))
-    with pytest.raises(StorageError, match='pip install pdbufr "eccodeslib<2.48"'):
+    with pytest.raises(StorageError, match=r'pip install "xdiffda\[obs\]"'):
         read_obs(path)
     monkeypatch.setitem(sys.modules, "pdbufr", SimpleNamespace(read_bufr=lambda path, columns: 0))
     with pytest.raises(StorageError, match="pdbufr without readers of reports.*--upgrade"):

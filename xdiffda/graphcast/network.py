@@ -141,7 +141,7 @@ class GraphCast(eqx.Module):
 
         It takes (2 mesh + grid + all edges) x latent numbers; in half precision the members
         are those the network itself would compute. With edges in chunks the edges are kept in
-        factors, a tenth of that (``xdiffda.graphcast.static``), and this cannot be compiled.
+        factors, a seventh of that (``xdiffda.graphcast.static``), and this cannot be compiled.
 
         Examples
         --------

@@ -21,7 +21,7 @@ from ._reports import Reports, as_numbers
 if TYPE_CHECKING:
     import pandas as pd
 
-_INSTALL = 'pip install pdbufr "eccodeslib<2.48"'
+_INSTALL = 'pip install "xdiffda[obs]"'
 _PLACES = {"stnid", "lat", "lon", "elevation", "time"}
 _SYNOP = {"t2m": "2m_temperature", "td2m": "2m_dewpoint_temperature",
           "mslp": "mean_sea_level_pressure", "pressure": "surface_pressure"}  # fmt: skip

@@ -40,8 +40,8 @@ def read_obs(
     path
         A file, or the folder of a Zarr store. Its form is recognised by what is in it: tidy or
         columns observations of xdiffda in netCDF or Zarr; a tidy table as CSV; IODA netCDF;
-        soundings of IGRA, version 2; a CSV of decoded METARs; BUFR of SYNOP or TEMP (needs
-        ``pip install pdbufr "eccodeslib<2.48"``). Text may be compressed (gzip, zip).
+        soundings of IGRA, version 2; a CSV of decoded METARs; BUFR of SYNOP or TEMP (extra
+        ``obs``). Text may be compressed (gzip, zip).
     format
         The form, where it is known better.
     variables
