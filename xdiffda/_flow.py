@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from xdiffda._localised import localisation_spectrum
+from xdiffda._points import Points, Restricted, restricted
 from xdiffda.errors import Problem, raise_if
 from xdiffda.spectral import Basis
 
@@ -95,8 +96,20 @@ class RescaledCovariance(eqx.Module):
 
     def __call__(self, x: Float[Array, "node *rest channel"]) -> Float[Array, "node *rest channel"]:
         """Return ``S^(1/2) V S^(1/2) x``."""
-        root = self.root.reshape(x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
-        return root * self.inner(root * x)
+        return self.scaled(self.inner(self.scaled(x)))
+
+    def scaled(self, x: Float[Array, "node *rest channel"]) -> Float[Array, "node *rest channel"]:
+        """Return ``S^(1/2) x``."""
+        return self.root.reshape(x.shape[0], *[1] * (x.ndim - 2), x.shape[-1]) * x
+
+    def at(self, points: Points) -> Restricted | None:
+        """The same covariance among some points, and from these to the whole grid."""
+        inner = restricted(self.inner, points)
+        if inner is None:
+            return None
+        near = RescaledCovariance(inner.among, points.pick(self.root))
+        spread = lambda x: self.scaled(inner.spread(near.scaled(x)))  # noqa: E731
+        return Restricted(near, spread, inner.n)
 
     def decompose(self) -> RescaledCovariance:
         """The same covariance in a form from which one can draw."""

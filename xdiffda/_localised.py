@@ -15,6 +15,7 @@ from xdiffda._localisation import (
     gaspari_cohn,
     log_pressures,
 )
+from xdiffda._points import Points, Restricted
 from xdiffda.spectral import Basis
 from xdiffda.state import Layout
 
@@ -113,16 +114,13 @@ class EnsembleCovariance(eqx.Module):
 
     def __call__(self, x: Float[Array, "node *rest channel"]) -> Float[Array, "node *rest channel"]:
         """Return ``V x``."""
-        flat = x.reshape(x.shape[0], -1, x.shape[-1])
+        return _between(self, self, x)
 
-        def add(total: Array, own: Array) -> tuple[Array, None]:
-            heights = jnp.matmul(flat * own[:, None], self.vertical, precision="highest")
-            a = self.basis.adjoint(heights) * self.horizontal[:, None, None, None]
-            smooth = jnp.matmul(self.basis.synthesis(a), self.vertical.T, precision="highest")
-            return total + own[:, None] * smooth, None
-
-        samples = jnp.moveaxis(self.perturbations, 1, 0)
-        return jax.lax.scan(add, jnp.zeros_like(flat), samples)[0].reshape(x.shape)
+    def at(self, points: Points) -> Restricted:
+        """The same covariance among some points, and from these to the whole grid."""
+        basis, own = self.basis.at(points), points.pick(self.perturbations)
+        near = EnsembleCovariance(basis, own, self.horizontal, self.vertical)
+        return Restricted(near, lambda x: _between(near, self, x), basis.n_node)
 
     def members(self, numbers: Array) -> Float[Array, "node member channel"]:
         """Perturbations of members by number, modulo their count: those given, not divided.
@@ -141,6 +139,25 @@ class EnsembleCovariance(eqx.Module):
         shape = self.root().control().shape
         draw = lambda key: self.root()(jax.random.normal(key, shape))  # noqa: E731
         return jax.vmap(draw, out_axes=1)(keys)
+
+
+def _between(
+    source: EnsembleCovariance, target: EnsembleCovariance,
+    x: Float[Array, "source *rest channel"],
+) -> Float[Array, "target *rest channel"]:  # fmt: skip
+    """V x at the points of ``target``, x at those of ``source``."""
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+
+    def add(total: Array, samples: tuple[Array, Array]) -> tuple[Array, None]:
+        here, there = samples
+        heights = jnp.matmul(flat * here[:, None], source.vertical, precision="highest")
+        a = source.basis.adjoint(heights) * source.horizontal[:, None, None, None]
+        smooth = jnp.matmul(target.basis.synthesis(a), target.vertical.T, precision="highest")
+        return total + there[:, None] * smooth, None
+
+    samples = [jnp.moveaxis(own.perturbations, 1, 0) for own in (source, target)]
+    start = jnp.zeros((target.basis.n_node, *flat.shape[1:]), flat.dtype)
+    return jax.lax.scan(add, start, tuple(samples))[0].reshape(-1, *x.shape[1:])
 
 
 class EnsembleRoot(eqx.Module):

@@ -6,6 +6,9 @@ Observations read few of these: 40,000 of a million at 0.25 degree for 10,000 co
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +41,10 @@ class Points(eqx.Module):
         n_column = n_node // n_row
         node = jnp.arange(n_row)[:, None] * n_column + self.column
         return jnp.where(self.column < n_column, node, n_node).reshape(-1)
+
+    def pick(self, x: Float[Array, "node *rest"]) -> Float[Array, "slot *rest"]:
+        """What a state has at the points; zero where there is none."""
+        return x.at[self.nodes].get(mode="fill", fill_value=0)
 
     def elements(self, index: Array, n_channel: int) -> Array:
         """Elements of the flattened (slot, channel) state, from those of (node, channel)."""
@@ -123,3 +130,27 @@ def at_points(basis: ScalarBasis, points: Points) -> PointBasis:
     return PointBasis(
         basis.along_rows, columns, basis.inverse_rows, basis.inverse_columns, basis.mask
     )
+
+
+class Restricted(NamedTuple):
+    """A covariance among some points, and from these to the whole grid.
+
+    Attributes
+    ----------
+    among : callable
+        From states at the points (slot, ..., channel) to such.
+    spread : callable
+        From these to the whole grid.
+    n : int
+        Slots.
+    """
+
+    among: Callable[[Array], Array]
+    spread: Callable[[Array], Array]
+    n: int
+
+
+def restricted(covariance: Any, points: Points | None) -> Restricted | None:
+    """A covariance at some points, by its method ``at``; None without points or without it."""
+    at = getattr(covariance, "at", None)
+    return None if points is None or at is None else at(points)

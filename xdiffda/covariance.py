@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from xdiffda._points import Points, Restricted
 from xdiffda.spectral import Basis
 
 
@@ -56,6 +57,10 @@ class SpectralCovariance(eqx.Module):
     def by_blocks(self) -> BlockCovariance:
         """The same covariance by its blocks alone."""
         return BlockCovariance(self.basis, self.blocks)
+
+    def at(self, points: Points) -> Restricted:
+        """The same covariance among some points, and from these to the whole grid."""
+        return self.by_blocks().at(points)
 
     def posterior(self, sigma: float | Array) -> SpectralCovariance:
         """Covariance given white noise of ``sigma`` per coefficient: (L^-1 + I/sigma^2)^-1."""
@@ -150,6 +155,15 @@ class BlockCovariance(eqx.Module):
     def __call__(self, x: Float[Array, "node *rest channel"]) -> Float[Array, "node *rest channel"]:
         """Return ``Y L Y^T x``."""
         return self.basis.synthesis(apply_blocks(self.blocks, self.basis.adjoint(x)))
+
+    def at(self, points: Points) -> Restricted:
+        """The same covariance among some points, and from these to the whole grid."""
+        near = BlockCovariance(self.basis.at(points), self.blocks)
+
+        def spread(x: Float[Array, "slot *rest channel"]) -> Array:
+            return self.basis.synthesis(apply_blocks(self.blocks, near.basis.adjoint(x)))
+
+        return Restricted(near, spread, near.basis.n_node)
 
     @property
     def variance(self) -> Float[Array, " channel"]:

@@ -24,6 +24,7 @@ from xdiffda._localised import (
     localisation_spectrum,
     vertical_root,
 )
+from xdiffda._points import Points, Restricted
 from xdiffda._variational import SpectralRoot
 from xdiffda.covariance import SpectralCovariance
 from xdiffda.diffusion.guidance import split_keys
@@ -187,6 +188,13 @@ class HybridCovariance(eqx.Module):
     def __call__(self, x: Float[Array, "node *rest channel"]) -> Float[Array, "node *rest channel"]:
         """Return ``(alpha B + (1 - alpha) V) x``."""
         return self.alpha * self.static(x) + (1 - self.alpha) * self.ensemble(x)
+
+    def at(self, points: Points) -> Restricted:
+        """The same covariance among some points, and from these to the whole grid."""
+        static, day, share = self.static.at(points), self.ensemble.at(points), self.alpha
+        among = lambda x: share * static.among(x) + (1 - share) * day.among(x)  # noqa: E731
+        spread = lambda x: share * static.spread(x) + (1 - share) * day.spread(x)  # noqa: E731
+        return Restricted(among, spread, static.n)
 
     def root(self) -> HybridRoot:
         """The square root, for 3D-Var's control variable."""

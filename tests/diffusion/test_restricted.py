@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +16,13 @@ from wind_world import NAMES, make_basis
 
 import xdiffda
 from xdiffda import _departures
-from xdiffda._points import points_of
+from xdiffda._flow import RescaledCovariance
+from xdiffda._points import points_of, restricted
 from xdiffda.covariance import BlockCovariance, SpectralCovariance
 from xdiffda.diffusion import kalman
-from xdiffda.diffusion._restricted import restricted
 from xdiffda.diffusion.guidance import Solver, update
 from xdiffda.diffusion.likelihood import Likelihood
+from xdiffda.ensemble import EnsembleCovariance, HybridCovariance
 from xdiffda.observations import emulate_obs
 from xdiffda.spectral import Basis, sphere_basis
 from xdiffda.state import Grid, Layout
@@ -37,11 +40,24 @@ def _basis(kind: str) -> Basis:
     return sphere_basis(GRID.lat, GRID.lon, 8)
 
 
-def _covariance(kind: str) -> BlockCovariance:
+def _by_blocks(kind: str) -> BlockCovariance:
     basis, rng = _basis(kind), np.random.default_rng(0)
     root = rng.normal(size=(basis.mask.shape[0], len(NAMES), len(NAMES)))
     blocks = root @ root.swapaxes(1, 2) / (1 + np.arange(len(root)))[:, None, None] ** 2
     return BlockCovariance(basis, jnp.asarray(blocks, jnp.float32))
+
+
+def _covariance(kind: str) -> Any:
+    """One of every kind that can be restricted."""
+    if kind in ("scalar", "balanced"):
+        return _by_blocks(kind)
+    static, rng = _by_blocks("balanced"), np.random.default_rng(4)
+    shape = (GRID.n_node, len(NAMES))
+    if kind == "rescaled":
+        return RescaledCovariance(static, jnp.asarray(rng.uniform(0.5, 2, shape), jnp.float32))
+    samples = rng.normal(size=(shape[0], 3, shape[1]))
+    day = EnsembleCovariance.localised(samples, static.basis, Layout(GRID, NAMES, (500,)))
+    return HybridCovariance(static.decompose(), day, jnp.asarray(0.6))
 
 
 def _points(nodes: np.ndarray, n_channel: int):
@@ -51,7 +67,7 @@ def _points(nodes: np.ndarray, n_channel: int):
 
 @pytest.mark.parametrize("kind", ["scalar", "balanced"])
 def test_a_basis_at_points_is_rows_of_the_basis(kind: str) -> None:
-    covariance, points = _covariance(kind), _points(NODES, len(NAMES))
+    covariance, points = _by_blocks(kind), _points(NODES, len(NAMES))
     assert points is not None
     basis, own = covariance.basis, covariance.basis.at(points)
     slots = np.asarray(points.slot)[NODES]
@@ -69,11 +85,11 @@ def test_a_basis_at_points_is_rows_of_the_basis(kind: str) -> None:
         basis.scalar.at(points).analysis(y)
 
 
-@pytest.mark.parametrize("kind", ["scalar", "balanced"])
+@pytest.mark.parametrize("kind", ["scalar", "balanced", "rescaled", "hybrid"])
 def test_the_update_is_that_of_kalman(kind: str) -> None:
     """Against the closed form in double precision, everywhere, not at the points alone."""
     covariance, rng = _covariance(kind), np.random.default_rng(3)
-    n = covariance.basis.n_node * len(NAMES)
+    n = GRID.n_node * len(NAMES)
     eye = np.eye(n, dtype=np.float32).reshape(n, -1, len(NAMES)).swapaxes(0, 1)
     v = np.asarray(covariance(jnp.asarray(eye)), np.float64).swapaxes(0, 1).reshape(n, n)
     index = (NODES[:, None] * len(NAMES) + rng.integers(len(NAMES), size=(len(NODES), 2))).astype(
@@ -87,7 +103,7 @@ def test_the_update_is_that_of_kalman(kind: str) -> None:
         points=_points(NODES, len(NAMES)),
     )  # fmt: skip
     assert restricted(covariance, obs.points) is not None
-    zero = jnp.zeros((covariance.basis.n_node, 1, len(NAMES)))
+    zero = jnp.zeros((GRID.n_node, 1, len(NAMES)))
     found = update(obs, covariance, zero, solver=TIGHT)
     gain = v @ h.T @ np.linalg.inv(h @ v @ h.T + np.eye(len(value)))
     expected = (gain @ value).reshape(-1, len(NAMES))
@@ -133,11 +149,12 @@ def test_analyses_are_those_on_the_whole_grid(way: str, monkeypatch: pytest.Monk
 
 def test_what_is_not_given_by_blocks_is_applied_on_the_whole_grid() -> None:
     points = _points(NODES, len(NAMES))
-    covariance = _covariance("scalar")
+    covariance = _by_blocks("scalar")
     assert restricted(covariance, None) is None
     assert restricted(lambda x: x, points) is None
     drawable = SpectralCovariance.from_blocks(covariance.basis, np.asarray(covariance.blocks))
     assert restricted(drawable, points) is not None
+    assert restricted(RescaledCovariance(lambda x: x, jnp.ones((624, 4))), points) is None
 
 
 @given(st.lists(st.integers(0, N_LAT * N_LON - 1), min_size=1, max_size=40), st.integers(1, 3))

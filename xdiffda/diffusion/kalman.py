@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from xdiffda._points import restricted
 from xdiffda.diffusion._krylov import Solved, conjugate_gradients, minimal_residual
-from xdiffda.diffusion._restricted import restricted
 from xdiffda.diffusion.likelihood import Likelihood, State
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _solve(
 ) -> tuple[State, Float[Array, " member"], State, Float[Array, "obs member"]]:  # fmt: skip
     node, member, channel = shape
     near = restricted(covariance, likelihood.points)
-    among, n = (covariance, node) if near is None else (near.among, near.among.basis.n_node)
+    among, n = (covariance, node) if near is None else (near.among, near.n)
 
     def tangent(point: Array | None, scale: Array | None, *, whole: bool = False) -> Likelihood:
         h = likelihood.tangent(point, scale)
