@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 from gaussian_world import draw_states
 from gaussian_world import make_prior as make_small_prior
 from hypothesis import given
@@ -19,11 +19,10 @@ from xdiffda import _departures
 from xdiffda._flow import RescaledCovariance
 from xdiffda._points import points_of, restricted
 from xdiffda.covariance import BlockCovariance, SpectralCovariance
-from xdiffda.diffusion import kalman
 from xdiffda.diffusion.guidance import Solver, update
 from xdiffda.diffusion.likelihood import Likelihood
 from xdiffda.ensemble import EnsembleCovariance, HybridCovariance
-from xdiffda.observations import emulate_obs
+from xdiffda.observations import Operator, emulate_obs, to_tidy
 from xdiffda.spectral import Basis, sphere_basis
 from xdiffda.state import Grid, Layout
 
@@ -112,36 +111,39 @@ def test_the_update_is_that_of_kalman(kind: str) -> None:
     np.testing.assert_allclose(pulled, found.increment, atol=2e-4 * np.abs(expected).max())
 
 
+WARMTH = Operator(
+    lambda s: jnp.hypot(s["2m_temperature"], s["temperature@500"]),
+    inputs=("2m_temperature", "temperature@500"), units="K",
+)  # fmt: skip
 WAYS: dict[str, dict] = {
     "linear": {}, "robust": {"robust": "huber"}, "3dvar": {"method": "3dvar"},
+    "local function": {"operators": {"warmth": WARMTH}},
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("way", ["linear", "robust", "3dvar"])
+@pytest.mark.parametrize("way", list(WAYS))
 def test_analyses_are_those_on_the_whole_grid(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     truth, background = draw_states(make_small_prior(), seed=5)
-    obs = emulate_obs(truth, n_columns=12, error_std=0.5, seed=1)
-    used = []
+    obs = to_tidy(emulate_obs(truth, n_columns=12, error_std=0.5, seed=1)).to_dataframe()
+    if way == "local function":
+        own = obs["variable"] == "2m_temperature"
+        obs.loc[own, "value"] = np.hypot(obs.loc[own, "value"], 255.0)
+        obs.loc[own, "variable"] = "warmth"
+    made = []
 
-    def watched(*args):
-        used.append(restricted(*args))
-        return used[-1]
+    def analyse(make) -> xr.Dataset:
+        def watched(*args, **sizes):
+            made.append(make(*args, **sizes))
+            return made[-1]
 
-    monkeypatch.setattr(kalman, "restricted", watched)
-
-    def analyse():
-        jax.clear_caches()  # what was compiled before does not pass by here
-        used.clear()
+        monkeypatch.setattr(_departures, "points_of", watched)
         return xdiffda.assimilate(
             background, obs, model=make_small_prior(), n_members=2, background_error=1.0,
             progress=False, solver=TIGHT, **WAYS[way],
         )  # fmt: skip
 
-    found = analyse()
-    assert used and all(near is not None for near in used)
-    monkeypatch.setattr(_departures, "points_of", lambda *args, **sizes: None)
-    expected = analyse()
-    assert used and all(near is None for near in used)
+    found, expected = analyse(points_of), analyse(lambda *args, **sizes: None)
+    assert made[0] is not None and made[-1] is None
     for name in found.data_vars:
         moved = float(np.abs(found[name] - background[name]).max())
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=5e-4 * moved)

@@ -116,10 +116,13 @@ def _solve(
     def pull(n: int, *, whole: bool) -> State:
         if point is None and scale is None:
             return tangent(None, None, whole=whole).adjoint(dual, (n, member, channel))
-        own = lambda y, p, s: tangent(p, s, whole=whole).adjoint(y[:, None], (n, 1, channel))[:, 0]  # noqa: E731
+
+        def own(y: Array, point: Array | None, scale: Array | None) -> Array:
+            return tangent(point, scale, whole=whole).adjoint(y[:, None], (n, 1, channel))[:, 0]
+
         return jax.vmap(own, in_axes=(1, *axes[:2]), out_axes=1)(dual, point, scale)
 
-    back = pull(node, whole=True)  # costs nothing where nobody asks for it
+    back = pull(node, whole=True)  # compiled, it costs nothing where nobody asks for it
     increment = covariance(back) if near is None else near.spread(pull(n, whole=False))
     return increment, residual, back, dual
 
