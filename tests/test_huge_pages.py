@@ -74,6 +74,12 @@ for _ in range(2):
 """
 
 
+def test_nothing_is_asked_of_an_allocator_that_keeps_nothing(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("asked"))
+    _huge_pages.return_large_blocks()
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_large_blocks_are_returned_when_asked_for():
     environment = os.environ | {"GLIBC_TUNABLES": _huge_pages.TUNABLE}

@@ -45,9 +45,9 @@ def request_huge_pages() -> None:
 def return_large_blocks() -> None:
     """Return blocks of 32 MB and more to the system when they are freed, from now on.
 
-    Does nothing with another C library than glibc.
+    Does nothing unless this process was told to keep them: its allocator is its own otherwise.
     """
-    if platform.libc_ver()[0] == "glibc":
+    if "mmap_max=0" in os.environ.get("GLIBC_TUNABLES", "") and platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
         library.mallopt(_MMAP_MAX, 1 << 16)
         library.mallopt(_MMAP_THRESHOLD, _LARGE)

@@ -179,6 +179,7 @@ def _that_fit(ways: _Ways, name: str, wanted: int, devices: list[Any]) -> int:
     most = (limit - need.shared) // need.member
     if most < 1:
         raise InputError([_too_little(ways, name, limit, source)], what="memory of the device")
+    # here, where it is known first: one heap of such blocks falls to pieces
     if devices[0].platform == "cpu" and need.shared + need.member > LARGE:
         return_large_blocks()
     return int(min(wanted, most))
