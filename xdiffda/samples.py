@@ -71,12 +71,9 @@ def open_named_obs(name: str) -> xr.Dataset:
     InputError, StorageError
         As `xdiffda.read_obs`.
     """
-    from xdiffda.readers import read_obs
-    from xdiffda.readers._content import need_content, recognise
+    from xdiffda.readers.read import form_of, read_obs
 
-    if not name.startswith(SAMPLE) and "://" not in name:
-        file = Path(name).expanduser()
-        need_content(file)
-        if recognise(file) not in ("netcdf", "zarr"):
-            return read_obs(file)
-    return open_named(name)
+    elsewhere = name.startswith(SAMPLE) or "://" in name
+    if elsewhere or form_of(name) in ("netcdf", "zarr"):
+        return open_named(name)
+    return read_obs(name)

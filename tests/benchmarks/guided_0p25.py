@@ -1,6 +1,8 @@
 """A guided analysis at scale: seconds and peak memory, beside what `xdiffda.plan` says of it.
 
     PYTHONPATH=. python tests/benchmarks/guided_0p25.py       # 0.25 degree, 8 members: needs a GPU
+    PYTHONPATH=. python tests/benchmarks/guided_0p25.py --members 1 --dtype float32 \\
+        --edge-chunk 16384                                    # on CPUs with 16 GB of memory
     PYTHONPATH=. python tests/benchmarks/guided_0p25.py --degrees 10 --latent 16 --steps 2 \\
         --levels 500 850 --columns 200 --members 2 --dtype float32
 

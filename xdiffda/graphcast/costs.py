@@ -19,9 +19,9 @@ _N_STRUCTURAL = 3
 _N_EDGE = 4
 # Operations for each element, as XLA counts them: x sigmoid(x), and layer normalisation.
 _SWISH, _NORM = 4, 8
-# Of embedded edges in factors (`static`), at most: 48 for the bundled weights, 64 to 80 for random
-# ones of width 512.
-_RANK = 80
+# Of embedded edges in factors (`static`): of the bundled weights (width 128), and of random ones of
+# width 512, the most there were.
+_LEAST_RANK, _RANK = 48, 80
 _WIDTH = {"float32": 4, "bfloat16": 2, "float64": 8}  # bytes
 
 
@@ -277,7 +277,7 @@ def temporary_bytes(
 def _rank(config: NetworkConfig) -> int:
     """That of edges in factors; 0 without, and where they would be as large as the edges."""
     most = config.latent // 2
-    return min(_RANK, most) if config.edge_chunk and most >= 48 else 0
+    return min(_RANK, most) if config.edge_chunk and most >= _LEAST_RANK else 0
 
 
 def _step_parameters(config: NetworkConfig) -> int:

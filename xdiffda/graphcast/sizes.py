@@ -34,7 +34,7 @@ class NetworkConfig:
     precision
         Of float32 matrix products: highest is true float32; default rounds the factors, on
         accelerators as the device does it (TF32), on CPUs to bfloat16
-        (``xdiffda.graphcast.products``); several times faster where there are matrix units.
+        (``xdiffda.graphcast.products``); faster where the processor multiplies these.
     unroll
         Compile every processor step by itself (fastest); otherwise, and always with
         ``edge_chunk``, scan over them.

@@ -7,7 +7,7 @@ direction), so all of them lie, to float32's rounding, in a space of 64 to 80 di
 
     W_e embed(features) = C Q,   C (edge, rank), Q (rank, latent)
 
-which takes a seventh of the memory, and as much less than embedding the edges anew.
+which takes a seventh of the memory, and less than a tenth of the operations of embedding anew.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 N_STRUCTURAL = 3
 # What the factors may lack at any edge over the size of all values, root mean square over channels:
-# float32 itself is off by 2e-7 to 3e-7 after embedding, normalisation and product.
+# float32 itself is off by 2e-7 to 5e-7 after embedding, normalisation and product.
 _TOLERANCE = 1e-6
 _TOLERANCE_ROUNDED = 1e-4  # where values or factors have bfloat16's 8 bits (4e-3), or TF32's 11
 _SAMPLE = 2048

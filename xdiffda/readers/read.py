@@ -88,8 +88,7 @@ def read_obs(
     >>> obs["lon"].values.tolist(), obs["station"].values.tolist()
     ([16.36, 356.4], ['01001', '08221'])
     """
-    file = Path(path).expanduser()
-    need_content(file)
+    file = _existing(path)
     if format is not None and format not in _READERS:
         raise InputError([Problem(
             f"format={format!r}", f"one of {', '.join(FORMATS)}",
@@ -109,6 +108,25 @@ def read_obs(
     if wanted is not None:
         obs = _of_variables(obs, wanted, file)
     return obs if time is None and window is None else _inside(obs, time, window, file)
+
+
+def form_of(path: str | os.PathLike) -> str:
+    """The form of a file of observations, by what is in it: one of those of `read_obs`.
+
+    Raises
+    ------
+    InputError
+        If it is none that is known.
+    StorageError
+        If the file is absent, empty or damaged.
+    """
+    return recognise(_existing(path))
+
+
+def _existing(path: str | os.PathLike) -> Path:
+    file = Path(path).expanduser()
+    need_content(file)
+    return file
 
 
 def _wanted(variables: str | Sequence[str] | None) -> set[str] | None:
