@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -181,25 +182,27 @@ def _assemble(ds, axes, recognised: Recognised, layout: Layout, levels: np.ndarr
 
 
 def _read_grid(ds, axes, layout: Layout | None) -> tuple[Grid | None, list[Problem]]:
-    problems, values = [], {}
-    for key, word, other in (("lat", "latitude", "y"), ("lon", "longitude", "x")):
+    problems: list[Problem] = []
+    values = {}
+    for key, word in (("lat", "latitude"), ("lon", "longitude")):
         axis = axes.get(key)
         if axis is not None and axis.dim is not None and axis.coord is not None:
             values[key] = ds[axis.coord].values
             continue
-        curved = [str(n) for n, c in ds.coords.items() if c.ndim > 1 and str(n).startswith(key)]
-        dims = [str(dim) for dim in ds.dims]
-        problems.append(
-            Problem(
-                f"two-dimensional `{curved[0]}`"
-                if curved
-                else f"no {word} among {', '.join(dims)}",
-                f"one-dimensional {word} in degrees",
-                "ds.interp(...)  # to a regular grid, for example with xesmf"
-                if curved
-                else f'ds.rename({{"{dims[-1] if dims else other}": "{key}"}})',
-            )
-        )
+        dims = ", ".join(str(dim) for dim in ds.dims)
+        curved = [str(n) for n, c in ds.variables.items()
+                  if c.ndim > 1 and re.match(f"(x|nav_)?{key}", str(n).lower())]  # fmt: skip
+        projected = {"x", "y", "west_east", "south_north", "rlat", "rlon"} & set(map(str, ds.dims))
+        found = f"no {word} among {dims}"
+        if curved:
+            found = f"two-dimensional `{curved[0]}`"
+        elif projected:
+            found = f"no {word}, but a projection on {', '.join(sorted(projected))}"
+        needed = f"one-dimensional {word} in degrees"
+        if curved or projected:
+            needed = "a regular grid of latitudes by longitudes: regrid to one first"
+        if all(problem.needed != needed for problem in problems):  # one sentence for both
+            problems.append(Problem(found, needed, ""))
     if problems:
         return None, problems
     lat_name, lon_name = axes["lat"].name, axes["lon"].name
@@ -239,8 +242,8 @@ def _read_levels(ds, axes, layout: Layout | None) -> tuple[np.ndarray, list[Prob
         return np.array([]), [
             Problem(
                 f"dimension `{axis.dim}` without values",
-                "pressure in hPa",
-                f'ds.assign_coords({axis.dim}=("{axis.dim}", [500, 850]))',
+                "pressure in hPa of each level, as a coordinate: only who made the file knows it",
+                "",
             )
         ]
     levels, factor, problems = levels_in_hpa(ds[axis.coord], axis.name)
@@ -259,7 +262,7 @@ def _read_levels(ds, axes, layout: Layout | None) -> tuple[np.ndarray, list[Prob
     repair = (
         f"ds.interp({axis.name}={wanted})"
         if inside
-        else f'xr.concat([ds, other.sel({axis.name}={absent})], dim="{axis.name}")'
+        else f"ds.combine_first(other.sel({axis.name}={absent}))"
     )
     return levels, [
         Problem(

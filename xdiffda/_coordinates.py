@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from ._times import TimeTrouble, as_datetimes
+from ._units import conversion
 from .errors import Problem
 
 BATCH_DIMS = ("time", "lead_time", "member")
@@ -38,8 +39,6 @@ _STANDARD_NAMES = {
 }  # fmt: skip
 _CF_KEYS = {"latitude": "lat", "longitude": "lon", "vertical": "level"}
 _INIT_NAMES = {"init_time", "forecast_reference_time", "reference_time", "initial_time"}
-_HPA = {"hpa", "millibar", "millibars", "mb", "mbar", "hectopascal", "hectopascals", "hpascal"}
-_PA = {"pa", "pascal", "pascals"}
 
 
 @dataclass(frozen=True)
@@ -127,22 +126,25 @@ def levels_in_hpa(coord: xr.DataArray, name: str) -> tuple[np.ndarray, float, li
 
     Without units, values above 2000 are taken for Pa.
     """
-    units = str(coord.attrs.get("units", "")).strip().lower()
+    units = str(coord.attrs.get("units", "")).strip()
     values = np.atleast_1d(np.asarray(coord.values))
     standard_name = str(coord.attrs.get("standard_name", ""))
     pressure, none = "levels of pressure in hPa or Pa", np.array([])
     if not np.issubdtype(values.dtype, np.number) or re.search("sigma|hybrid", standard_name):
-        repair = f'ds.rename({name}="model_level").interp(...)  # to pressure, as metpy does'
         found = f"`{name}` that is not pressure ({standard_name or values.dtype})"
-        return none, 1.0, [Problem(found, pressure, repair)]
+        return none, 1.0, [Problem(found, f"{pressure}: interpolate to pressure first", "")]
     values = values.astype(np.float64)
-    if units in _PA or (units not in _HPA and values.size and values.max() > 2000.0):
-        factor = 0.01
-    elif units in _HPA or units in {"", "1"}:
-        factor = 1.0
+    line = conversion(units, "surface_pressure") if units not in {"", "1"} else None
+    if line is not None:
+        factor = line[0] / 100.0
+    elif units in {"", "1"}:
+        factor = 0.01 if values.size and values.max() > 2000.0 else 1.0
+        if values.size > 2 and set(np.abs(np.diff(values))) == {1.0} and values.min() <= 1.0:
+            found = f"`{name}` from {values.min():g} to {values.max():g} without a unit, numbers"
+            return none, 1.0, [Problem(found, f"{pressure}: interpolate to pressure first", "")]
     else:
-        repair = f'ds["{name}"].attrs["units"] = "hPa"'
-        return none, 1.0, [Problem(f"`{name}` in {units!r}", pressure, repair)]
+        found = f"`{name}` in {units!r}"
+        return none, 1.0, [Problem(found, f"{pressure}: interpolate to pressure first", "")]
     return np.round(values * factor), factor, _level_problems(values, factor, name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from ._coordinates import Axis
 from ._grid import Layout
 from ._units import conversion
 from .errors import Problem
-from .variables import VARIABLES, Match, match_name, user_default_units
+from .variables import VARIABLES, Match, contradiction, match_name, user_default_units
 
 NO_UNITS = {"", "~", "none", "unknown"}
 
@@ -43,7 +44,7 @@ class Recognised:
 def recognise_fields(ds: xr.Dataset, axes: Mapping[str, Axis], layout: Layout | None) -> Recognised:
     """Sort the variables of ``ds`` into state, static fields and extras."""
     names = [str(name) for name in ds.data_vars]
-    matches, problems = _best_matches(ds, axes)
+    matches, problems = _matches(ds, axes, None if layout is None else set(layout.variables))
     fields, statics = [], []
     for match in matches:
         wanted = layout is None or match.name in layout.variables
@@ -60,7 +61,9 @@ def recognise_fields(ds: xr.Dataset, axes: Mapping[str, Axis], layout: Layout | 
     if layout is None and not fields and not problems:
         problems.append(_nothing_known(names))
     if layout is not None:
-        problems += [_missing(name, extras, ds) for name in layout.variables if name not in seen]
+        problems += [
+            _missing(name, extras, ds, axes) for name in layout.variables if name not in seen
+        ]
     order = {name: i for i, name in enumerate(names)}
     fields.sort(key=lambda f: order[f.user_name])
     return Recognised(tuple(fields), tuple(statics), extras, tuple(problems))
@@ -68,7 +71,7 @@ def recognise_fields(ds: xr.Dataset, axes: Mapping[str, Axis], layout: Layout | 
 
 def user_names(ds: xr.Dataset, axes: Mapping[str, Axis]) -> dict[str, str]:
     """User name -> canonical name, for all that is recognised, ambiguous or not."""
-    return {match.user_name: match.name for match in _best_matches(ds, axes)[0]}
+    return {match.user_name: match.name for match in _matches(ds, axes)[0]}
 
 
 def has_level(variable: xr.DataArray, axes: Mapping[str, Axis]) -> bool | None:
@@ -79,8 +82,13 @@ def has_level(variable: xr.DataArray, axes: Mapping[str, Axis]) -> bool | None:
     return None if level.dim is None else level.dim in variable.dims
 
 
-def _best_matches(ds: xr.Dataset, axes: Mapping[str, Axis]) -> tuple[list[Match], list[Problem]]:
-    """One user variable for each canonical name: the one recognised for the strongest reason."""
+def _matches(
+    ds: xr.Dataset, axes: Mapping[str, Axis], wanted: set[str] | None = None
+) -> tuple[list[Match], list[Problem]]:
+    """One user variable for each canonical name, and what is ambiguous or contradictory.
+
+    With ``wanted``, only these names have problems: what is not needed may be called anything.
+    """
     horizontal = {axes[key].dim for key in ("lat", "lon") if key in axes}
     by_name: dict[str, list[Match]] = {}
     best, problems = [], []
@@ -90,17 +98,31 @@ def _best_matches(ds: xr.Dataset, axes: Mapping[str, Axis]) -> tuple[list[Match]
         standard_name = str(variable.attrs.get("standard_name", ""))
         match = match_name(str(name), standard_name, on_levels=has_level(variable, axes))
         if match is not None:
-            by_name.setdefault(match.name, []).append(match)
+            cell_methods = str(variable.attrs.get("cell_methods", ""))
+            # tasmax has the standard name of tas, and is not the state at any time
+            if match.rank[0] < 2 or not re.search("time: (maximum|minimum)", cell_methods):
+                by_name.setdefault(match.name, []).append(match)
+            continue
+        said = contradiction(str(name), standard_name)
+        if said is not None and (wanted is None or said in wanted):
+            problems.append(
+                Problem(
+                    f"`{name}` with standard_name {standard_name!r}",
+                    f"a name and a standard_name of one quantity ({said} or another): correct "
+                    "the wrong one where the file is made, or leave the variable out",
+                    f'ds.drop_vars("{name}")',
+                )
+            )
     for name, matches in by_name.items():
         matches.sort(key=lambda match: match.rank)
         best.append(matches[0])
-        if len(matches) > 1 and matches[0].rank == matches[1].rank:
+        if len(matches) > 1 and (wanted is None or name in wanted):
+            names = " and ".join(f"`{match.user_name}`" for match in matches)
             problems.append(
                 Problem(
-                    f"`{matches[0].user_name}` and `{matches[1].user_name}`, which both look "
-                    f"like {name}",
-                    f"one {name}",
-                    f'ds.drop_vars("{matches[1].user_name}")',
+                    f"{names}, which all look like {name}",
+                    f"one {name}: leave out the others",
+                    f"ds.drop_vars({[match.user_name for match in matches[1:]]})",
                 )
             )
     return best, problems
@@ -127,8 +149,9 @@ def _field(
         problems.append(
             Problem(
                 f"`{user}` in {units!r}",
-                f"{match.name} in {known.units} or a unit that converts to it",
-                f'ds["{user}"].attrs["units"] = "{known.units}"',
+                f"{match.name} in {known.units} or a unit that converts to it: either the unit "
+                "is not written as it is meant, or this is another quantity",
+                f'ds.drop_vars("{user}")',
             )
         )
     for dim in variable.dims:
@@ -138,7 +161,7 @@ def _field(
                 Problem(
                     f"`{user}` with dimension `{dim}` of size {size}",
                     "time, member, level, latitude and longitude",
-                    f"ds.isel({dim}=0)" if size else f"ds with at least one {dim}",
+                    _one_of(dim, size, user),
                 )
             )
     if line is None or problems:
@@ -157,10 +180,9 @@ def _level_problems(
         problems.append(
             Problem(
                 f"`{user}` {dims} without a pressure level",
-                f"the level of {match.name}, in hPa",
-                "ds.expand_dims(level=[500])"
-                if "level" not in axes
-                else f'ds["{user}"].expand_dims({axes["level"].name}=[500])',
+                f"the pressure level of {match.name}, in hPa, as a coordinate: only who made the "
+                "file knows it",
+                f'ds.drop_vars("{user}")',
             )
         )
     if not known.on_levels and has_level(variable, axes):
@@ -168,29 +190,78 @@ def _level_problems(
         problems.append(
             Problem(
                 f"`{user}` with dimension `{level}`",
-                f"{match.name} at one height",
-                f'ds.assign({{"{user}": ds["{user}"].isel({level}=0, drop=True)}})',
+                f"{match.name} at one height, without pressure levels: no level of this is it",
+                f'ds.drop_vars("{user}")',
             )
         )
     return problems
 
 
+def _one_of(dim: object, size: int, user: str) -> str:
+    """The call that leaves one position of a dimension that a state does not have."""
+    if size == 0:
+        return ""
+    if dim == "expver" and size == 2:  # final and preliminary ERA5, each where the other is NaN
+        return "ds.isel(expver=0, drop=True).combine_first(ds.isel(expver=1, drop=True))"
+    return f"ds.isel({dim}=0)"
+
+
 def _nothing_known(names: list[str]) -> Problem:
     return Problem(
         f"variables {', '.join(names)}, none of which is known" if names else "no variables",
-        "at least one variable on latitude and longitude with a name of WeatherBench, GRIB or CF",
-        f'ds.rename({{"{names[0] if names else "my_name"}": "temperature"}})',
+        "at least one variable on latitude and longitude with a name of WeatherBench, GRIB or "
+        "CF, or its standard_name; the names are list(xdiffda.variables.VARIABLES)",
+        "",
     )
 
 
-def _missing(name: str, extras: tuple[str, ...], ds: xr.Dataset) -> Problem:
+def _missing(
+    name: str, extras: tuple[str, ...], ds: xr.Dataset, axes: Mapping[str, Axis]
+) -> Problem:
     known = VARIABLES[name]
-    spellings = {extra: extra for extra in extras}
-    spellings |= {str(ds[extra].attrs.get("long_name", extra)).lower(): extra for extra in extras}
-    near = difflib.get_close_matches(name, spellings, n=1, cutoff=0.6) or (
-        difflib.get_close_matches(known.long_name, spellings, n=1, cutoff=0.6)
+    found, needed = f"no {name}", f"{name} in {known.units}"
+    for extra in extras:
+        if _is_spelling_of(ds[extra], name, axes):
+            return Problem(found, needed, f'ds.rename({{"{extra}": "{name}"}})')
+    names = user_names(ds, axes).values()
+    if name == "specific_humidity" and {"relative_humidity", "temperature"} <= set(names):
+        return Problem(
+            f"{found}, but relative_humidity and temperature", needed,
+            "xdiffda.with_specific_humidity(ds)",
+        )  # fmt: skip
+    return Problem(
+        found, f"{needed}, from another dataset where this has none",
+        f'xr.merge([ds, other[["{name}"]]])',
+    )  # fmt: skip
+
+
+def _is_spelling_of(variable: xr.DataArray, name: str, axes: Mapping[str, Axis]) -> bool:
+    """Whether a variable is ``name`` with other letters: not another quantity with a like name.
+
+    Its name or ``long_name`` has the same words, of which long ones may have a slip; and unit,
+    levels and ``standard_name`` are possible. `virtual_temperature` is no temperature, and
+    `10m_u_component_of_wind` no wind at levels.
+    """
+    known = VARIABLES[name]
+    level, standard_name = has_level(variable, axes), str(variable.attrs.get("standard_name", ""))
+    if (
+        level not in (None, known.on_levels)
+        or match_name(name, standard_name, on_levels=level) is None
+    ):
+        return False
+    if match_name(str(variable.name), standard_name, on_levels=level) is not None:
+        return False  # it is known, as something else
+    units = str(variable.attrs.get("units", "")).strip()
+    if units.lower() not in NO_UNITS and conversion(units, name) is None:
+        return False
+    said = [str(variable.name), str(variable.attrs.get("long_name", ""))]
+    return any(_same_words(a, b) for a in said for b in (name, known.long_name) if a)
+
+
+def _same_words(one: str, other: str) -> bool:
+    """Whether two names have the same words, but for case and a slip in a long word."""
+    a, b = (re.findall(r"[0-9]+|[a-z]+", text.lower()) for text in (one, other))
+    return len(a) == len(b) and all(
+        x == y or (min(len(x), len(y)) >= 6 and difflib.SequenceMatcher(None, x, y).ratio() >= 0.85)
+        for x, y in zip(a, b, strict=True)
     )
-    repair = f'xr.merge([ds, other[["{name}"]]])'
-    if near:
-        repair = f'ds.rename({{"{spellings[near[0]]}": "{name}"}})'
-    return Problem(f"no {name}", f"{name} in {known.units}", repair)

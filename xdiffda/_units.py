@@ -39,7 +39,8 @@ _KNOWN: dict[str, dict[str, tuple[float, float]]] = {
     },
     "Pa": {
         **dict.fromkeys(("pa", "pascal", "pascals"), (1.0, 0.0)),
-        **dict.fromkeys(("hpa", "mb", "mbar", "millibar", "millibars"), (100.0, 0.0)),
+        **dict.fromkeys(("hpa", "mb", "mbar", "millibar", "millibars", "hectopascal",
+                         "hectopascals", "hpascal"), (100.0, 0.0)),
     },
     "kg kg-1": {
         **dict.fromkeys(("kg kg-1", "kg kg**-1", "kg/kg", "1", "kg kg^-1", "dimensionless"),
@@ -113,27 +114,64 @@ def _line(registry, unit, target) -> tuple[float, float]:
     return float(registry.Quantity(1.0, unit).to(target).magnitude) - offset, offset
 
 
-def units_that_fit(lowest: float, highest: float, name: str) -> str | None:
-    """Units in which raw values between ``lowest`` and ``highest`` would be plausible, if any.
+def units_that_fit(
+    lowest: float, highest: float, name: str, *, median: float | None = None, level: float = 1000.0
+) -> str | None:
+    """Usual units in which raw values would be plausible, if any: the likeliest of them.
+
+    Parameters
+    ----------
+    lowest, highest
+        Extremes of the raw values.
+    name
+        Canonical name.
+    median
+        Median of the raw values; where it is given, it must fit and the extremes decide among
+        units in which it does, for one wild value says nothing of the unit.
+    level
+        Pressure in hPa at which temperatures are compared with the standard atmosphere's.
 
     Examples
     --------
     >>> units_that_fit(-60.0, 35.0, "temperature")
     'degC'
+    >>> units_that_fit(-999.0, 95.0, "2m_temperature", median=59.0)
+    'degF'
     """
-    variable = VARIABLES[name]
-    low, high = variable.valid_range
-    for candidate in _CANDIDATES.get(variable.units, ()):
-        factor, offset = _KNOWN[variable.units][candidate.lower()]
-        if low <= factor * lowest + offset and factor * highest + offset <= high:
-            return candidate
-    return None
+    return fitting(
+        VARIABLES[name].units, VARIABLES[name].valid_range, lowest, highest, median, level
+    )
 
 
-_CANDIDATES = {
+def fitting(
+    canonical: str, valid_range: tuple[float, float], lowest: float, highest: float,
+    median: float | None = None, level: float = 1000.0,
+) -> str | None:  # fmt: skip
+    """As `units_that_fit`, for a quantity of which units and range are known."""
+    low, high = valid_range
+    found = []
+    for i, candidate in enumerate(USUAL.get(canonical, ())):
+        factor, offset = _KNOWN[canonical][candidate.lower()]
+        ends = [factor * x + offset for x in (lowest, highest)]
+        middle = factor * (sum((lowest, highest)) / 2 if median is None else median) + offset
+        outside = sum(not low <= end <= high for end in ends)
+        if outside == 0 or (median is not None and low <= middle <= high):
+            # degC and degF overlap: the one nearer to what the atmosphere usually has
+            far = abs(middle - _standard_temperature(level)) if canonical == "K" else 0.0
+            found.append((outside, far, i, candidate))
+    return min(found)[-1] if found else None
+
+
+def _standard_temperature(level: float) -> float:
+    """ICAO standard atmosphere up to 20 km, K, at a pressure in hPa."""
+    return max(216.65, 288.15 * (min(level, 1013.25) / 1013.25) ** 0.190263)
+
+
+# Units in use for quantities of each canonical unit, the canonical one first.
+USUAL = {
     "K": ("K", "degC", "degF"),
     "m s-1": ("m s-1", "knots"),
-    "m2 s-2": ("m2 s-2", "gpm", "gpdm"),
+    "m2 s-2": ("m2 s-2", "gpm", "dam"),
     "Pa": ("Pa", "hPa"),
     "kg kg-1": ("kg kg-1", "g kg-1", "mg kg-1"),
     "%": ("%", "1"),

@@ -117,9 +117,9 @@ _TABLE = (
              (-120, 120), 1.0, "10 m eastward wind"),
     _surface("10m_v_component_of_wind", "m s-1", "northward_wind", "v10 10v v10m vas vgrd10m",
              (-120, 120), 1.0, "10 m northward wind"),
-    _surface("100m_u_component_of_wind", "m s-1", "", "u100 100u", (-120, 120), 1.0,
+    _surface("100m_u_component_of_wind", "m s-1", "eastward_wind", "u100 100u", (-120, 120), 1.0,
              "100 m eastward wind"),
-    _surface("100m_v_component_of_wind", "m s-1", "", "v100 100v", (-120, 120), 1.0,
+    _surface("100m_v_component_of_wind", "m s-1", "northward_wind", "v100 100v", (-120, 120), 1.0,
              "100 m northward wind"),
     _surface("mean_sea_level_pressure", "Pa", "air_pressure_at_mean_sea_level",
              "msl mslp prmsl slp psl mslet mslma pmsl prmslmsl", (85e3, 112e3), 100.0,
@@ -179,8 +179,18 @@ ALIAS_UNITS = {
     "surface_altitude": "m", "apcp": "kg m-2", "sftlf": "%",
 }  # fmt: skip
 
-# A name such as `w` is taken for vertical velocity in Pa/s; this one says it is not.
-_OTHER_QUANTITIES = {"upward_air_velocity"}
+# Standard names that say nothing, or that stand for several quantities of the table.
+_SAYS_NOTHING = {"", "unknown", "none", "~", "undefined"}
+_ALSO_SAID_OF = {
+    "geopotential_at_surface": {"geopotential"},
+    "sea_surface_temperature": {"surface_temperature", "sea_surface_foundation_temperature"},
+    "skin_temperature": {"surface_skin_temperature"},
+    "surface_pressure": {"air_pressure"},
+    "total_column_water": {"atmosphere_mass_content_of_water"},
+    "total_precipitation_6hr": {"precipitation_amount"},
+    "total_precipitation_12hr": {"precipitation_amount"},
+    "total_precipitation_24hr": {"precipitation_amount"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -217,24 +227,63 @@ def match_name(user_name: str, standard_name: str = "", *, on_levels: bool | Non
     >>> match_name("foo", "air_temperature", on_levels=True).name
     'temperature'
     """
+    alias, standard = user_name.lower(), _standard(standard_name)
+    by_name = [VARIABLES[user_name]] if user_name in VARIABLES else [
+        v for v in _TABLE if alias in v.aliases
+    ]  # fmt: skip
+    if by_name:  # a standard name that contradicts the name is no reason to take it for another
+        by_name = [v for v in by_name if _may_be_called(v, standard)]
+        # `z` is geopotential on levels and orography without: what fits the levels comes first.
+        by_name.sort(key=lambda v: on_levels not in (None, v.on_levels))
+        if not by_name:
+            return None
+        first = by_name[0]
+        if user_name == first.name:
+            return Match(user_name, user_name, (0, 0))
+        return Match(user_name, first.name, (1, first.aliases.index(alias)))
+    fits = [v for v in _TABLE if standard and v.standard_name == standard
+            and on_levels in (None, v.on_levels)]  # fmt: skip
+    return Match(user_name, fits[0].name, (2, 0)) if fits else None
+
+
+def contradiction(user_name: str, standard_name: str) -> str | None:
+    """The variable that a name says, where ``standard_name`` says it is another quantity.
+
+    A short name such as ``w`` may stand for a quantity that is not in the table
+    (``upward_air_velocity``): that is no contradiction, the variable is just not recognised.
+
+    Examples
+    --------
+    >>> contradiction("temperature", "air_potential_temperature")
+    'temperature'
+    >>> contradiction("t2m", "dew_point_temperature")
+    '2m_temperature'
+    >>> contradiction("t", "air_temperature"), contradiction("w", "upward_air_velocity")
+    (None, None)
+    """
+    standard = _standard(standard_name)
     if user_name in VARIABLES:
-        return Match(user_name, user_name, (0, 0))
-    standard = SAME_STANDARD_NAME.get(standard_name, standard_name)
-    if standard in _OTHER_QUANTITIES:
+        return None if _may_be_called(VARIABLES[user_name], standard) else user_name
+    said = [v for v in _TABLE if user_name.lower() in v.aliases]
+    known = any(v.standard_name == standard for v in _TABLE)
+    if not said or not known or any(_may_be_called(v, standard) for v in said):
         return None
-    by_standard = [v for v in _TABLE if standard and v.standard_name == standard]
-    fits_standard = [v for v in by_standard if on_levels in (None, v.on_levels)]
-    alias = user_name.lower()
-    by_alias = [v for v in _TABLE if alias in v.aliases]
-    if by_standard:  # a standard name that contradicts a short name is believed
-        by_alias = [v for v in by_alias if v in by_standard]
-    # `z` is geopotential on levels and orography without: what fits the levels comes first.
-    by_alias.sort(key=lambda v: on_levels not in (None, v.on_levels))
-    if by_alias:
-        return Match(user_name, by_alias[0].name, (1, by_alias[0].aliases.index(alias)))
-    if fits_standard:
-        return Match(user_name, fits_standard[0].name, (2, 0))
-    return None
+    return said[0].name
+
+
+def _standard(standard_name: str) -> str:
+    """The standard name of the table for one in use; empty where it says nothing."""
+    name = standard_name.strip().lower()
+    return "" if name in _SAYS_NOTHING else SAME_STANDARD_NAME.get(name, name)
+
+
+def _may_be_called(variable: Variable, standard: str) -> bool:
+    """Whether a standard name (or a name put in its place) may be that of a variable."""
+    return (
+        standard in ("", variable.standard_name, variable.name, *variable.aliases)
+        or standard in _ALSO_SAID_OF.get(variable.name, ())
+        or (not variable.standard_name and all(v.standard_name != standard for v in _TABLE))
+    )
 
 
 def canonical_name(name: str, *, on_levels: bool | None = None) -> str | None:
