@@ -42,6 +42,8 @@ _EXPORTS = {
     "read_obs": "xdiffda.readers",
     "regrid": "xdiffda._regrid",
     "set_options": "xdiffda.options",
+    "with_relative_humidity": "xdiffda._humidity",
+    "with_specific_humidity": "xdiffda._humidity",
     "write_dataset": "xdiffda.storage",
 }
 _SUBMODULES = (
@@ -87,6 +89,8 @@ __all__ = [
     "regrid",
     "set_options",
     "verify",
+    "with_relative_humidity",
+    "with_specific_humidity",
     "write_dataset",
 ]
 
