@@ -9,7 +9,14 @@ from scipy.stats import chisquare
 
 from xdiffda.errors import InputError
 from xdiffda.osse.records import score
-from xdiffda.verify import rank_histogram, reliability, spread_error, verify
+from xdiffda.verify import (
+    degrees_of_freedom,
+    innovation_statistics,
+    rank_histogram,
+    reliability,
+    spread_error,
+    verify,
+)
 from xdiffda.verify._partners import first_of_pairs, partners, variance, variance_of_mean
 
 LAT, LON = np.arange(-87.1875, 90, 5.625), np.arange(0, 360, 5.625)
@@ -128,3 +135,87 @@ def test_reliability_takes_independent_members() -> None:
     assert plain["2m_temperature_share"].sel(probability=0.5) == 1
     with pytest.raises(InputError, match="one antithetic pair; needed 2 independent"):
         rank_histogram(ensemble(2, seed=1), truth=truth)
+
+
+# ---- diagnostics that take the sampling error of the mean into account ------------------
+
+
+@pytest.mark.parametrize(("n", "correlation"), [(4, -1.0), (4, 0.0), (8, -0.7), (2, -1.0)])
+def test_diagnostics_of_scalar_problems_do_not_depend_on_how_members_are_drawn(
+    n: int, correlation: float
+) -> None:
+    """4,096 scalar problems with a gain of 1/2: half a degree of freedom each, error 1/sqrt(2).
+
+    Perfect pairs have no sampling error in the mean: with spread / n added, four members
+    gave 5/8 of a degree of freedom.
+    """
+    rng = np.random.default_rng(10)
+    shape = 2, LAT.size, LON.size
+    truth = 280 + rng.normal(size=shape)
+    background, y = truth + rng.normal(size=shape), truth + rng.normal(size=shape)
+    times = np.datetime64("2020-01-01", "ns") + np.arange(2) * np.timedelta64(6, "h")
+    settings = '{"antithetic": %s}' % ("true" if correlation else "false")
+    draws = xr.concat(
+        [ensemble(n, seed=12, correlation=correlation, lag=lag) for lag in range(2)], "time"
+    ).assign_coords(time=times)  # fmt: skip
+
+    def label(x: np.ndarray) -> xr.Dataset:
+        field = {"2m_temperature": (("time", "lat", "lon"), x)}
+        return xr.Dataset(field, {"time": times, "lat": LAT, "lon": LON})
+
+    mean = label((background + y) / 2)
+    analysis = (mean + np.sqrt(0.5) * draws).assign_attrs(xdiffda_settings=settings)
+    when, lat, lon = (a.ravel() for a in np.meshgrid(times, LAT, LON, indexing="ij"))
+    obs = xr.Dataset(
+        {"value": ("obs", y.ravel()), "error_std": ("obs", np.ones(y.size))},
+        {
+            "variable": ("obs", np.full(y.size, "2m_temperature")),
+            "lat": ("obs", lat),
+            "lon": ("obs", lon),
+            "time": ("obs", when),
+            "level": ("obs", np.full(y.size, np.nan)),
+        },
+    )
+    # the mean of products of Gaussians of variance 1/2: four standard errors
+    found = degrees_of_freedom(analysis, obs, background=label(background))
+    assert found["dfs_innovations"].item() / y.size == pytest.approx(0.5, abs=0.045)
+    assert found["influence"].item() == pytest.approx(0.5, abs=0.045)
+    diagnosed = innovation_statistics(label(background), obs, analysis=analysis)
+    assert diagnosed["analysis_std_diagnosed"].item() == pytest.approx(np.sqrt(0.5), abs=0.03)
+
+
+def test_degrees_of_freedom_of_an_analysis_in_pairs_are_those_of_the_kalman_filter() -> None:
+    """A Gaussian world: the mean of pairs is the Kalman analysis, and so is what is diagnosed."""
+    import jax.numpy as jnp
+    from gaussian_world import LAYOUT, draw_states, make_prior
+
+    import xdiffda
+    from xdiffda.observations import emulate_obs, observation_operator, to_tidy
+
+    prior = make_prior()
+    truth, background = draw_states(prior, seed=2)
+    obs = to_tidy(emulate_obs(truth, n_columns=20, error_std=prior.typical_error(0.5), seed=1))
+    analysis = xdiffda.assimilate(
+        background, obs, model=prior, n_members=4, background_error=1.0, progress=False
+    )
+    seen, _, _ = observation_operator(obs, LAYOUT)
+    n = seen.index.shape[0]
+    H = np.zeros((n, prior.scale.size))
+    np.put_along_axis(H, np.asarray(seen.index), np.asarray(seen.weight), axis=1)
+    H = H * prior.scale.reshape(-1)  # of z
+    columns = jnp.asarray(H.reshape(n, *prior.scale.shape).transpose(1, 0, 2), jnp.float32)
+    BHt = np.asarray(prior.covariance(columns), np.float64).transpose(1, 0, 2).reshape(n, -1)
+    sigma = np.asarray(seen.error_std, np.float64)
+    HBHt = H @ BHt.T
+    K = HBHt @ np.linalg.inv(HBHt + np.diag(sigma**2))
+    first = xdiffda.verify.equivalents(background, obs)
+    d = (first["value"] - first["equivalent"]).values
+    kept = np.argsort(np.lexsort([first["lat"], first["lon"], first["variable"]]))
+    mine = np.lexsort([obs["lat"], obs["lon"], obs["variable"]])[kept]
+    K, sigma = K[np.ix_(mine, mine)], sigma[mine]
+    exact = np.sum((K @ d) * (d - K @ d) / sigma**2)
+    found = degrees_of_freedom(analysis, obs, background=background)
+    assert found["dfs_innovations"].sum().item() == pytest.approx(exact, rel=0.02)
+    # its expectation, and the members' own estimate of it
+    assert found["dfs"].sum().item() == pytest.approx(np.trace(K), rel=0.25)
+    assert exact == pytest.approx(np.trace(K), rel=0.35)

@@ -95,10 +95,18 @@ def variance_of_the_day(
 
 
 def r_of_spread(states: Float[np.ndarray, "member node channel"], prior: Prior) -> float:
-    """Scale r of the background error, from the spread of its members."""
-    area, variance = prior.layout.grid.area_weights(), np.asarray(prior.covariance.variance)
-    size = spread_scale(centre(states, prior.scale)[1], variance, area)
-    return float(np.clip(size, *innovations.R_BOUNDS))
+    """Scale r of the background error, from the spread of its members.
+
+    B and the unresolved variance depend on r: one step towards the fixed point.
+    """
+    area, r = prior.layout.grid.area_weights(), 1.0
+    perturbations = centre(states, prior.scale)[1]
+    for _ in range(2):
+        unresolved = np.average(prior.unresolved_at(r) ** 2, axis=0, weights=area)
+        variance = np.asarray(prior.covariance_at(r).variance) + unresolved
+        size = spread_scale(perturbations, variance, area)
+        r = float(np.clip(size, *innovations.R_BOUNDS))
+    return r
 
 
 def _check_size(z: Float[np.ndarray, "node member channel"], settings: Settings) -> None:

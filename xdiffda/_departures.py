@@ -69,7 +69,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Table:
-    """All rows, filled up part by part; filling rows have position -1 and see nothing."""
+    """All rows, filled up part by part; filling rows have position -1 and see nothing.
+
+    Errors hold what the basis cannot represent, and spreads are those of B, for a background
+    error of scale ``r``.
+    """
 
     parts: tuple[tuple[int, Part], ...]
     scale: Float[np.ndarray, "node channel"]
@@ -82,7 +86,22 @@ class Table:
     period: Numbers
     instrument_share: Numbers
     finite: Flags
+    r: float
     points: Points | None
+
+    @property
+    def noise(self) -> Numbers:
+        """Standard deviation of the instrument's error, per error: what does not grow with r."""
+        return np.where(np.isfinite(self.error), self.instrument_share, 1.0)
+
+    @property
+    def whole_spread(self) -> Numbers:
+        """Standard deviation of the background seen by H for a unit r, per error.
+
+        Both what the basis represents and what it does not: the second is a part of the error
+        here (`assemble`), for the r of the table.
+        """
+        return np.sqrt(self.spread**2 + (1 - self.noise**2) / self.r**2)
 
     @property
     def predicted_std(self) -> Numbers:
@@ -90,18 +109,18 @@ class Table:
         with np.errstate(invalid="ignore"):  # infinite errors, beside which nothing is seen
             return self.spread * self.error
 
-    def likelihood(self, good: Flags, r: float) -> Likelihood:
+    def likelihood(self, good: Flags) -> Likelihood:
         """Rows that are not good stay with weight zero: shapes, so compiled code, are kept."""
         rows = []
         for start, part in self.parts:
             own = slice(start, start + part.value.size)
             if part.build is not None and good[own].any():
-                rows.append(part.build(start, r * self.scale, self.error[own], good[own]))
+                rows.append(part.build(start, self.r * self.scale, self.error[own], good[own]))
         circular = np.isfinite(self.period).any()
         return Likelihood(
             jnp.asarray(np.where(good, self.departure, 0.0), jnp.float32),
             jnp.asarray(self.index),
-            jnp.asarray(self.sensitivity * good[:, None] * r, jnp.float32),
+            jnp.asarray(self.sensitivity * good[:, None] * self.r, jnp.float32),
             local=tuple(part for part in rows if isinstance(part, LocalRows)),
             general=tuple(part for part in rows if isinstance(part, StateRows)),
             period=jnp.asarray(self.period / self.error, jnp.float32) if circular else None,
@@ -111,35 +130,35 @@ class Table:
 
 
 def assemble(
-    parts: list[Part], prior: Prior, r0: float,
+    parts: list[Part], prior: Prior, r: float,
     day: Float[np.ndarray, "node channel"] | None = None,
 ) -> Table:  # fmt: skip
-    """One table of all parts; errors of representativeness are added for a scale ``r0``.
+    """One table of all parts for a scale r: B, and errors of representativeness, are those of r.
 
     ``day`` is the ratio of the variance of the day to B's, of a background ensemble.
     """
-    std = np.sqrt(np.asarray(prior.covariance.variance, np.float64))
+    std = np.sqrt(np.asarray(prior.covariance_at(r).variance, np.float64))
     std = np.broadcast_to(std if day is None else std * np.sqrt(day), prior.scale.shape)
     width = max(part.index.shape[1] for part in parts)
     starts, columns = [], []
     total = 0
     for part in parts:
         starts.append((total, part))
-        columns.append(_columns(part, prior, r0, width, std))
+        columns.append(_columns(part, prior, r, width, std))
         total += columns[-1][0].size
     joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
     n_column = prior.covariance.basis.scalar.along_columns.shape[1]
     n_node, n_channel = prior.scale.shape
     points = points_of(joined[3], n_channel=n_channel, n_row=n_node // n_column, n_column=n_column)
-    return Table(tuple(starts), prior.scale, *joined, points=points)
+    return Table(tuple(starts), prior.scale, *joined, r=r, points=points)
 
 
 def _columns(
-    part: Part, prior: Prior, r0: float, width: int, std: Float[np.ndarray, "node channel"]
+    part: Part, prior: Prior, r: float, width: int, std: Float[np.ndarray, "node channel"]
 ) -> tuple[np.ndarray, ...]:
     scale = prior.scale.reshape(-1)[part.index]
     # what the basis cannot represent is error of representativeness
-    own = part.weight * (prior.scale * prior.unresolved_at(r0)).reshape(-1)[part.index] * r0
+    own = part.weight * (prior.scale * prior.unresolved_at(r)).reshape(-1)[part.index] * r
     unresolved = (own**2).sum(1) + np.square(part.unresolved)
     error = np.sqrt(part.error_std**2 + unresolved)
     departure = part.value - part.guess
@@ -206,7 +225,7 @@ def local_part(group: LocalGroup, tidy: xr.Dataset, states: States, at: TimeSten
 
 def state_part(
     group: StateGroup, tidy: xr.Dataset, states: States, at: TimeStencil,
-    background: Float[np.ndarray, "node channel"], prior: Prior, r0: float,
+    background: Float[np.ndarray, "node channel"], prior: Prior, r: float,
 ) -> Part:  # fmt: skip
     """Observations of a function of the whole state; its spread is judged by draws of the prior."""
     value, error = _observed(tidy, group.position)
@@ -220,9 +239,9 @@ def state_part(
     base = jnp.asarray(background, jnp.float32)
     push = jax.vmap(lambda dx: jax.jvp(lambda x: group.call(x, fields), (base,), (dx,))[1])
     keys = jax.random.split(jax.random.key(0), N_DRAWS)
-    drawn = jnp.moveaxis(prior.covariance.sample(keys), 1, 0) * prior.scale
+    drawn = jnp.moveaxis(prior.covariance_at(r).sample(keys), 1, 0) * prior.scale
     noise = jax.random.normal(keys[0], (N_DRAWS, *prior.scale.shape))
-    lost = noise * (prior.scale * prior.unresolved_at(r0) * r0)
+    lost = noise * (prior.scale * prior.unresolved_at(r) * r)
     spread, unresolved = (
         np.sqrt(np.mean(np.square(np.asarray(push(x), np.float64)), axis=0)) for x in (drawn, lost)
     )

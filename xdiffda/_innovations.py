@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,8 @@ from xdiffda.state import Convention
 # observations does not decide it alone
 R_PRIOR_STD = 0.5
 R_BOUNDS = (0.05, 5.0)
+# independent numbers of the background's error that the column of one site sees
+SITE_MODES = 2
 # a direction whose background is vaguer than this share of the circle is not linear in anything
 VAGUE = 1 / 8
 
@@ -97,19 +100,20 @@ def observe(
         raise none_usable(n_tidy, rows.rejected, prior.layout)
 
     states, at = _background_states(background, trajectory, tidy, prior, time)
-    r0 = 1.0 if background_error == "estimate" else float(background_error)
     parts = [linear_part(rows, tidy, states, at)] if rows.linear is not None else []
     parts += [local_part(group, tidy, states, at) for group in rows.local]
-    parts += [
-        state_part(group, tidy, states, at, background, prior, r0) for group in rows.state
-    ]  # fmt: skip
-    table = assemble(parts, prior, r0, day)
-    unfit = dict(rows.rejected)  # rows of the window
-    good = _checked(table, at, unfit)
 
+    def table_at(r: float) -> Table:
+        whole = [state_part(group, tidy, states, at, background, prior, r) for group in rows.state]
+        return assemble([*parts, *whole], prior, r, day)
+
+    estimate = background_error == "estimate"
+    table = table_at(1.0 if estimate else float(background_error))
+    unfit = dict(rows.rejected)  # rows of the window
+    fits = _checked(table, at, unfit)
     sites = lambda n: _n_sites(tidy, n)  # noqa: E731
-    good, r = _judge(table, good, r0, background_error == "estimate", gross_check, sites, unfit)
-    likelihood = table.likelihood(good, r)
+    table, good = _judge(table, table_at, fits, estimate, gross_check, sites, unfit)
+    r, likelihood = table.r, table.likelihood(good)
     blocks = correlated_blocks(tidy, table.position, good, table.instrument_share, correlation)
     if blocks is not None:
         likelihood = _whitened(likelihood, blocks)
@@ -122,16 +126,27 @@ def observe(
 
 
 def _judge(
-    table: Table, fits: Bool[np.ndarray, " obs"], r0: float, estimate: bool,
-    gross_check: float, sites: Callable[[int], int], rejected: dict[str, np.ndarray],
-) -> tuple[Bool[np.ndarray, " obs"], float]:  # fmt: skip
-    """Which departures are not gross errors, and r; ``rejected`` is told of the others."""
-    good, r = fits, r0
-    for _ in range(2):  # a gross error must not inflate the r that judges it
+    table: Table, table_at: Callable[[float], Table], fits: Bool[np.ndarray, " obs"],
+    estimate: bool, gross_check: float, sites: Callable[[int], int],
+    rejected: dict[str, np.ndarray],
+) -> tuple[Table, Bool[np.ndarray, " obs"]]:  # fmt: skip
+    """The table at its r, and which departures are not gross errors.
+
+    ``rejected`` is told of the others. B and the unresolved variance, of which r is estimated,
+    depend on r: the second estimate is the fixed point to some per cent.
+    """
+    good = fits
+    for _ in range(2 if estimate else 1):  # a gross error must not inflate the r that judges it
         if estimate:
-            r = estimate_r(table.departure[good], table.spread[good], sites(good.sum()))
-        expected = np.sqrt(1 + (r * table.spread) ** 2)
+            r = estimate_r(
+                table.departure[good], table.whole_spread[good], sites(good.sum()),
+                noise=table.noise[good],
+            )  # fmt: skip
+            table = table_at(r)
+        expected = np.sqrt(1 + (table.r * table.spread) ** 2)
         good = fits & (np.abs(table.departure) <= gross_check * expected)
+        if not good.any():
+            break
     if (gross := fits & ~good).any():
         rejected["gross error"] = table.position[gross]
     if not good.any():
@@ -141,7 +156,7 @@ def _judge(
                      "observations and background of the same time, units and model",
                      "assimilate(obs, gross_check=np.inf)")], what="observations",
         )  # fmt: skip
-    return good, r
+    return table, good
 
 
 def _whitened(likelihood: Likelihood, blocks: Blocks) -> Likelihood:
@@ -205,13 +220,31 @@ def _checked(table: Table, at: TimeStencil, rejected: dict[str, np.ndarray]) -> 
 
 
 def estimate_r(
-    departure: Float[np.ndarray, " obs"], spread: Float[np.ndarray, " obs"], n_site: int
-) -> float:
-    """Scale of the background error from the innovations, by their second moment.
+    departure: Float[np.ndarray, " obs"], spread: Float[np.ndarray, " obs"], n_site: int, *,
+    noise: Float[np.ndarray, " obs"] | float = 1.0,
+) -> float:  # fmt: skip
+    """Scale of the background error: the most probable r, given the innovations.
 
-    Whitened innovations have E[d^2] = 1 + r^2 (H B H^T)_ii.  The estimate of log r is
-    averaged with the model's own r = 1 (spread `R_PRIOR_STD`); observations of one site
-    see the same error, so a site counts as two independent ones.
+    Innovations have E[d^2] = noise^2 + r^2 spread^2, and log r a Gaussian prior around the
+    model's own r = 1 with standard deviation `R_PRIOR_STD`. Observations of one site see the
+    same error of the background, and independent errors of the instrument: a site has two
+    independent numbers of the first, which all its observations share.
+
+    Parameters
+    ----------
+    departure : array (obs,)
+        d, in any unit.
+    spread : array (obs,)
+        Standard deviation of the background seen by H for r = 1, what the basis cannot
+        represent included; in the unit of d, as ``noise``.
+    n_site : int
+    noise : array (obs,) or float
+        Standard deviation of the instrument's error.
+
+    Notes
+    -----
+    Source: Dee (1995), Mon. Wea. Rev. 123, 1128-1145, maximum-likelihood estimation of the
+    parameters of covariances from innovations; the prior is ours.
 
     Examples
     --------
@@ -220,14 +253,36 @@ def estimate_r(
     >>> round(estimate_r(d, np.full(40_000, 3.0), 1000), 2)
     0.5
     """
+    from scipy.optimize import minimize_scalar
+
+    noise2, spread2 = np.square(noise), np.square(spread)
+    n = len(spread2)
+    n_mode = min(SITE_MODES * n_site, n)  # independent numbers of the background's error
     # medians resist the gross errors that are not rejected yet
-    limit = 5 * np.median(np.abs(departure)) / 0.6745
-    d2, s2 = np.minimum(np.abs(departure), limit) ** 2, spread**2
-    r2 = (np.sum(d2) - len(d2)) / max(np.sum(s2), 1e-12)
-    log_r = 0.5 * np.log(np.clip(r2, R_BOUNDS[0] ** 2, R_BOUNDS[1] ** 2))
-    information = 2.0 * (2 * n_site)
-    log_r *= information / (information + R_PRIOR_STD**-2)
-    return float(np.exp(log_r))
+    size = np.abs(departure) / np.sqrt(noise2 + spread2)
+    limit = 5 * np.median(size) / 0.6745
+    d2 = np.minimum(size, limit) ** 2 * (noise2 + spread2)
+    grid = np.linspace(*np.log(R_BOUNDS), 24)
+    r = 1.0
+    for _ in range(3):  # rows count by what is expected of them at r
+        weight = 1 / (noise2 + r**2 * spread2)
+        alone, both, share = (np.mean(weight * x) for x in (noise2, d2, spread2))
+        # energy of a mode: that of the others is noise alone
+        energy = alone + (both - alone) * n / n_mode
+        cost = functools.partial(_minus_log_density, alone, share * n / n_mode, energy, n_mode)
+        best = int(np.argmin([cost(log_r) for log_r in grid]))  # there may be two minima
+        bounds = grid[max(best - 1, 0)], grid[min(best + 1, grid.size - 1)]
+        r = float(np.exp(minimize_scalar(cost, bounds=bounds, method="bounded").x))
+    return r
+
+
+def _minus_log_density(
+    noise2: float, spread2: float, energy: float, n_mode: int, log_r: float
+) -> float:
+    """Of log r, given the mean energy of ``n_mode`` modes, whose variances these are for r = 1."""
+    variance = noise2 + np.exp(2 * log_r) * spread2
+    misfit = 0.5 * n_mode * (np.log(variance) + energy / variance)
+    return float(misfit + 0.5 * (log_r / R_PRIOR_STD) ** 2)
 
 
 def valid_times(convention: Convention) -> list[np.datetime64 | None]:

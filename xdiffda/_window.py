@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -79,31 +80,40 @@ def window_likelihood(
     """
     table, rejected = _collect(tidy, time, n_windows, prior.layout)
     table, real = _filled(table)
-    r0 = 1.0 if background_error == "estimate" else float(background_error)
-    scale = prior.scale.reshape(-1)[table.index]
-    lost = table.weight * (prior.scale * prior.unresolved_at(r0)).reshape(-1)[table.index] * r0
-    # what the basis lacks counts as error of representativeness
-    error = np.sqrt(table.error**2 + (lost**2).sum(1))
+    estimate = background_error == "estimate"
     steps = time + np.arange(1, n_windows + 1) * STEP
+    # per instrument's error; what depends on r comes with the estimate
     rows = TrajectoryRows(
         0, real.size, forward, jnp.asarray(year_phase(steps)),
         jnp.asarray(background, jnp.float32), jnp.asarray(prior.scale, jnp.float32),
         jnp.asarray(np.where(dynamics == NONE, 0, table.when)), jnp.asarray(table.index),
-        jnp.asarray(table.weight, jnp.float32), jnp.asarray(1 / error, jnp.float32), remat,
+        jnp.asarray(table.weight, jnp.float32), jnp.asarray(1 / table.error, jnp.float32), remat,
     )  # fmt: skip
-    own = table.weight * scale / error[:, None]  # of z where it stands still, per error
+    scale = prior.scale.reshape(-1)[table.index]
+    own = table.weight * scale / table.error[:, None]  # of z where it stands still, per error
     still = None if dynamics == FORECASTER else jnp.asarray(own, jnp.float32)
-    guess, spread = (np.asarray(a, np.float64) for a in _seen(rows, still, prior.covariance))
-    departure = (table.value - guess) / error
     drift = model_error * table.when[:, None] * own
-    good, r = _judge(
-        departure, spread, np.abs(drift).sum(1), real, table.site,
-        r=None if background_error == "estimate" else r0, gross_check=gross_check,
+    guess = np.asarray(_guess(rows), np.float64)
+
+    def seen_at(r: float) -> _Seen:
+        spread = np.asarray(_spread(rows, still, prior.covariance_at(r)), np.float64)
+        # what the basis lacks counts as error of representativeness
+        lost = own * prior.unresolved_at(r).reshape(-1)[table.index]
+        return _Seen((table.value - guess) / table.error, spread, np.sqrt((lost**2).sum(1)),
+                     np.abs(drift).sum(1))  # fmt: skip
+
+    good, r, lost = _judge(
+        seen_at, real, table.site, r=None if estimate else float(background_error),
+        gross_check=gross_check,
     )  # fmt: skip
     if gross := int((real & ~good).sum()):
         rejected["gross error"] = gross
+    more = np.sqrt(1 + (r * lost) ** 2)  # the whole error over the instrument's
+    rows = eqx.tree_at(lambda own: own.gain, rows, rows.gain / jnp.asarray(more, jnp.float32))
+    value = np.where(good, (table.value - guess) / (table.error * more), 0.0)
+    own, drift = (a / more[:, None] for a in (own, drift))
     return (
-        _likelihood(rows, np.where(good, departure, 0.0), good, r, own, drift, prior, dynamics),
+        _likelihood(rows, value, good, r, own, drift, prior, dynamics),
         r, {"used": int(good.sum()), "rejected": rejected, "r": r},
     )  # fmt: skip
 
@@ -130,46 +140,82 @@ def _likelihood(
     )
 
 
+class _Seen(NamedTuple):
+    """Departures, and what they are expected to be, per instrument's error.
+
+    Attributes
+    ----------
+    departure : array (obs,)
+    spread, lost : arrays (obs,)
+        Standard deviation of H z, and of what the basis cannot represent, for a unit r.
+    drift : array (obs,)
+        Of the model's error.
+    """
+
+    departure: Float[np.ndarray, " obs"]
+    spread: Float[np.ndarray, " obs"]
+    lost: Float[np.ndarray, " obs"]
+    drift: Float[np.ndarray, " obs"]
+
+    @property
+    def whole_spread(self) -> Float[np.ndarray, " obs"]:
+        """Standard deviation of the background seen by H, for a unit r."""
+        return np.hypot(self.spread, self.lost)
+
+    @property
+    def noise(self) -> Float[np.ndarray, " obs"]:
+        """What does not grow with r."""
+        return np.hypot(1.0, self.drift)
+
+
 def _judge(
-    departure: Float[np.ndarray, " obs"], spread: Float[np.ndarray, " obs"],
-    drift: Float[np.ndarray, " obs"], real: Bool[np.ndarray, " obs"],
+    seen_at: Callable[[float], _Seen], real: Bool[np.ndarray, " obs"],
     site: Int[np.ndarray, " obs"], *, r: float | None, gross_check: float,
-) -> tuple[Bool[np.ndarray, " obs"], float]:  # fmt: skip
-    """Which departures are not gross errors, and r; all per independent error."""
-    total = np.sqrt(1 + drift**2)
-    departure, spread = departure / total, spread / total
-    good, estimated = real & np.isfinite(departure), 1.0 if r is None else r
-    for _ in range(2):  # a gross error must not inflate the r that judges it
+) -> tuple[Bool[np.ndarray, " obs"], float, Float[np.ndarray, " obs"]]:  # fmt: skip
+    """Which departures are not gross errors, r, and what the basis cannot represent then."""
+    used = 1.0 if r is None else r
+    seen = seen_at(used)
+    good = real & np.isfinite(seen.departure)
+    for _ in range(2 if r is None else 1):  # a gross error must not inflate the r that judges it
         if r is None:
-            n_site = np.unique(site[good]).size
-            estimated = estimate_r(departure[good], spread[good], n_site)
-        good = real & (np.abs(departure) <= gross_check * np.sqrt(1 + (estimated * spread) ** 2))
+            used = estimate_r(
+                seen.departure[good], seen.whole_spread[good], np.unique(site[good]).size,
+                noise=seen.noise[good],
+            )  # fmt: skip
+            seen = seen_at(used)
+        expected = np.hypot(seen.noise, used * seen.whole_spread)
+        good = real & (np.abs(seen.departure) <= gross_check * expected)
         if not good.any():
             raise InputError([Problem(
                 f"all {real.sum()} observations far from the background's forecast",
                 "observations and background of the same time and model",
                 "assimilate_window(..., gross_check=np.inf)",
             )], what="observations")  # fmt: skip
-    return good, estimated
+    return good, used, seen.lost
 
 
 @eqx.filter_jit
-def _seen(
+def _guess(rows: TrajectoryRows) -> Array:
+    """What the observations would be of the background."""
+    return rows.equivalents(jnp.zeros_like(rows.background))
+
+
+@eqx.filter_jit
+def _spread(
     rows: TrajectoryRows, still: Float[Array, "obs term"] | None, covariance: Any
-) -> tuple[Array, Array]:
-    """What the observations would be of the background, and its spread for a unit r, per error.
+) -> Array:
+    """Standard deviation of the observations for a unit r, per error.
 
     ``still`` are the weights of an increment that stands still; without them the forecaster
     moves it.
     """
-    origin = jnp.zeros_like(rows.background)
     draws = covariance.sample(jax.random.split(jax.random.key(0), N_DRAWS))
     if still is None:
-        moved = rows.linearised(origin)
+        moved = rows.linearised(jnp.zeros_like(rows.background))
         pushed = jax.lax.map(moved.push, jnp.moveaxis(draws, 1, 0))
     else:
         pushed = Likelihood(rows.gain, rows.index, still).apply(draws).T
-    return rows.equivalents(origin), jnp.sqrt(jnp.mean(pushed**2, axis=0))
+    return jnp.sqrt(jnp.mean(pushed**2, axis=0))
 
 
 def _filled(table: _Table) -> tuple[_Table, Bool[np.ndarray, " obs"]]:

@@ -129,7 +129,7 @@ def simulation_based_calibration(
     for number, z in _bar(truths, n_draws, progress):
         one, given, convention, _ = starts[number % len(starts)]
         x_b = prior.filtered(given[None])[0]  # what errors are errors of
-        unseen = prior.unresolved * rng.standard_normal(z.shape)
+        unseen = prior.unresolved_at(1.0) * rng.standard_normal(z.shape)
         seen = from_state(x_b + prior.scale * (z + unseen), layout, convention, dims=())
         obs = observe(seen, number)
         members = _members(analyse(one, obs, number), layout, n_members)
@@ -186,8 +186,9 @@ def _truths(prior: Prior, starts: list[Start], n_draws: int, n_steps: int, seed:
     """Draw z from the prior, one after another."""
     keys = jax.random.split(jax.random.key(seed), (n_draws, 2))
     if isinstance(prior, GaussianPrior):
+        b = prior.covariance_at(1.0)
         for key in keys[:, 0]:
-            yield np.asarray(programs.sample(prior.covariance, key[None])[:, 0], np.float64)
+            yield np.asarray(programs.sample(b, key[None])[:, 0], np.float64)
         return
     ladder = karras_ladder(n_steps, sigma_max=80.0, sigma_min=0.02)
     for number, (start, noise) in enumerate(keys):

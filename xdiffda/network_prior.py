@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -18,46 +18,10 @@ from xdiffda.diffusion.denoiser import Conditioning, Denoiser, DenoiserNetwork
 from xdiffda.diffusion.sampling import Conditioned
 from xdiffda.graphcast.graph import Graph
 from xdiffda.graphcast.network import GraphCast, InFactors, Prepared
-from xdiffda.prior import GaussianPrior, Prior, year_phase
+from xdiffda.prior import ErrorScales, GaussianPrior, Prior, year_phase
 from xdiffda.state import Layout
 
 _prepare = eqx.filter_jit(GraphCast.prepare)
-
-
-class ErrorScales(NamedTuple):
-    """B and V(sigma) of background errors of several sizes.
-
-    Attributes
-    ----------
-    r : array (size,)
-        Ascending.
-    covariance : array (size, degree, channel, channel)
-        Blocks of B.
-    calibrated : array (size, level, degree, channel, channel)
-        Blocks of V at the noise levels of the model's table.
-    unresolved : array (size, node, channel)
-        What the basis cannot represent, in units of r s.
-    """
-
-    r: Float[np.ndarray, " size"]
-    covariance: Float[np.ndarray, "size degree channel channel"]
-    calibrated: Float[np.ndarray, "size level degree channel channel"]
-    unresolved: Float[np.ndarray, "size node channel"]
-
-    def weights(self, r: float) -> Float[np.ndarray, " size"]:
-        """Weights of linear interpolation in log r, constant beyond the ends.
-
-        Examples
-        --------
-        >>> ErrorScales(np.array([0.25, 1.0]), *[np.ones(2)] * 3).weights(0.5).tolist()
-        [0.5, 0.5]
-        """
-        eye = np.eye(len(self.r))
-        return np.array([np.interp(np.log(r), np.log(self.r), row) for row in eye])
-
-    def unresolved_at(self, r: float) -> Float[np.ndarray, "node channel"]:
-        """``unresolved`` at r."""
-        return np.tensordot(self.weights(r), self.unresolved, 1).astype(np.float32)
 
 
 class DiffusionPrior(Prior):
@@ -98,28 +62,17 @@ class DiffusionPrior(Prior):
         self.name, self.layout, self.scale = name, layout, np.asarray(scale, np.float32)
         self._covariance, self._network, self._graph = covariance, network, graph
         self._static, self.mean, self.stddev = jnp.asarray(static), mean, stddev
-        self._calibrated, self._sizes, self.card = calibrated, sizes, dict(card)
+        self._calibrated, self.sizes, self.card = calibrated, sizes, dict(card)
         self.unresolved = self.unresolved_at(1.0)
 
     @property
     def covariance(self) -> SpectralCovariance:
         return self._covariance
 
-    def covariance_at(self, r: float) -> SpectralCovariance:
-        if self._sizes is None:
-            return self._covariance
-        blocks = np.tensordot(self._sizes.weights(r), self._sizes.covariance, 1)
-        return SpectralCovariance.from_blocks(self._covariance.basis, blocks)
-
-    def unresolved_at(self, r: float) -> Float[np.ndarray, "node channel"]:
-        if self._sizes is None:
-            return self.unresolved
-        return self._sizes.unresolved_at(r)
-
     def _calibrated_at(self, r: float) -> CovarianceTable | None:
-        if self._sizes is None or self._calibrated is None:
+        if self.sizes is None or self._calibrated is None:
             return self._calibrated
-        blocks = np.tensordot(self._sizes.weights(r), self._sizes.calibrated, 1)
+        blocks = np.tensordot(self.sizes.weights(r), self.sizes.calibrated, 1)
         return eqx.tree_at(lambda t: t.blocks, self._calibrated, jnp.asarray(blocks, jnp.float32))
 
     @property
@@ -167,10 +120,13 @@ class DiffusionPrior(Prior):
         return other
 
     def gaussian(self) -> GaussianPrior:
-        """The Gaussian prior with the same s and B: what the network adds shows against it."""
+        """The Gaussian prior with the same s and B of every r.
+
+        What the network adds shows against it.
+        """
         gaussian = GaussianPrior(
             self.layout, self.scale, self._covariance, unresolved=self.unresolved,
-            name=f"{self.name} (Gaussian)",
+            sizes=self.sizes, name=f"{self.name} (Gaussian)",
         )  # fmt: skip
         gaussian.small_scale_filter = self.small_scale_filter
         return gaussian

@@ -8,6 +8,7 @@ guidance needs.  In the whole package ``z = (x - x_b) / (r s)``.
 from __future__ import annotations
 
 import abc
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -23,10 +24,70 @@ from xdiffda._small_scales import SmallScaleFilter
 from xdiffda.covariance import SpectralCovariance, estimate_blocks
 from xdiffda.diffusion.sampling import Conditioned
 from xdiffda.errors import InputError, Problem
-from xdiffda.spectral import sphere_basis
+from xdiffda.spectral import Basis, sphere_basis
 from xdiffda.state import Layout, to_state
 
 SECONDS_PER_YEAR = 86400 * 365.24219
+
+
+class ErrorScales(NamedTuple):
+    """B and V(sigma) of background errors of several sizes.
+
+    Attributes
+    ----------
+    r : array (size,)
+        Ascending.
+    covariance : array (size, degree, channel, channel)
+        Blocks of B.
+    calibrated : array (size, level, degree, channel, channel)
+        Blocks of V at the noise levels of the model's table.
+    unresolved : array (size, node, channel)
+        What the basis cannot represent, in units of r s.
+    """
+
+    r: Float[np.ndarray, " size"]
+    covariance: Float[np.ndarray, "size degree channel channel"]
+    calibrated: Float[np.ndarray, "size level degree channel channel"]
+    unresolved: Float[np.ndarray, "size node channel"]
+
+    def weights(self, r: float) -> Float[np.ndarray, " size"]:
+        """Weights of linear interpolation in log r, constant beyond the ends.
+
+        Examples
+        --------
+        >>> ErrorScales(np.array([0.25, 1.0]), *[np.ones(2)] * 3).weights(0.5).tolist()
+        [0.5, 0.5]
+        """
+        eye = np.eye(len(self.r))
+        return np.array([np.interp(np.log(r), np.log(self.r), row) for row in eye])
+
+    def unresolved_at(self, r: float) -> Float[np.ndarray, "node channel"]:
+        """``unresolved`` at r."""
+        return np.tensordot(self.weights(r), self.unresolved, 1).astype(np.float32)
+
+    def covariance_at(
+        self, r: float, basis: Basis, area: Float[np.ndarray, " node"]
+    ) -> SpectralCovariance:
+        """B at r; with the unresolved variance it has mean 1 over the globe and channels.
+
+        r is the root mean square of the background error in units of s, so that z has a mean
+        square of 1 whatever r is. Isotropic blocks of few samples, shrunk towards their
+        diagonal, miss that by some per cent: all of B is scaled by one factor. Single channels
+        keep their shares, which differ with r (humidity aloft has twice its share in 6 h
+        forecasts).
+
+        Parameters
+        ----------
+        r : float
+        basis : Basis
+            Of the blocks.
+        area : array (node,)
+            Weights of any mean.
+        """
+        blocks = np.tensordot(self.weights(r), self.covariance, 1)
+        unresolved = np.average(self.unresolved_at(r) ** 2, axis=0, weights=area).mean()
+        resolved = float(jnp.mean(basis.grid_variance(jnp.asarray(blocks, jnp.float32))))
+        return SpectralCovariance.from_blocks(basis, blocks * ((1 - unresolved) / resolved))
 
 
 class Prior(abc.ABC):
@@ -49,6 +110,8 @@ class Prior(abc.ABC):
     estimates_background_error : bool
         Whether the scale r of the background error means anything to the prior, and is
         estimated unless the user says it.
+    sizes : ErrorScales, optional
+        B and V by the scale r of the background error, where they were measured so.
     of_errors : bool
         Whether it is a prior of background errors, centred near the background. One of states,
         which knows the weather of the days before instead, has no use for background members.
@@ -57,6 +120,7 @@ class Prior(abc.ABC):
     estimates_background_error: bool = True
     of_errors: bool = True
     small_scale_filter: SmallScaleFilter | None = None
+    sizes: ErrorScales | None = None
     name: str
     layout: Layout
     scale: Float[np.ndarray, "node channel"]
@@ -70,9 +134,12 @@ class Prior(abc.ABC):
     def covariance_at(self, r: float) -> SpectralCovariance:
         """B of z for a background error of scale r: small errors are of smaller extent.
 
-        The same for all r, where the prior knows no better.
+        The same for all r, where the prior has no ``sizes``.
         """
-        return self.covariance
+        if self.sizes is None:
+            return self.covariance
+        area = self.layout.grid.area_weights()
+        return self.sizes.covariance_at(r, self.covariance.basis, area)
 
     @abc.abstractmethod
     def condition(
@@ -122,7 +189,7 @@ class Prior(abc.ABC):
 
     def unresolved_at(self, r: float) -> Float[np.ndarray, "node channel"]:
         """``unresolved`` for a background error of scale r, in units of r s."""
-        return self.unresolved
+        return self.unresolved if self.sizes is None else self.sizes.unresolved_at(r)
 
     def small_scales(self, keys: Array, r: float = 1.0) -> Float[Array, "node member channel"]:
         """Draw, for each key, what the basis cannot represent: `unresolved_at` on average.
@@ -162,16 +229,21 @@ class GaussianPrior(Prior):
         Standard deviation of background errors, physical units.
     covariance : SpectralCovariance
         Of the background error divided by ``scale``.
+    unresolved : array (node, channel), optional
+        See `Prior`; by default the basis represents all.
+    sizes : ErrorScales, optional
+        B by the scale r of the background error; without it B is the same for all r.
+    name : str
     """
 
     def __init__(
         self, layout: Layout, scale: Float[np.ndarray, "node channel"],
         covariance: SpectralCovariance, *, unresolved: np.ndarray | None = None,
-        name: str = "gaussian",
+        sizes: ErrorScales | None = None, name: str = "gaussian",
     ) -> None:  # fmt: skip
         self.layout, self.scale, self.name = layout, np.asarray(scale, np.float32), name
         self.unresolved = np.zeros_like(self.scale) if unresolved is None else unresolved
-        self._covariance = covariance
+        self._covariance, self.sizes = covariance, sizes
 
     @classmethod
     def from_samples(
@@ -268,7 +340,8 @@ class GaussianPrior(Prior):
     def condition(
         self, background: np.ndarray, time: np.datetime64 | None, r: float
     ) -> Conditioned:
-        return Conditioned(Wiener(self._covariance), self._covariance, None)
+        covariance = self.covariance_at(r)
+        return Conditioned(Wiener(covariance), covariance, None)
 
     def __repr__(self) -> str:
         return (

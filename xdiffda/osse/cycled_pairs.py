@@ -220,9 +220,15 @@ def analyse(
     noise = error * rng.normal(size=(len(sites), error.size))
     background = background + scale * prior.noise_correction(background[None] / scale)[0]
     departure = (now.truth[sites] - background[sites]) / scale[sites] + noise
-    gain = 1 / np.sqrt(error**2 + prior.unresolved[sites] ** 2)
-    spread = gain * np.sqrt(np.asarray(prior.covariance.variance))
-    r = estimate_r((departure * gain).ravel(), spread.ravel(), len(sites))
+    r = 1.0
+    for _ in range(2):  # B and the unresolved variance depend on r
+        lost = prior.unresolved_at(r)[sites]
+        spread = np.sqrt(np.asarray(prior.covariance_at(r).variance) + lost**2)
+        r = estimate_r(
+            departure.ravel(), spread.ravel(), len(sites),
+            noise=np.broadcast_to(error, departure.shape).ravel(),
+        )  # fmt: skip
+    gain = 1 / np.sqrt(error**2 + (r * prior.unresolved_at(r)[sites]) ** 2)
     index = sites[:, None] * error.size + np.arange(error.size)
     # powers of two: few shapes, so little to compile
     more = (1 << (len(sites) - 1).bit_length()) - len(sites)

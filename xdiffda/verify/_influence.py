@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from xdiffda.verify._obs_space import By, Groups, equivalents, mean, together, variance
+from xdiffda.verify._obs_space import (
+    By,
+    Groups,
+    equivalents,
+    mean,
+    together,
+    variance,
+    variance_of_mean,
+)
 from xdiffda.verify._pairs import need_members
 
 if TYPE_CHECKING:
@@ -90,8 +98,7 @@ def degrees_of_freedom(
     if background is not None:
         moved, residual = mean(seen) - mean(first), seen["value"].values - mean(seen)
         # the mean of few members is off by a sampling error, once in each factor
-        sampling = 0.0 if spread is None else spread / seen.sizes["member"]
-        estimate = groups.sum((moved * residual + sampling) / sigma2)
+        estimate = groups.sum((moved * residual + variance_of_mean(seen)) / sigma2)
         columns["dfs_innovations"] = (estimate, "degrees of freedom for signal, from innovations")
     protocol = (
         "dfs: variance of the analysis members (N - 1) over that of the observation error, "

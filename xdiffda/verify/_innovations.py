@@ -9,7 +9,15 @@ import xarray as xr
 from jaxtyping import Float
 
 from xdiffda.errors import InputError, Problem
-from xdiffda.verify._obs_space import By, Groups, equivalents, mean, together, variance
+from xdiffda.verify._obs_space import (
+    By,
+    Groups,
+    equivalents,
+    mean,
+    together,
+    variance,
+    variance_of_mean,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,8 +136,9 @@ def innovation_statistics(
 
     Notes
     -----
-    The mean of N members carries a sampling error that lowers the diagnosed analysis
-    variance by its N-th part; this is put back from the members' variance. The diagnostics
+    The mean of N independent members carries a sampling error that lowers the diagnosed
+    analysis variance by its N-th part; this is put back from the members' variance. The mean of
+    antithetic pairs carries only what the pairs' own means vary by. The diagnostics
     are exact where the analysis used the true covariances, and else one step towards them.
 
     Examples
@@ -185,8 +194,7 @@ def _desroziers(
     analysis: xr.Dataset,
 ) -> dict[str, tuple[np.ndarray, str]]:  # fmt: skip
     moved = innovation - residual  # H x_a - H x_b
-    spread = variance(analysis)
-    sampling = 0.0 if spread is None else spread / analysis.sizes["member"]
+    sampling = variance_of_mean(analysis)
 
     def root(product: np.ndarray) -> np.ndarray:
         found = groups.mean(product)

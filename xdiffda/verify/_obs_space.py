@@ -10,8 +10,8 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.verify import _partners
 from xdiffda.verify._partners import partners
-from xdiffda.verify._partners import variance as unbiased_variance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,7 +182,19 @@ def variance(seen: xr.Dataset) -> Float[np.ndarray, " obs"] | None:
     field = seen["equivalent"]
     if field.sizes.get("member", 1) < 2:
         return None
-    return unbiased_variance(field, partners(seen)).values
+    return _partners.variance(field, partners(seen)).values
+
+
+def variance_of_mean(seen: xr.Dataset) -> Float[np.ndarray, " obs"] | float:
+    """Sampling variance of the ensemble mean of the equivalents; 0 of a single state.
+
+    Antithetic partners cancel in the mean: it is far below the variance over the number of
+    members, and none where the problem is linear.
+    """
+    field = seen["equivalent"]
+    if field.sizes.get("member", 1) < 2:
+        return 0.0
+    return _partners.variance_of_mean(field, partners(seen)).values
 
 
 class Groups:
