@@ -110,4 +110,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+importlib.import_module("xdiffda._jax_settings")  # remembers forks of a process in which jax ran
 importlib.import_module("xdiffda.accessor")  # registers .diffda

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Int
 
+from xdiffda._jax_settings import with_own_jax
+
 Result = TypeVar("Result")
 
 
@@ -93,6 +95,7 @@ def run_times(
     for schedule in schedules:
         free.put(schedule)
 
+    @with_own_jax  # settings of jax hold in one thread only
     def one(i: int) -> Result:
         schedule = free.get()
         try:

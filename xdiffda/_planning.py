@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._plan_checks import checked_plan
 from xdiffda._points import WORTH
 from xdiffda.costs import Device, Plan, amount
@@ -40,6 +41,7 @@ _KEPT = 4  # scale and small scales of the prior; background as it came and as a
 _FEWEST_STEPS, _STEPS = 8, 30  # of a solve: at least, and for sqrt(observations per coefficient)
 
 
+@with_own_jax
 def plan(
     *, grid: float | str | Grid = 0.25, levels: int = 13, members: int = 8, obs: float = 1e4,
     devices: int = 1, device: str | Device = "h100", dtype: str = "float32", latent: int = 512,

@@ -11,6 +11,7 @@ import xarray as xr
 
 from xdiffda._catalogue import RELEASES, Release, find_release
 from xdiffda._grid import equiangular
+from xdiffda._jax_settings import with_own_jax
 from xdiffda.errors import ModelError, StorageError
 from xdiffda.gencast import GenCastForecaster, GenCastPrior
 from xdiffda.gencast import load as load_gencast
@@ -30,6 +31,7 @@ def is_published(name: object) -> bool:
     return isinstance(name, str | Path) and str(name) in RELEASES and not Path(name).is_dir()
 
 
+@with_own_jax
 def load_published(name: str) -> Forecaster | GenCastModel:
     """A published model, fetched unless it is here, and kept for the next call.
 

@@ -19,6 +19,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from xdiffda._coordinates import find_axes, valid_times
+from xdiffda._jax_settings import with_own_jax
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.prior import Prior, year_phase
 from xdiffda.spectral import Basis
@@ -125,6 +126,7 @@ def _waves(times: np.ndarray, n_wave: int) -> Float[np.ndarray, "time wave"]:
     ], axis=1)  # fmt: skip
 
 
+@with_own_jax
 def mean_states(truth: xr.Dataset, n_times: int = 12) -> xr.Dataset:
     """Mean states of equal parts of the year of a long truth: a climatology for `Relaxation`.
 

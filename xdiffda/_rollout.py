@@ -13,6 +13,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from xdiffda import registry
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._model_files import read_card
 from xdiffda._published import is_published, load_published
 from xdiffda.errors import ModelError
@@ -117,6 +118,7 @@ def _step(rollout: Rollout, x: Array, year: Array) -> Array:
     return rollout(x, year)
 
 
+@with_own_jax
 def load_rollout(name: str | Path | None = None) -> Rollout:
     """The forecaster of a model on arrays, from the cache if it was loaded before.
 
@@ -133,6 +135,7 @@ def load_rollout(name: str | Path | None = None) -> Rollout:
     return _cached(name)[1]
 
 
+@with_own_jax
 def load_forecaster(name: str | Path | None = None) -> Forecaster:
     """Load the forecaster of a bundled model, from the cache if it was loaded before.
 

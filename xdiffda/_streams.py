@@ -15,6 +15,7 @@ import xarray as xr
 from xdiffda._cluster import Task, check_client, run_tasks, single_writer
 from xdiffda._cycle_config import Assimilation
 from xdiffda._cycle_store import open_cycle
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._stream import duration, state_at
 from xdiffda._times import width_of
 from xdiffda.cycle import cycle
@@ -106,6 +107,7 @@ class Streams:
         return problems
 
 
+@with_own_jax
 def run_streams(
     background: xr.Dataset,
     obs: Any,
@@ -248,6 +250,7 @@ class Stream:
     shared: Mapping[str, Any]
 
 
+@with_own_jax
 def run_stream(stream: Stream) -> None:
     """Run or resume one stream: one task of a cluster."""
     import dask

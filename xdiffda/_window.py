@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from xdiffda._filling import filling
 from xdiffda._innovations import estimate_r
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._rollout import STEP
 from xdiffda._trajectory import TrajectoryRows
 from xdiffda.diffusion.likelihood import Likelihood, StateError
@@ -38,6 +39,7 @@ class _Table(NamedTuple):
     site: Int[np.ndarray, " obs"]
 
 
+@with_own_jax
 def window_likelihood(
     forward: Any, prior: Prior, background: Float[np.ndarray, "node channel"],
     time: np.datetime64, tidy: xr.Dataset, *, n_windows: int,

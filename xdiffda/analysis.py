@@ -16,6 +16,7 @@ from xdiffda import registry
 from xdiffda._analysis_time import Analysed, analyse_time, check_clock
 from xdiffda._backgrounds import Backgrounds, read_backgrounds
 from xdiffda._devices import Schedule, run_times
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._memory import plan_devices
 from xdiffda._settings import Settings, check_factor, check_settings
 from xdiffda.baselines import Inflation, Localisation
@@ -31,6 +32,7 @@ from xdiffda.state import Convention, from_state
 from xdiffda.verify import split_obs, withheld_report
 
 
+@with_own_jax
 def assimilate(
     background: xr.Dataset,
     obs: Any,
@@ -207,6 +209,7 @@ class Assimilated(NamedTuple):
     held: xr.Dataset | None
 
 
+@with_own_jax
 def run_assimilation(
     background: xr.Dataset, obs: Any, *, model: str | Prior | None = None,
     inflation_factor: Float[np.ndarray, "node channel"] | None = None,

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._sbc import TestFunction, default_functions, rank_of_first, summary
 from xdiffda.diffusion import _programs as programs
 from xdiffda.diffusion.noise import karras_ladder
@@ -28,6 +29,7 @@ __all__ = ["default_functions", "simulation_based_calibration"]
 J_O = "observation term of the cost function"
 
 
+@with_own_jax
 def simulation_based_calibration(
     prior: Prior,
     background: xr.Dataset,

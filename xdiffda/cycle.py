@@ -28,6 +28,7 @@ from xdiffda._cycle_observations import WITHHELD, all_of, label, read_observatio
 from xdiffda._cycle_plan import Plan, State, make_plan
 from xdiffda._cycle_record import Outcome, error_of, make_record
 from xdiffda._cycle_store import append, open_cycle, resume
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._relaxation import Relaxation, mean_states
 from xdiffda._settings import SINGLE
 from xdiffda._stream import ObservationStream, Window, emulated_stream, state_at, state_of_start
@@ -43,6 +44,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@with_own_jax
 def cycle(
     background: xr.Dataset,
     obs: Any,
@@ -256,6 +258,7 @@ def _provenance() -> dict[str, str]:
             "xdiffda_jax_version": jax.__version__}  # fmt: skip
 
 
+@with_own_jax
 def run_config(path: str | os.PathLike, *, progress: bool | None = None) -> xr.Dataset:
     """Run or resume what a TOML file describes (`CycleConfig`): ``xdiffda cycle CONFIG``.
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._model_files import STATISTICS, fill, need_arrays, unpack_symmetric
 from xdiffda.covariance import SpectralCovariance
 from xdiffda.diffusion.denoiser import NoiseEncoder
@@ -133,6 +134,7 @@ class DiffDAPrior(DiffusionPrior):
         return jnp.asarray(self._given(time))[:, None]
 
 
+@with_own_jax
 def build(
     card: Mapping[str, Any], statistics: Mapping[str, np.ndarray], weights: dict[str, np.ndarray]
 ) -> DiffDAPrior:

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._memory import Need, needed_to_forecast, states_that_fit
 from xdiffda._published import is_published, load_published
 from xdiffda._rollout import STEP, load_forecaster, load_rollout
@@ -20,6 +21,7 @@ from xdiffda.state import Convention, Layout, from_state, to_state
 __all__ = ["Forecaster", "forecast", "load_forecaster", "load_rollout"]
 
 
+@with_own_jax
 def forecast(
     ds: xr.Dataset,
     lead_time: str | np.timedelta64 = "48h",

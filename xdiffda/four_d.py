@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from xdiffda import registry
 from xdiffda._analysis_time import warn_of_residual
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._rollout import STEP, load_rollout
 from xdiffda._settings import Settings, check_settings
 from xdiffda._stream import duration, time_seed
@@ -44,6 +45,7 @@ METHODS = ("guided", "3dvar")
 __all__ = ["TrajectoryRows", "assimilate_window", "window_likelihood"]
 
 
+@with_own_jax
 def assimilate_window(
     background: xr.Dataset, obs: Any, *, window: str = "12h", n_members: int = 8,
     model: str | Prior | None = None, forward: Any = None, method: str = "guided",

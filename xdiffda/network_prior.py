@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._small_scales import SmallScaleFilter
 from xdiffda.covariance import CovarianceTable, SpectralCovariance
 from xdiffda.diffusion.denoiser import Conditioning, Denoiser, DenoiserNetwork
@@ -119,6 +120,7 @@ class DiffusionPrior(Prior):
         other._network = eqx.tree_at(lambda net: net.backbone, network, backbone)
         return other
 
+    @with_own_jax
     def gaussian(self) -> GaussianPrior:
         """The Gaussian prior with the same s and B of every r.
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from xdiffda._balance_fit import fit_basis
 from xdiffda._cards import model_card
 from xdiffda._complement import Complement
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._scales import row_scale, share_wind_scale, unresolved_part
 from xdiffda._small_scales import SmallScaleFilter
 from xdiffda.covariance import SpectralCovariance, estimate_blocks
@@ -246,6 +247,7 @@ class GaussianPrior(Prior):
         self._covariance, self.sizes = covariance, sizes
 
     @classmethod
+    @with_own_jax
     def from_samples(
         cls, residuals: xr.Dataset, *, truncation: int | None = None, centre: bool = True,
         balance: bool = True,

@@ -24,6 +24,7 @@ from xdiffda._coordinates import find_axes
 from xdiffda._cycle_config import Assimilation, assimilation_settings
 from xdiffda._flags import with_labels
 from xdiffda._icechunk_store import as_store
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._region_store import Store
 from xdiffda._regions import COMPLETE
 from xdiffda._settings import check_settings
@@ -37,6 +38,7 @@ from xdiffda.prior import Prior
 __all__ = ["assimilate_store", "open_analyses", "open_streams", "run_streams"]
 
 
+@with_own_jax
 def assimilate_store(
     background: xr.Dataset,
     obs: Any,
@@ -192,6 +194,7 @@ class Input:
     tidy: xr.Dataset | None
 
 
+@with_own_jax
 def analyse_one(job: Job, i: int, given: Input) -> None:
     """Analyse the time of number ``i`` and commit it: one task of a cluster."""
     import dask

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from xdiffda._catalogue import RELEASES, did_you_mean, nearest
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._model_files import (
     CARD,
     FORECASTER,
@@ -83,6 +84,7 @@ def _bundled_rows() -> list[dict[str, Any]]:
     return rows
 
 
+@with_own_jax
 def resolve(model: str | Prior | None) -> Prior:
     """Turn a name into a prior; None takes the option ``default_model``.
 
@@ -105,6 +107,7 @@ def resolve(model: str | Prior | None) -> Prior:
     return loaded
 
 
+@with_own_jax
 def load_model(name: str | Path) -> Any:
     """Load a model by its name, or from a folder that a training run left.
 
@@ -144,6 +147,7 @@ def load_model(name: str | Path) -> Any:
     return _load(folder, digests(folder, examine(folder)))
 
 
+@with_own_jax
 def with_weights_of(name: str | Path, network: Any) -> Any:
     """A denoiser's network of the same shape with the weights of a model: to train it further.
 

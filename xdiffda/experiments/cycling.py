@@ -21,6 +21,7 @@ import xarray as xr
 from xdiffda import registry
 from xdiffda._cycle_checks import CARRY
 from xdiffda._cycle_config import Assimilation, Emulation
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._stream import clock_of, duration, emulated_stream, state_at
 from xdiffda._toml import build_all, read_toml
 from xdiffda.cycle import Relaxation, cycle, open_cycle
@@ -175,6 +176,7 @@ def runs_of(config: CyclingConfig) -> list[Run]:
     ]  # fmt: skip
 
 
+@with_own_jax
 def run(
     config: CyclingConfig | str | Path, *, prior: Prior | None = None,
     truth: xr.Dataset | None = None, forecaster: Forecaster | None = None,

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda.errors import InputError, Problem
 from xdiffda.experiments import measure
 from xdiffda.experiments.assemble import assemble
@@ -35,6 +36,7 @@ KINDS = ("single-step", "lead-time", "sigma-g")
 LEDGER, SCORES = "records.jsonl", "{kind}.nc"
 
 
+@with_own_jax
 def run(
     kind: str, config: ExperimentConfig | str | os.PathLike, *, prior: Prior | None = None,
     truth: xr.Dataset | None = None,

@@ -20,6 +20,7 @@ import xarray as xr
 from jaxtyping import Float
 from tqdm import tqdm
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._rollout import STEP
 from xdiffda._stream import duration
 from xdiffda.analysis import assimilate
@@ -39,6 +40,7 @@ REFERENCE = "reference"
 Trajectory = Float[np.ndarray, "time node channel"]
 
 
+@with_own_jax
 def run(
     config: WindowConfig, *, prior: Prior | None = None, truth: xr.Dataset | None = None,
     forecaster: Callable[[xr.Dataset], xr.Dataset] | None = None, forward: Any = None,

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda.errors import ModelError, Problem, raise_if
 from xdiffda.graphcast.fitting import all_problems, check_datasets, selected
 from xdiffda.graphcast.stacking import Channel, channels_of, stack, unstack
@@ -53,6 +54,7 @@ class BareGenCast:
         """What the file says of its licence; see `Checkpoint` for what holds today."""
         return self.checkpoint.license
 
+    @with_own_jax
     def __call__(
         self, norm_inputs: xr.Dataset, norm_forcings: xr.Dataset, noisy_targets: xr.Dataset,
         noise_levels: Float[np.ndarray, " batch"], *, preconditioned: bool = True,
@@ -169,6 +171,7 @@ class BareGenCast:
         )  # fmt: skip
 
 
+@with_own_jax
 def load(path: str | os.PathLike[str]) -> BareGenCast:
     """Read a published GenCast checkpoint (``.npz``).
 

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda.diffusion.noise import Karras
 from xdiffda.errors import InputError, Problem
 from xdiffda.graphcast.fitting import not_finite
@@ -86,6 +87,7 @@ class GenCastForecaster:
         object.__setattr__(self, "scaler", scaler)
         object.__setattr__(self, "minimum", minimum)
 
+    @with_own_jax
     def __call__(
         self, inputs: xr.Dataset, forcings: xr.Dataset, *, key: PRNGKeyArray
     ) -> xr.Dataset:
@@ -118,6 +120,7 @@ class GenCastForecaster:
         n_channel = len(self.net.target_channels())
         return self.sample(inputs, forcings, noise=lambda i: _draw(basis, keys, i, n_channel))
 
+    @with_own_jax
     def sample(
         self, inputs: xr.Dataset, forcings: xr.Dataset, *, noise: Callable[[int], Array],
         watch: Callable[[Array], None] = lambda w: None,
@@ -160,6 +163,7 @@ class GenCastForecaster:
             self.net.net, self.net.graph_for(inputs), given, shift, jnp.asarray(1.0)
         )
 
+    @with_own_jax
     def loss(
         self, inputs: xr.Dataset, forcings: xr.Dataset, targets: xr.Dataset, *,
         noise_levels: Float[np.ndarray, " batch"], noise: Float[Array, "node batch channel"],

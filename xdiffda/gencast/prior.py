@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda.covariance import SpectralCovariance, estimate_blocks
 from xdiffda.diffusion.sampling import Conditioned
 from xdiffda.errors import InputError, ModelError, Problem, raise_if
@@ -124,6 +125,7 @@ class GenCastPrior:
         known = set() if self._states is None else set(self._states["time"].values)
         return tuple(sorted(t + STEP for t in known if t - STEP in known))
 
+    @with_own_jax
     def given(self, states: xr.Dataset) -> GenCastPrior:
         """The same prior after other states: the first ones, the next ones, a member's own.
 
@@ -165,6 +167,7 @@ class GenCastPrior:
         other._last_used = None
         return other
 
+    @with_own_jax
     def measured(self, members: Float[np.ndarray, "member node channel"]) -> GenCastPrior:
         """The same prior with B estimated from draws of the forecaster (physical units)."""
         x = np.asarray(members, np.float64)
@@ -185,6 +188,7 @@ class GenCastPrior:
         other._covariance = SpectralCovariance.from_blocks(basis, blocks)
         return other
 
+    @with_own_jax
     def background(self, time: str | np.datetime64 | None = None) -> xr.Dataset:
         """A background where there is none: the last state, climatological where it has no value.
 

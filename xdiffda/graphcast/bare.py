@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda.errors import ModelError, Problem, raise_if
 
 from .checkpoint import Checkpoint, ModelConfig, TaskConfig, read_checkpoint
@@ -54,6 +55,7 @@ class BareNetwork:
     unused: Mapping[str, np.ndarray] = field(default_factory=dict)
     _kept: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
+    @with_own_jax
     def __call__(self, norm_inputs: xr.Dataset, norm_forcings: xr.Dataset) -> xr.Dataset:
         """Normalised outputs for normalised inputs and forcings.
 
@@ -182,6 +184,7 @@ class BareNetwork:
         return []
 
 
+@with_own_jax
 def load(path: str | os.PathLike[str]) -> BareNetwork:
     """Read a published GraphCast checkpoint (``.npz``).
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda.errors import InputError, Problem, raise_if
 
 from .bare import BareNetwork
@@ -59,6 +60,7 @@ class Forecaster:
             object.__setattr__(self, name, self._selected(name, ds, problems))
         raise_if(problems, what="statistics of the forecaster")
 
+    @with_own_jax
     def __call__(self, inputs: xr.Dataset, forcings: xr.Dataset) -> xr.Dataset:
         """The state one step after the inputs, in physical units.
 
@@ -84,6 +86,7 @@ class Forecaster:
         outputs = self.net(self.normalize(inputs), self.normalize(forcings))
         return self.denormalize(outputs, inputs)
 
+    @with_own_jax
     def rollout(self, inputs: xr.Dataset, forcings: xr.Dataset, *, steps: int) -> xr.Dataset:
         """Feed the forecast back ``steps`` times.
 

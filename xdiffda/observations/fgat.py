@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from xdiffda._jax_settings import with_own_jax
+
 from ..errors import InputError, Problem, raise_if
 from .operators import none_usable
 from .rows import LocalGroup, Operators, Rows, StateGroup, observation_rows
@@ -167,6 +169,7 @@ def guess(rows: Rows, states: np.ndarray, at: TimeStencil, n_obs: int) -> np.nda
     return result
 
 
+@with_own_jax
 def first_guess(
     tidy: xr.Dataset, layout: Layout, states: Float[np.ndarray, "*time node channel"],
     times: np.ndarray | None = None, *, operators: Operators | None = None,

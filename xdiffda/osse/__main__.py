@@ -6,8 +6,10 @@ import argparse
 from typing import Any
 
 from xdiffda._huge_pages import request_huge_pages
+from xdiffda._jax_settings import with_own_jax
 
 
+@with_own_jax
 def main(arguments: list[str] | None = None) -> None:
     """Run one stage; every stage can be interrupted and called again."""
     parser = argparse.ArgumentParser(prog="python -m xdiffda.osse", description=__doc__)

@@ -12,6 +12,7 @@ import dataclasses
 import sys
 
 from xdiffda._huge_pages import request_huge_pages
+from xdiffda._jax_settings import with_own_jax
 from xdiffda.errors import XdiffdaError
 from xdiffda.train.config import TrainConfig
 
@@ -23,6 +24,7 @@ _OVERRIDES = {
 }
 
 
+@with_own_jax
 def main(arguments: list[str] | None = None) -> None:
     """Train what the configuration says; calling again resumes from the last checkpoint.
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from xdiffda import registry
 from xdiffda._balance_fit import fit_basis, kept_balance, read_basis
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._scales import share_wind_scale
 from xdiffda.covariance import SpectralCovariance, estimate_blocks, white_coefficients
 from xdiffda.diffusion.denoiser import Conditioning, DenoiserNetwork, denoise_batch
@@ -210,6 +211,7 @@ def batches(
     return Drawn(np.arange(len(pairs.row)), config.batch, (config.seed, tag), read)
 
 
+@with_own_jax
 def run(config: TrainConfig, *, progress: bool = True) -> DenoiserNetwork:
     """Train a denoiser and return it with averaged weights."""
     pairs = load_pairs(config.pairs, "train")

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda._model_files import (
     STATISTICS,
     WEIGHTS,
@@ -179,6 +180,7 @@ def _rms_of_longest(world: World, numbers: np.ndarray) -> np.ndarray:
     return np.sqrt(square)
 
 
+@with_own_jax
 def make_network(world: World, config: TrainConfig) -> PretrainedNetwork:
     """The denoiser's network with the published weights."""
     network = from_published(
@@ -202,6 +204,7 @@ def with_steps(config: TrainConfig, n_pair: int) -> TrainConfig:
     return dataclasses.replace(config, steps=math.ceil(config.epochs * n_pair / config.batch))
 
 
+@with_own_jax
 def run(config: TrainConfig, *, progress: bool = True) -> PretrainedNetwork:
     """Fine-tune, and leave the prior in the folder ``model`` of the run."""
     world = World(config)

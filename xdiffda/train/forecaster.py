@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda.graphcast.graph import Graph, build_graph
 from xdiffda.graphcast.network import GraphCast, NetworkConfig
 from xdiffda.prior import year_phase
@@ -110,6 +111,7 @@ def batches(nature: Nature, part: str, config: TrainConfig) -> Drawn:
     return Drawn(rows, config.batch, (config.seed, tag), read)
 
 
+@with_own_jax
 def run(config: TrainConfig, *, progress: bool = True) -> Stepper:
     """Train a forecaster and return it with averaged weights."""
     with first_alone("statistics of the nature run"):

@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.graphcast import Forecaster
 from xdiffda.state import Layout
@@ -74,6 +75,7 @@ def initial_times(era5: Era5, data: Reanalysis) -> np.ndarray:
     return np.array(possible)
 
 
+@with_own_jax
 def make_forecasts(config: TrainConfig, *, progress: bool = True) -> Path:
     """Write all backgrounds of a configuration to the store ``config.pairs``; resumable.
 

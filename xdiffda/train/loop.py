@@ -20,6 +20,7 @@ import optax
 import orbax.checkpoint as ocp
 from tqdm import tqdm
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda.train.checkpoint import (
     State,
     make_optimiser,
@@ -52,6 +53,7 @@ class Stopped(Exception):
         self.step, self.steps = step, steps
 
 
+@with_own_jax
 def train(
     model: Any,
     objective: Objective,

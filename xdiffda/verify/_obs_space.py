@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
+from xdiffda._jax_settings import with_own_jax
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.verify import _partners
 from xdiffda.verify._partners import partners
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 By = str | Sequence[str]
 
 
+@with_own_jax
 def equivalents(
     state: xr.Dataset,
     obs: xr.Dataset | pd.DataFrame,
