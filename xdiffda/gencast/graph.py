@@ -17,7 +17,7 @@ from xdiffda.graphcast.connectivity import (
     unit_vectors,
 )
 from xdiffda.graphcast.graph import Edges, connect
-from xdiffda.graphcast.mesh import mesh_hierarchy
+from xdiffda.graphcast.mesh import Mesh, mesh_hierarchy
 
 from .hops import Neighbourhoods, neighbourhoods
 
@@ -77,14 +77,29 @@ def build_graph(
     (12, 42, (1, 42, 42))
     """
     mesh = mesh_hierarchy(refinement)[-1]
+    return connected(lat, lon, mesh, hops=hops, radius_fraction=radius_fraction, block=block)
+
+
+def connected(
+    lat: tuple[float, ...],
+    lon: tuple[float, ...],
+    mesh: Mesh,
+    *,
+    hops: int,
+    radius_fraction: float,
+    block: int,
+    tie: float = 1e-10,
+) -> GenCastGraph:
+    """The same on a mesh that is given; ``tie`` is that of `mesh_to_grid_edges`."""
     grid_lat, grid_lon = flat_grid(np.asarray(lat), np.asarray(lon))
     positions = unit_vectors(grid_lat, grid_lon)
     radius = np.float32(radius_fraction) * mesh.longest_edge
     grid, vertices = (grid_lat, grid_lon), (mesh.lat, mesh.lon)
+    triangles = mesh_to_grid_edges(positions, mesh, tie=tie)
     return GenCastGraph(
         grid_features=jnp.asarray(node_features(*grid)),
         mesh_features=jnp.asarray(node_features(*vertices)),
         grid2mesh=connect(grid_to_mesh_edges(positions, mesh, radius=radius), grid, vertices),
         near=neighbourhoods(mesh, hops, block=block),
-        mesh2grid=connect(mesh_to_grid_edges(positions, mesh), vertices, grid),
+        mesh2grid=connect(triangles, vertices, grid),
     )

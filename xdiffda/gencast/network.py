@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import equinox as eqx
 import jax
@@ -128,7 +128,64 @@ class NoiseEncoder(eqx.Module):
         return x
 
 
-class GenCast(eqx.Module):
+class MeshTransformer(eqx.Module):
+    """From grid to mesh, a transformer there, and back: all between the first layers and outputs.
+
+    Every layer normalisation is conditioned on one vector for each entry of the batch: in
+    GenCast on the noise level, in FGN (`xdiffda.fgn`) on noise itself.
+    """
+
+    encoder: Encoder
+    transformer: Transformer
+    decoder: Decoder
+    config: Any = eqx.field(static=True)
+
+    def reconfigured(self, **options: Any) -> Self:
+        """The same weights with another dtype, precision or remat.
+
+        Raises
+        ------
+        ValueError
+            If an option is not one of these.
+        """
+        if unknown := sorted(set(options) - set(_COMPUTATION)):
+            raise ValueError(f"{unknown} cannot be changed in a network, only {_COMPUTATION}")
+        other = jax.tree.map(lambda leaf: leaf, self)
+        object.__setattr__(other, "config", replace(self.config, **options))
+        return other
+
+    def exchange(
+        self, grid: Values, mesh: Values, graph: GenCastGraph, conditioning: Conditioning
+    ) -> tuple[Values, Values]:
+        """Latent grid and mesh nodes after the step from grid to mesh, from embedded ones."""
+        part = self.encoder
+        edge = part.edge_embed(graph.grid2mesh.features[:, None], conditioning)
+        _, update = self._remat(Interaction.__call__)(
+            part.step, edge, grid, mesh, graph.grid2mesh, conditioning
+        )
+        return grid + part.grid_update(grid, conditioning), mesh + update
+
+    def process(self, mesh: Values, graph: GenCastGraph, conditioning: Conditioning) -> Values:
+        """Latent mesh nodes after the transformer."""
+        apply = self._remat(TransformerBlock.__call__)
+        for block in self.transformer.blocks:
+            mesh = apply(block, mesh, graph.near, conditioning)
+        return self.transformer.norm(mesh, conditioning)
+
+    def decode(
+        self, mesh: Values, grid: Values, graph: GenCastGraph, conditioning: Conditioning
+    ) -> Float[Array, "grid batch out"]:
+        """Output channels at the grid nodes."""
+        part = self.decoder
+        edge = part.edge_embed(graph.mesh2grid.features[:, None], conditioning)
+        args = (part.step.project(edge), mesh, grid, graph.mesh2grid, conditioning)
+        return part.output(grid + self._remat(Interaction.update)(part.step, *args))
+
+    def _remat(self, function: Callable) -> Callable:
+        return jax.checkpoint(function) if self.config.remat else function
+
+
+class GenCast(MeshTransformer):
     """The network, without preconditioning, normalisation and graph.
 
     Parameters
@@ -140,26 +197,29 @@ class GenCast(eqx.Module):
     """
 
     noise: NoiseEncoder
-    encoder: Encoder
-    transformer: Transformer
-    decoder: Decoder
     config: NetworkConfig = eqx.field(static=True)
 
     def __init__(self, config: NetworkConfig, *, key: PRNGKeyArray) -> None:
         keys = iter(jax.random.split(key, 9))
         width, cond = config.latent, config.conditioning_width
-        tail = (width,) * (config.hidden_layers + 1)
-        block = lambda n: Block((n, *tail), conditioning=cond, key=next(keys))  # noqa: E731
-        step = lambda: Interaction(width, config.hidden_layers, cond, key=next(keys))  # noqa: E731
+        hidden = (width,) * config.hidden_layers
+
+        def block(n_in: int) -> Block:
+            return Block((n_in, *hidden, width), conditioning=cond, key=next(keys))
+
+        def step(divide_sums: float = 1.0) -> Interaction:
+            return Interaction(width, hidden, cond, divide_sums=divide_sums, key=next(keys))
+
         self.config = config
         self.noise = NoiseEncoder(config.encoder, key=next(keys))
         n_node = config.n_inputs + _N_STRUCTURAL
-        self.encoder = Encoder(block(n_node), block(n_node), block(_N_EDGE), step(), block(width))
+        embeds = block(n_node), block(n_node), block(_N_EDGE)
+        self.encoder = Encoder(*embeds, step(config.aggregate_normalization), block(width))
         self.transformer = Transformer(
             width, config.layers, config.heads, config.ffw_hidden, cond, key=next(keys)
         )
         edge, step_back = block(_N_EDGE), step()
-        last = Block((*tail, config.n_outputs), norm=False, key=jax.random.fold_in(key, 1))
+        last = Block((width, *hidden, config.n_outputs), norm=False, key=jax.random.fold_in(key, 1))
         self.decoder = Decoder(edge, step_back, last)
 
     def __call__(
@@ -199,20 +259,6 @@ class GenCast(eqx.Module):
             out = net.decode(mesh, grid, graph, conditioning)
         return out.astype(jnp.promote_types(dtype, jnp.float32))
 
-    def reconfigured(self, **options: Any) -> GenCast:
-        """The same weights with another dtype, precision or remat.
-
-        Raises
-        ------
-        ValueError
-            If an option is not one of these.
-        """
-        if unknown := sorted(set(options) - set(_COMPUTATION)):
-            raise ValueError(f"{unknown} cannot be changed in a network, only {_COMPUTATION}")
-        other = jax.tree.map(lambda leaf: leaf, self)
-        object.__setattr__(other, "config", replace(self.config, **options))
-        return other
-
     def encode(
         self, x: Values, graph: GenCastGraph, conditioning: Conditioning
     ) -> tuple[Values, Values]:
@@ -224,40 +270,7 @@ class GenCast(eqx.Module):
         _, on_structure = part.mesh_embed.split(n_data, _N_STRUCTURAL)  # no data: zeros there
         structure = dense(graph.mesh_features[:, None], on_structure)
         mesh = part.mesh_embed.finish(structure, conditioning)
-        edge = part.edge_embed(graph.grid2mesh.features[:, None], conditioning)
-        step = _dividing_sums(part.step, self.config)
-        _, update = self._remat(Interaction.__call__)(
-            step, edge, grid, mesh, graph.grid2mesh, conditioning
-        )
-        return grid + part.grid_update(grid, conditioning), mesh + update
-
-    def process(self, mesh: Values, graph: GenCastGraph, conditioning: Conditioning) -> Values:
-        """Latent mesh nodes after the transformer."""
-        apply = self._remat(TransformerBlock.__call__)
-        for block in self.transformer.blocks:
-            mesh = apply(block, mesh, graph.near, conditioning)
-        return self.transformer.norm(mesh, conditioning)
-
-    def decode(
-        self, mesh: Values, grid: Values, graph: GenCastGraph, conditioning: Conditioning
-    ) -> Float[Array, "grid batch out"]:
-        """Output channels at the grid nodes."""
-        part = self.decoder
-        edge = part.edge_embed(graph.mesh2grid.features[:, None], conditioning)
-        args = (part.step.project(edge), mesh, grid, graph.mesh2grid, conditioning)
-        return part.output(grid + self._remat(Interaction.update)(part.step, *args))
-
-    def _remat(self, function: Callable) -> Callable:
-        return jax.checkpoint(function) if self.config.remat else function
-
-
-def _dividing_sums(step: Interaction, config: NetworkConfig) -> Interaction:
-    """The step with its sums over edges divided: W (total / c) = (W / c) total."""
-    if config.aggregate_normalization == 1.0:
-        return step
-    on_node, on_total = step.node.split(config.latent, config.latent)
-    weight = jnp.concatenate([on_node, on_total / config.aggregate_normalization])
-    return eqx.tree_at(lambda s: s.node.layers[0].weight, step, weight)
+        return self.exchange(grid, mesh, graph, conditioning)
 
 
 def _cast(tree, dtype):

@@ -69,9 +69,11 @@ def grid_to_mesh_edges(
 
 
 def mesh_to_grid_edges(
-    positions: Float[np.ndarray, "grid 3"], mesh: Mesh
+    positions: Float[np.ndarray, "grid 3"], mesh: Mesh, *, tie: float = _TIE
 ) -> tuple[Indices, Indices]:
     """Three edges to every grid node, from the corners of the triangle nearest to it.
+
+    Two triangles count as equally near when their squared distances agree to ``tie``.
 
     Returns
     -------
@@ -85,12 +87,14 @@ def mesh_to_grid_edges(
     >>> sorted(senders.tolist())
     [1, 2, 7]
     """
-    face = nearest_face(positions, mesh)
+    face = nearest_face(positions, mesh, tie=tie)
     receivers = np.repeat(np.arange(len(positions), dtype=np.int32), 3)
     return mesh.faces[face].reshape(-1), receivers
 
 
-def nearest_face(positions: Float[np.ndarray, "node 3"], mesh: Mesh) -> Int[np.ndarray, " node"]:
+def nearest_face(
+    positions: Float[np.ndarray, "node 3"], mesh: Mesh, *, tie: float = _TIE
+) -> Int[np.ndarray, " node"]:
     """Number of the flat triangle nearest to each position.
 
     Over an edge two triangles are equally near: then the one that faces the position more
@@ -110,9 +114,9 @@ def nearest_face(positions: Float[np.ndarray, "node 3"], mesh: Mesh) -> Int[np.n
         offset = point[:, None] - _closest_point(point, corners[candidates], normals[candidates])
         squared = np.sum(offset**2, axis=-1)
         facing = np.sum(offset * normals[candidates], axis=-1)
-        tied = squared <= squared.min(axis=-1, keepdims=True) + _TIE
+        tied = squared <= squared.min(axis=-1, keepdims=True) + tie
         facing = np.where(tied, facing, -np.inf)
-        chosen = np.argmax(facing >= facing.max(axis=-1, keepdims=True) - _TIE, axis=-1)
+        chosen = np.argmax(facing >= facing.max(axis=-1, keepdims=True) - tie, axis=-1)
         nearest[start : start + _CHUNK] = candidates[np.arange(len(point)), chosen]
     return nearest
 

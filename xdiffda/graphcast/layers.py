@@ -118,16 +118,48 @@ class Interaction(eqx.Module):
     Messages are a block of [edge, sender, receiver]. The product with the first weight is made
     on nodes, before their values are brought to the many more edges:
     W [e, s, r] = W_e e + (W_s s)[senders] + (W_r r)[receivers].
+
+    Parameters
+    ----------
+    width
+        Of nodes and messages.
+    hidden
+        Widths of the hidden layers of both blocks.
+    conditioning
+        Length of the vector that conditions the normalisations; 0 for none.
+    edge_width
+        Of the edges' own values; that of the nodes if None.
+    hears_receiver
+        Whether messages depend on the receiver, too.
+    divide_sums
+        Constant by which the sums of messages are divided.
+    key
+        For random initial weights.
     """
 
     edge: Block
     node: Block
+    edge_width: int = eqx.field(static=True)
+    hears_receiver: bool = eqx.field(static=True)
+    divide_sums: float = eqx.field(static=True)
 
-    def __init__(self, width: int, hidden: int, conditioning: int, *, key: PRNGKeyArray) -> None:
+    def __init__(
+        self,
+        width: int,
+        hidden: tuple[int, ...],
+        conditioning: int,
+        *,
+        edge_width: int | None = None,
+        hears_receiver: bool = True,
+        divide_sums: float = 1.0,
+        key: PRNGKeyArray,
+    ) -> None:
         key_edge, key_node = jax.random.split(key)
-        tail = (width,) * (hidden + 1)
-        self.edge = Block((3 * width, *tail), conditioning=conditioning, key=key_edge)
-        self.node = Block((2 * width, *tail), conditioning=conditioning, key=key_node)
+        self.edge_width = width if edge_width is None else edge_width
+        self.hears_receiver, self.divide_sums = hears_receiver, divide_sums
+        n_read = self.edge_width + (1 + hears_receiver) * width
+        self.edge = Block((n_read, *hidden, width), conditioning=conditioning, key=key_edge)
+        self.node = Block((2 * width, *hidden, width), conditioning=conditioning, key=key_node)
 
     def project(self, edge: Values) -> Values:
         """W_e e: what the edges themselves bring to the first layer."""
@@ -155,7 +187,9 @@ class Interaction(eqx.Module):
         """The same for edges whose product with the first weight is known."""
         from_sender, from_receiver = self._on_nodes(sender, receiver)
         # Both gathers first: one temporary of the edges' size less than adding them in turn.
-        brought = gather(from_sender, edges.senders) + gather(from_receiver, edges.receivers)
+        brought = gather(from_sender, edges.senders)
+        if from_receiver is not None:
+            brought = brought + gather(from_receiver, edges.receivers)
         messages = self.edge.finish(own + brought, conditioning)
         total = neighbour_sum(messages, edges.receivers)
         return messages, self._update(receiver, total, conditioning)
@@ -183,17 +217,19 @@ class Interaction(eqx.Module):
         wide = jnp.promote_types(own.dtype, jnp.float32)
         total = 0.0
         for k in range(degree):
-            first = own[:, k] + (brought[:, k] + from_receiver)
-            total = total + self.edge.finish(first, conditioning).astype(wide)
+            heard = brought[:, k] if from_receiver is None else brought[:, k] + from_receiver
+            total = total + self.edge.finish(own[:, k] + heard, conditioning).astype(wide)
         return self._update(receiver, jnp.asarray(total, own.dtype), conditioning)
 
-    def _on_nodes(self, sender: Values, receiver: Values) -> tuple[Values, Values]:
+    def _on_nodes(self, sender: Values, receiver: Values) -> tuple[Values, Values | None]:
         width = sender.shape[-1]
-        _, on_sender, on_receiver = self.edge.split(width, width, width)
-        return dense(sender, on_sender), dense(receiver, on_receiver)
+        _, on_sender, on_receiver = self.edge.split(self.edge_width, width, width)
+        from_receiver = dense(receiver, on_receiver) if self.hears_receiver else None
+        return dense(sender, on_sender), from_receiver
 
     def _update(self, receiver: Values, total: Values, conditioning: Conditioning | None) -> Values:
-        width = receiver.shape[-1]
-        on_node, on_total = self.node.split(width, width)
+        on_node, on_total = self.node.split(receiver.shape[-1], total.shape[-1])
+        if self.divide_sums != 1:  # W (total / c) = (W / c) total
+            on_total = on_total / self.divide_sums
         first = dense(receiver, on_node) + dense(total, on_total)
         return self.node.finish(first, conditioning)

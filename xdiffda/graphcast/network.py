@@ -82,11 +82,12 @@ class GraphCast(eqx.Module):
         self.config = config
         keys = iter(jax.random.split(key, 9 + config.processor_steps))
         width, cond = config.latent, config.conditioning_width
-        tail = (width,) * (config.hidden_layers + 1)
+        hidden = (width,) * config.hidden_layers
+        tail = (*hidden, width)
         n_grid = config.n_inputs + N_STRUCTURAL
 
         def step() -> Interaction:
-            return Interaction(width, config.hidden_layers, cond, key=next(keys))
+            return Interaction(width, hidden, cond, key=next(keys))
 
         # What sees static features only stays unconditioned: it is the same for all members.
         self.encoder = Encoder(
