@@ -26,7 +26,7 @@ from xdiffda.graphcast.archive import (
     weight_problems,
     weights_of,
 )
-from xdiffda.graphcast.checkpoint import TaskConfig, _read_task, _write
+from xdiffda.graphcast.checkpoint import TaskConfig, _write, read_task
 
 from .config import Architecture, GenCastTask, NoiseEncoderConfig, SamplerConfig, TrainingNoise
 from .names import DECODER, ENCODER, default_unused, folded, named_arrays, norms
@@ -71,7 +71,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         If entries are missing, unknown or of the wrong shape; lists all of them.
     """
     entries, wrong = read_entries(path), []
-    task = _read_task(entries, wrong)
+    task = read_task(entries, wrong)
     found = {name: _read_section(entries, name, kind, wrong) for name, kind in _SECTIONS.items()}
     texts = {name: take_text(entries, name) for name in ("description", "license")}
     weights = weights_of(entries)

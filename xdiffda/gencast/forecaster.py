@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,7 +149,7 @@ class GenCastForecaster:
             watch(w)
         changes = self.net.unstack_targets(np.asarray(w), cleaned, forcings)
         outputs = self.scaler.denormalize(changes, cleaned)
-        return _with_gaps_of(inputs, outputs)
+        return with_gaps_of(inputs, outputs, SEA_VARIABLES)
 
     def denoiser(self, inputs: xr.Dataset, forcings: xr.Dataset) -> GenCastDenoiser:
         """The denoiser of the normalised change w, given input frames (physical units)."""
@@ -237,11 +237,11 @@ def _draw(basis: Basis, keys: Array, number: int, n_channel: int) -> Array:
     return unit_noise(basis, fresh, n_channel)
 
 
-def _with_gaps_of(inputs: xr.Dataset, outputs: xr.Dataset) -> xr.Dataset:
-    """NaN where an input frame has it."""
+def with_gaps_of(inputs: xr.Dataset, outputs: xr.Dataset, names: Iterable[str]) -> xr.Dataset:
+    """NaN in these variables where any input frame has it."""
     known = {
         name: inputs[name].notnull().all("time")
-        for name in SEA_VARIABLES
+        for name in names
         if name in inputs and name in outputs
     }
     return outputs.assign(

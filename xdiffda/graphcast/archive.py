@@ -21,6 +21,7 @@ MOST = {
     "mesh_size": 9, "latent_size": 2**14, "d_model": 2**14, "ffw_hidden": 2**17,
     "gnn_msg_steps": 1024, "num_layers": 1024, "hidden_layers": 64, "num_heads": 1024,
     "attention_k_hop": 1024, "num_frequencies": 2**14, "num_noise_levels": 10**6,
+    "mesh_num_splits": 9, "output_size": 2**14, "hidden_size": 2**14, "num_hidden_layers": 64,
 }  # fmt: skip
 
 

@@ -101,7 +101,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         If entries are missing, unknown or of the wrong shape; lists all of them.
     """
     entries, wrong = read_entries(path), []
-    task = _read_task(entries, wrong)
+    task = read_task(entries, wrong)
     config = _read_config(entries, wrong)
     texts = {name: take_text(entries, name) for name in ("description", "license")}
     if task is None or config is None:
@@ -166,23 +166,27 @@ def _write(path: Path, entries: Mapping[str, np.ndarray]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _read_task(entries: dict[str, Any], wrong: list[str]) -> TaskConfig | None:
+def read_task(
+    entries: dict[str, Any], wrong: list[str], *, prefix: str = "task_config"
+) -> TaskConfig | None:
+    """The task, taken out of the entries; None, and more in ``wrong``, if it is not whole."""
+    n_wrong = len(wrong)
     lists: dict[str, tuple] = {}
     for name in _LIST_FIELDS:
         kind = int if name == "pressure_levels" else str
-        pattern = re.compile(rf"task_config:{name}:(\d+)")
+        pattern = re.compile(rf"{prefix}:{name}:(\d+)")
         found = {int(m[1]): k for k in entries if (m := pattern.fullmatch(k))}
         if sorted(found) != list(range(len(found))):
-            wrong.append(f"task_config:{name} has gaps: {sorted(found)}")
+            wrong.append(f"{prefix}:{name} has gaps: {sorted(found)}")
         lists[name] = tuple(take_setting(entries, found[i], kind, wrong) for i in sorted(found))
     if not lists["target_variables"]:
-        wrong.append("missing task_config:target_variables:0")
-    key, duration = "task_config:input_duration", None
+        wrong.append(f"missing {prefix}:target_variables:0")
+    key, duration = f"{prefix}:input_duration", None
     if key not in entries:
         wrong.append(f"missing {key}")
     elif (duration := take_setting(entries, key, str, wrong)) is not None:
         wrong += [] if _is_duration(duration) else [f"{key} is {duration!r}, not a time as 12h"]
-    return None if wrong else TaskConfig(**lists, input_duration=str(duration))
+    return None if len(wrong) > n_wrong else TaskConfig(**lists, input_duration=str(duration))
 
 
 def _is_duration(text: str) -> bool:

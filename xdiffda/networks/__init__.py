@@ -1,0 +1,1 @@
+"""Networks of published models: their weights, graphs and layers; no assimilation."""
