@@ -160,7 +160,7 @@ def analyses(
 
 
 def of_sample() -> Iterator[tuple[str, Values]]:
-    """The bundled model: every method, then scores of an analysis and forecasts from it."""
+    """The bundled model: every method, and forecasts."""
     xdiffda.set_options(progress=False)
     truth, background = (xdiffda.open_sample(n).load() for n in ("truth", "background"))
     now, first = truth.isel(time=8), background.isel(time=8)
@@ -186,19 +186,21 @@ def of_sample() -> Iterator[tuple[str, Values]]:
     many = truth.isel(time=times).diffda.emulate_obs(n_columns=40, seed=1, error_std="default")
     several = analyse(background.isel(time=times), many, None, QUICK)
     yield "guided two times", arrays(several, ACCOUNT)
-    yield from scores(several, truth, background, many)
     yield "forecast", arrays(now.diffda.forecast("12h"))
     yield "forecasts", arrays(truth.isel(time=[2, 7]).diffda.forecast("6h"))
 
 
-def scores(
-    analysis: xr.Dataset, truth: xr.Dataset, background: xr.Dataset, obs: Any
-) -> Iterator[tuple[str, Values]]:
-    """Every score of `xdiffda.verify` that takes states or observations."""
+def of_scores() -> Iterator[tuple[str, Values]]:
+    """Every score of `xdiffda.verify` that takes states or observations, of a made-up ensemble."""
+    truth, background = (xdiffda.open_sample(n).load() for n in ("truth", "background"))
+    errors = (background - truth).isel(time=[0, 2, 4, 6]).rename(time="member").drop_vars("member")
+    times = slice(8, 10)
+    analysis = truth.isel(time=times) + 0.5 * errors
+    obs = truth.isel(time=times).diffda.emulate_obs(n_columns=40, seed=1)
     named = {
         "verify": analysis.diffda.verify(truth),
         "increment": analysis.diffda.increment(background),
-        "rank histogram": analysis.diffda.rank_histogram(truth),
+        "rank histogram": analysis.diffda.rank_histogram(truth=truth),
         "spread error": analysis.diffda.spread_error(truth),
         "zonal spectrum": analysis.diffda.zonal_spectrum(),
         "total spectrum": VERIFY.total_spectrum(analysis),
@@ -206,10 +208,12 @@ def scores(
         "geostrophic wind": VERIFY.geostrophic_wind(analysis),
         "divergence and vorticity": VERIFY.divergence_vorticity(analysis),
         "equivalents": VERIFY.equivalents(analysis, obs),
-        "innovations": VERIFY.innovation_statistics(background, obs, analysis=analysis),
+        "innovations": VERIFY.innovation_statistics(
+            background.sel(time=analysis.time), obs, analysis=analysis
+        ),
     }
     for name, found in named.items():
-        yield f"scores: {name}", arrays(found)
+        yield name, arrays(found)
 
 
 def of_gaussian_world() -> Iterator[tuple[str, Values]]:
@@ -480,6 +484,7 @@ def learned(folder: Path) -> Values:
 
 GROUPS: dict[str, Callable[[], Iterator[tuple[str, Values]]]] = {
     "sample": of_sample,
+    "scores": of_scores,
     "world": of_gaussian_world,
     "readers": of_readers,
     "cycles": of_cycles,
