@@ -89,7 +89,7 @@ def test_metar(shared: Find) -> None:
     xr.testing.assert_identical(to_tidy(obs).drop_vars("error_std"), obs)
 
 
-@pytest.mark.parametrize("name", ["prepbufr/gdas.t12z.adpsfc.prepbufr", "odb/odb_sonde_16019.odb"])
+@pytest.mark.parametrize("name", ["odb/odb_sonde_16019.odb"])
 def test_forms_of_other_tools_are_refused(shared: Find, name: str) -> None:
     with pytest.raises(InputError, match="needed a table decoded from it.*pip install py"):
         read_obs(shared(f"data/{name}"))

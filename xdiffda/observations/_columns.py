@@ -20,9 +20,10 @@ from ._raw import (
     to_canonical,
     unknown_variable,
 )
-from ._read import NUMERIC, OPTIONAL, TIDY_NAMES, all_names, default_error
+from ._read import BACKGROUND, NUMERIC, OPTIONAL, TIDY_NAMES, all_names, default_error
 
 SUFFIX = "_error_std"
+BACKGROUND_SUFFIX = "_background"
 # Channels of a level variable whose level is that of the station, not of a dimension.
 _OF_STATION = -1.0
 
@@ -44,6 +45,7 @@ class _Block:
     level: np.ndarray
     value: np.ndarray
     error_std: np.ndarray
+    background: np.ndarray | None
 
 
 def read_columns(ds: xr.Dataset, own: dict[str, Variable] | None = None) -> Raw:
@@ -63,7 +65,8 @@ def read_columns(ds: xr.Dataset, own: dict[str, Variable] | None = None) -> Raw:
     level, level_of_station = _levels(ds, dims, raw)
     blocks = []
     for name, variable in ds.data_vars.items():
-        if str(name).endswith(SUFFIX) or dims.station not in variable.dims:
+        beside = str(name).endswith((SUFFIX, BACKGROUND_SUFFIX))
+        if beside or dims.station not in variable.dims:
             continue
         match = _match(raw, ds, str(name), dims)
         if match is not None:
@@ -201,7 +204,11 @@ def _block(
     shape = (ds.sizes.get(dims.time, 1), ds.sizes[dims.station], at.size)
     value = _on_axes(raw, variable, dims, shape) * factor + offset
     pressure = at if level_of_station is None or not on_level else level_of_station[:, None]
-    return _Block(match.name, at, value, _errors(raw, ds, match, dims, pressure, factor, shape))
+    error_std = _errors(raw, ds, match, dims, pressure, factor, shape)
+    background = None
+    if (word := match.user_name + BACKGROUND_SUFFIX) in ds.data_vars:
+        background = _on_axes(raw, ds[word], dims, shape) * factor + offset
+    return _Block(match.name, at, value, error_std, background)
 
 
 def _on_axes(
@@ -266,6 +273,10 @@ def _flatten(
         "lon": as_numbers(raw, raw.word("lon"), ds[raw.word("lon")].values)[s],
         "time": _clock(raw, ds, dims, value.shape[:2]).ravel()[column],
     }  # fmt: skip
+    if any(block.background is not None for block in blocks):
+        full = [np.full(block.value.shape, np.nan) if block.background is None
+                else block.background for block in blocks]  # fmt: skip
+        raw.fields[BACKGROUND] = np.concatenate(full, axis=-1).ravel()[observed]
     for name in OPTIONAL:
         if name in ds.coords and ds[name].dims == (dims.station,):
             column = ds[name].values[s]

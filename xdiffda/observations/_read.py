@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 OPTIONAL = ("station", "kind", "quality", "station_height", "level_bottom")
 # Those of them that are numbers, NaN where unknown: metres above sea level; hPa.
 NUMERIC = ("station_height", "level_bottom")
+# A field of each value, in its units: what the background of the file's own system says.
+BACKGROUND = "background"
 TIDY_NAMES: dict[str, tuple[str, ...]] = {
     "variable": ("variable", "varname", "obs_type"),
     "value": ("value", "obs_value", "observation"),
@@ -45,6 +47,7 @@ TIDY_NAMES: dict[str, tuple[str, ...]] = {
     "quality": ("quality",),
     "station_height": ("station_height", "station_elevation", "elevation", "altitude"),
     "level_bottom": ("level_bottom", "bottom_level", "pressure_bottom"),
+    "background": ("background", "background_value"),
     "units": ("units", "unit"),
 }
 
@@ -139,7 +142,7 @@ def _tidy_types(raw: Raw, ds: xr.Dataset) -> None:
     n = raw.fields["value"].size
     raw.fields.setdefault("level", np.full(n, np.nan))
     raw.fields.setdefault("time", np.full(n, "NaT", "datetime64[ns]"))
-    for name in ("value", "error_std", "lat", "lon", "level", *NUMERIC):
+    for name in ("value", "error_std", "lat", "lon", "level", BACKGROUND, *NUMERIC):
         if name in raw.fields:
             raw.fields[name] = as_numbers(raw, raw.word(name), raw.fields[name])
     for name in ("variable", "station", "kind", "units"):
@@ -193,6 +196,8 @@ def _tidy_names_and_units(raw: Raw, unit_of_all: str) -> None:
             fields["value"][where] = fields["value"][where] * line[0] + line[1]
             if "error_std" in fields:
                 fields["error_std"][where] *= line[0]
+            if BACKGROUND in fields:
+                fields[BACKGROUND][where] = fields[BACKGROUND][where] * line[0] + line[1]
         if "error_std" not in fields:
             default[where] = default_error(raw, match.name, fields["level"][where])
     fields.setdefault("error_std", default)

@@ -2,12 +2,13 @@
 
 *columns*: variables named as in the state on (``station``[, ``level``]), optionally with a
 ``time`` dimension in front; coordinates ``lat``, ``lon``, ``time``; NaN = not observed;
-``<name>_error_std`` beside each variable.
+``<name>_error_std`` beside each variable, and ``<name>_background`` where a file has it.
 
 *tidy*: one dimension ``obs``; ``variable``, ``lat``, ``lon``, ``level`` (hPa, NaN at the
 surface), ``time``, ``value``, ``error_std``, optional ``station``, ``kind``, ``quality``,
 ``station_height`` (m above sea level), ``level_bottom`` (hPa, of a layer that begins at
-``level``). A pandas DataFrame with these columns (and optionally ``units``) is read as well.
+``level``), ``background`` (what the background of the file's own system says, in the units of
+``value``). A pandas DataFrame with these columns (and optionally ``units``) is read as well.
 
 A variable is one of the state, a quantity derived from it (`observations.derived`: wind_speed,
 relative_humidity, surface_pressure, thickness, ...), or one the user gives an operator for.
@@ -25,10 +26,10 @@ import xarray as xr
 from ..errors import InputError, Problem, raise_if
 from ._checks import find_problems, repeated
 from ._codes import name_codes
-from ._columns import SUFFIX
+from ._columns import BACKGROUND_SUFFIX, SUFFIX
 from ._names import KNOWN, own_variables
 from ._raw import Raw
-from ._read import NUMERIC, OPTIONAL, read
+from ._read import BACKGROUND, NUMERIC, OPTIONAL, read
 from ._span import centre_and_width
 from .nonlinear import as_operators
 
@@ -49,6 +50,7 @@ _ATTRS = {
     "level_bottom": {"units": "hPa", "long_name": "lower bound of a layer"},
     "value": {"long_name": "observed value, canonical units of the variable"},
     "error_std": {"long_name": "standard deviation of the observation error"},
+    "background": {"long_name": "background of the file's own system, units as value"},
 }
 
 
@@ -188,7 +190,10 @@ def to_columns(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = 
         shape = (first.size, level_values.size) if on_levels else (first.size,)
         place = (row[where], rank[level_code[where]]) if on_levels else (row[where],)
         dims = ("station", "level")[: len(shape)]
-        for field, suffix in (("value", ""), ("error_std", SUFFIX)):
+        beside = {"value": "", "error_std": SUFFIX, BACKGROUND: BACKGROUND_SUFFIX}
+        for field, suffix in beside.items():
+            if field not in tidy:
+                continue
             full = np.full(shape, np.nan)
             full[place] = tidy[field].values[where]
             columns[name + suffix] = (dims, full, {"units": known[name].units})

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import re
+import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import InputError, Problem, StorageError
 from ..storage import absent
 
-FORMATS = ("netcdf", "zarr", "csv", "ioda", "igra", "metar", "bufr")
+FORMATS = ("netcdf", "zarr", "csv", "ioda", "igra", "metar", "bufr", "prepbufr")
 # What is recognised and not read: how it is called, and what makes tidy columns of it.
 REFUSED = {
-    "prepbufr": ("prepBUFR", "pybufrkit", "POB, TOB, QOB, ZOB, UOB, VOB with PQM, TQM, ..."),
     "odb": ("ODB", "pyodc", "varno, obsvalue, lat, lon, vertco_reference_1, obs_error"),
 }
 _TIDY = "variable, lat, lon, level (hPa), time, value, error_std, station, quality and units"
 _HEAD = 65536
+# A compressed file that grows beyond both of these is taken for a bomb: reports compress by a
+# factor of 5 to 30, and nobody has to hold more than this in memory to find out.
+_LARGEST, _GROWTH = 256 * 2**20, 50
 _ZARR = ("zarr.json", ".zgroup", ".zmetadata")
 _TABLES = (b"PREPBUFR", b"ADPSFC")  # in the mnemonic tables that begin every prepBUFR file
 IGRA = re.compile(r"#[A-Z]{2}[A-Z0-9]{9} \d{4} \d\d \d\d \d\d (\d{4}|\s{4}) ")
@@ -61,6 +66,11 @@ def need_content(path: Path) -> None:
     """Raise a StorageError if there is no file, or nothing in it."""
     if not path.exists():
         raise absent(path, opener="read_obs")
+    if not (path.is_file() or path.is_dir()):  # opening a pipe would wait for its writer for ever
+        raise InputError([Problem(
+            "a pipe, a socket or a device", "a file, or the folder of a Zarr store",
+            f"cat {path} > obs.dat",
+        )], what=str(path))  # fmt: skip
     if path.is_file() and not head_of(path):
         raise StorageError(
             f"{path}: empty file; needed observations; repair: fetch or write it again"
@@ -91,10 +101,45 @@ def head_of(path: Path) -> bytes:
         return _read(path, file, _HEAD)
 
 
+def bytes_of(path: Path) -> bytes:
+    """All bytes of a file, decompressed; a StorageError if it is damaged, or grows like a bomb."""
+    limit = max(_LARGEST, _GROWTH * path.stat().st_size)
+    with _opened(path) as file:
+        data = _read(path, file, limit + 1)
+    if len(data) > limit:
+        raise StorageError(
+            f"{path}: {path.stat().st_size} bytes that decompress to more than {limit / 2**20:.0f} "
+            f"MiB; needed a file of reports, which compress by less than {_GROWTH}; repair: "
+            f"decompress it, then `xdiffda.read_obs(...)` on what comes out"
+        )
+    return data
+
+
+@contextlib.contextmanager
+def plain_file(path: Path, data: bytes | None = None) -> Iterator[Path]:
+    """The file itself, or its bytes in a temporary one where a decoder cannot take it as it is.
+
+    Parameters
+    ----------
+    path
+        A file, perhaps compressed.
+    data
+        What the temporary file shall hold; by default the decompressed bytes of ``path``.
+    """
+    with path.open("rb") as file:
+        compressed = file.read(4).startswith((b"\x1f\x8b", b"PK\x03\x04"))
+    if data is None and not compressed:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="xdiffda-") as folder:
+        plain = Path(folder) / "obs"
+        plain.write_bytes(bytes_of(path) if data is None else data)
+        yield plain
+
+
 def text_of(path: Path) -> str:
     """The whole text of a file, decompressed; a StorageError if it is damaged."""
-    with _opened(path) as file:
-        data = _read(path, file, -1)
+    data = bytes_of(path)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:

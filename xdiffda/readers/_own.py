@@ -14,7 +14,7 @@ import xarray as xr
 
 from ..errors import StorageError, raise_if
 from ..observations._checks import find_problems, repeated
-from ..observations._columns import SUFFIX
+from ..observations._columns import BACKGROUND_SUFFIX, SUFFIX
 from ..observations._names import match_observed
 from ..observations._read import NUMERIC, TIDY_NAMES
 from ..observations.table import readable, tidy_of
@@ -203,7 +203,7 @@ def _known_columns(obs: xr.Dataset, unused: Counter[str]) -> xr.Dataset:
     places = {word for name in TIDY_NAMES if name not in ("variable", "value")
               for word in TIDY_NAMES[name]} | {*NUMERIC}  # fmt: skip
     for name in map(str, obs.data_vars):
-        base = name.removesuffix(SUFFIX)
+        base = name.removesuffix(SUFFIX).removesuffix(BACKGROUND_SUFFIX)
         standard = str(obs[name].attrs.get("standard_name", ""))
         known = match_observed(base, standard, on_levels=None, own={})
         if known is None and base.lower() not in places:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ AT_SURFACE = {
 }
 DROPPED, UNUSED = "xdiffda_observations_dropped", "xdiffda_observations_unused"
 DEFAULT_ERRORS = "xdiffda_observations_default_errors"
+MARKS = "xdiffda_observations_marks"
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Column:
     value: np.ndarray
     error: np.ndarray | None = None
     quality: np.ndarray | None = None
+    background: np.ndarray | None = None
 
 
 @dataclass
@@ -57,21 +60,26 @@ class Reports:
         Values by the reason for which they cannot be used.
     unused
         Values by the name, in the file, of what the package has no use for.
+    marks
+        By which rule the marks of quality are to be read: one of `marks.RULES`.
     """
 
     place: dict[str, np.ndarray]
     columns: list[Column] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     unused: Counter[str] = field(default_factory=Counter)
+    marks: str = ""
 
     def add(
         self, word: str, name: str, value: np.ndarray, *, units: str = "",
         error: np.ndarray | None = None, quality: np.ndarray | None = None,
-        surface: np.ndarray | None = None, count_missing: bool = True,
+        background: np.ndarray | None = None, surface: np.ndarray | None = None,
+        count_missing: bool = True,
     ) -> None:  # fmt: skip
         """Add values in ``units``; ``word`` is the file's name for them.
 
-        ``surface`` says which reports are of the surface.  A column without any value is none.
+        ``background`` is that of the file, in the same units; ``surface`` says which reports are
+        of the surface.  A column without any value is none.
         """
         value = np.asarray(value, np.float64)
         line = to_units(units, KNOWN[name])
@@ -84,14 +92,16 @@ class Reports:
         self._count(f"{name}: missing", ~present & count_missing)
         value = np.where(present, value * line[0] + line[1], np.nan)
         error = None if error is None else np.asarray(error, np.float64) * line[0]
+        if background is not None:
+            background = np.asarray(background, np.float64) * line[0] + line[1]
         if surface is None or name not in AT_SURFACE:
             # what has no name at the surface has a level there: its pressure
-            self.columns.append(Column(name, value, error, quality))
+            self.columns.append(Column(name, value, error, quality, background))
             return
         for where, called in ((~surface, name), (surface, AT_SURFACE[name])):
             if where.any():
                 part = np.where(where, value, np.nan)
-                self.columns.append(Column(called, part, error, quality))
+                self.columns.append(Column(called, part, error, quality, background))
 
     def add_wind(
         self, speed: np.ndarray, direction: np.ndarray, *, units: str = "m s-1",
@@ -133,6 +143,31 @@ class Reports:
         if number := int(np.count_nonzero(which)):
             self.dropped[reason] += number
 
+    @classmethod
+    def joined(cls, parts: Sequence[Reports]) -> Reports:
+        """Reports of several parts of a file as one; what a part lacks is missing there."""
+        sizes = [part.place["lat"].size for part in parts]
+        words = dict.fromkeys(word for part in parts for word in part.place)
+        joined = cls({
+            word: _joined([part.place.get(word) for part in parts], sizes) for word in words
+        })  # fmt: skip
+        numbered = [_numbered(part.columns) for part in parts]
+        for key in dict.fromkeys(key for part in numbered for key in part):
+            columns = [part.get(key) for part in numbered]
+            given = {
+                name: [None if c is None else getattr(c, name) for c in columns]
+                for name in ("value", "error", "quality", "background")
+            }
+            joined.columns.append(Column(key[0], **{
+                name: _joined(values, sizes)
+                for name, values in given.items() if any(v is not None for v in values)
+            }))  # fmt: skip
+        for part in parts:
+            joined.dropped += part.dropped
+            joined.unused += part.unused
+            joined.marks = joined.marks or part.marks
+        return joined
+
     def to_dataset(self) -> xr.Dataset:
         """Tidy observations, report by report; everything that had to be dropped is counted."""
         self._drop_unplaced()
@@ -156,6 +191,11 @@ class Reports:
         quality = self._gather(parts, "quality")[order]
         if np.any(quality != "" if quality.dtype.kind == "U" else np.isfinite(quality)):
             fields["quality"] = quality
+            if self.marks:
+                attrs[MARKS] = self.marks
+        background = self._gather(parts, "background")[order]
+        if np.isfinite(background).any():
+            fields["background"] = background
         attrs |= {DROPPED: as_text(self.dropped), UNUSED: as_text(self.unused)}
         return as_dataset(fields, attrs)
 
@@ -209,6 +249,26 @@ class Reports:
         return error
 
 
+def _numbered(columns: list[Column]) -> dict[tuple[str, int], Column]:
+    """Columns by name, and by their place among those of the same name."""
+    seen: Counter[str] = Counter()
+    out = {}
+    for column in columns:
+        out[column.name, seen[column.name]] = column
+        seen[column.name] += 1
+    return out
+
+
+def _joined(parts: Sequence[np.ndarray | None], sizes: Sequence[int]) -> np.ndarray:
+    """Arrays one after the other; missing values of their type where there is none."""
+    kind = next(part.dtype.kind for part in parts if part is not None)
+    nothing = {"U": "", "M": np.datetime64("NaT", "ns")}.get(kind, np.nan)
+    return np.concatenate([
+        np.full(size, nothing) if part is None else part
+        for part, size in zip(parts, sizes, strict=True)
+    ])  # fmt: skip
+
+
 def as_numbers(values: Any) -> np.ndarray:
     """A column of a table as float64; NaN where it holds no number."""
     import pandas as pd
@@ -224,6 +284,6 @@ def as_text(counts: Counter[str]) -> str:
 def as_dataset(fields: dict[str, np.ndarray], attrs: dict[str, Any]) -> xr.Dataset:
     """Tidy observations as `xdiffda.observations.to_tidy` lays them out."""
     data = {name: ("obs", column, _ATTRS.get(name, {})) for name, column in fields.items()}
-    values = ("value", "error_std", "quality")
+    values = ("value", "error_std", "quality", "background")
     coords = {name: data[name] for name in data if name not in values}
     return xr.Dataset({name: data[name] for name in values if name in data}, coords, attrs)

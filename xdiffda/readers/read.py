@@ -18,12 +18,13 @@ from ..observations.table import select_window
 from ._content import FORMATS, REFUSED, need_content, recognise, refuse
 from ._reports import DROPPED, UNUSED
 
-Format = Literal["netcdf", "zarr", "csv", "ioda", "igra", "metar", "bufr"]
+Format = Literal["netcdf", "zarr", "csv", "ioda", "igra", "metar", "bufr", "prepbufr"]
 # Format -> module and function that read it; imported when it is asked for.
 _READERS = {
     "netcdf": ("_own", "read_netcdf"), "zarr": ("_own", "read_zarr"), "csv": ("_own", "read_csv"),
     "ioda": ("_ioda", "read_ioda"), "igra": ("_igra", "read_igra"),
     "metar": ("_metar", "read_metar"), "bufr": ("_bufr", "read_bufr"),
+    "prepbufr": ("prepbufr", "read_prepbufr"),
 }  # fmt: skip
 _OWN = ("netcdf", "zarr", "csv")
 
@@ -56,9 +57,10 @@ def read_obs(
         Dimension ``obs``: ``variable``, ``lat``, ``lon`` (degrees, [0, 360)), ``level`` (hPa, NaN
         at the surface), ``time`` (UTC) and ``value`` in the units of xdiffda (K, Pa, m s-1,
         kg kg-1, m2 s-2, %); where the file has them ``error_std``, ``station``, ``kind``,
-        ``station_height`` (m) and ``quality``, as in the file. Wind of a speed and a direction
+        ``station_height`` (m), ``quality``, as in the file, and ``background``, of the file's own
+        system. Wind of a speed and a direction
         comes as components, and as speed where the direction is variable. No observation is
-        rejected for its quality mark, and duplicates are kept.
+        rejected for its quality mark (`good_marks` reads them), and duplicates are kept.
 
         Attributes: ``xdiffda_observations_dropped`` and ``xdiffda_observations_unused``, JSON of
         how many values were left out for which reason (missing, without pressure, time or place,
@@ -68,7 +70,7 @@ def read_obs(
     Raises
     ------
     InputError
-        If the form is unknown or left to another tool (prepBUFR, ODB), something that every
+        If the form is unknown or left to another tool (ODB), something that every
         observation needs is not in the file, or nothing in it can be used.
     StorageError
         If the file is absent, empty, truncated or damaged, or needs a package.
