@@ -176,7 +176,7 @@ def test_default_errors_are_filled_in_only_where_none_is_stated():
 
 
 @pytest.mark.parametrize(("changes", "match"), [
-    ({"variable": ["chlorophyll", "2t"]}, "1 values of 'chlorophyll'.*repair: `obs\\[obs.variable"),
+    ({"variable": ["chlorophyll", "2t"]}, "1 values of 'chlorophyll'.*repair: `obs\\[obs..variable"),
     ({"value": [np.nan, np.nan]}, "no observation at all"),
     ({"lat": [91.0, 0.0]}, r"lat` such as 91; needed degrees north"),
     ({"lon": [np.nan, 0.0]}, "lon` missing"),
@@ -190,7 +190,7 @@ def test_default_errors_are_filled_in_only_where_none_is_stated():
     ({"level": [-500.0, np.nan]}, "level` such as -500; needed positive pressure"),
     ({"lat": ["north", "south"]}, "lat` that is not all numbers"),
     ({"time": "yesterday at noon"}, "time` that is not a time"),
-    ({"units": "bananas"}, "in 'bananas'; needed units that convert to K"),
+    ({"units": "bananas"}, "in 'bananas'; needed temperature in units that convert to K"),
 ])  # fmt: skip
 def test_bad_frames_are_refused_with_the_repair(changes, match):
     with pytest.raises(InputError, match=match):
@@ -225,7 +225,7 @@ def test_repairs_of_frames_are_calls_that_work():
      "2t` on station, beam.*isel\\(beam=0\\)"),
     (xr.Dataset({"t": ("station", [280.0])},
                 {"lat": ("station", [0.0]), "lon": ("station", [0.0])}),
-     "temperature without a pressure level.*assign_coords"),
+     "temperature without a pressure level.*drop_vars"),
     (xr.Dataset({"value": ("obs", [1.0]), "variable": ("obs", ["t"])}), "no column `lat`"),
     (xr.DataArray([1.0], dims="station"), "a DataArray.*to_dataset"),
     ([1, 2], "a list"),
@@ -319,7 +319,9 @@ def test_levels_in_pa_that_say_hpa_are_noticed():
 
 def test_values_that_contradict_their_unit_are_noticed():
     frame = _frame(variable="relative_humidity", level=500.0, value=[55.0, 60.0], units="1")
-    with pytest.raises(InputError, match=r"such as 5500, 6000 %.*values in \[-30, 200\] %"):
+    with pytest.raises(
+        InputError, match=r"median 57.5 1; needed values in \[-30, 200\] %; these fit %"
+    ):
         to_tidy(frame)
 
 

@@ -161,8 +161,10 @@ def test_a_track_along_time_is_stations():
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    (lambda o: o.assign_coords(time=o.time.expand_dims(level=[500, 850])), "`time` on level, "),
-    (lambda o: o.assign_coords(lat=o.lat.expand_dims(level=[500, 850])), "`lat` on level, "),
+    (lambda o: o.drop_vars("2t").assign_coords(time=o.time.expand_dims(level=[500, 850])),
+     "`time` on level, "),
+    (lambda o: o.drop_vars("2t").assign_coords(lat=o.lat.expand_dims(level=[500, 850])),
+     "`lat` on level, "),
     (lambda o: o.assign(t_error_std=("k", [1.0, 2.0])), "`t_error_std` on k; needed"),
     (lambda o: o.assign(t_error_std=("level", [-1.0, 2.0])), "with error_std such as -1"),
     (lambda o: o.assign_coords(level=[0, 850]), "`level` such as 0"),

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from .._checks import MOST_ALOFT, MOST_SHARE, TROPOSPHERE, standard_geopotential
+from .._units import USUAL
 from ..errors import Problem
-from ..variables import G0
-from ._names import fitting_units
-from ._raw import Raw, set_for, unit_repair
+from ..variables import Variable
+from ._names import fitting_units, to_units
+from ._raw import Raw, unit_repair, without
 
 # An observation with a Gaussian error may lie beyond what nature allows by its error: specific
 # humidity of 1e-6 seen with an error of 1e-3. Six standard deviations are reached once in 10^9.
 N_ERROR_STD = 6.0
 N_EXAMPLES = 3
+ENOUGH = 10  # values that tell a share from a percentage, where the unit says percent
 HIGHEST_PRESSURE = 1200.0  # hPa: more is a pressure in Pa
 
 
@@ -79,13 +82,18 @@ def _errors(raw: Raw) -> list[Problem]:
     field = f"{names[0]}_error_std" if raw.form == "columns" else "error_std"
     word = raw.words.get(field)
     new = f"{raw.word(names[0])}_error_std" if raw.form == "columns" else field
-    repair = f'obs["{new}"] = 1.0'
-    if word is not None:
-        repair = f'obs["{word}"] = obs["{word}"].where(obs["{word}"] > 0, 1.0)'
+    needed = "positive standard deviations, in the unit of the variable"
+    if word is None:
+        needed += f": `{new}`, or error_std of the operator"
+        repair = ""
+    elif raw.form == "columns":
+        user = raw.word(names[0])
+        repair = f'obs["{user}"] = obs["{user}"].where(obs["{word}"] > 0)'
+    else:
+        repair = _select(raw, "error_std", "{x} > 0")
     return [Problem(
         f"{bad.sum()} observations of {', '.join(names)} with error_std such as "
-        f"{_examples(np.unique(error_std[bad]))}",
-        "positive standard deviations, in the unit of the variable", repair,
+        f"{_examples(np.unique(error_std[bad]))}", needed, repair,
     )]  # fmt: skip
 
 
@@ -97,19 +105,16 @@ def _levels(raw: Raw) -> list[Problem]:
     for name, count in _present(raw, ~has_level):
         if name not in raw.own and raw.known(name).on_levels:
             problems.append(Problem(
-                f"{count} values of {name} without a pressure level", "a level in hPa",
-                _level_repair(raw, name, bool(has_level.any())),
+                f"{count} values of {name} without a pressure level",
+                "the pressure of each in hPa, which only who made the observations knows",
+                _level_repair(raw, name),
             ))  # fmt: skip
     for name, count in _present(raw, has_level):
-        user = raw.word(name)
         if name not in raw.own and not raw.known(name).on_levels:
             problems.append(Problem(
                 f"{count} values of the surface variable {name} with a pressure level",
-                "no level (NaN) at the surface",
-                f'obs["{user}"] = obs["{user}"].isel({raw.words.get("level_dim", word)}=0, '
-                f"drop=True)" if raw.form == "columns"
-                else f'obs["{word}"] = obs["{word}"].where(obs["{raw.word("variable")}"] '
-                f'!= "{user}")',
+                "no level (NaN) at the surface; what is observed at a pressure level is no "
+                f"{name}", without(raw, raw.word(name)),
             ))  # fmt: skip
     bad = has_level & ~(level > 0)
     if bad.any():
@@ -119,22 +124,22 @@ def _levels(raw: Raw) -> list[Problem]:
         ))  # fmt: skip
     bad = has_level & (level > HIGHEST_PRESSURE)
     if bad.any():
+        pascals = bool(np.median(level[has_level]) > HIGHEST_PRESSURE) and raw.level_factor == 1.0
+        highest = HIGHEST_PRESSURE / raw.level_factor
+        says_pa = (f'obs["{word}"] = obs["{word}"] / 100' if raw.form == "frame"
+                   else f'obs["{word}"].attrs["units"] = "Pa"')  # fmt: skip
         problems.append(Problem(
             f"{bad.sum()} observations with `{word}` such as {_examples(level[bad])} hPa",
-            f"pressures up to {HIGHEST_PRESSURE:g} hPa, or units that say Pa",
-            f'obs["{word}"] = obs["{word}"] / 100' if raw.form == "frame"
-            else f'obs["{word}"].attrs["units"] = "Pa"',
+            f"pressures up to {HIGHEST_PRESSURE:g} hPa" + ", or units that say Pa" * pascals,
+            says_pa if pascals else _select(raw, "level", f"~({{x}} > {highest:g})"),
         ))  # fmt: skip
     return problems
 
 
-def _level_repair(raw: Raw, name: str, some: bool) -> str:
-    """The call for values of ``name`` without a level; ``some`` observations have one."""
-    if not some:
-        word = raw.word("level")
-        if raw.form == "columns":
-            return f"obs.assign_coords({word}=500)"
-        return set_for(raw, name, word, "500.0", "numpy.nan")
+def _level_repair(raw: Raw, name: str) -> str:
+    """The call that leaves out values of ``name`` without a level."""
+    if "level" not in raw.words or (raw.form == "columns" and "level_dim" not in raw.words):
+        return without(raw, raw.word(name))
     if raw.form == "columns":
         return _select(raw, "level", "{x}.notnull()")
     other = f'(obs["{raw.word("variable")}"] != "{raw.word(name)}")'
@@ -156,8 +161,7 @@ def _layers(raw: Raw) -> list[Problem]:
         f"{bad.sum()} values of {name} with `{raw.word('level')}` such as "
         f"{_examples(level[bad])} and `{raw.word('level_bottom')}` {_examples(bottom[bad])}",
         "the pressure of the top of the layer, and the higher one of its bottom, in hPa",
-        f'obs["{raw.word("level_bottom")}"] = 1000.0' if raw.form != "columns"
-        else 'obs.assign_coords(level_bottom=("station", [1000.0] * obs.sizes["station"]))',
+        without(raw, raw.word(name)),
     )]  # fmt: skip
 
 
@@ -169,22 +173,41 @@ def _ranges(raw: Raw) -> list[Problem]:
     slack = N_ERROR_STD * np.where(np.isfinite(error_std) & (error_std > 0), error_std, 0.0)
     low, high = np.array([raw.known(name).valid_range for name in raw.names]).T
     outside = ~((value >= low[variable] - slack) & (value <= high[variable] + slack))
-    for name, _ in _present(raw, outside):
+    for name, _ in _present(raw, np.ones(value.size, bool)):
         mine = raw.is_any_of(name)
-        bad, of_all = value[outside & mine], value[mine]
-        known = raw.known(name)
-        guess = fitting_units(float(np.nanmin(of_all)), float(np.nanmax(of_all)), known)
+        bad, of_all, known = value[outside & mine], value[mine], raw.known(name)
+        lines = raw.lines.get(name, set())
+        factor, offset, written = next(iter(lines)) if len(lines) == 1 else (1.0, 0.0, "")
+        level = raw.fields["level"][mine]
+        guess = None
+        if len(lines) == 1:
+            user = (of_all - offset) / factor
+            guess = _fitting_unit(user, of_all, written, known, bool(bad.size), level)
+            if guess is not None and to_units(guess, known) == (factor, offset) and written:
+                guess = None
         units = known.units
         lowest, highest = known.valid_range
-        if guess and guess != units:
-            repair = unit_repair(raw, name, guess)
+        if guess is not None:
+            found = f"{of_all.size} values of {name} with median {np.median(user):.4g}"
+            said = f" {written}" if written else ", without a unit"
+            problems.append(Problem(
+                found + said,
+                f"values in [{lowest:g}, {highest:g}] {units}; these fit {guess}",
+                unit_repair(raw, name, guess),
+            ))  # fmt: skip
+            continue
+        if not bad.size:
+            continue
+        ends = [f"{(end - offset) / factor:.9g}" for end in (lowest, highest)]
+        user_name = raw.word(name)
+        if len(lines) > 1:
+            repair = ""
         elif raw.form == "columns":
-            user = raw.word(name)
-            repair = (f'obs["{user}"] = obs["{user}"].where((obs["{user}"] >= {lowest:g}) & '
-                      f'(obs["{user}"] <= {highest:g}))')  # fmt: skip
+            x = f'obs["{user_name}"]'
+            repair = f"{x} = {x}.where(({x} >= {ends[0]}) & ({x} <= {ends[1]}))"
         else:
-            keep = f"({{x}} >= {lowest:g}) & ({{x}} <= {highest:g})"
-            other = f'(obs["{raw.word("variable")}"] != "{raw.word(name)}")'
+            keep = f"({{x}} >= {ends[0]}) & ({{x}} <= {ends[1]})"
+            other = f'(obs["{raw.word("variable")}"] != "{user_name}")'
             repair = _select(raw, "value", f"{other} | ({keep})")
         problems.append(Problem(
             f"{bad.size} of {of_all.size} values of {name} such as {_examples(bad)} {units}",
@@ -193,27 +216,60 @@ def _ranges(raw: Raw) -> list[Problem]:
     return problems
 
 
+def _fitting_unit(
+    user: np.ndarray, value: np.ndarray, written: str, known: Variable, some_bad: bool,
+    level: np.ndarray,
+) -> str | None:  # fmt: skip
+    """The unit that the user's values fit by their median, where theirs is impossible."""
+    low, high = known.valid_range
+    most, median = float(user.max()), float(np.median(user))
+    if known.name == "relative_humidity" and 0 < most <= MOST_SHARE:
+        moist = np.nanmax(level, initial=0.0) >= TROPOSPHERE
+        if not written or (written in ("%", "percent") and moist and user.size >= ENOUGH):
+            return "1"
+    if known.units == "1" and written in ("%", "percent") and 0.5 < most <= MOST_SHARE:
+        return "1" if user.size >= ENOUGH else None
+    if known.units == "degree" and user.size >= ENOUGH and 0 < most < 6.2832:
+        return "rad" if not written.lower().startswith("rad") else None
+    if known.name == "specific_humidity":
+        aloft = level <= 150.0
+        if aloft.any() and float(np.median(value[aloft])) > MOST_ALOFT:
+            return "mg kg-1" if float(np.median(user[aloft])) > 0.3 else "g kg-1"
+    if not some_bad:
+        return None
+    if not low <= float(np.median(value)) <= high:
+        at = float(np.nanmedian(level)) if np.isfinite(level).any() else 1000.0
+        return fitting_units(float(user.min()), most, known, median=median, level=at)
+    if known.units == "m s-1" and float(np.quantile(np.abs(user), 0.9)) > 75.0:
+        # knots are twice m/s: one wild value is no reason to take all for them
+        return fitting_units(float(user.min()), most, known)
+    return None
+
+
 def _heights(raw: Raw) -> list[Problem]:
     """Tell geopotential from heights: each lies inside the range of the other.
 
-    Between 700 and 100 hPa geopotential is within 20 % of the standard atmosphere's; heights in
+    Between 925 and 1 hPa geopotential is within 30 % of the standard atmosphere's; heights in
     gpm are smaller by 9.8, and geopotential taken for heights is larger by as much.
     """
     level, value = raw.fields["level"], raw.fields["value"]
-    mine = raw.is_any_of("geopotential") & (level >= 100.0) & (level <= 700.0)
+    mine = raw.is_any_of("geopotential") & (level >= 1.0) & (level <= 925.0)
     if not mine.any():
         return []
-    standard = G0 * 44330.8 * (1.0 - (level[mine] / 1013.25) ** 0.190263)  # ICAO, approximate
+    standard = np.array([standard_geopotential(p) for p in level[mine]])
     ratio = float(np.median(value[mine] / standard))
     if 0.5 < ratio < 2.0:
         return []
-    factors = {"gpm": G0, "gpdm": 10 * G0, "m2 s-2": 1 / G0}
-    units = next((u for u, factor in factors.items() if 0.5 < ratio * factor < 2.0), "m2 s-2")
+    factors = {units: to_units(units, raw.known("geopotential")) for units in USUAL["m2 s-2"]}
+    lines = raw.lines.get("geopotential", set())
+    user = ratio / next(iter(lines))[0] if len(lines) == 1 else ratio
+    fits = [u for u, line in factors.items() if line and 0.5 < user * line[0] < 2.0]
     return [Problem(
         f"{mine.sum()} values of geopotential that are {ratio:.3g} times the standard "
         f"atmosphere's, such as {_examples(value[mine])} m2 s-2 at {level[mine][0]:g} hPa",
         f"geopotential, there about {standard[0]:.0f} m2 s-2, or units that say otherwise",
-        unit_repair(raw, "geopotential", units),
+        unit_repair(raw, "geopotential", fits[0]) if fits
+        else without(raw, raw.word("geopotential")),
     )]  # fmt: skip
 
 

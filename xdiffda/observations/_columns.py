@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import xarray as xr
 from .._coordinates import find_axes
 from ..errors import Problem
 from ..variables import Match, Variable
-from ._names import match_observed, to_units
+from ._names import contradicts, match_observed, to_units
 from ._raw import (
     Raw,
     as_numbers,
@@ -19,6 +20,7 @@ from ._raw import (
     read_times,
     to_canonical,
     unknown_variable,
+    without,
 )
 from ._read import BACKGROUND, NUMERIC, OPTIONAL, TIDY_NAMES, all_names, default_error
 
@@ -69,7 +71,12 @@ def read_columns(ds: xr.Dataset, own: dict[str, Variable] | None = None) -> Raw:
         if beside or dims.station not in variable.dims:
             continue
         match = _match(raw, ds, str(name), dims)
-        if match is not None:
+        if match is not None and any(block.name == match.name for block in blocks):
+            raw.problems.append(Problem(
+                f"`{raw.word(match.name)}` and `{name}`, which both look like {match.name}",
+                f"one {match.name}: leave out the other", without(raw, str(name)),
+            ))  # fmt: skip
+        elif match is not None:
             blocks.append(_block(raw, ds, match, dims, level, level_of_station))
     if blocks and not raw.problems:
         _flatten(raw, ds, dims, blocks, level_of_station)
@@ -119,7 +126,7 @@ def _dimensions(ds: xr.Dataset, raw: Raw) -> tuple[xr.Dataset, _Dims | None]:
             axis.name: (station, np.full(n, ds[axis.name].item())) for axis in (lat, lon)
         })  # fmt: skip
     raw.words |= {"lat": lat.name, "lon": lon.name, "dim": station}
-    if "time" not in axes and (problem := _deep(ds, "time", station)) is not None:
+    if "time" not in axes and (problem := _deep(ds, "time")) is not None:
         raw.problems.append(problem)
         return ds, None
     other: dict[str, str | None] = {"time": None, "level": None}
@@ -132,7 +139,7 @@ def _dimensions(ds: xr.Dataset, raw: Raw) -> tuple[xr.Dataset, _Dims | None]:
         if axes[name].coord is None:
             raw.problems.append(Problem(
                 f"dimension {axes[name].dim} without coordinate", f"its {name}",
-                f"obs.assign_coords({axes[name].dim}=...)",
+                "",
             ))  # fmt: skip
             return ds, None
     if other["level"] is not None:
@@ -140,19 +147,27 @@ def _dimensions(ds: xr.Dataset, raw: Raw) -> tuple[xr.Dataset, _Dims | None]:
     return ds, _Dims(station, other["time"], other["level"])
 
 
-def _deep(ds: xr.Dataset, name: str, *allowed: str) -> Problem | None:
+def _deep(ds: xr.Dataset, name: str) -> Problem | None:
     """The problem of a coordinate that should be on stations and has two dimensions."""
     for word in ds.coords:
         dims = [str(dim) for dim in ds[word].dims]
         if str(word).lower() not in TIDY_NAMES[name] or len(dims) < 2:
             continue
-        others = [dim for dim in dims if dim not in allowed]
-        other = next((dim for dim in others if dim.lower() in TIDY_NAMES["level"]), others[-1])
         return Problem(
             f"`{word}` on {', '.join(dims)}", f"one {name} for each station, or tidy observations",
-            f'obs.assign_coords({word}=obs["{word}"].isel({other}=0, drop=True))',
+            _one_place_each(ds, dims),
         )  # fmt: skip
     return None
+
+
+def _one_place_each(ds: xr.Dataset, dims: Sequence[str]) -> str:
+    """The call after which each value has a place and a time of its own: nothing is left out.
+
+    None where some variables lack a dimension: they would be repeated along it.
+    """
+    if any(set(dims) - set(map(str, v.dims)) for v in ds.data_vars.values()):
+        return ""
+    return f'obs.stack(report={tuple(dims)}).reset_index("report")'
 
 
 def _levels(ds: xr.Dataset, dims: _Dims, raw: Raw) -> tuple[np.ndarray, np.ndarray | None]:
@@ -175,6 +190,14 @@ def _match(raw: Raw, ds: xr.Dataset, user_name: str, dims: _Dims) -> Match | Non
     if dims.level is not None or raw.word("level") not in ds.coords:
         has_level = dims.level in variable.dims
     match = match_observed(user_name, standard_name, on_levels=has_level, own=raw.own)
+    said = contradicts(user_name, standard_name) if match is None else None
+    if said is not None:
+        raw.problems.append(Problem(
+            f"`{user_name}` with standard_name {standard_name!r}",
+            f"a name and a standard_name of one quantity ({said} or another): correct the wrong "
+            "one where the file is made, or leave the variable out", without(raw, user_name),
+        ))  # fmt: skip
+        return None
     if match is None:
         raw.problems.append(unknown_variable(user_name, int(variable.count()), raw))
         return None
@@ -234,8 +257,8 @@ def _errors(
                 raw.problems.append(Problem(
                     f"`{stated}` in {units!r}, the error of `{match.user_name}` in "
                     f"{ds[match.user_name].attrs.get('units', raw.known(match.name).units)!r}",
-                    "an error in the unit of its variable, or one that converts to it",
-                    f'obs["{stated}"].attrs["units"] = "{raw.known(match.name).units}"',
+                    "an error in a unit that converts to its variable's; or none, for the default",
+                    f'obs.drop_vars("{stated}")',
                 ))  # fmt: skip
             raw.words[match.name + SUFFIX] = stated
             if foreign := set(ds[stated].dims) - {dims.station, dims.time, dims.level}:
@@ -287,12 +310,11 @@ def _clock(raw: Raw, ds: xr.Dataset, dims: _Dims, shape: tuple[int, ...]) -> np.
     time = np.full(shape, "NaT", "datetime64[ns]")
     if raw.word("time") in ds.coords:
         coord = ds[raw.word("time")]
-        if foreign := set(coord.dims) - {dims.station, dims.time}:
+        if set(coord.dims) - {dims.station, dims.time}:
             raw.problems.append(Problem(
                 f"`{raw.word('time')}` on {', '.join(map(str, coord.dims))}",
                 "one time for each station, or tidy observations",
-                f'obs.assign_coords({raw.word("time")}=obs["{raw.word("time")}"]'
-                f".isel({min(map(str, foreign))}=0, drop=True))",
+                _one_place_each(ds, [str(dim) for dim in coord.dims]),
             ))  # fmt: skip
             return time
         coord = coord.transpose(*(d for d in (dims.time, dims.station) if d in coord.dims))

@@ -9,8 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .._units import conversion, units_that_fit
-from ..variables import G0, VARIABLES, Match, Variable, match_name, user_default_units
+from .._units import conversion, fitting
+from ..variables import (
+    G0,
+    VARIABLES,
+    Match,
+    Variable,
+    contradiction,
+    match_name,
+    user_default_units,
+)
 
 if TYPE_CHECKING:
     from .nonlinear import Operator
@@ -83,12 +91,36 @@ def match_observed(
     """
     if user_name in own:
         return Match(user_name, user_name, (0, 0))
+    if contradicts(user_name, standard_name) is not None:
+        return None
     for wanted in (on_levels, None):
-        found = match_name(user_name, standard_name, on_levels=wanted)
+        found = None if _derived_names(user_name) else (
+            match_name(user_name, standard_name, on_levels=wanted)
+        )  # fmt: skip
         found = found or _match_derived(user_name, standard_name, wanted)
         if found is not None:
             return found
     return None
+
+
+def contradicts(user_name: str, standard_name: str) -> str | None:
+    """The quantity that a name says, where ``standard_name`` says it is another.
+
+    Examples
+    --------
+    >>> contradicts("td", "air_temperature"), contradicts("td", "dew_point_temperature")
+    ('dewpoint_temperature', None)
+    """
+    said, standard = _derived_names(user_name), standard_name.strip()
+    if not said or standard in ("", "unknown", user_name):
+        return contradiction(user_name, standard_name)
+    fits = any(standard in (v.standard_name, v.name, *v.aliases) for v in said)
+    return None if fits else said[0].name
+
+
+def _derived_names(user_name: str) -> list[Variable]:
+    """The derived quantities that a name may mean."""
+    return [v for v in DERIVED.values() if user_name == v.name or user_name.lower() in v.aliases]
 
 
 def _match_derived(user_name: str, standard_name: str, on_levels: bool | None) -> Match | None:
@@ -123,8 +155,9 @@ def to_units(units: str, variable: Variable, user_name: str = "") -> tuple[float
     return conversion(units, proxy) if proxy else None
 
 
-def fitting_units(lowest: float, highest: float, variable: Variable) -> str | None:
-    """Units in which raw values of this range would be plausible, if any."""
-    if variable.name in VARIABLES:
-        return units_that_fit(lowest, highest, variable.name)
-    return None
+def fitting_units(
+    lowest: float, highest: float, variable: Variable, *, median: float | None = None,
+    level: float = 1000.0,
+) -> str | None:  # fmt: skip
+    """The likeliest units in which raw values would be plausible; see `units_that_fit`."""
+    return fitting(variable.units, variable.valid_range, lowest, highest, median, level)

@@ -38,6 +38,9 @@ class Raw:
     attrs: dict[Hashable, Any] = field(default_factory=dict)
     own: dict[str, Variable] = field(default_factory=dict)
     several: bool = True  # whether a tidy table holds more than one variable
+    # canonical = factor * value + offset, and the unit as written, of each variable
+    lines: dict[str, set[tuple[float, float, str]]] = field(default_factory=dict)
+    level_factor: float = 1.0  # from the user's unit of pressure to hPa
 
     def known(self, name: str) -> Variable:
         """What is known of a variable, the user's own included."""
@@ -112,27 +115,39 @@ def hpa_factor(raw: Raw, attrs: dict, level: np.ndarray) -> float:
     units = str(attrs.get("units", "")).strip()
     if units in ("", "1"):
         largest = np.nanmax(level, initial=0.0) if level.size else 0.0
-        return 0.01 if largest > 2000.0 else 1.0
+        raw.level_factor = 0.01 if largest > 2000.0 else 1.0
+        return raw.level_factor
     line = conversion(units, "surface_pressure")
     if line is None:
         raw.problems.append(Problem(
-            f"`{raw.word('level')}` in {units!r}", "pressure in hPa or Pa",
-            f'obs["{raw.word("level")}"].attrs["units"] = "hPa"',
+            f"`{raw.word('level')}` in {units!r}",
+            "pressure in hPa or Pa: heights are no pressure levels", "",
         ))  # fmt: skip
         return 1.0
-    return line[0] / 100.0
+    raw.level_factor = line[0] / 100.0
+    return raw.level_factor
 
 
 def to_canonical(raw: Raw, user_name: str, name: str, units: str) -> tuple[float, float]:
     """Factor and offset to canonical units."""
     line = to_units(units, raw.known(name), user_name)
     if line is None:
-        canonical = raw.known(name).units
         raw.problems.append(Problem(
-            f"`{user_name}` in {units!r}", f"units that convert to {canonical}",
-            unit_repair(raw, name, canonical),
+            f"`{user_name}` in {units!r}",
+            f"{name} in units that convert to {raw.known(name).units}: either the unit is not "
+            "written as it is meant, or this is another quantity",
+            without(raw, user_name),
         ))  # fmt: skip
+    raw.lines.setdefault(name, set()).add((*(line or (1.0, 0.0)), units))
     return line or (1.0, 0.0)
+
+
+def without(raw: Raw, user_name: str) -> str:
+    """The call that leaves out one variable, under the user's name."""
+    if raw.form == "columns":
+        return f'obs.drop_vars("{user_name}")'
+    mine = f'obs["{raw.word("variable")}"] != "{user_name}"'
+    return f"obs[{mine}]" if raw.form == "frame" else f"obs.isel({raw.word('dim')}={mine})"
 
 
 def unit_repair(raw: Raw, name: str, units: str) -> str:
@@ -163,13 +178,8 @@ def unknown_variable(user_name: str, count: int, raw: Raw) -> Problem:
             f"obs.dropna({raw.word('dim')!r}, subset=[{word!r}])" if raw.form != "frame"
             else f'obs[obs["{word}"].notnull()]',
         )  # fmt: skip
-    repair = {
-        "columns": f'obs.drop_vars("{user_name}")',
-        "tidy": f'obs.isel({raw.word("dim")}=obs.{raw.word("variable")} != "{user_name}")',
-        "frame": f'obs[obs.{raw.word("variable")} != "{user_name}"]',
-    }[raw.form]
     return Problem(
         f"{count} values of {user_name!r}",
         "variables that xdiffda knows (sorted(xdiffda.observations.KNOWN)), or an operator for it "
-        "(operators={...})", repair,
+        "(operators={...})", without(raw, user_name),
     )  # fmt: skip
