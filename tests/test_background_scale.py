@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+
 import jax
 import numpy as np
 import pytest
@@ -208,3 +211,36 @@ def test_small_scales_of_a_hybrid_have_the_share_of_b(prior) -> None:
     found = np.average((beyond**2).mean((0, 2)), weights=AREA)
     expected = alpha * np.average((prior.unresolved_at(1.0) ** 2).mean(1), weights=AREA)
     assert found == pytest.approx(expected, rel=0.12)
+
+
+# ---- what an analysis says of itself -----------------------------------------------------
+
+
+def test_attributes_are_the_same_text_from_a_file_for_one_time_and_for_two(prior, tmp_path) -> None:
+    """A list of one number comes back from netCDF as a number: they are JSON text."""
+    background = xr.concat(
+        [_label(_full(MEAN)).assign_coords(time=TIME + np.timedelta64(6 * i, "h")) for i in (0, 1)],
+        "time",
+    )
+    obs = emulate_obs(background, n_columns=9, error_std=prior.typical_error(0.5), seed=0)
+    for n in (1, 2):
+        made = xdiffda.assimilate(
+            background.isel(time=slice(n)), obs, model=prior, method="oi", progress=False
+        )
+        made.to_netcdf(tmp_path / f"{n}.nc")
+        with xr.open_dataset(tmp_path / f"{n}.nc") as found:
+            for name, value in made.attrs.items():
+                assert found.attrs[name] == value, name
+            assert len(json.loads(found.attrs["xdiffda_background_error"])) == n
+            assert json.loads(found.attrs["xdiffda_observations_used"]) == [27] * n
+            assert json.loads(found.attrs["xdiffda_solver_residual"]) == [None] * n
+
+
+def test_too_few_steps_warn_with_a_number_that_does_not(prior) -> None:
+    obs = emulate_obs(_label(_full(MEAN)), n_columns=5, error_std=prior.typical_error(), seed=0)
+    ask = {"model": prior, "n_members": 2, "progress": False}
+    with pytest.warns(UserWarning, match="n_steps=3 .*60 % .*repair: n_steps=4"):
+        xdiffda.assimilate(_label(_full(MEAN)), obs, n_steps=3, **ask)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        xdiffda.assimilate(_label(_full(MEAN)), obs, n_steps=4, **ask)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import cycle_world as world
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +80,7 @@ def test_own_operators_and_correlated_errors_give_the_kalman_analysis(method: st
         solver=Solver(tolerance=1e-5, max_iterations=100),
     )  # fmt: skip
     found = to_state(analysis, world.LAYOUT)[0].mean(0).reshape(-1) - x
-    assert analysis.attrs["xdiffda_observations_used"] == [len(obs)]
+    assert json.loads(analysis.attrs["xdiffda_observations_used"]) == [len(obs)]
     np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
     # the correlation, and the user's H, matter far more than this
     assert np.abs(by(np.diag(np.diag(r))) - expected).max() > 0.05 * np.abs(expected).max()

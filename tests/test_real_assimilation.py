@@ -6,6 +6,7 @@ observations are emulated from the member or time that plays the truth.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -101,9 +102,11 @@ def test_one_era5_member_is_drawn_to_another(era5_analysis):
     assert_users_convention(analysis, background)
     assert_closer(analysis, background, truth, gain=0.05)
     assert analysis.attrs["xdiffda_model"] == "gaussian"
-    assert 0.99 * N_ERA5 * 4 < analysis.attrs["xdiffda_observations_used"][0] <= N_ERA5 * 4
+    assert (
+        0.99 * N_ERA5 * 4 < json.loads(analysis.attrs["xdiffda_observations_used"])[0] <= N_ERA5 * 4
+    )
     # pairs of members differ as background and truth do: the prior is neither too wide nor narrow
-    assert 0.5 < analysis.attrs["xdiffda_background_error"][0] < 1.5
+    assert 0.5 < json.loads(analysis.attrs["xdiffda_background_error"])[0] < 1.5
     spread = analysis.std("member", ddof=1).map(np.square).mean(["latitude", "longitude"]) ** 0.5
     ratio = (spread / rmse(analysis.mean("member"), truth)).to_dataarray().values
     assert 0.5 < ratio.mean() < 1.5

@@ -43,7 +43,7 @@ def test_the_store_holds_what_assimilate_gives(given, whole: Path) -> None:
         for name in wanted:
             assert found[name].dims == wanted[name].dims
             np.testing.assert_array_equal(found[name].isel(time=[i]), wanted[name])
-        used = wanted.attrs["xdiffda_observations_used"]
+        used = json.loads(wanted.attrs["xdiffda_observations_used"])
         assert found["n_obs_used"][i].item() == used[0] > 0
     assert found["n_obs_rejected"].dims == ("time", "reason")
     assert found["background_error"].values.tolist() == [1.0] * N_TIMES

@@ -131,6 +131,11 @@ def _check_size(z: Float[np.ndarray, "node member channel"], settings: Settings)
         )  # fmt: skip
 
 
+def rounded(residual: float) -> float | None:
+    """A residual as it is written down; None where no solve was made."""
+    return None if np.isnan(residual) else float(f"{residual:.2e}")
+
+
 def warn_of_residual(residual: float, settings: Settings, time: np.datetime64 | None) -> None:
     solver = settings.guidance.solver
     solves = settings.method in ("guided", "3dvar")  # NaN of others: there is none

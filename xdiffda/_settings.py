@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from xdiffda.prior import Prior
 METHODS = ("guided", "repaint", "3dvar", "oi", "letkf", "interpolation")
 SINGLE = ("3dvar", "oi", "interpolation")  # one best state, no ensemble
 SOLVERS = {"3dvar": MINIMUM}
+FEWEST_STEPS = 4  # of the table of guidance (docs, "Which V, which start, how many steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,7 @@ def check_settings(
             )  # fmt: skip
     if problems:
         raise InputError(problems, what="settings of assimilate")
+    _warn_of_few_steps(method, guidance)
     n_members = 1 if method in SINGLE else n_members
     if rest["background_error"] == "estimate" and not prior.estimates_background_error:
         rest["background_error"] = 1.0
@@ -122,6 +125,19 @@ def check_settings(
         hybrid=hybrid or Hybrid(),
         covariance=v, **rest,
     )  # fmt: skip
+
+
+def _warn_of_few_steps(method: str, guidance: Guidance) -> None:
+    """Fewer steps than any row of the table of guidance has: members lack spread."""
+    if method == "guided" and guidance.n_steps < FEWEST_STEPS:
+        warnings.warn(
+            f"n_steps={guidance.n_steps} draws members that lack much of their spread (with 3 "
+            f"steps from a warm start they have 60 % of it); "
+            f"{FEWEST_STEPS} steps are the fewest that were tested; "
+            f"repair: n_steps={FEWEST_STEPS} or more, "
+            f"assimilate(obs, n_steps={Guidance().n_steps}) for the right spread",
+            stacklevel=5,
+        )
 
 
 def _plain(value: Any) -> Any:

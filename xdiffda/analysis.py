@@ -13,7 +13,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from xdiffda import registry
-from xdiffda._analysis_time import Analysed, analyse_time, check_clock
+from xdiffda._analysis_time import Analysed, analyse_time, check_clock, rounded
 from xdiffda._backgrounds import Backgrounds, read_backgrounds
 from xdiffda._devices import Schedule, run_times
 from xdiffda._jax_settings import with_own_jax
@@ -87,7 +87,7 @@ def assimilate(
         ensemble transform Kalman filter of a background with ``member``. interpolation: the
         observations alone, kriged, the background where none is near: the least to beat.
     n_steps : int
-        Network evaluations for each member.
+        Network evaluations for each member. With fewer than 4 members lack spread: a warning.
     start : {"warm", "cold"}
     sampler : {"dpm-solver", "heun", "stochastic"}
     covariance : {"calibrated", "climatological", "jacobian", "diagonal"}, optional
@@ -172,7 +172,7 @@ def assimilate(
     >>> import xdiffda
     >>> truth, background = xdiffda.open_sample("truth"), xdiffda.open_sample("background")
     >>> obs = truth.isel(time=0).diffda.emulate_obs(n_columns=100)
-    >>> analysis = background.isel(time=0).diffda.assimilate(obs, n_members=2, n_steps=3)
+    >>> analysis = background.isel(time=0).diffda.assimilate(obs, n_members=2, n_steps=4)
     >>> analysis.sizes["member"]
     2
     """
@@ -277,11 +277,11 @@ def _dataset(
         "xdiffda_seed": settings.seed,
         "xdiffda_settings": json.dumps(settings.provenance()),
         "xdiffda_network_evaluations": settings.evaluations,
-        "xdiffda_observations_used": used,
+        "xdiffda_observations_used": json.dumps(used),
         "xdiffda_observations_rejected": json.dumps([r["rejected"] for r in records]),
-        "xdiffda_background_error": [round(r["r"], 4) for r in records],
-        # relative, the largest of all solves for the observations; NaN where none is made
-        "xdiffda_solver_residual": [float(f"{r['residual']:.2e}") for r in records],
+        "xdiffda_background_error": json.dumps([round(r["r"], 4) for r in records]),
+        # relative, the largest of all solves for the observations; null where none is made
+        "xdiffda_solver_residual": json.dumps([rounded(r["residual"]) for r in records]),
     }
     if settings.method == "letkf" and settings.inflation.adaptive:
         factors = np.stack([r["inflation"] for r in records])

@@ -114,7 +114,7 @@ def simulation_based_calibration(
     ...                     {"lat": np.linspace(-75, 75, 6), "lon": np.arange(12) * 30.0})
     >>> found = simulation_based_calibration(
     ...     GaussianPrior.from_samples(errors), errors.isel(member=0, drop=True) + 280,
-    ...     n_draws=4, n_members=3, n_columns=5, settings={"n_steps": 3}, progress=False)
+    ...     n_draws=4, n_members=3, n_columns=5, settings={"n_steps": 4}, progress=False)
     >>> found["rank"].sizes["draw"], int(found["rank"].max()) <= 4
     (4, True)
     """

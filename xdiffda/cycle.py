@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -204,7 +205,7 @@ def _one_cycle(plan: Plan, path: Path, n: int) -> Outcome:
         analysis = plan.states.array(result, what="analysis")
         record = {
             "used": records[0]["used"], "rejected": dict(records[0]["rejected"]),
-            "r": result.attrs["xdiffda_background_error"][0],
+            "r": json.loads(result.attrs["xdiffda_background_error"])[0],
             "parts": [status_of(tidy, records[0]["lost"])],
         }  # fmt: skip
         if held is not None:

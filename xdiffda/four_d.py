@@ -23,7 +23,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from xdiffda import registry
-from xdiffda._analysis_time import warn_of_residual
+from xdiffda._analysis_time import rounded, warn_of_residual
 from xdiffda._jax_settings import with_own_jax
 from xdiffda._rollout import STEP, load_rollout
 from xdiffda._settings import Settings, check_settings
@@ -89,7 +89,7 @@ def assimilate_window(
         later observations, one that neighbours share: without it, an imperfect forecaster is
         bent to fit them.  Measured for the bundled model: 0.23.
     n_steps : int
-        Network evaluations for each member.
+        Network evaluations for each member. With fewer than 4 members lack spread: a warning.
     solver : Solver, optional
         As in `xdiffda.assimilate`; through the forecaster each iteration runs it and its
         adjoint over the window.
@@ -246,10 +246,10 @@ def _provenance(
         "xdiffda_seed": settings.seed,
         "xdiffda_settings": json.dumps(settings.provenance() | how),
         "xdiffda_network_evaluations": settings.evaluations,
-        "xdiffda_observations_used": [record["used"]],
+        "xdiffda_observations_used": json.dumps([record["used"]]),
         "xdiffda_observations_rejected": json.dumps([record["rejected"]]),
-        "xdiffda_background_error": [round(record["r"], 4)],
-        "xdiffda_solver_residual": [float(f"{residual:.2e}")],
+        "xdiffda_background_error": json.dumps([round(record["r"], 4)]),
+        "xdiffda_solver_residual": json.dumps([rounded(residual)]),
     }  # fmt: skip
 
 

@@ -218,9 +218,9 @@ def analyse_one(job: Job, i: int, given: Input) -> None:
         progress=False, **job.settings,
     )  # fmt: skip
     observed = {
-        "used": analysis.attrs["xdiffda_observations_used"][0],
+        "used": json.loads(analysis.attrs["xdiffda_observations_used"])[0],
         "rejected": json.loads(analysis.attrs["xdiffda_observations_rejected"])[0],
-        "r": analysis.attrs["xdiffda_background_error"][0],
+        "r": json.loads(analysis.attrs["xdiffda_background_error"])[0],
     }
     digests = state_digest(state, registry.resolve(job.model)), tidy_digest(given.tidy)
     record = analysis.merge(account(observed, digests, job.dim))

@@ -14,6 +14,7 @@ whether what was timed was an analysis. The second call is the one that counts.
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import time
 
@@ -138,9 +139,10 @@ def main(options: argparse.Namespace) -> None:
     name = "temperature"
     left = analysis[name].mean("member") - truth[name]
     ratio = float(np.sqrt((left**2).mean() / ((background[name] - truth[name]) ** 2).mean()))
-    residual = analysis.attrs["xdiffda_solver_residual"][0]
+    residual = json.loads(analysis.attrs["xdiffda_solver_residual"])[0]
+    used = json.loads(analysis.attrs["xdiffda_observations_used"])[0]
     print(
-        f"{jax.devices()[0].device_kind}; {analysis.attrs['xdiffda_observations_used'][0]:,} "
+        f"{jax.devices()[0].device_kind}; {used:,} "
         f"observations; residual of the solves {residual:.1e}; error / background's {ratio:.2f}"
     )
 

@@ -9,6 +9,7 @@ two numbers of the state.  3D-Var needs no network; ``--guided`` adds two member
 from __future__ import annotations
 
 import argparse
+import json
 import time
 import warnings
 
@@ -35,7 +36,7 @@ def main(iterations: int, guided: bool) -> None:
                 progress=False,
             )  # fmt: skip
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            used, residual = (analysis.attrs[f"xdiffda_{name}"][0]
+            used, residual = (json.loads(analysis.attrs[f"xdiffda_{name}"])[0]
                               for name in ("observations_used", "solver_residual"))  # fmt: skip
             error = analysis["temperature"].mean("member") - truth["temperature"]
             base = background["temperature"] - truth["temperature"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import equinox as eqx
 import jax
 import numpy as np
@@ -201,7 +203,9 @@ def test_observations_guide_the_draw(forecaster, previous, prior):
             gross_check=np.inf, progress=False,
         )  # fmt: skip
         assert analysis.attrs["xdiffda_model"] == "gencast-tiny"
-        assert analysis.attrs["xdiffda_background_error"] == [1.0]  # a unit, not estimated
+        assert json.loads(analysis.attrs["xdiffda_background_error"]) == [
+            1.0
+        ]  # a unit, not estimated
         return analysis["temperature"].sel(level=850)
 
     close, blind, blinder = analyse(0.05), analyse(1e5), analyse(1e6)

@@ -113,7 +113,7 @@ def test_a_sounding_is_assimilated(shared: Find) -> None:
     assert 1 < np.sum(np.isclose(obs["level"], 500)) < obs.sizes["obs"]
     analysis = background.diffda.assimilate(obs, model=prior, method="oi", progress=False)
     # temperature and geopotential at 500 hPa; the world has no wind, no humidity, no other level
-    assert analysis.attrs["xdiffda_observations_used"] == [2]
+    assert json.loads(analysis.attrs["xdiffda_observations_used"]) == [2]
     at_500 = obs.isel(obs=np.flatnonzero(
         (obs["level"].values == 500) & np.isin(obs["variable"], ["temperature", "geopotential"])
     ))  # fmt: skip

@@ -111,9 +111,11 @@ def _record(
         mean = members_of(world, analysis, what="analysis").mean(0, dtype=np.float64)
         attrs = analysis.attrs
         states = _forecast(world, mean.astype(np.float32), case.time, len(times))
+    residual = json.loads(attrs["xdiffda_solver_residual"])[0]
+    r = json.loads(attrs["xdiffda_background_error"])[0]
     return {
-        "squared": _squared(world, states, case), "r": attrs["xdiffda_background_error"][0],
-        "residual": attrs["xdiffda_solver_residual"][0],
+        "squared": _squared(world, states, case), "r": r,
+        "residual": np.nan if residual is None else residual,
         "seconds": round(clock.perf_counter() - begin, 1),
     }  # fmt: skip
 
