@@ -117,8 +117,10 @@ def _unit_problem(
     if not inside[1]:
         level = float(np.median([p for p, _ in pressure])) if pressure else 1000.0
         likely = units_that_fit(lowest, highest, field.name, median=median, level=level)
-    elif variable.units == "m s-1" and np.quantile(np.abs(finite), 0.999) > high / 2:
+    elif _share_outside(finite, field) > 0.01 or (
         # knots are twice m/s: only the jets tell, and not one wild value
+        variable.units == "m s-1" and np.quantile(np.abs(finite), 0.999) > high / 2
+    ):
         likely = units_that_fit(lowest, highest, field.name)
     else:
         likely = None
@@ -132,6 +134,11 @@ def _unit_problem(
     )
 
 
+def _share_outside(finite: np.ndarray, field: Field) -> float:
+    low, high = ((end - field.offset) / field.factor for end in VARIABLES[field.name].valid_range)
+    return float(np.mean((finite < low) | (finite > high)))
+
+
 def _range_problem(finite: np.ndarray, field: Field) -> list[Problem]:
     variable, name = VARIABLES[field.name], field.user_name
     low, high = variable.valid_range
@@ -141,7 +148,7 @@ def _range_problem(finite: np.ndarray, field: Field) -> list[Problem]:
     ):
         return []
     bounds = [(end - field.offset) / field.factor for end in (low, high)]
-    outside = float(np.mean((finite < bounds[0]) | (finite > bounds[1])))
+    outside = _share_outside(finite, field)
     found = f"`{name}` from {ends[0]:.6g} to {ends[1]:.6g} {field.units}"
     needed = f"{field.name} between {low:g} and {high:g} {variable.units}"
     if outside > 0.2:
@@ -175,13 +182,13 @@ def _disguised(
                 f"`{field.user_name}` with mean {mean:.4g} {field.units}",
                 f"precipitation, with a mean below {MOST_RAIN:g} m", _says(field, "mm"),
             )  # fmt: skip
-    heights = field.factor == 1.0 and 500 < raw_max < MOST_HEIGHT
+    heights = field.factor == 1.0 and 200 < raw_max < MOST_HEIGHT
     if name == "geopotential_at_surface" and heights:
         return Problem(
             found,
             "surface geopotential in m2 s-2, which exceeds 3e4 in the highest mountains; these "
             "are heights",
-            _says(field, "gpm"),
+            _says(field, "gpm" if raw_max > MOST_HEIGHT / 10 else "dam"),
         )
     if name == "2m_specific_humidity":
         return _humidity_problem([(1000.0, values)], field)

@@ -142,6 +142,8 @@ def read_convention(
     problems += recognised.problems
     on_levels = [f for f in recognised.fields if VARIABLES[f.name].on_levels]
     grid, wrong = _read_grid(ds, axes, layout)
+    if wrong and not {"lat", "lon"} <= set(axes):  # nothing else can be said of the variables
+        return None, recognised, wrong
     problems += wrong
     levels, wrong = _read_levels(ds, axes, layout) if on_levels else (np.array([]), [])
     problems += wrong

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MOST_SHOWN = 12  # problems in the text of an error; all are in its attribute
+
 
 class XdiffdaError(ValueError):
     """Base of every error that xdiffda raises on purpose."""
@@ -41,7 +43,9 @@ class Problem:
 def _numbered(problems: Sequence[Problem], what: str) -> str:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = [f"{what}: {count}"]
-    lines += [f"  {i}. {problem}" for i, problem in enumerate(problems, start=1)]
+    lines += [f"  {i}. {problem}" for i, problem in enumerate(problems[:MOST_SHOWN], start=1)]
+    if len(problems) > MOST_SHOWN:
+        lines.append(f"  and {len(problems) - MOST_SHOWN} more, in `problems` of this error")
     return "\n".join(lines)
 
 

@@ -179,6 +179,9 @@ def _ranges(raw: Raw) -> list[Problem]:
         lines = raw.lines.get(name, set())
         factor, offset, written = next(iter(lines)) if len(lines) == 1 else (1.0, 0.0, "")
         level = raw.fields["level"][mine]
+        if "level_bottom" in raw.fields:  # of a layer, the middle
+            bottom = raw.fields["level_bottom"][mine]
+            level = np.where(np.isfinite(bottom), np.sqrt(level * bottom), level)
         guess = None
         if len(lines) == 1:
             user = (of_all - offset) / factor
@@ -253,24 +256,31 @@ def _heights(raw: Raw) -> list[Problem]:
     gpm are smaller by 9.8, and geopotential taken for heights is larger by as much.
     """
     level, value = raw.fields["level"], raw.fields["value"]
-    mine = raw.is_any_of("geopotential") & (level >= 1.0) & (level <= 925.0)
-    if not mine.any():
-        return []
-    standard = np.array([standard_geopotential(p) for p in level[mine]])
-    ratio = float(np.median(value[mine] / standard))
-    if 0.5 < ratio < 2.0:
-        return []
-    factors = {units: to_units(units, raw.known("geopotential")) for units in USUAL["m2 s-2"]}
-    lines = raw.lines.get("geopotential", set())
-    user = ratio / next(iter(lines))[0] if len(lines) == 1 else ratio
-    fits = [u for u, line in factors.items() if line and 0.5 < user * line[0] < 2.0]
-    return [Problem(
-        f"{mine.sum()} values of geopotential that are {ratio:.3g} times the standard "
-        f"atmosphere's, such as {_examples(value[mine])} m2 s-2 at {level[mine][0]:g} hPa",
-        f"geopotential, there about {standard[0]:.0f} m2 s-2, or units that say otherwise",
-        unit_repair(raw, "geopotential", fits[0]) if fits
-        else without(raw, raw.word("geopotential")),
-    )]  # fmt: skip
+    bottom = raw.fields.get("level_bottom", np.full(level.size, np.nan))
+    problems = []
+    for name in ("geopotential", "thickness"):
+        mine = raw.is_any_of(name) & (level >= 1.0) & (level <= 925.0)
+        if name == "thickness":
+            mine &= bottom > level
+        if not mine.any():
+            continue
+        standard = np.array([standard_geopotential(p) for p in level[mine]])
+        if name == "thickness":
+            standard = standard - np.array([standard_geopotential(p) for p in bottom[mine]])
+        ratio = float(np.median(value[mine] / standard))
+        if 0.5 < ratio < 2.0:
+            continue
+        lines = raw.lines.get(name, set())
+        user = ratio / next(iter(lines))[0] if len(lines) == 1 else ratio
+        factors = {units: to_units(units, raw.known(name)) for units in USUAL["m2 s-2"]}
+        fits = [u for u, line in factors.items() if line and 0.5 < user * line[0] < 2.0]
+        problems.append(Problem(
+            f"{mine.sum()} values of {name} that are {ratio:.3g} times the standard "
+            f"atmosphere's, such as {_examples(value[mine])} m2 s-2 at {level[mine][0]:g} hPa",
+            f"{name}, there about {standard[0]:.0f} m2 s-2, or units that say otherwise",
+            unit_repair(raw, name, fits[0]) if fits else without(raw, raw.word(name)),
+        ))  # fmt: skip
+    return problems
 
 
 def _duplicates(raw: Raw) -> list[Problem]:
