@@ -31,7 +31,7 @@ _SURFACE, _SOUNDINGS = (0, 1), (2,)
 _END = b"7777"
 
 
-def read_bufr(path: Path) -> xr.Dataset:
+def read_bufr(path: Path, *, heights: str | None = None, drift: bool = True) -> xr.Dataset:
     """Read SYNOP and TEMP reports; messages of other categories are counted, not read."""
     categories = _categories(path)
     found = [*{c in _SOUNDINGS for c in categories if c in (*_SURFACE, *_SOUNDINGS)}]

@@ -32,6 +32,7 @@ AT_SURFACE = {
 DROPPED, UNUSED = "xdiffda_observations_dropped", "xdiffda_observations_unused"
 DEFAULT_ERRORS = "xdiffda_observations_default_errors"
 MARKS = "xdiffda_observations_marks"
+ASSUMED = "xdiffda_observations_assumed"
 
 
 @dataclass
@@ -62,6 +63,8 @@ class Reports:
         Values by the name, in the file, of what the package has no use for.
     marks
         By which rule the marks of quality are to be read: one of `marks.RULES`.
+    assumed
+        Values by what was taken for granted to read them.
     """
 
     place: dict[str, np.ndarray]
@@ -69,6 +72,12 @@ class Reports:
     dropped: Counter[str] = field(default_factory=Counter)
     unused: Counter[str] = field(default_factory=Counter)
     marks: str = ""
+    assumed: Counter[str] = field(default_factory=Counter)
+
+    def assume(self, what: str, number: int) -> None:
+        """Note what a reader took for granted, and for how many values."""
+        if number:
+            self.assumed[what] += number
 
     def add(
         self, word: str, name: str, value: np.ndarray, *, units: str = "",
@@ -165,6 +174,7 @@ class Reports:
         for part in parts:
             joined.dropped += part.dropped
             joined.unused += part.unused
+            joined.assumed += part.assumed
             joined.marks = joined.marks or part.marks
         return joined
 
@@ -197,6 +207,8 @@ class Reports:
         if np.isfinite(background).any():
             fields["background"] = background
         attrs |= {DROPPED: as_text(self.dropped), UNUSED: as_text(self.unused)}
+        if self.assumed:
+            attrs[ASSUMED] = as_text(self.assumed)
         return as_dataset(fields, attrs)
 
     def _drop_unplaced(self) -> None:

@@ -62,15 +62,15 @@ class _Levels:
         return self.reports[name][self.report]
 
 
-def read_prepbufr(path: Path) -> xr.Dataset:
-    """Read a prepBUFR file, of any types of report."""
+def read_prepbufr(path: Path, *, drift: bool = True) -> xr.Dataset:
+    """Read a prepBUFR file, of any types of report; without ``drift`` at the launch's places."""
     messages = messages_of(path, bytes_of(path))
     parts = []
     for tables, group in _groups(messages.found):
         for batch, of_row in decode(path, messages, group, tables):
             levels = _levels(batch, of_row)
             if levels.report.size:
-                parts.append(_reports(levels))
+                parts.append(_reports(levels, drift))
     if loss := messages.loss(path):
         warnings.warn(loss, stacklevel=2)
     if not parts:
@@ -195,9 +195,11 @@ def _texts(batch: Any) -> np.ndarray:
 # ------------------------------------------------------------------------------ to reports
 
 
-def _reports(levels: _Levels) -> Reports:
-    place, surface = _place(levels)
+def _reports(levels: _Levels, drift: bool) -> Reports:
+    place, surface = _place(levels, drift)
     reports = Reports(place, marks="prepbufr")
+    if not drift:
+        reports.unused["drift"] += int(np.isfinite(levels.newest("HRDR")).sum())
     pressure = levels.newest("POB")
     humidity = 1e-6 * levels.newest("QOB")  # mg/kg
     temperature, background = _sensible(levels, humidity)
@@ -285,7 +287,7 @@ def _reports(levels: _Levels) -> Reports:
     return reports
 
 
-def _place(levels: _Levels) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _place(levels: _Levels, drift: bool) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Place and time of each level, with its drift, and whether its report is of the surface."""
     report_type = levels.of_report("TYP")
     kind = kinds_of(report_type)
@@ -293,7 +295,7 @@ def _place(levels: _Levels) -> tuple[dict[str, np.ndarray], np.ndarray]:
     kind = np.where(buoy & (kind == "ship"), "buoy", kind)
 
     def drifted(aloft: str, launch: str) -> np.ndarray:
-        value = levels.newest(aloft)
+        value = levels.newest(aloft if drift else "")
         return np.where(np.isfinite(value), value, levels.of_report(launch))
 
     hours = drifted("HRDR", "DHR")

@@ -27,12 +27,15 @@ _READERS = {
     "prepbufr": ("prepbufr", "read_prepbufr"),
 }  # fmt: skip
 _OWN = ("netcdf", "zarr", "csv")
+# What readers of a form are asked beyond the file.
+_OPTIONS = {"ioda": ("heights",), "bufr": ("heights", "drift"), "prepbufr": ("drift",)}
 
 
 def read_obs(
     path: str | os.PathLike, *, format: Format | None = None,
     variables: str | Sequence[str] | None = None, time: Any = None,
-    window: np.timedelta64 | str | None = None,
+    window: np.timedelta64 | str | None = None, heights: Literal["standard"] | None = None,
+    drift: bool = True,
 ) -> xr.Dataset:  # fmt: skip
     """Read observations from a file, as ``assimilate`` takes them.
 
@@ -50,6 +53,12 @@ def read_obs(
     time, window
         Keep the observations of a window around this time (UTC), open at its beginning; its full
         width is ``"6h"`` unless given.
+    heights
+        ``"standard"`` takes heights of reports aloft that have no pressure to one through the ICAO
+        standard atmosphere, also where the file does not say that they are pressure altitudes.
+    drift
+        Whether the levels of soundings have the places and times to which the balloon drifted,
+        where the file has them (BUFR, prepBUFR); else those of the launch.
 
     Returns
     -------
@@ -65,7 +74,9 @@ def read_obs(
         Attributes: ``xdiffda_observations_dropped`` and ``xdiffda_observations_unused``, JSON of
         how many values were left out for which reason (missing, without pressure, time or place,
         impossible), and how many are under which name that xdiffda cannot use;
-        ``xdiffda_observations_default_errors``, how many have no error in a file that has some.
+        ``xdiffda_observations_default_errors``, how many have no error in a file that has some;
+        ``xdiffda_observations_marks``, by which rule `good_marks` reads ``quality``;
+        ``xdiffda_observations_assumed``, JSON of what had to be assumed (pressures from heights).
 
     Raises
     ------
@@ -102,7 +113,8 @@ def read_obs(
     wanted = _wanted(variables)
     module, function = _READERS[form]
     reader = getattr(importlib.import_module(f"{__package__}.{module}"), function)
-    obs = reader(file)
+    given = {"heights": heights, "drift": drift}
+    obs = reader(file, **{name: given[name] for name in _OPTIONS.get(form, ())})
     if form not in _OWN:
         first = {"xdiffda_observations_file": file.name, "xdiffda_observations_format": form}
         obs.attrs = {**first, **obs.attrs}
