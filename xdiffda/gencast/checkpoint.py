@@ -13,7 +13,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from xdiffda.errors import ModelError
@@ -29,7 +28,7 @@ from xdiffda.graphcast.archive import (
 from xdiffda.graphcast.checkpoint import TaskConfig, _write, read_task
 
 from .config import Architecture, GenCastTask, NoiseEncoderConfig, SamplerConfig, TrainingNoise
-from .names import DECODER, ENCODER, default_unused, folded, named_arrays, norms
+from .names import DECODER, ENCODER, default_unused, folded, named_arrays, neutral_norms
 from .network import GenCast, NetworkConfig
 
 _SECTIONS: dict[str, type] = {
@@ -187,9 +186,7 @@ def _read_network(
         return template, unused
     leaves = leaves_of(weights, list(needed))
     net = eqx.tree_at(lambda tree: list(named_arrays(tree).values()), template, leaves)
-    factors = lambda tree: [v for norm in norms(tree) for v in (norm.scale, norm.offset)]  # noqa: E731
-    neutral = [jnp.full(v.shape, float(i % 2 == 0)) for i, v in enumerate(factors(template))]
-    return eqx.tree_at(factors, net, neutral), unused
+    return neutral_norms(net), unused
 
 
 def _damaged(path: str | os.PathLike[str], wrong: list[str]) -> ModelError:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from xdiffda.graphcast.layers import Block, LayerNorm, Linear
 
-from .network import GenCast, NetworkConfig
+from .network import GenCast, MeshTransformer, NetworkConfig
+from .transformer import Transformer
+
+Net = TypeVar("Net", bound=MeshTransformer)
 
 _BUILDER = "/~_networks_builder/"
 ENCODER, DECODER = "grid2mesh_gnn" + _BUILDER, "mesh2grid_gnn" + _BUILDER
@@ -30,33 +35,48 @@ def named_arrays(net: GenCast) -> dict[str, Any]:
             arrays |= _linear(f"{name}_mlp/~/linear_{k}", layer)
         if block.norm is not None:
             arrays |= _norm(f"{name}_norm_conditioning", block.norm)
-    for i, block in enumerate(net.transformer.blocks):
+    return arrays | transformer_arrays(_TRANSFORMER, net.transformer)
+
+
+def transformer_arrays(path: str, transformer: Transformer) -> dict[str, Any]:
+    """All weights of a transformer, under names that begin with ``path``."""
+    arrays = {}
+    for i, block in enumerate(transformer.blocks):
         number = f"block_{i:02d}"
-        path = f"{_TRANSFORMER}{number}/"
-        arrays |= _norm(f"{path}{number}_norm_conditioning", block.attention_norm)
+        own = f"{path}{number}/"
+        arrays |= _norm(f"{own}{number}_norm_conditioning", block.attention_norm)
         for letter, weight in (
             ("q", block.attention.query),
             ("k", block.attention.key),
             ("v", block.attention.value),
         ):
-            arrays[f"{path}mha_proj_{letter}:w"] = weight
-        arrays |= _linear(f"{path}mha_final", block.attention.final)
-        arrays |= _norm(f"{path}{number}_norm_conditioning_1", block.ffw_norm)
-        arrays |= _linear(f"{path}ffw_up", block.up) | _linear(f"{path}ffw_down", block.down)
-    return arrays | _norm(
-        f"{_TRANSFORMER}transformer_final_norm_conditioning", net.transformer.norm
-    )
+            arrays[f"{own}mha_proj_{letter}:w"] = weight
+        arrays |= _linear(f"{own}mha_final", block.attention.final)
+        arrays |= _norm(f"{own}{number}_norm_conditioning_1", block.ffw_norm)
+        arrays |= _linear(f"{own}ffw_up", block.up) | _linear(f"{own}ffw_down", block.down)
+    return arrays | _norm(f"{path}transformer_final_norm_conditioning", transformer.norm)
 
 
-def norms(net: GenCast) -> list[LayerNorm]:
+def norms(net: MeshTransformer) -> list[LayerNorm]:
     """All layer normalisations."""
-    found = [block.norm for _, block in _blocks(net) if block.norm is not None]
-    for block in net.transformer.blocks:
-        found += [block.attention_norm, block.ffw_norm]
-    return [*found, net.transformer.norm]
+
+    def is_norm(part: Any) -> bool:
+        return isinstance(part, LayerNorm)
+
+    return [part for part in jax.tree.leaves(net, is_leaf=is_norm) if is_norm(part)]
 
 
-def folded(net: GenCast) -> GenCast:
+def neutral_norms(net: Net) -> Net:
+    """With scales 1 and offsets 0 in all normalisations, for which the format has no place."""
+
+    def factors(tree: Net) -> list[Any]:
+        return [v for norm in norms(tree) for v in (norm.scale, norm.offset)]
+
+    neutral = [jnp.full(v.shape, float(i % 2 == 0)) for i, v in enumerate(factors(net))]
+    return eqx.tree_at(factors, net, neutral)
+
+
+def folded(net: Net) -> Net:
     """The same function with scales 1 and offsets 0, for which the format has no place.
 
     scale (1 + a) + (offset + b), a and b linear in the conditioning, is again of that form.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from xdiffda._jax_settings import with_own_jax
 from xdiffda.errors import InputError, Problem, raise_if
 
 from .bare import BareNetwork
+from .checkpoint import TaskConfig
 from .fitting import check_datasets, not_finite
 
 
@@ -111,30 +113,7 @@ class Forecaster:
             If forcings end too early, or an input changes with time but is neither predicted
             nor a forcing.
         """
-        check_datasets("roll-out", inputs=inputs, forcings=forcings)
-        task, problems = self.net.task, []
-        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-            problem = Problem(f"steps={steps!r}", "1 or more", "f.rollout(..., steps=1)")
-            raise InputError([problem], what="roll-out")
-        inputs = inputs[[name for name in task.input_variables if name in inputs]]
-        if task.forcing_variables and (n := forcings.sizes.get("time", 0)) < steps:
-            repair = "xdiffda.graphcast.time_forcings(times, lat, lon)"
-            problems.append(Problem(f"forcings for {n} times", f"{steps} times", repair))
-        known = {*task.target_variables, *task.forcing_variables}
-        moving = [name for name in inputs if "time" in inputs[name].dims]
-        stuck = sorted(str(name) for name in moving if name not in known)
-        if stuck and steps > 1:
-            needed = "static fields, targets or forcings only"
-            problems.append(Problem(f"inputs {stuck} that change with time", needed, "steps=1"))
-        raise_if(problems, what="roll-out")
-
-        outputs = []
-        for step in range(steps):
-            now = forcings.isel(time=[step]) if "time" in forcings.dims else forcings
-            outputs.append(self(inputs, now))
-            fed_back = outputs[-1].merge(now[list(task.forcing_variables)], compat="override")
-            inputs = _advance(inputs, fed_back)
-        return xr.combine_nested(outputs, concat_dim="time")
+        return roll_out(lambda _, *now: self(*now), self.net.task, inputs, forcings, steps)
 
     def reconfigured(self, **options: Any) -> Forecaster:
         """The same forecaster computed in another way: for less memory, or in half precision.
@@ -209,6 +188,47 @@ class Forecaster:
                 repair = f"{what}.drop_vars('{name}')"
                 problems.append(Problem(f"{what} {values.tolist()} of {name}", needed, repair))
         return found
+
+
+def roll_out(
+    step: Callable[[int, xr.Dataset, xr.Dataset], xr.Dataset],
+    task: TaskConfig,
+    inputs: xr.Dataset,
+    forcings: xr.Dataset,
+    steps: int,
+) -> xr.Dataset:
+    """Feed the outputs of ``step(number, inputs, forcings)`` back, ``steps`` times.
+
+    Raises
+    ------
+    InputError
+        If forcings end too early, or an input changes with time but is neither predicted
+        nor a forcing.
+    """
+    check_datasets("roll-out", inputs=inputs, forcings=forcings)
+    problems: list[Problem] = []
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        problem = Problem(f"steps={steps!r}", "1 or more", "f.rollout(..., steps=1)")
+        raise InputError([problem], what="roll-out")
+    inputs = inputs[[name for name in task.input_variables if name in inputs]]
+    if task.forcing_variables and (n := forcings.sizes.get("time", 0)) < steps:
+        repair = "xdiffda.graphcast.time_forcings(times, lat, lon)"
+        problems.append(Problem(f"forcings for {n} times", f"{steps} times", repair))
+    known = {*task.target_variables, *task.forcing_variables}
+    moving = [name for name in inputs if "time" in inputs[name].dims]
+    stuck = sorted(str(name) for name in moving if name not in known)
+    if stuck and steps > 1:
+        needed = "static fields, targets or forcings only"
+        problems.append(Problem(f"inputs {stuck} that change with time", needed, "steps=1"))
+    raise_if(problems, what="roll-out")
+
+    outputs = []
+    for number in range(steps):
+        now = forcings.isel(time=[number]) if "time" in forcings.dims else forcings
+        outputs.append(step(number, inputs, now))
+        fed_back = outputs[-1].merge(now[list(task.forcing_variables)], compat="override")
+        inputs = _advance(inputs, fed_back)
+    return xr.combine_nested(outputs, concat_dim="time")
 
 
 def _scaled(
