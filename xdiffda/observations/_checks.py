@@ -10,6 +10,7 @@ from ..errors import Problem
 from ..variables import Variable
 from ._names import fitting_units, to_units
 from ._raw import Raw, unit_repair, without
+from ._sites import on_globe
 
 # An observation with a Gaussian error may lie beyond what nature allows by its error: specific
 # humidity of 1e-6 seen with an error of 1e-3. Six standard deviations are reached once in 10^9.
@@ -56,7 +57,8 @@ def _examples(values: np.ndarray) -> str:
 
 def _places(raw: Raw) -> list[Problem]:
     problems = []
-    lat, lon = raw.fields["lat"], raw.fields["lon"]
+    lat, lon = on_globe(raw.fields["lat"]), raw.fields["lon"]
+    raw.fields["lat"] = lat
     bad = ~(np.abs(lat) <= 90.0)
     if bad.any():
         problems.append(Problem(

@@ -13,7 +13,8 @@ import xarray as xr
 from ..errors import InputError, Problem
 from ..state import Convention, Grid
 from ._frames import with_index
-from .stencil import horizontal_stencil, is_vector_component
+from ._sites import on_globe
+from .stencil import horizontal_stencil, is_vector_component, scalar_meridian
 
 _SITES, _NOISE = 0, 1  # streams of random numbers
 
@@ -48,7 +49,7 @@ def given_sites(sites: xr.Dataset | Mapping[str, Any]) -> Sites:
             else f"sites of type {type(sites).__name__} without names"
         )  # fmt: skip
     try:
-        lat = np.atleast_1d(np.asarray(sites[lat_name], np.float64))
+        lat = on_globe(np.atleast_1d(np.asarray(sites[lat_name], np.float64)))
         lon = np.atleast_1d(np.asarray(sites[lon_name], np.float64))
     except (ValueError, TypeError) as error:
         raise _no_sites(f"sites that are no numbers ({error})") from error
@@ -144,20 +145,26 @@ def _lazy_sample(
 ) -> xr.Dataset:
     """H in the horizontal, in xarray's own words, so that lazy arrays stay lazy."""
     grid, axes = convention.layout.grid, convention.axes
-    near = horizontal_stencil(grid, sites.lat, sites.lon)
-    used = np.flatnonzero((near.weight != 0).any(axis=0))
-    node, across = near.node[:, used], near.across[:, used]
     corner = ("station", "_corner")
-    pick = {
-        str(axes["lat"].dim): xr.Variable(corner, convention.lat_order[node // grid.n_lon]),
-        str(axes["lon"].dim): xr.Variable(corner, convention.lon_order[node % grid.n_lon]),
-    }
+
+    def corners(lon: np.ndarray) -> tuple[dict[str, xr.Variable], np.ndarray, np.ndarray]:
+        near = horizontal_stencil(grid, sites.lat, lon)
+        used = np.flatnonzero((near.weight != 0).any(axis=0))
+        node = near.node[:, used]
+        return {
+            str(axes["lat"].dim): xr.Variable(corner, convention.lat_order[node // grid.n_lon]),
+            str(axes["lon"].dim): xr.Variable(corner, convention.lon_order[node % grid.n_lon]),
+        }, near.weight[:, used], near.across[:, used]
+
+    of_vectors, of_scalars = corners(sites.lon), corners(scalar_meridian(sites.lat, sites.lon))
     renamed = {str(axes[name].dim): name for name in ("time", "level") if name in axes}
     order = ("time", "station", "level")
     out = {}
     for field in convention.fields:
         if field.name not in channels:
             continue
+        is_vector = is_vector_component(field.name)
+        pick, weight, across = of_vectors if is_vector else of_scalars
         variable = ds[field.user_name].variable.isel(pick)
         variable = variable.squeeze([
             dim for dim in variable.dims if dim not in (*corner, *renamed)
@@ -170,8 +177,7 @@ def _lazy_sample(
         elif np.isfinite(levels).all():
             variable = variable.set_dims({"level": 1, **variable.sizes})
         # Eastward and northward turn over where the meridian is followed across a pole.
-        weight = near.weight[:, used] * np.where(across & is_vector_component(field.name), -1, 1)
-        weighted = xr.Variable(corner, weight)
+        weighted = xr.Variable(corner, weight * np.where(across & is_vector, -1, 1))
         # A corner of weight 0 is not seen, were it NaN.
         seen = (variable.where(weighted != 0, 0.0) * weighted).sum("_corner", skipna=False)
         seen = seen * field.factor + field.offset

@@ -50,6 +50,17 @@ class SiteSet:
         return self.channels
 
 
+def on_globe(lat: Float[np.ndarray, " point"]) -> Float[np.ndarray, " point"]:
+    """Latitudes, degrees, those beyond a pole by no more than rounding (1e-6) at the pole.
+
+    Examples
+    --------
+    >>> on_globe(np.array([-90.00000000000001, 90.000002])).tolist()
+    [-90.0, 90.000002]
+    """
+    return np.where(np.abs(lat) <= 90.0 + 1e-6, np.clip(lat, -90.0, 90.0), lat)
+
+
 def unit_vectors(
     lat: Float[np.ndarray, "place"], lon: Float[np.ndarray, "place"]
 ) -> Float[np.ndarray, "place 3"]:

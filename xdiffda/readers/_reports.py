@@ -18,6 +18,7 @@ import xarray as xr
 from ..observations import KNOWN, default_error_std
 from ..observations._checks import HIGHEST_PRESSURE
 from ..observations._names import to_units
+from ..observations._sites import on_globe
 from ..observations.table import _ATTRS
 
 # What a variable on levels is called where the report is one of the surface.
@@ -212,7 +213,8 @@ class Reports:
         return as_dataset(fields, attrs)
 
     def _drop_unplaced(self) -> None:
-        lat, lon = self.place["lat"], self.place["lon"]
+        lat, lon = on_globe(self.place["lat"]), self.place["lon"]
+        self.place["lat"] = lat
         self.drop("no place on the globe", ~(np.abs(lat) <= 90) | ~(np.abs(lon) <= 720))
         self.drop("no time", np.isnat(self.place["time"]))
         level = self.place.get("level", np.full(lat.size, np.nan))
