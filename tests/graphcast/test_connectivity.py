@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import jax
@@ -13,10 +14,11 @@ from xdiffda.graphcast.connectivity import (
     flat_grid,
     grid_to_mesh_edges,
     mesh_to_grid_edges,
+    nearest_face,
     unit_vectors,
 )
 from xdiffda.graphcast.graph import build_graph
-from xdiffda.graphcast.mesh import mesh_hierarchy
+from xdiffda.graphcast.mesh import Mesh, mesh_hierarchy
 
 # 15 degrees with mesh 2 is left out: pairs lie exactly on the radius there.
 GRIDS = ["10deg_mesh2", "10deg_mesh3", "18deg_mesh2", "5deg_mesh3", "1deg_mesh5"]
@@ -74,6 +76,58 @@ def test_triangles_agree_away_from_ties(gc_b):
     senders, _ = mesh_to_grid_edges(unit_vectors(lat, lon), mesh_hierarchy(3)[-1])
     sure = np.repeat(stored["mesh2grid_num_equidistant_faces"] == 1, 3)
     np.testing.assert_array_equal(senders[sure], stored["mesh2grid_senders"][sure])
+
+
+def test_vertices_are_the_published_ones_to_the_last_bit(golden):
+    stored = json.loads((golden / "mesh/mesh_summary_r0_r6.json").read_text())
+    for r, mesh in enumerate(mesh_hierarchy(6)):
+        found = hashlib.sha256(mesh.vertices.astype("<f4").tobytes()).hexdigest()
+        assert found == stored[f"r{r}"]["sha256_vertices_f32_le"]
+
+
+def triangles_and_doubt(positions, mesh):
+    """Triangles, and where the choice hangs on nothing but the numbering."""
+    other = Mesh(mesh.vertices, mesh.faces[::-1].copy())
+    chosen = nearest_face(positions, mesh)
+    mirrored = len(mesh.faces) - 1 - nearest_face(positions, other)
+    return mesh.faces[chosen], chosen != mirrored
+
+
+@pytest.mark.parametrize(
+    ("case", "n_doubt", "n_differ"),
+    [("gc_a", 7, 3), ("gc_b", 7, 5), ("gencast_a", 7, 3), ("fgn_a", 4, 4)],
+)
+def test_published_triangles_differ_only_where_two_are_the_same_to_the_last_bit(
+    shared, case, n_doubt, n_differ
+):
+    stored = np.load(shared(f"golden/{case}/geometry.npz"))
+    mesh = mesh_hierarchy(3 if case == "gc_b" else 2)[-1]
+    order = stored["permutation"] if "permutation" in stored else np.arange(len(mesh.vertices))
+    if case == "fgn_a":  # positions through float32 degrees
+        positions = np.empty_like(mesh.vertices)
+        positions[order] = stored["mesh_positions"]
+        mesh = Mesh(positions, mesh.faces)
+    grid = unit_vectors(*flat_grid(np.linspace(-90, 90, 19), np.arange(0, 360, 10)))
+    chosen, doubt = triangles_and_doubt(grid, mesh)
+    by_node = np.argsort(stored["mesh2grid_receivers"], kind="stable")
+    theirs = np.sort(order[stored["mesh2grid_senders"][by_node]].reshape(-1, 3), axis=-1)
+    agree = (np.sort(chosen, axis=-1) == theirs).all(axis=-1)
+    assert agree[~doubt].all()
+    assert (doubt.sum(), (~agree).sum()) == (n_doubt, n_differ)
+
+
+def test_few_points_remain_in_doubt_at_1_degree():
+    grid = unit_vectors(*flat_grid(np.linspace(-90, 90, 181), np.arange(360)))
+    _, doubt = triangles_and_doubt(grid, mesh_hierarchy(5)[-1])
+    assert (doubt.sum(), doubt.size) == (198, 65160)
+    assert set(np.flatnonzero(doubt) % 360) == {0, 60, 120, 180, 240, 300}  # planes of symmetry
+
+
+def test_few_points_remain_in_doubt_at_a_quarter_of_a_degree():
+    """On twelve meridians of symmetry; the whole grid has 1,483 such points of 1,038,240."""
+    grid = unit_vectors(*flat_grid(np.linspace(-90, 90, 721), np.arange(0, 360, 30)))
+    _, doubt = triangles_and_doubt(grid, mesh_hierarchy(6)[-1])
+    assert doubt.sum() == 1362
 
 
 def test_ties_are_as_rare_as_the_page_on_published_weights_says(golden):

@@ -10,8 +10,11 @@ from .mesh import Mesh
 
 Indices = Int[np.ndarray, " edge"]
 
-# Two triangles count as equally near a point when their distances (squared) agree to this.
-_TIE = 1e-10
+# The thresholds of trimesh, whose query chose the triangles of the published graphs: two triangles
+# are equally near a point when their squared distances agree to the first; dot products within
+# the second of 0 count as 0.
+_TIE = 1e-8
+_ZERO = 1e-13
 _CANDIDATES = 10
 _CHUNK = 1 << 15
 
@@ -97,52 +100,83 @@ def nearest_face(
 ) -> Int[np.ndarray, " node"]:
     """Number of the flat triangle nearest to each position.
 
-    Over an edge two triangles are equally near: then the one that faces the position more
-    directly is taken, and of two that do so equally (a plane of symmetry) the first.
+    The rule of the published graphs: of the two nearest triangles, where both are farther than
+    ``sqrt(tie)`` and equally near (over an edge), the one that faces the position more directly.
+    Rounding is that of the published graphs too, for it decides most ties on planes of symmetry.
+    Where even that leaves two the same to the last bit, the published choice depends on whether
+    the processor sorts with vector instructions, and cannot be followed: the lower number here.
     """
     corners = mesh.vertices.astype(np.float64)[mesh.faces]
-    centres = corners.mean(axis=1)
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
-    tree = cKDTree(centres)
-    n_candidate = min(_CANDIDATES, len(centres))
+    a, b, c = np.moveaxis(corners, 1, 0)
+    normals = np.cross(b - a, c - b)
+    normals *= 1 / np.sqrt(_dot(normals, normals))[:, None]
+    tree = cKDTree(corners.mean(axis=1))
+    n_candidate = min(_CANDIDATES, len(corners))
     nearest = np.empty(len(positions), dtype=np.int64)
     for start in range(0, len(positions), _CHUNK):
         point = np.asarray(positions[start : start + _CHUNK], dtype=np.float64)
-        # Sorting by number makes the choice of the first independent of the tree's order.
+        # Sorting by number makes the choice of the lower independent of the tree's order.
         candidates = np.sort(tree.query(point, k=n_candidate)[1], axis=-1)
-        offset = point[:, None] - _closest_point(point, corners[candidates], normals[candidates])
-        squared = np.sum(offset**2, axis=-1)
-        facing = np.sum(offset * normals[candidates], axis=-1)
-        tied = squared <= squared.min(axis=-1, keepdims=True) + tie
-        facing = np.where(tied, facing, -np.inf)
-        chosen = np.argmax(facing >= facing.max(axis=-1, keepdims=True) - tie, axis=-1)
-        nearest[start : start + _CHUNK] = candidates[np.arange(len(point)), chosen]
+        offset = point[:, None] - _closest_point(point[:, None], corners[candidates])
+        squared = _dot(offset, offset)
+        two = np.argsort(squared, axis=-1, kind="stable")[:, :2]
+        squared = np.take_along_axis(squared, two, axis=-1)
+        faces = np.take_along_axis(candidates, two, axis=-1)
+        length = np.sqrt(np.maximum(squared, np.finfo(float).tiny))[..., None]
+        direction = np.take_along_axis(offset, two[..., None], axis=1) / length
+        facing = np.argmax(_dot(normals[faces], direction), axis=-1)
+        tied = (squared[:, 1] - squared[:, 0] < tie) & (squared[:, 0] > tie)
+        chosen = np.where(tied, facing, 0)
+        nearest[start : start + _CHUNK] = faces[np.arange(len(point)), chosen]
     return nearest
 
 
+def _dot(x: Float[np.ndarray, "*any 3"], y: Float[np.ndarray, "*any 3"]) -> np.ndarray:
+    """Scalar product, summed from left to right whatever the machine."""
+    product = x * y
+    return (product[..., 0] + product[..., 1]) + product[..., 2]
+
+
 def _closest_point(
-    point: Float[np.ndarray, "node 3"],
-    corners: Float[np.ndarray, "node candidate 3 3"],
-    normals: Float[np.ndarray, "node candidate 3"],
+    point: Float[np.ndarray, "node 1 3"], corners: Float[np.ndarray, "node candidate 3 3"]
 ) -> Float[np.ndarray, "node candidate 3"]:
-    """The point of each candidate triangle that is closest to the node."""
-    to_plane = np.sum((point[:, None] - corners[:, :, 0]) * normals, axis=-1, keepdims=True)
-    best = point[:, None] - to_plane * normals  # right where it falls inside the triangle
-    inside = np.ones(best.shape[:2], dtype=bool)
-    distance = np.full(best.shape[:2], np.inf)
-    on_edge = best.copy()
-    for k in range(3):
-        start, end = corners[:, :, k], corners[:, :, (k + 1) % 3]
-        along = end - start
-        inside &= np.sum(np.cross(along, best - start) * normals, axis=-1) >= 0
-        fraction = np.sum((point[:, None] - start) * along, axis=-1) / np.sum(along**2, axis=-1)
-        foot = start + np.clip(fraction, 0, 1)[..., None] * along
-        squared = np.sum((point[:, None] - foot) ** 2, axis=-1)
-        closer = squared < distance
-        on_edge = np.where(closer[..., None], foot, on_edge)
-        distance = np.where(closer, squared, distance)
-    return np.where(inside[..., None], best, on_edge)
+    """The point of each candidate triangle that is closest to the node.
+
+    Ericson (2005, Real-Time Collision Detection, 5.1.5): in turn the regions of corner a, corner
+    b, edge ab, corner c, edge ac, edge bc; else the point lies over the face. Any other formula
+    gives the same up to rounding, but rounding decides ties.
+    """
+    a, b, c = np.moveaxis(corners, 2, 0)
+    ab, ac = b - a, c - a
+    # how far along ab and ac, seen from each corner
+    ab_a, ac_a = _dot(ab, point - a), _dot(ac, point - a)
+    ab_b, ac_b = _dot(ab, point - b), _dot(ac, point - b)
+    ab_c, ac_c = _dot(ab, point - c), _dot(ac, point - c)
+    # areas opposite to each corner: barycentric coordinates
+    of_a = ab_b * ac_c - ab_c * ac_b
+    of_b = ab_c * ac_a - ab_a * ac_c
+    of_c = ab_a * ac_b - ab_b * ac_a
+    to_c, to_b = ac_b - ab_b, ab_c - ac_c  # along bc, from either end
+    with np.errstate(divide="ignore", invalid="ignore"):  # of the regions that are not chosen
+        one = 1 / (of_a + of_b + of_c)
+        foot = [
+            a,
+            b,
+            a + (ab_a / (ab_a - ab_b))[..., None] * ab,
+            c,
+            a + (ac_a / (ac_a - ac_c))[..., None] * ac,
+            b + (to_c / (to_c + to_b))[..., None] * (c - b),
+        ]
+        over = a + ab * (of_b * one)[..., None] + ac * (of_c * one)[..., None]
+    region = [
+        (ab_a < _ZERO) & (ac_a < _ZERO),
+        (ab_b > -_ZERO) & (ac_b <= ab_b),
+        (of_c < _ZERO) & (ab_a > -_ZERO) & (ab_b < _ZERO),
+        (ac_c > -_ZERO) & (ab_c <= ac_c),
+        (of_b < _ZERO) & (ac_a > -_ZERO) & (ac_c < _ZERO),
+        (of_a < _ZERO) & (to_c > -_ZERO) & (to_b > -_ZERO),
+    ]
+    return np.select([where[..., None] for where in region], foot, over)
 
 
 def node_features(

@@ -11,27 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-# The icosahedron lies on two horizontal faces: its vertices sit on four circles of latitude,
-# three on each, at multiples of 60 degrees of longitude.
-_OUTER = np.sqrt((5 + 2 * np.sqrt(5)) / 15)  # sine of 52.62 degrees
-_INNER = np.sqrt((5 - 2 * np.sqrt(5)) / 15)  # sine of 10.81 degrees
-_BASE_LON = np.array([60, 120, 0, 300, 60, 180, 120, 240, 0, 240, 300, 180])
-_BASE_SIN_LAT = np.array(
-    [
-        _INNER,
-        _OUTER,
-        _OUTER,
-        _INNER,
-        -_OUTER,
-        _INNER,
-        -_INNER,
-        _OUTER,
-        -_INNER,
-        -_INNER,
-        -_OUTER,
-        -_OUTER,
-    ]
-)
+_GOLDEN = (1 + np.sqrt(5)) / 2
 _BASE_FACES = np.array(
     [
         [0, 1, 2], [0, 6, 1], [8, 0, 2], [8, 4, 0], [3, 8, 2],
@@ -94,9 +74,15 @@ def icosahedron() -> Mesh:
     >>> icosahedron().vertices.shape
     (12, 3)
     """
-    lon = np.deg2rad(_BASE_LON)
-    cos_lat = np.sqrt(1 - _BASE_SIN_LAT**2)
-    vertices = np.stack([cos_lat * np.cos(lon), cos_lat * np.sin(lon), _BASE_SIN_LAT], axis=-1)
+    # Corners of three golden rectangles, turned about y until two faces are horizontal. Rounded
+    # where the published graphs round: the last bit decides which of two triangles is nearer.
+    corners = np.array(
+        [np.roll([x, y, 0], k) for x in (1, -1) for y in (_GOLDEN, -_GOLDEN) for k in range(3)]
+    ).astype(np.float32)
+    corners = (corners / np.hypot(1, _GOLDEN)).astype(np.float32)
+    angle = np.pi / 2 - np.arcsin(_GOLDEN / np.sqrt(3))
+    sin, cos = np.sin(angle), np.cos(angle)
+    vertices = corners.astype(np.float64) @ np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
     return Mesh(vertices.astype(np.float32), _BASE_FACES)
 
 
@@ -121,8 +107,10 @@ def refine(mesh: Mesh) -> Mesh:
     rank[order] = np.arange(len(order))
     ab, bc, ca = (rank[inverse.reshape(-1)] + n_vertex).reshape(-1, 3).T
 
-    middle = mesh.vertices[ends[first[order]]].sum(axis=1)
-    middle /= np.linalg.norm(middle, axis=-1, keepdims=True)
+    middle = mesh.vertices[ends[first[order]]].sum(axis=1) / np.float32(2)
+    # Squares in float32, their sum in float64: the rounding of the published graphs.
+    square = np.sum(middle**2, axis=-1, dtype=np.float64, keepdims=True)
+    middle /= np.sqrt(square.astype(np.float32))
     children = [(a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca)]
     faces = np.stack([np.stack(child, axis=-1) for child in children], axis=1).reshape(-1, 3)
     return Mesh(np.concatenate([mesh.vertices, middle]), faces.astype(np.int32))
