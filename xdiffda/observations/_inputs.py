@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import InputError, Problem
 from ..variables import VARIABLES
 from .operators import sparse_rows
-from .stencil import horizontal_stencil, scalar_meridian, vertical_stencil
+from .stencil import horizontal_stencil, vertical_stencil
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -123,8 +123,7 @@ def gather(
 def bilinear(
     layout: Layout, tidy: xr.Dataset, where: np.ndarray, field: Float[np.ndarray, "node"]
 ) -> Float[np.ndarray, "obs"]:
-    lat, lon = tidy["lat"].values[where], tidy["lon"].values[where]
-    near = horizontal_stencil(layout.grid, lat, scalar_meridian(lat, lon))
+    near = horizontal_stencil(layout.grid, tidy["lat"].values[where], tidy["lon"].values[where])
     return (field[near.node] * near.weight).sum(1)
 
 

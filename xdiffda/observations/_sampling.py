@@ -14,7 +14,7 @@ from ..errors import InputError, Problem
 from ..state import Convention, Grid
 from ._frames import with_index
 from ._sites import on_globe
-from .stencil import horizontal_stencil, is_vector_component, scalar_meridian
+from .stencil import horizontal_stencil, is_vector_component
 
 _SITES, _NOISE = 0, 1  # streams of random numbers
 
@@ -145,26 +145,20 @@ def _lazy_sample(
 ) -> xr.Dataset:
     """H in the horizontal, in xarray's own words, so that lazy arrays stay lazy."""
     grid, axes = convention.layout.grid, convention.axes
+    near = horizontal_stencil(grid, sites.lat, sites.lon)
+    used = np.flatnonzero((near.weight != 0).any(axis=0))
+    node, across = near.node[:, used], near.across[:, used]
     corner = ("station", "_corner")
-
-    def corners(lon: np.ndarray) -> tuple[dict[str, xr.Variable], np.ndarray, np.ndarray]:
-        near = horizontal_stencil(grid, sites.lat, lon)
-        used = np.flatnonzero((near.weight != 0).any(axis=0))
-        node = near.node[:, used]
-        return {
-            str(axes["lat"].dim): xr.Variable(corner, convention.lat_order[node // grid.n_lon]),
-            str(axes["lon"].dim): xr.Variable(corner, convention.lon_order[node % grid.n_lon]),
-        }, near.weight[:, used], near.across[:, used]
-
-    of_vectors, of_scalars = corners(sites.lon), corners(scalar_meridian(sites.lat, sites.lon))
+    pick = {
+        str(axes["lat"].dim): xr.Variable(corner, convention.lat_order[node // grid.n_lon]),
+        str(axes["lon"].dim): xr.Variable(corner, convention.lon_order[node % grid.n_lon]),
+    }
     renamed = {str(axes[name].dim): name for name in ("time", "level") if name in axes}
     order = ("time", "station", "level")
     out = {}
     for field in convention.fields:
         if field.name not in channels:
             continue
-        is_vector = is_vector_component(field.name)
-        pick, weight, across = of_vectors if is_vector else of_scalars
         variable = ds[field.user_name].variable.isel(pick)
         variable = variable.squeeze([
             dim for dim in variable.dims if dim not in (*corner, *renamed)
@@ -177,7 +171,8 @@ def _lazy_sample(
         elif np.isfinite(levels).all():
             variable = variable.set_dims({"level": 1, **variable.sizes})
         # Eastward and northward turn over where the meridian is followed across a pole.
-        weighted = xr.Variable(corner, weight * np.where(across & is_vector, -1, 1))
+        weight = near.weight[:, used] * np.where(across & is_vector_component(field.name), -1, 1)
+        weighted = xr.Variable(corner, weight)
         # A corner of weight 0 is not seen, were it NaN.
         seen = (variable.where(weighted != 0, 0.0) * weighted).sum("_corner", skipna=False)
         seen = seen * field.factor + field.offset

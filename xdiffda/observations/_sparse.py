@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from ..errors import InputError, Problem
 from ._codes import place_runs
-from .stencil import horizontal_stencil, scalar_meridian
+from .stencil import horizontal_stencil
 
 if TYPE_CHECKING:
     from .._grid import Layout
@@ -35,7 +35,6 @@ def sparse_rows(
             ],
             what="observation operator",
         )
-    lon = np.where(turns, lon, scalar_meridian(lat, lon))
     runs = place_runs(lat, lon)
     near = horizontal_stencil(layout.grid, lat[runs.first], lon[runs.first])
     node = (near.node * layout.n_channel).astype(np.int32)

@@ -120,21 +120,6 @@ def horizontal_stencil(
     return Horizontal(node, weight, across)
 
 
-def scalar_meridian(
-    lat: Float[np.ndarray, "point"], lon: Float[np.ndarray, "point"]
-) -> Float[np.ndarray, "point"]:
-    """Longitudes to see scalars along: at a pole all are one place, and 0 stands for them.
-
-    Components of vectors keep theirs: east and north at a pole are those of a meridian.
-
-    Examples
-    --------
-    >>> scalar_meridian(np.array([90.0, 89.0]), np.array([75.0, 75.0])).tolist()
-    [0.0, 75.0]
-    """
-    return np.where(np.abs(lat) == 90.0, 0.0, lon)
-
-
 def vertical_stencil(levels: Sequence[float], pressure: Float[np.ndarray, "point"]) -> Vertical:
     """Weights linear in log-pressure between levels; outside their range nothing is guessed.
 
