@@ -316,8 +316,10 @@ def test_valid_time_of_a_weatherbench_forecast():
     np.testing.assert_array_equal(times, [[DAY, DAY + 24 * HOUR]])
 
 
-def test_time_beside_lead_time_is_valid_time_in_our_own_words():
-    assert _with_clock(time=DAY, lead_time=48 * HOUR) == DAY
+def test_time_beside_lead_time_is_the_initial_time_unless_its_attributes_say_otherwise():
+    assert _with_clock(time=DAY, lead_time=48 * HOUR) == DAY + 48 * HOUR
+    valid = ((), DAY, {"standard_name": "time"})
+    assert _with_clock(time=valid, lead_time=48 * HOUR) == DAY
     assert _with_clock(init_time=DAY, lead_time=48 * HOUR) == DAY + 48 * HOUR
 
 

@@ -9,6 +9,7 @@ import xarray as xr
 
 from xdiffda._analyses_record import state_digest, tidy_digest
 from xdiffda._backgrounds import Backgrounds
+from xdiffda._clock import role_of
 from xdiffda._region_store import Store
 from xdiffda._regions import COMPLETE
 from xdiffda._stream import Source, duration
@@ -19,7 +20,14 @@ from xdiffda.prior import Prior
 def need_times(background: xr.Dataset, times: list[Any], dims: tuple[str, ...]) -> None:
     """Raise unless a background has one axis of valid times, each of them once."""
     problems = []
-    if "time" not in dims or "lead_time" in dims:
+    if "lead_time" in dims:
+        lead = next(str(d) for d in background.dims if role_of(str(d), {}) == "lead")
+        problems.append(
+            Problem(f"a background along {', '.join(dims)}",
+                    "one valid time after another along the dimension time",
+                    f"background.isel({lead}=0)")
+        )  # fmt: skip
+    elif "time" not in dims:
         problems.append(
             Problem(f"a background along {', '.join(dims) or 'no time'}",
                     "one valid time after another along the dimension time",

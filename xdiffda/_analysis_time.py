@@ -12,7 +12,6 @@ import xarray as xr
 from jaxtyping import Float
 
 from xdiffda import _innovations as innovations
-from xdiffda._coordinates import clock_problem
 from xdiffda._devices import Schedule
 from xdiffda._methods import METHODS, AnalysisTime
 from xdiffda._settings import Settings
@@ -31,9 +30,8 @@ WITH_MEMBERS = ("guided", "3dvar", "letkf")
 
 
 def check_clock(convention: Convention) -> None:
-    """Raise where the background's times cannot be read, or several lead times are there."""
-    problem = clock_problem(convention.template, convention.axes)
-    problems = [] if problem is None else [problem]
+    """Raise where the background's times are not understood, or several lead times are there."""
+    problems = list(convention.clock.problems)
     sizes = dict(zip(convention.batch_dims, convention.batch_shape, strict=True))
     if sizes.get("lead_time", 1) > 1:
         dim = convention.axes["lead_time"].dim

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from ._coordinates import BATCH_DIMS, Axis, find_axes, levels_in_hpa, valid_times
+from ._clock import Clock, clock_names, read_clock, role_of
+from ._coordinates import BATCH_DIMS, Axis, find_axes, levels_in_hpa
 from ._grid import NAMED_GRIDS, Grid, Layout
 from ._grid_checks import grid_problems, longitudes_from_zero
 from ._recognise import Field, Recognised, recognise_fields
+from ._times import TimeTrouble, as_datetimes
 from .errors import Problem
 from .variables import VARIABLES
 
@@ -41,6 +43,8 @@ class Convention:
         Variables of the dataset that are not part of the state and are not given back.
     layout
         The layout that was read.
+    clock
+        When the states are valid, by the one rule of `xdiffda._clock`.
     """
 
     axes: Mapping[str, Axis]
@@ -53,14 +57,20 @@ class Convention:
     batch_shape: tuple[int, ...]
     extras: tuple[str, ...]
     layout: Layout
+    clock: Clock = Clock()
 
     @property
     def valid_times(self) -> np.ndarray | None:
         """Valid time of each state (datetime64[ns], shape ``batch_shape``); None if unknown.
 
         Of a forecast it is the initial time plus the lead time.
+
+        Raises
+        ------
+        InputError
+            If there is a clock that is not understood.
         """
-        times = valid_times(self.template, self.axes)
+        times = self.clock.checked("times of the states")
         if times is None:
             return None
         user_dims = [str(self.axes[dim].dim) for dim in self.batch_dims]
@@ -159,7 +169,7 @@ def _assemble(ds, axes, recognised: Recognised, layout: Layout, levels: np.ndarr
     used = {dim for f in recognised.fields for dim in f.dims}
     batch_dims = tuple(d for d in BATCH_DIMS if d in axes and axes[d].dim in used)
     template = ds[list(recognised.statics)].assign_coords(ds.coords)
-    template = template.assign_attrs(ds.attrs)
+    template = _in_utc(template).assign_attrs(ds.attrs)
     template.encoding = {}
     level_order = np.zeros(0, int)
     if layout.levels:
@@ -180,7 +190,25 @@ def _assemble(ds, axes, recognised: Recognised, layout: Layout, levels: np.ndarr
         batch_shape=tuple(ds.sizes[str(axes[d].dim)] for d in batch_dims),
         extras=recognised.extras,
         layout=layout,
+        clock=read_clock(ds),
     )
+
+
+def _in_utc(template: xr.Dataset) -> xr.Dataset:
+    """Times with a time zone, and times as text, become datetime64 in UTC: files can hold those."""
+    told = {}
+    for name in clock_names(template):
+        coord = template[name]
+        if role_of(name, coord.attrs, coord.dtype.kind) == "lead":
+            continue
+        if coord.dtype.kind == "M" and isinstance(coord.dtype, np.dtype):
+            continue
+        if coord.dtype.kind in "MOU" and not hasattr(coord.values.flat[0], "calendar"):
+            try:
+                told[name] = (coord.dims, as_datetimes(coord.values, coord.attrs), coord.attrs)
+            except TimeTrouble:
+                continue  # the clock says so to all who ask for it
+    return template.assign_coords(told)
 
 
 def _read_grid(ds, axes, layout: Layout | None) -> tuple[Grid | None, list[Problem]]:

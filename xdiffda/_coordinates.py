@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from ._times import TimeTrouble, as_datetimes
+from ._clock import LEAD, REFERENCE, VALID
 from ._units import conversion
 from .errors import Problem
 
@@ -27,9 +27,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "level", "isobaricinhpa", "isobaricinpa", "plev", "pressure_level", "lev", "pressure",
         "isobaric", "plevel", "pfull", "levels", "pres",
     ),
-    "time": ("time", "valid_time", "init_time", "forecast_reference_time", "reference_time",
-             "initial_time", "forecast_time0"),
-    "lead_time": ("lead_time", "step", "prediction_timedelta", "forecast_period", "lead", "fhour"),
+    "time": ("time", *VALID, *REFERENCE),
+    "lead_time": LEAD,
     "member": ("member", "number", "realization", "realisation", "ensemble", "ens",
                "ensemble_member", "members", "sample"),
 }  # fmt: skip
@@ -38,7 +37,6 @@ _STANDARD_NAMES = {
     "forecast_period": "lead_time", "time": "time", "forecast_reference_time": "time",
 }  # fmt: skip
 _CF_KEYS = {"latitude": "lat", "longitude": "lon", "vertical": "level"}
-_INIT_NAMES = {"init_time", "forecast_reference_time", "reference_time", "initial_time"}
 
 
 @dataclass(frozen=True)
@@ -160,73 +158,3 @@ def _level_problems(values: np.ndarray, factor: float, name: str) -> list[Proble
         found, repair = f"`{name}` with a repeated level", f'ds.drop_duplicates("{name}")'
         return [Problem(found, "each level once", repair)]
     return []
-
-
-def valid_times(coords: xr.Dataset, axes: Mapping[str, Axis]) -> xr.DataArray | None:
-    """Valid time of each state, on the user's dimensions; None if the dataset tells no time.
-
-    A coordinate ``valid_time`` is believed first. Else `time` is valid time, unless it is the
-    initial time of a forecast (its name or ``standard_name`` says so, or the lead time stands
-    beside it under a name of GRIB or WeatherBench): then the lead time is added.
-    """
-    for name, coord in coords.coords.items():
-        if str(name).lower() == "valid_time" and (times := _as_times(coord)) is not None:
-            return times.reset_coords(drop=True)
-    axis = axes.get("time")
-    if axis is None or axis.coord is None:
-        return None
-    time = _as_times(coords[axis.coord].reset_coords(drop=True))
-    if time is None:
-        return None
-    lead = axes.get("lead_time")
-    if lead is None or lead.coord is None or not _is_init(axis.coord, time, lead.coord):
-        return time
-    step = lead_times(coords[lead.coord])
-    return time if step is None else time + step.reset_coords(drop=True)
-
-
-def _as_times(coord: xr.DataArray) -> xr.DataArray | None:
-    """The coordinate as datetime64, however the user has it; None if it cannot be read."""
-    if np.issubdtype(coord.dtype, np.datetime64):
-        return coord
-    try:
-        return coord.copy(data=as_datetimes(coord.values, coord.attrs))
-    except TimeTrouble:
-        return None
-
-
-def clock_problem(coords: xr.Dataset, axes: Mapping[str, Axis]) -> Problem | None:
-    """The problem of times that are there and cannot be read: then no window holds."""
-    axis = axes.get("time")
-    if axis is None or axis.coord is None or valid_times(coords, axes) is not None:
-        return None
-    coord = coords[axis.coord]
-    try:
-        as_datetimes(coord.values, coord.attrs)
-    except TimeTrouble as trouble:
-        values = trouble.repair.format(x=f'ds["{axis.coord}"].values')
-        repair = f'ds.assign_coords({axis.coord}=("{axis.dim}", {values}))'
-        if axis.dim is None:
-            repair = f'ds.assign_coords({axis.coord}=numpy.datetime64("2020-01-01T00"))'
-        return Problem(f"`{axis.coord}` that is not a time ({trouble})", "datetime64, UTC", repair)
-    return None
-
-
-def _is_init(name: str, time: xr.DataArray, lead_name: str) -> bool:
-    standard_name = time.attrs.get("standard_name", "")
-    if name.lower() in _INIT_NAMES or standard_name == "forecast_reference_time":
-        return True
-    return standard_name != "time" and lead_name.lower() != "lead_time"
-
-
-def lead_times(coord: xr.DataArray) -> xr.DataArray | None:
-    """Lead times as timedelta64; numbers are read in the unit they state; None if it is unknown."""
-    if np.issubdtype(coord.dtype, np.timedelta64):
-        return coord
-    units = str(coord.attrs.get("units", "")).lower().rstrip("s")
-    seconds = {"hour": 3600, "h": 3600, "hr": 3600, "day": 86400, "d": 86400,
-               "minute": 60, "second": 1}.get(units)  # fmt: skip
-    if seconds is None or not np.issubdtype(coord.dtype, np.number):
-        return None
-    nanoseconds = np.round(coord.values.astype(np.float64) * seconds * 1e9).astype("int64")
-    return coord.copy(data=nanoseconds.astype("timedelta64[ns]"))

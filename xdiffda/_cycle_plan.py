@@ -13,7 +13,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from xdiffda import registry
-from xdiffda._coordinates import find_axes, valid_times
+from xdiffda._clock import clock_names, read_clock
 from xdiffda._cycle_config import as_plain
 from xdiffda._relaxation import Relaxation, Relaxed
 from xdiffda._rollout import STEP, load_rollout
@@ -83,10 +83,9 @@ class States:
         """State or ensemble with its valid time, and the static fields of the background."""
         dims = ("member",) if x.ndim == 3 else ()
         ds = from_state(x, self.layout, self.convention, dims=dims, coords={"time": time})
-        clock = self.convention.axes.get("time")
-        name = "time" if clock is None else clock.name
-        # lead and initial time of the first background would be wrong from now on
-        return ds.drop_vars([c for c in ds.coords if c not in ds.dims and c != name])
+        # other scalars of the first background would be wrong from now on
+        kept = {*ds.dims, *clock_names(ds)}
+        return ds.drop_vars([c for c in ds.coords if c not in kept])
 
     def array(self, ds: xr.Dataset, *, what: str) -> State:
         """State array, with a leading axis where the Dataset has members."""
@@ -263,13 +262,15 @@ def _asked(given: Any, x: State, time: np.datetime64, states: States) -> State:
             f"{x.shape[0] if x.ndim == 3 else 1}, as many as the forecaster was given",
             "forecaster=lambda ds: ds.map(step)",
         ))  # fmt: skip
-    clock = valid_times(given, find_axes(given)[0])
+    clock = read_clock(given).checked("forecast")
     found = time if clock is None else np.atleast_1d(clock.values)[-1]
     if found != time:
         wanted = str(time)[:16]
+        stale = [name for name in clock_names(given) if name != "time"]
+        drop = f".drop_vars({stale})" if stale else ""
         problems.append(Problem(
             f"a forecast for {str(found)[:16]}", wanted,
-            f'forecast.assign_coords(time=np.datetime64("{wanted}"))',
+            f'forecast{drop}.assign_coords(time=np.datetime64("{wanted}"))',
         ))  # fmt: skip
     raise_if(problems, what="forecast")
     return result

@@ -90,12 +90,10 @@ def _units(ds: xr.Dataset) -> str:
 
 
 def _times(ds: xr.Dataset) -> list[Row]:
-    time = ds.coords.get("time")
-    if time is None or time.dtype.kind != "M" or time.size == 0:
-        return []
-    first, last = (str(np.datetime_as_string(t, unit="m")) for t in time.values.ravel()[[0, -1]])
-    text = first if time.size == 1 else f"{first} to {last} ({time.size})"
-    return [Row("Times", text.replace("T", " "))]
+    from xdiffda._clock import clock_text
+
+    text = clock_text(ds)
+    return [Row("Valid time", text)] if text else []
 
 
 def _provenance(attrs: dict[Any, Any]) -> list[Row]:

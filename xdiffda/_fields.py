@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from xdiffda._coordinates import find_axes, levels_in_hpa, valid_times
+from xdiffda._clock import Clock, read_clock
+from xdiffda._coordinates import find_axes, levels_in_hpa
 from xdiffda._grid import Grid
 from xdiffda._grid_checks import longitudes_from_zero
 from xdiffda._recognise import NO_UNITS
@@ -58,11 +59,12 @@ def canonical(ds: xr.Dataset, *, what: str = "dataset") -> xr.Dataset:
                     f'ds.set_coords("{name}")',
                 )
             )
-    raise_if(problems, what=what)
+    clock = read_clock(ds)
+    raise_if([*problems, *clock.problems], what=what)
     dims = {axis.dim: name for name, axis in axes.items() if axis.dim is not None}
     bare = ds.drop_vars(list(ds.coords))
     bare = bare.rename_dims({d: n for d, n in dims.items() if d in bare.dims and d != n})
-    coords = _coordinates(ds, axes, dims, what)
+    coords = _coordinates(ds, axes, dims, clock, what)
     level_is_scalar = "level" in axes and axes["level"].dim is None
     fields: dict[str, xr.Variable] = {}
     for name, field in bare.data_vars.items():
@@ -80,7 +82,7 @@ def canonical(ds: xr.Dataset, *, what: str = "dataset") -> xr.Dataset:
     return out
 
 
-def _coordinates(ds: xr.Dataset, axes, dims: dict[str, str], what: str) -> dict:
+def _coordinates(ds: xr.Dataset, axes, dims: dict[str, str], clock: Clock, what: str) -> dict:
     coords = {}
     for name, axis in axes.items():
         if axis.coord is None:
@@ -94,11 +96,28 @@ def _coordinates(ds: xr.Dataset, axes, dims: dict[str, str], what: str) -> dict:
             raise_if(problems, what=what)
             values = values if given.ndim else values[0]
         coords[name] = ((name,) if given.ndim else (), values)
-    times = valid_times(ds, axes)
-    if times is not None and all(d in dims for d in times.dims):
-        on = tuple(dims[str(d)] for d in times.dims)
-        # a forecast has one valid time per lead time: `time` stays the initial time then
-        coords["valid_time" if "lead_time" in on else "time"] = (on, times.values)
+    return coords | _clocks(clock, dims, {d: n for d, n in ds.sizes.items() if d in dims})
+
+
+def _clocks(clock: Clock, dims: dict[str, str], sizes: dict) -> dict:
+    """Times in canonical names; a forecast has one valid time for each lead time."""
+    valid, lead = clock.valid, clock.lead
+    if valid is None or not set(valid.dims) <= set(dims):
+        return {}
+    along = {name: d for d, name in dims.items()}
+    coords: dict = {}
+    if lead is not None and set(lead.dims) <= {along.get("lead_time")}:
+        coords["lead_time"] = (("lead_time",) * lead.ndim, lead.values)
+    start = valid
+    if along.get("lead_time") in valid.dims:
+        coords["valid_time"] = (tuple(dims[str(d)] for d in valid.dims), valid.values)
+        start = clock.initial if lead is None else valid - lead
+        if start is None:
+            return coords
+        start = start.isel({along["lead_time"]: 0}, missing_dims="ignore")
+    if "time" in along and start.dims == ():
+        start = start.expand_dims({along["time"]: sizes[along["time"]]})
+    coords["time"] = (tuple(dims[str(d)] for d in start.dims), start.values)
     return coords
 
 

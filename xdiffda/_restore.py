@@ -7,12 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
+from ._clock import clock_names, role_of
 from ._conventions import Convention
 from ._coordinates import Axis
 from ._grid import Layout
 from .errors import InputError, Problem
 
-_FORECAST_CLOCK = {"forecast_period", "forecast_reference_time", "time"}
+_VALID = {"standard_name": "time", "long_name": "valid time"}
+_INITIAL = {"standard_name": "forecast_reference_time", "long_name": "initial time"}
 
 
 def template_for(
@@ -38,12 +40,18 @@ def template_for(
         Canonical name -> the user's dimension; ``level`` -> "" where it is a scalar.
     """
     template, axes = convention.template, convention.axes
-    for dim in convention.batch_dims:
+    if "time" in coords:  # what told the time before is void
+        kept = {axes[d].coord for d in sizes if d in axes and d not in coords}
+        template = template.drop_vars([n for n in clock_names(template) if n not in kept])
+    for dim, size in zip(convention.batch_dims, convention.batch_shape, strict=True):
         if dim not in sizes and dim not in coords:
-            template = template.drop_dims(str(axes[dim].dim), errors="ignore")
+            there = str(axes[dim].dim)
+            if size == 1 and dim != "member":  # its time or lead time still holds
+                template = template.isel({there: 0}, missing_dims="ignore")
+            template = template.drop_dims(there, errors="ignore")
     names: dict[str, str] = {}
     for dim, size in sizes.items():
-        names[dim] = _dimension_name(dim, convention)
+        names[dim] = dimension_name(dim, convention, new=dim in coords)
         had = dim in convention.batch_dims
         same = had and size == convention.batch_shape[convention.batch_dims.index(dim)]
         if dim in coords or not same:
@@ -51,14 +59,29 @@ def template_for(
             template = _replace(template, dim, names[dim], axes.get(dim), values)
     for dim in set(coords) - set(sizes):
         template = _replace(template, dim, None, axes.get(dim), coords[dim])
+    if "time" in coords:
+        forecast = "lead_time" in sizes or "lead_time" in coords
+        clock = names.get("time") or _coordinate_name("time", axes.get("time"))
+        template[clock].attrs = dict(_INITIAL if forecast else _VALID)
     template, names["level"] = _level(template, layout, convention)
     names["lat"], names["lon"] = str(axes["lat"].dim), str(axes["lon"].dim)
     return template, names
 
 
-def _dimension_name(dim: str, convention: Convention) -> str:
+def dimension_name(dim: str, convention: Convention, *, new: bool = False) -> str:
+    """The user's dimension; new times do not come under the name of an initial time."""
     axis = convention.axes.get(dim)
-    return str(axis.dim) if axis is not None and axis.dim is not None else dim
+    if axis is None or axis.dim is None:
+        return dim
+    return _plain(dim, str(axis.dim)) if new else str(axis.dim)
+
+
+def _plain(dim: str, name: str) -> str:
+    return "time" if dim == "time" and role_of(name, {}) == "reference" else name
+
+
+def _coordinate_name(dim: str, axis: Axis | None) -> str:
+    return _plain(dim, axis.name) if axis is not None else dim
 
 
 def _values(dim: str, size: int, coords: Mapping[str, object]) -> np.ndarray:
@@ -84,20 +107,11 @@ def _replace(
     attrs: dict = {}
     if axis is not None and axis.coord in template.coords:
         attrs = dict(template[axis.coord].attrs)
-    name = new_dim or (axis.name if axis is not None else dim)
+    name = new_dim or _coordinate_name(dim, axis)
     if axis is not None and axis.dim is not None and axis.dim in template.dims:
         template = template.drop_dims(axis.dim)
     elif axis is not None and axis.coord is not None and axis.coord in template.coords:
         template = template.drop_vars(axis.coord)
-    if dim == "time":
-        # The new times are valid times: what told the initial time and the lead is void.
-        clocks = [
-            n
-            for n, c in template.coords.items()
-            if c.attrs.get("standard_name") in _FORECAST_CLOCK or n == "valid_time"
-        ]
-        template = template.drop_vars([n for n in clocks if n not in template.dims])
-        attrs = {"standard_name": "time", "long_name": "valid time"}
     dims = () if new_dim is None else (new_dim,)
     return template.assign_coords({name: (dims, values, attrs)})
 

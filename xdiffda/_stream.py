@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from xdiffda._coordinates import find_axes, valid_times
+from xdiffda._clock import read_clock
 from xdiffda.errors import InputError, Problem
 from xdiffda.observations import emulate_obs, to_tidy
 
@@ -220,7 +220,7 @@ def state_of_start(background: xr.Dataset, start: str) -> xr.Dataset:
     """The state that a configured run starts from: the one of ``start``, or the only one."""
     if start:
         return state_at(background, np.datetime64(start, "ns"), what="background")
-    times = valid_times(background, find_axes(background)[0])
+    times = read_clock(background).checked("background")
     if times is not None and times.size > 1:
         first = str(times.values.min())[:16]
         raise InputError([Problem(f"a background of {times.size} times and no start", "one of them",
@@ -240,7 +240,7 @@ def clock_of(ds: xr.Dataset, *, what: str) -> np.ndarray:
 
 
 def _clock(ds: xr.Dataset, what: str) -> xr.DataArray:
-    times = valid_times(ds, find_axes(ds)[0])
+    times = read_clock(ds).checked(what)
     if times is None or times.ndim > 1:
         raise InputError([Problem(
             f"a {what} without valid times" if times is None

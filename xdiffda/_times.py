@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 # Calendars in which every date of the last centuries is the one that datetime64 has.
 REAL_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
+_SECONDS = {
+    "nanosecond": 1e-9, "ns": 1e-9, "microsecond": 1e-6, "us": 1e-6, "millisecond": 1e-3,
+    "ms": 1e-3, "second": 1.0, "sec": 1.0, "s": 1.0, "minute": 60.0, "min": 60.0,
+    "hour": 3600.0, "hr": 3600.0, "h": 3600.0, "day": 86400.0, "d": 86400.0, "week": 604800.0,
+}  # fmt: skip
 _FIRST, _LAST = 1678, 2261  # whole years that 64 bits of nanoseconds can count
 
 
@@ -55,6 +60,65 @@ def as_datetimes(values: Any, attrs: Mapping[Any, Any] | None = None) -> np.ndar
     else:
         read = _from_objects(flat)
     return read.reshape(values.shape)
+
+
+def as_durations(values: Any, attrs: Mapping[Any, Any] | None = None) -> np.ndarray:
+    """Lengths of time, as lead times are, as timedelta64[ns]; NaT where missing.
+
+    Parameters
+    ----------
+    values
+        Array of timedelta64, text or timedelta objects; numbers only with ``attrs["units"]``
+        such as ``"hours"`` (nothing but zeros needs no unit).
+    attrs
+        Attributes of the array.
+
+    Raises
+    ------
+    TimeTrouble
+        If they cannot be read.
+
+    Examples
+    --------
+    >>> as_durations(np.array([1.5]), {"units": "hours"})[0].astype("timedelta64[m]").item()
+    datetime.timedelta(seconds=5400)
+    """
+    import pandas as pd
+
+    values = np.asarray(values)
+    if values.dtype.kind == "m":
+        return values.astype("timedelta64[ns]")
+    if values.dtype.kind not in "iuf":
+        try:
+            read = pd.to_timedelta(values.reshape(-1).astype(object)).to_numpy()
+        except (ValueError, TypeError, OverflowError) as error:
+            raise TimeTrouble(f"{values.flat[0]!r}", "") from error
+        numbers = [v for v in values.flat if isinstance(v, (int, float, np.number))]
+        if numbers or any(str(v).strip().isdigit() for v in values.flat):  # not nanoseconds
+            raise TimeTrouble(f"{values.flat[0]!r} without a unit", "")
+        return read.astype("timedelta64[ns]").reshape(values.shape)
+    units = str((attrs or {}).get("units", "")).strip().lower()
+    missing = ~np.isfinite(values)
+    seconds = _SECONDS.get(units, _SECONDS.get(units.rstrip("s"))) if units else None
+    if seconds is None and not np.any(values[~missing]) and not missing.all():
+        seconds = 1.0  # zero in any unit
+    if seconds is None:
+        first = values[~missing].flat[0] if not missing.all() else values.flat[0]
+        found = f"numbers such as {first:g} " + (f"in {units!r}" if units else "without a unit")
+        raise TimeTrouble(found, _durations_from(values[~missing]))
+    whole = np.round(np.where(missing, 0, values).astype(np.float64) * (seconds * 1e9))
+    read = whole.astype(np.int64).astype("timedelta64[ns]")
+    read[missing] = np.timedelta64("NaT")
+    return read
+
+
+def _durations_from(numbers: np.ndarray) -> str:
+    """How numbers without a unit become lengths of time: hours, nanoseconds if they are huge."""
+    if numbers.size and np.abs(numbers).max() >= 1e9:
+        return '{x}.astype("timedelta64[ns]")'
+    if numbers.dtype.kind == "f":
+        return '({x} * 3600).round().astype("timedelta64[s]")'
+    return '{x} * numpy.timedelta64(1, "h")'
 
 
 def width_of(length: Any) -> pd.Timedelta:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from xdiffda import registry
 from xdiffda._analysis_time import Analysed, analyse_time, check_clock, rounded
 from xdiffda._backgrounds import Backgrounds, read_backgrounds
+from xdiffda._clock import warn_without_clock
 from xdiffda._devices import Schedule, run_times
 from xdiffda._jax_settings import with_own_jax
 from xdiffda._memory import plan_devices
@@ -225,6 +226,7 @@ def run_assimilation(
     check_clock(backgrounds.convention)
     check_factor(inflation_factor, prior, settings)
     tidy, held = to_tidy(obs, operators=settings.operators), None
+    warn_without_clock(backgrounds.times, tidy)
     if settings.withhold:
         tidy, held = split_obs(tidy, settings.withhold, seed=settings.seed)
     wanted = get_options().progress if progress is None else progress
@@ -263,11 +265,12 @@ def _dataset(
 ) -> xr.Dataset:  # fmt: skip
     from xdiffda import __version__
 
-    if "time" in convention.batch_dims:
-        x, dims = np.moveaxis(members, 1, 0), ("member", "time")
-    else:
-        x, dims = members[0], ("member",)
-    analysis = from_state(x, prior.layout, convention, dims=dims)
+    # dimensions of the background's clock stay, a lead time of size one too
+    kept = dict(zip(convention.batch_dims, convention.batch_shape, strict=True))
+    kept.pop("member", None)
+    x = np.moveaxis(members, 1, 0)
+    x = x.reshape(x.shape[0], *kept.values(), *x.shape[-2:])
+    analysis = from_state(x, prior.layout, convention, dims=("member", *kept))
     used = [r["used"] for r in records]
     analysis.attrs |= {
         "xdiffda_version": __version__,

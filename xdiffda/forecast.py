@@ -11,6 +11,7 @@ from jaxtyping import Float
 from xdiffda._jax_settings import with_own_jax
 from xdiffda._memory import Need, needed_to_forecast, states_that_fit
 from xdiffda._published import is_published, load_published
+from xdiffda._restore import dimension_name
 from xdiffda._rollout import STEP, load_forecaster, load_rollout
 from xdiffda._two_frames import read_start, roll_out
 from xdiffda.errors import InputError, Problem, raise_if
@@ -177,9 +178,7 @@ def _of_one_time(
         states.squeeze(tuple(single)), layout, convention, dims=dims, coords={"time": start + leads}
     )
     name = _dimension("time", convention)
-    ds = _without_clocks(ds, convention, keep=[name])
-    if name not in ("time", "valid_time"):
-        ds, name = ds.rename({name: "time"}), "time"
+    # `time` is valid time: its attributes say so, and the two others add up to it
     return _front(ds, name).assign_coords(lead_time=(name, leads), init_time=start)
 
 
@@ -198,7 +197,6 @@ def _of_several_times(
         states, layout, convention, dims=dims, coords={"time": start, "lead_time": leads}
     )
     init, lead = _dimension("time", convention), _dimension("lead_time", convention)
-    ds = _without_clocks(ds, convention, keep=[init, lead])
     new = {init: "init_time", lead: "lead_time"}
     ds = ds.rename({old: name for old, name in new.items() if old != name})
     ds["init_time"].attrs = {"standard_name": "forecast_reference_time"}
@@ -208,17 +206,7 @@ def _of_several_times(
 
 def _dimension(name: str, convention: Convention) -> str:
     """The dimension that `from_state` gives to a batch axis."""
-    axis = convention.axes.get(name)
-    return str(axis.dim) if axis is not None and axis.dim is not None else name
-
-
-def _without_clocks(ds: xr.Dataset, convention: Convention, *, keep: list[str]) -> xr.Dataset:
-    """Drop what told the time of the initial state: another valid time holds now."""
-    stale = {str(name) for name, coord in ds.coords.items() if coord.dtype.kind in "mM"}
-    axis = convention.axes.get("lead_time")
-    if axis is not None and axis.coord is not None:
-        stale.add(axis.coord)  # hours may stand as plain numbers
-    return ds.drop_vars(stale - set(keep), errors="ignore")
+    return dimension_name(name, convention, new=True)
 
 
 def _front(ds: xr.Dataset, *names: str) -> xr.Dataset:

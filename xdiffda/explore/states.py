@@ -126,8 +126,13 @@ class States:
         return first[dim].values if dim in first.dims else np.array([])
 
     def scalar(self, dim: str) -> Any:
-        """The one ``time`` or ``lead_time`` of a state without such a dimension, if known."""
+        """The one ``time`` or ``lead_time`` of a state without such a dimension, if known.
+
+        Without a dimension of lead times, ``time`` is the valid time: nothing is added to it.
+        """
         first = self.given["analysis"]
+        if dim == "lead_time" and dim not in first.dims:
+            return None
         return first[dim].values[()] if dim in first.coords and first[dim].ndim == 0 else None
 
     def has(self, role: str, variable: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from .._coordinates import clock_problem, find_axes
+from .._coordinates import find_axes
 from ..errors import Problem, raise_if
 from ..state import Convention, Grid, read_metadata
 from ..variables import VARIABLES, canonical_name
@@ -88,9 +88,7 @@ def emulate_obs(
     if not isinstance(seed, (int, np.integer)) or seed < 0:
         problems.append(Problem(f"seed={seed!r}", "a whole number from 0", "emulate_obs(seed=0)"))
     channels, wrong = _channels(convention, variables, levels)
-    clock = clock_problem(convention.template, convention.axes)
-    wrong += [] if clock is None else [clock]
-    raise_if([*problems, *wrong], what="emulate_obs")
+    raise_if([*problems, *wrong, *convention.clock.problems], what="emulate_obs")
     errors = error_std_by_level(error_std, channels)
     many = "time" in convention.batch_dims
     n_draws = convention.batch_shape[0] if many and not fixed_sites and sites is None else 1

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xdiffda.errors import InputError, Problem, raise_if
-from xdiffda.plot.picking import pick, position
+from xdiffda.plot.picking import at_valid_time, pick, position
 from xdiffda.plot.styles import (
     DIFFERENCE_COLOURS,
     FIELD_COLOURS,
@@ -201,7 +201,7 @@ def _select(ds: xr.Dataset, choice: Slice, *, what: str) -> tuple[xr.DataArray, 
         field, level = pick(field, "level", level, what)
     else:  # of the surface, whatever level is asked for, or stands beside it
         level = None
-    field, time = pick(field, "time", choice.time, what)
+    field, time = pick(at_valid_time(field), "time", choice.time, what)
     if choice.member is not None and what == "analysis":
         field = field.isel(member=position(choice.member, field.sizes.get("member", 0)))
     rest = [str(d) for d in field.dims if d not in ("member", "lat", "lon")]

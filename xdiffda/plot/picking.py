@@ -41,6 +41,22 @@ def pick(field: xr.DataArray, dim: str, value: Any, what: str) -> tuple[xr.DataA
     return field.isel({dim: matches[0]}), have[matches[0]]
 
 
+def at_valid_time(field: xr.DataArray) -> xr.DataArray:
+    """A forecast of one lead time, or of one initial time, along the times when it is valid."""
+    if "valid_time" not in field.coords or "lead_time" not in field.dims:
+        return field
+    if field.sizes["lead_time"] == 1:
+        field = field.isel(lead_time=0)
+    elif field.sizes.get("time", 1) == 1:
+        field = field.squeeze("time") if "time" in field.dims else field
+        field = field.drop_vars("time", errors="ignore").rename_dims(lead_time="time")
+        field = field.drop_vars("lead_time", errors="ignore")
+    else:
+        return field
+    valid = field["valid_time"].variable
+    return field.drop_vars("valid_time").assign_coords(time=valid)
+
+
 def _equal(one: Any, other: Any) -> bool:
     return bool(np.ndim(other) == 0 and one == other)
 

@@ -72,6 +72,7 @@ def equivalents(
     >>> seen["value"].item(), round(seen["equivalent"].item(), 3)
     (281.0, 280.0)
     """
+    from xdiffda._clock import warn_without_clock
     from xdiffda.observations import observation_rows, to_tidy
     from xdiffda.observations.operators import none_usable
     from xdiffda.state import read_metadata, to_state
@@ -79,9 +80,11 @@ def equivalents(
     convention = read_metadata(state, what=what)
     _check_batch(convention, what)
     tidy = to_tidy(obs, operators=operators)
+    times = _times(convention)
+    warn_without_clock(times, tidy, what)
     dim = convention.axes["time"].dim if "time" in convention.batch_dims else None
     positions, numbers, seen, problems = [], [], [], []
-    for i, time in enumerate(_times(convention)):
+    for i, time in enumerate(times):
         try:
             inside = _window(tidy, time, window)
             here = tidy.isel(obs=inside)
