@@ -76,7 +76,7 @@ def test_undecoded_times_count_and_unreadable_ones_are_refused(background):
     noleap = bare.assign_coords(time=[cftime.DatetimeNoLeap(2020, 1, 15, 12)])
     with pytest.raises(InputError, match="calendar noleap") as caught:
         _analyse(noleap, _one())
-    mended = eval(caught.value.problems[0].repair, {"ds": noleap, "pandas": pd})
+    mended = eval(caught.value.problems[0].repair, {"ds": noleap, "pandas": pd, "xarray": xr})
     assert json.loads(_analyse(mended, _one()).attrs["xdiffda_observations_used"]) == [1]
 
 

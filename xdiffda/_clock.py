@@ -185,7 +185,7 @@ class _Given:
             self.problems.append(_no_time(coord, name, trouble))
             return None
         if np.isnat(read).any():
-            self.problems.append(_missing(coord, name, np.isnat(read), "time"))
+            self.problems.append(_missing(self, name, np.isnat(read), "time"))
             return None
         return _bare(coord, read)
 
@@ -206,7 +206,7 @@ class _Given:
             ))  # fmt: skip
             return None
         if np.isnat(read).any():
-            self.problems.append(_missing(coord, name, np.isnat(read), "lead time"))
+            self.problems.append(_missing(self, name, np.isnat(read), "lead time"))
             return None
         return _bare(coord, read)
 
@@ -309,10 +309,12 @@ def _no_time(coord: xr.DataArray, name: str, trouble: TimeTrouble) -> Problem:
     return ClockProblem(found, needed, f"ds.assign_coords({name}={value})", option)
 
 
-def _missing(coord: xr.DataArray, name: str, lost: np.ndarray, word: str) -> Problem:
+def _missing(given: _Given, name: str, lost: np.ndarray, word: str) -> Problem:
     """Times that are there and not told."""
     found = f"`{name}` that is missing (NaT)"
-    repair = f'ds.drop_vars("{name}")'
+    coord = given.ds[name]
+    # all of them: an initial time that has lost its lead time would pass for a valid one
+    repair = f"ds.drop_vars({sorted(n for names in given.roles.values() for n in names)})"
     needed = f"the {word} of each state; without any clock all observations count as of its time"
     if coord.ndim == 1 and not lost.all():
         found = f"`{name}` that is missing (NaT) for {int(lost.sum())} of {lost.size} states"

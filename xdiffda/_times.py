@@ -107,9 +107,7 @@ def as_durations(values: Any, attrs: Mapping[Any, Any] | None = None) -> np.ndar
         found = f"numbers such as {first:g} " + (f"in {units!r}" if units else "without a unit")
         raise TimeTrouble(found, _durations_from(values[~missing]))
     whole = np.round(np.where(missing, 0, values).astype(np.float64) * (seconds * 1e9))
-    read = whole.astype(np.int64).astype("timedelta64[ns]")
-    read[missing] = np.timedelta64("NaT")
-    return read
+    return np.where(missing, np.timedelta64("NaT", "ns"), whole.astype("timedelta64[ns]"))
 
 
 def _durations_from(numbers: np.ndarray) -> str:

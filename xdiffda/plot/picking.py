@@ -49,8 +49,7 @@ def at_valid_time(field: xr.DataArray) -> xr.DataArray:
         field = field.isel(lead_time=0)
     elif field.sizes.get("time", 1) == 1:
         field = field.squeeze("time") if "time" in field.dims else field
-        field = field.drop_vars("time", errors="ignore").rename_dims(lead_time="time")
-        field = field.drop_vars("lead_time", errors="ignore")
+        field = field.drop_vars("time", errors="ignore").drop_vars("lead_time", errors="ignore").rename(lead_time="time")
     else:
         return field
     valid = field["valid_time"].variable
