@@ -214,9 +214,9 @@ class _Given:
         """A coordinate that is not needed to know the valid time; None if it cannot be read."""
         if name is None:
             return None
-        before, is_lead = list(self.problems), name in self.roles.get("lead", [])
+        before, is_lead = len(self.problems), name in self.roles.get("lead", [])
         read = self.leads(name) if is_lead else self.times(name)
-        self.problems = before
+        del self.problems[before:]
         return read
 
 
