@@ -424,7 +424,8 @@ def test_repairs_of_observations_end_well(case):
 # ------------------------------------------------------------------ no message is forgotten
 
 CHECKED = [inspect.getmodule(function)
-           for function in (value_problems, recognise_fields, find_observation_problems)]  # fmt: skip
+           for function in (value_problems, recognise_fields, find_observation_problems)
+           ]  # fmt: skip
 
 
 def _messages(file: str | None) -> dict[int, str]:
@@ -549,3 +550,13 @@ def test_no_repair_names_an_argument_that_the_call_does_not_have():
 def test_no_unit_is_suggested_that_is_not_understood():
     for canonical, units in USUAL.items():
         assert all(unit.lower() in _KNOWN[canonical] for unit in units)
+
+
+def test_an_analysis_says_what_it_leaves_out_of_the_background():
+    ds = xdiffda.open_sample("background").isel(time=0).load()
+    ds["lat_bnds"] = (("lat", "nv"), np.zeros((ds.sizes["lat"], 2)))
+    truth = xdiffda.open_sample("truth").isel(time=0)
+    obs = truth.diffda.emulate_obs(n_columns=20)
+    analysis = ds.diffda.assimilate(obs, method="3dvar", progress=False)
+    assert "lat_bnds" in analysis.attrs["xdiffda_left_out"]
+    assert "lat_bnds" in repr(analysis.diffda)

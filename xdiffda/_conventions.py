@@ -58,6 +58,7 @@ class Convention:
     extras: tuple[str, ...]
     layout: Layout
     clock: Clock = Clock()
+    other_levels: tuple[float, ...] = ()  # hPa, of the dataset and not of the layout
 
     @property
     def valid_times(self) -> np.ndarray | None:
@@ -191,6 +192,7 @@ def _assemble(ds, axes, recognised: Recognised, layout: Layout, levels: np.ndarr
         extras=recognised.extras,
         layout=layout,
         clock=read_clock(ds),
+        other_levels=tuple(p for p in levels.tolist() if int(p) not in layout.levels),
     )
 
 

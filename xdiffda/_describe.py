@@ -104,7 +104,7 @@ def _provenance(attrs: dict[Any, Any]) -> list[Row]:
     for label, key in (
         ("Seed", "seed"), ("Evaluations", "network_evaluations"), ("Obs used", "observations_used"),
         ("Obs rejected", "observations_rejected"), ("Error scale", "background_error"),
-        ("Version", "version"),
+        ("Left out", "left_out"), ("Version", "version"),
     ):  # fmt: skip
         value = attrs.get(f"xdiffda_{key}")
         if value is not None:

@@ -259,6 +259,14 @@ def _analyse(
         return run_times(work, len(times), schedules)
 
 
+def _left_out(convention: Convention) -> str:
+    """What of the background is not in the analysis: variables, masks and bounds, and levels."""
+    parts = [", ".join(convention.extras)] if convention.extras else []
+    if convention.other_levels:
+        parts.append("levels " + ", ".join(f"{p:g}" for p in convention.other_levels) + " hPa")
+    return "; ".join(parts) or "nothing"
+
+
 def _dataset(
     members: Float[np.ndarray, "time member node channel"], convention: Convention, prior: Prior,
     records: list[dict[str, Any]], settings: Settings,
@@ -277,6 +285,7 @@ def _dataset(
         "xdiffda_jax_version": jax.__version__,
         "xdiffda_model": prior.name,
         "xdiffda_method": settings.method,
+        "xdiffda_left_out": _left_out(convention),
         "xdiffda_seed": settings.seed,
         "xdiffda_settings": json.dumps(settings.provenance()),
         "xdiffda_network_evaluations": settings.evaluations,
