@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
 
-from xdiffda._coordinates import find_axes, valid_times
+from xdiffda._clock import read_clock
 from xdiffda._jax_settings import with_own_jax
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.prior import Prior, year_phase
@@ -154,7 +154,7 @@ def mean_states(truth: xr.Dataset, n_times: int = 12) -> xr.Dataset:
     >>> mean_states(ds, 4)["t"].values.round(1).tolist()
     [228.0, 319.5, 411.0, 502.0]
     """
-    clock = valid_times(truth, find_axes(truth)[0])
+    clock = read_clock(truth).checked("truth")
     if clock is None or clock.ndim != 1:
         raise InputError([Problem("no axis of valid times", "a coordinate time along the states",
                                   "truth.assign_coords(time=times)")], what="truth")  # fmt: skip
