@@ -13,9 +13,7 @@ os.environ["MPLBACKEND"] = "Agg"
 import compiled_once
 import pytest
 from hypothesis import settings
-
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared"
+from places import ROOT, SHARED
 
 # compilation makes single examples slow without meaning anything
 settings.register_profile("xdiffda", deadline=None, max_examples=25, derandomize=True)

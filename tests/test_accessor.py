@@ -99,7 +99,7 @@ def test_methods_call_their_functions(state: xr.Dataset) -> None:
     )
     scores = state.diffda.verify(truth)
     found = float(scores["2m_temperature"].sel(score="bias"))
-    from xdiffda.state import Grid
+    from xdiffda.state.grid import Grid
 
     area = Grid(tuple(truth.lat.values.tolist()), tuple(truth.lon.values.tolist())).area_weights()
     expected = np.mean(area * (state - truth)["2m_temperature"].values.reshape(-1))

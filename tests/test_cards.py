@@ -11,9 +11,9 @@ import pytest
 import xarray as xr
 
 import xdiffda
-from xdiffda._cards import BAD, GOOD, Row, card, model_card
-from xdiffda._describe import describe
-from xdiffda.state import Grid, Layout
+from xdiffda.accessor import describe
+from xdiffda.formatting import BAD, GOOD, Row, card, model_card
+from xdiffda.state.grid import Grid, Layout
 
 
 class Balanced(HTMLParser):
@@ -124,7 +124,7 @@ def test_model_card() -> None:
     text = words(model_card("tiny", layout, stored))
     assert text.startswith("Model tiny a model")
     assert "Parameters 987,589" in text and "Licence Apache-2.0" in text and "Channels 1" in text
-    from xdiffda.prior import Prior
+    from xdiffda.priors.prior import Prior
 
     shown = Prior._repr_html_(SimpleNamespace(name="tiny", layout=layout, card=None))
     assert "Grid 2 x 3" in words(shown)

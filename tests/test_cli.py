@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 import xdiffda
 from xdiffda import cli
-from xdiffda._catalogue import RELEASES
 from xdiffda.observations import to_tidy
-from xdiffda.storage import open_dataset
+from xdiffda.priors.published import RELEASES
+from xdiffda.storage.files import open_dataset
 
 
 @pytest.fixture(scope="module")

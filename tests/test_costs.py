@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from lowered import lowered
+from places import GRAPHCAST_GOLDEN
 
 import xdiffda
-from xdiffda._grid import NAMED_GRIDS
-from xdiffda._planning import Task, mesh_for
-from xdiffda.costs import DEVICES, Device, amount, duration
 from xdiffda.errors import InputError
-from xdiffda.graphcast import GraphCast, NetworkConfig, build_graph
-from xdiffda.graphcast.costs import Dimensions, count, parameters, temporary_bytes
-from xdiffda.state import Grid
+from xdiffda.networks.graphcast import GraphCast, NetworkConfig, build_graph
+from xdiffda.networks.graphcast.costs import Dimensions, count, parameters, temporary_bytes
+from xdiffda.planning import DEVICES, Device, Task, amount, duration, mesh_for
+from xdiffda.state.grid import NAMED_GRIDS, Grid
 
-COUNTS = Path(__file__).parent / "graphcast/golden/mesh/connectivity_counts.json"
+COUNTS = GRAPHCAST_GOLDEN / "mesh/connectivity_counts.json"
 LAT, LON = np.linspace(-90, 90, 19), 10.0 * np.arange(36)
 
 
@@ -30,21 +28,6 @@ def graph():
     return build_graph(LAT, LON, refinement=2)
 
 
-def lowered(graph, config: NetworkConfig, batch: int, *, prepared: bool = False):
-    """The network traced for shapes alone: nothing is allocated."""
-    net = eqx.filter_eval_shape(GraphCast, config, key=jax.random.key(0))
-    ready = eqx.filter_eval_shape(GraphCast.prepare, net, graph) if prepared else None
-    arrays, static = eqx.partition((net, graph, ready), lambda x: hasattr(x, "shape"))
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
-    x = jax.ShapeDtypeStruct((graph.n_grid, batch, config.n_inputs), jnp.float32)
-    width = config.conditioning_width
-    given = jax.ShapeDtypeStruct((batch, width), jnp.float32) if width else None
-
-    def apply(arrays, x, given):
-        net, graph, ready = eqx.combine(arrays, static)
-        return net(x, graph, given, ready)
-
-    return jax.jit(apply).lower(shapes, x, given)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from xdiffda import _huge_pages
+from xdiffda import options as _huge_pages
 
 PROGRAM = """
 import os, sys

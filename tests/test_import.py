@@ -62,7 +62,7 @@ def test_public_names_are_listed_once() -> None:
 
 @pytest.mark.parametrize("name", ["models", "verify"])
 def test_lazy_names_survive_the_import_of_submodules(name: str) -> None:
-    """Importing `xdiffda.registry` must not put a module in the place of a function."""
+    """Importing `xdiffda.priors.registry` must not put a module in the place of a function."""
     before = getattr(xdiffda, name)
     for module in set(xdiffda._EXPORTS.values()):
         importlib.import_module(module)

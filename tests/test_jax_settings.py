@@ -6,19 +6,20 @@ import functools
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from gaussian_world import LAYOUT, draw_states, make_prior
+from places import SUPPORT
 
 import xdiffda
-from xdiffda._jax_settings import own_jax
-from xdiffda.state import default_convention, from_state
+from xdiffda.jax_settings import own_jax
+from xdiffda.state.convention import default_convention
+from xdiffda.state.convert import from_state
 
-SCRIPT = Path(__file__).parent / "jax_settings_script.py"
+SCRIPT = SUPPORT / "jax_settings_script.py"
 # what changed members, and what made calls crash
 CHANGING = {
     "JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "0",
@@ -119,7 +120,7 @@ def test_settings_change_numbers_where_they_are_not_ours(restored) -> None:
 
 
 def test_settings_of_one_thread_reach_the_threads_of_the_devices(restored) -> None:
-    from xdiffda._devices import Schedule, run_times
+    from xdiffda.assimilation.devices import Schedule, run_times
 
     jax.config.update("jax_enable_x64", True)
     found = run_times(lambda i, _: jnp.ones(1).dtype, 4, [Schedule(1), Schedule(1)])

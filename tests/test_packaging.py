@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import xdiffda
-from xdiffda._huge_pages import TUNABLE
+from xdiffda.options import TUNABLE
 
 # conda-forge's name where it is not PyPI's
 CONDA_NAMES = {"dask": "dask-core", "matplotlib": "matplotlib-base", "cf-xarray": "cf_xarray"}

@@ -19,15 +19,16 @@ import xarray as xr
 
 import xdiffda
 from xdiffda import errors
-from xdiffda._checks import value_problems
-from xdiffda._recognise import recognise_fields
-from xdiffda._units import _KNOWN, USUAL, conversion
 from xdiffda.errors import InputError
 from xdiffda.observations import KNOWN, to_tidy
-from xdiffda.observations._checks import find_problems as find_observation_problems
-from xdiffda.observations._names import to_units
-from xdiffda.state import Grid, Layout, default_convention, from_state, to_state
-from xdiffda.variables import VARIABLES
+from xdiffda.observations.checks import find_problems as find_observation_problems
+from xdiffda.observations.names import to_units
+from xdiffda.state.convention import default_convention
+from xdiffda.state.convert import from_state, to_state, value_problems
+from xdiffda.state.grid import Grid, Layout
+from xdiffda.state.recognise import recognise_fields
+from xdiffda.state.units import _KNOWN, USUAL, conversion
+from xdiffda.state.variables import VARIABLES
 
 GRID = Grid.from_coords(np.linspace(-85, 85, 18), np.arange(24) * 15.0)
 LEVELS = (100, 500, 850)

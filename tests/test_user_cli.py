@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 import xdiffda
 from xdiffda import cli
-from xdiffda.cycle import CycleConfig, run_config
+from xdiffda.cycling.config import CycleConfig
+from xdiffda.cycling.cycle import run_config
 from xdiffda.errors import InputError, StorageError
 from xdiffda.experiments.command import main as experiment
-from xdiffda.readers import read_obs
+from xdiffda.observations.readers import read_obs
 
 LINES = 'background = "{background}"\nout = "{folder}/run.zarr"\nn_cycles = 2\n'
 OBSERVED = LINES + 'observations = "{folder}/obs.csv"\n'

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_costs import lowered
+from lowered import lowered
 from typer.testing import CliRunner
 
 import xdiffda
 from xdiffda import cli
-from xdiffda.costs import DEVICES, Device
 from xdiffda.errors import InputError
-from xdiffda.graphcast import NetworkConfig, build_graph
-from xdiffda.graphcast.costs import Dimensions, temporary_bytes
+from xdiffda.networks.graphcast import NetworkConfig, build_graph
+from xdiffda.networks.graphcast.costs import Dimensions, temporary_bytes
+from xdiffda.planning import DEVICES, Device
 
 # One evaluation of a network drawn at random, its processor time and the peak of its process,
 # on one core of an Intel Xeon that other work shared: spacing, levels, width, steps, members

@@ -19,37 +19,49 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it; resolved on first use (PEP 562).
 _EXPORTS = {
-    "DiffusionPrior": "xdiffda.network_prior",
-    "Forecaster": "xdiffda.graphcast.forecaster",
-    "GaussianPrior": "xdiffda.prior",
-    "Grid": "xdiffda.state",
+    "DiffusionPrior": "xdiffda.priors.diffusion",
+    "Forecaster": "xdiffda.networks.graphcast.forecaster",
+    "GaussianPrior": "xdiffda.priors.prior",
+    "Grid": "xdiffda.state.convert",
     "InputError": "xdiffda.errors",
-    "Layout": "xdiffda.state",
+    "Layout": "xdiffda.state.convert",
     "ModelError": "xdiffda.errors",
     "RePaint": "xdiffda.diffusion.repaint",
     "StorageError": "xdiffda.errors",
     "XdiffdaError": "xdiffda.errors",
-    "assimilate": "xdiffda.analysis",
-    "assimilate_store": "xdiffda.reanalysis",
-    "fetch": "xdiffda.weights",
-    "load_forecaster": "xdiffda.forecast",
-    "load_model": "xdiffda.registry",
-    "models": "xdiffda.registry",
-    "open_analyses": "xdiffda.reanalysis",
-    "open_dataset": "xdiffda.storage",
-    "open_sample": "xdiffda.samples",
-    "plan": "xdiffda._planning",
-    "read_obs": "xdiffda.readers",
-    "regrid": "xdiffda._regrid",
+    "assimilate": "xdiffda.assimilation.assimilate",
+    "assimilate_store": "xdiffda.cycling.reanalysis",
+    "fetch": "xdiffda.priors.published",
+    "load_forecaster": "xdiffda.cycling.forecast",
+    "load_model": "xdiffda.priors.registry",
+    "models": "xdiffda.priors.registry",
+    "open_analyses": "xdiffda.cycling.reanalysis",
+    "open_dataset": "xdiffda.storage.files",
+    "open_sample": "xdiffda.priors.samples",
+    "plan": "xdiffda.planning",
+    "read_obs": "xdiffda.observations.readers",
+    "regrid": "xdiffda.state.regrid",
     "set_options": "xdiffda.options",
-    "with_relative_humidity": "xdiffda._humidity",
-    "with_specific_humidity": "xdiffda._humidity",
-    "write_dataset": "xdiffda.storage",
+    "with_relative_humidity": "xdiffda.state.humidity",
+    "with_specific_humidity": "xdiffda.state.humidity",
+    "write_dataset": "xdiffda.storage.files",
 }
-_SUBMODULES = (
-    "baselines", "calibration", "costs", "cycle", "diffusion", "ensemble", "explore", "gencast",
-    "graphcast", "observations", "plot", "reanalysis", "verify",
-)  # fmt: skip
+# Public name -> the module behind it, so that `xdiffda.graphcast.load` and the like stay as they are.
+_SUBMODULES = {
+    "baselines": "xdiffda.assimilation.baselines",
+    "calibration": "xdiffda.assimilation.calibration",
+    "costs": "xdiffda.planning",
+    "cycle": "xdiffda.cycling.cycle",
+    "diffusion": "xdiffda.diffusion",
+    "ensemble": "xdiffda.covariance.ensemble",
+    "explore": "xdiffda.plot.explore",
+    "gencast": "xdiffda.networks.gencast",
+    "graphcast": "xdiffda.networks.graphcast",
+    "observations": "xdiffda.observations",
+    "plot": "xdiffda.plot",
+    "reanalysis": "xdiffda.cycling.reanalysis",
+    "verify": "xdiffda.verify",
+}
 
 __all__ = [
     "DiffusionPrior",
@@ -65,16 +77,16 @@ __all__ = [
     "__version__",
     "assimilate",
     "assimilate_store",
-    "baselines",
-    "calibration",
-    "costs",
-    "cycle",
+    "assimilation.baselines",
+    "assimilation.calibration",
+    "planning",
+    "cycling.cycle",
     "diffusion",
-    "ensemble",
-    "explore",
+    "covariance.ensemble",
+    "plot.explore",
     "fetch",
-    "gencast",
-    "graphcast",
+    "networks.gencast",
+    "networks.graphcast",
     "load_forecaster",
     "load_model",
     "models",
@@ -85,7 +97,7 @@ __all__ = [
     "plan",
     "plot",
     "read_obs",
-    "reanalysis",
+    "cycling.reanalysis",
     "regrid",
     "set_options",
     "verify",
@@ -99,7 +111,7 @@ def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
         value = getattr(importlib.import_module(_EXPORTS[name]), name)
     elif name in _SUBMODULES:
-        value = importlib.import_module(f"xdiffda.{name}")
+        value = importlib.import_module(_SUBMODULES[name])
     else:
         raise AttributeError(f"module 'xdiffda' has no attribute {name!r}")
     globals()[name] = value
@@ -110,5 +122,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-importlib.import_module("xdiffda._jax_settings")  # remembers forks of a process in which jax ran
+importlib.import_module("xdiffda.jax_settings")  # remembers forks of a process in which jax ran
 importlib.import_module("xdiffda.accessor")  # registers .diffda

@@ -4,11 +4,101 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
+import xarray as xr
+
+import xdiffda
+from xdiffda.errors import StorageError
+
+# What ``xdiffda demo`` does: one analysis on the bundled sample, scored and drawn.
+
+VARIABLE, LEVEL = "geopotential", 500
+SHOWN = (
+    ("geopotential", 500, "m2 s-2"), ("temperature", 850, "K"),
+    ("u_component_of_wind", 300, "m s-1"), ("specific_humidity", 850, "kg kg-1"),
+    ("2m_temperature", None, "K"), ("mean_sea_level_pressure", None, "Pa"),
+)  # fmt: skip
+
+
+def run(out: Path, *, columns: int = 416, members: int = 8, seed: int = 0) -> xr.Dataset:
+    """Assimilate emulated observations, print a table, write ``analysis.zarr`` and a map.
+
+    Parameters
+    ----------
+    out : path
+        Folder; made if absent.  An earlier demo's output is replaced.
+    columns, members, seed : int
+
+    Returns
+    -------
+    Dataset
+        The analysis.
+    """
+    from xdiffda.plot import map_panels
+    from xdiffda.storage.files import write_dataset
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{out}: no folder, and it cannot be made ({error.strerror}); repair: "
+                           "`xdiffda demo --out demo`") from error  # fmt: skip
+    begin = time.perf_counter()
+    at = {"time": 8}
+    truth = xdiffda.open_sample("truth").isel(at).load()
+    background = xdiffda.open_sample("background").isel(at).load()
+    quarter = xdiffda.load_model("speedy").typical_error(1 / 4)
+    obs = truth.diffda.emulate_obs(n_columns=columns, error_std=quarter, seed=seed)
+    print(
+        f"Background: 48 h forecast valid {np.datetime_as_string(truth.time.values, 'h')}; "
+        f"{columns} columns observed"
+    )
+    analysis = background.diffda.assimilate(obs, n_members=members, seed=seed, progress=True)
+    interpolated = obs.diffda.interpolate(like=background, background=background)
+    print(table(truth, background, interpolated, analysis))
+    write_dataset(analysis, out / "analysis.zarr", overwrite=True)
+    figure = map_panels(
+        analysis, VARIABLE, level=LEVEL, truth=truth, background=background, obs=obs,
+        panels=("background", "analysis", "truth", "increment", "error", "spread"),
+    )  # fmt: skip
+    figure.savefig(out / "analysis.png", dpi=110)
+    print(
+        f"{out / 'analysis.zarr'} and {out / 'analysis.png'} written; "
+        f"{time.perf_counter() - begin:.0f} s in all"
+    )
+    return analysis
+
+
+def table(
+    truth: xr.Dataset, background: xr.Dataset, interpolated: xr.Dataset, analysis: xr.Dataset
+) -> str:
+    """RMSE of the three states and spread of the analysis, area-weighted."""
+    from xdiffda.verify import verify
+
+    rows = {"background": background, "interpolated obs": interpolated, "analysis mean": analysis}
+    scores = {name: verify(ds, truth) for name, ds in rows.items()}
+    head = f"{'area-weighted RMSE':26s}" + "".join(f"{name:>18s}" for name in scores)
+    lines = [head + f"{'spread':>12s}"]
+    for name, level, units in SHOWN:
+        label = f"{name.replace('_component_of', '')}{'' if level is None else f' {level}'}"
+        at = {"score": "rmse"} if level is None else {"score": "rmse", "level": level}
+        rmse = [float(ds[name].sel(at)) for ds in scores.values()]
+        values = "".join(f"{value:18.4g}" for value in rmse)
+        spread = float(scores["analysis mean"][name].sel(at | {"score": "spread"}))
+        lines.append(f"{f'{label} ({units})':26s}{values}{spread:12.4g}")
+    ratio = scores["analysis mean"].sel(score="rmse") / scores["background"].sel(score="rmse")
+    mean = np.mean(np.concatenate([np.ravel(v.values) for v in ratio.data_vars.values()]))
+    lines.append(
+        f"Analysis error over all variables and levels: {100 * (1 - mean):.0f} % below "
+        "the background's"
+    )
+    return "\n".join(lines)
+
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -38,7 +128,7 @@ def demo(
     seed: int = 0,
 ) -> None:
     """Assimilate emulated observations into the bundled sample, print scores, draw a map."""
-    from xdiffda._demo import run
+    
 
     run(out, columns=columns, members=members, seed=seed)
 
@@ -61,8 +151,8 @@ def assimilate(
 ) -> None:
     """Analyse the user's own files; of many times into zarr, which resumes if called again."""
     import xdiffda
-    from xdiffda.reanalysis import has_times
-    from xdiffda.storage import check_target, open_dataset, write_dataset
+    from xdiffda.cycling.reanalysis import has_times
+    from xdiffda.storage.files import check_target, open_dataset, write_dataset
 
     state = open_dataset(background)
     if (
@@ -94,7 +184,7 @@ def verify(
     background: Annotated[Path | None, typer.Option(help="adds its scores")] = None,
 ) -> None:  # fmt: skip
     """Print the scores of an analysis against the truth."""
-    from xdiffda.storage import open_dataset
+    from xdiffda.storage.files import open_dataset
     from xdiffda.verify import skill_table
     from xdiffda.verify import verify as score
 
@@ -108,7 +198,7 @@ def verify(
 @app.command()
 def models() -> None:
     """List the models: those in the package, and those that can be fetched."""
-    from xdiffda.registry import models as list_models
+    from xdiffda.priors.registry import models as list_models
 
     table = list_models()
     for name in table.model.values:
@@ -128,7 +218,7 @@ def fetch(
     mirror: Annotated[str | None, typer.Option(help="instead of the public bucket")] = None,
 ) -> None:  # fmt: skip
     """Download published weights into the cache; resumes where it was interrupted."""
-    from xdiffda.weights import fetch as bring
+    from xdiffda.priors.published import fetch as bring
 
     for path in bring(name, out=out, mirror=mirror, progress=True):
         typer.echo(f"{path.stat().st_size / 1e6:8.1f} MB  {path}")
@@ -169,8 +259,8 @@ def plan(
     import dataclasses
     import json
 
-    from xdiffda._planning import plan as estimate
     from xdiffda.errors import InputError
+    from xdiffda.planning import plan as estimate
 
     try:
         found = estimate(
@@ -201,7 +291,7 @@ def _as_typed(error: Any) -> Exception:
 @app.command()
 def cycle(config: Annotated[Path, typer.Argument(help="TOML file")]) -> None:
     """Forecast, observe, assimilate, repeat, into one store; resumes where it stopped."""
-    from xdiffda.cycle import run_config
+    from xdiffda.cycling.cycle import run_config
 
     run_config(config)
 
@@ -273,15 +363,15 @@ def _number(text: str) -> float | str:
 
 def _open_obs(path: Path):
     """Read a file of observations in any form that the package knows."""
-    from xdiffda.readers import read_obs
+    from xdiffda.observations.readers import read_obs
 
     return read_obs(path)
 
 
 def main() -> None:
     """Run the command line; expected errors are printed without a traceback."""
-    from xdiffda._huge_pages import request_huge_pages
     from xdiffda.errors import XdiffdaError
+    from xdiffda.options import request_huge_pages
 
     if len(sys.orig_argv) > 1 and Path(sys.orig_argv[1]).stem == "xdiffda":  # not called by Python
         request_huge_pages()  # a third of an analysis' time was page faults

@@ -5,7 +5,7 @@
 The same backgrounds, observations of whole columns and solver meet four covariances of the
 same residuals: u and v as two scalars; stream function and velocity potential in their place;
 mass regressed on the stream function as well; and that with the factor of latitude, which is
-the package's (`xdiffda.balance`).  B comes from the validation part's forecasts of 36 to 60 h,
+the package's (`xdiffda.covariance.balance`).  B comes from the validation part's forecasts of 36 to 60 h,
 errors are those of the evaluation part's of 48 h.
 """
 
@@ -16,16 +16,14 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from xdiffda._balance_fit import fit_basis, with_balance
-from xdiffda._scales import row_scale, share_wind_scale, unresolved_part
-from xdiffda.balance import BalancedBasis, balanced_basis
-from xdiffda.covariance import SpectralCovariance, estimate_blocks
-from xdiffda.osse.cycled_pairs import analyse
-from xdiffda.osse.pairs import Pairs, load_pairs
-from xdiffda.registry import load_model
-from xdiffda.spectral import Basis
-from xdiffda.state import Layout
-from xdiffda.train.data import Nature, load_nature
+from xdiffda.covariance.balance import BalancedBasis, balanced_basis, fit_basis, with_balance
+from xdiffda.covariance.harmonics import Basis
+from xdiffda.covariance.small_scales import row_scale, share_wind_scale, unresolved_part
+from xdiffda.covariance.spectral import SpectralCovariance, estimate_blocks
+from xdiffda.experiments.osse.cycled_pairs import analyse
+from xdiffda.priors.registry import load_model
+from xdiffda.state.grid import Layout
+from xdiffda.train.data import Nature, Pairs, load_nature, load_pairs
 
 
 def residuals(pairs: Pairs, nature: Nature, scale: np.ndarray, chosen: np.ndarray) -> np.ndarray:

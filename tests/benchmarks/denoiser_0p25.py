@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xdiffda.graphcast.graph import Graph, build_graph
-from xdiffda.graphcast.network import GraphCast, NetworkConfig
-from xdiffda.graphcast.static import Factored, InFactors, Prepared
+from xdiffda.networks.graphcast.graph import Graph, build_graph
+from xdiffda.networks.graphcast.network import GraphCast, NetworkConfig
+from xdiffda.networks.graphcast.static import Factored, InFactors, Prepared
 
 
 def operations(

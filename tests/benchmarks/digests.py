@@ -51,9 +51,12 @@ import xarray as xr  # noqa: E402
 import xdiffda  # noqa: E402
 
 # ---- every name of the package that is not directly below `xdiffda`, in one place
-from xdiffda.baselines import Inflation, Localisation  # noqa: E402
-from xdiffda.cycle import cycle, emulated_stream, read_observations  # noqa: E402
-from xdiffda.ensemble import Hybrid  # noqa: E402
+from xdiffda.assimilation.baselines.letkf import Inflation
+from xdiffda.covariance.ensemble import Hybrid  # noqa: E402
+from xdiffda.covariance.localisation import Localisation  # noqa: E402
+from xdiffda.cycling.cycle import cycle
+from xdiffda.cycling.observation_stream import emulated_stream
+from xdiffda.cycling.record import read_observations  # noqa: E402
 from xdiffda.observations import (  # noqa: E402
     VerticalCorrelation,
     drop_duplicates,
@@ -426,7 +429,7 @@ def of_training() -> Iterator[tuple[str, Values]]:
         train(folder, "forecaster", FORECASTER)
         yield "forecaster", learned(folder / "forecaster")
         command(
-            "xdiffda.osse",
+            "xdiffda.experiments.osse",
             "pairs",
             "--data",
             folder / "nature",

@@ -22,13 +22,13 @@ from denoiser_0p25 import random_network, resident, watched
 from guided_0p25 import FIELDS, LEVELS
 
 import xdiffda
-from xdiffda._grid import equiangular
-from xdiffda._planning import mesh_for
-from xdiffda.graphcast.bare import BareNetwork
-from xdiffda.graphcast.checkpoint import ModelConfig, TaskConfig
-from xdiffda.graphcast.forcings import FORCING_VARIABLES
-from xdiffda.graphcast.forecaster import Forecaster
-from xdiffda.graphcast.network import NetworkConfig
+from xdiffda.networks.graphcast.bare import BareNetwork
+from xdiffda.networks.graphcast.checkpoint import ModelConfig, TaskConfig
+from xdiffda.networks.graphcast.forcings import FORCING_VARIABLES
+from xdiffda.networks.graphcast.forecaster import Forecaster
+from xdiffda.networks.graphcast.network import NetworkConfig
+from xdiffda.planning import mesh_for
+from xdiffda.state.grid import equiangular
 
 SURFACE = [name for name in FIELDS if name.startswith(("2m", "10m", "mean"))]
 STATIC = ("geopotential_at_surface", "land_sea_mask")

@@ -13,13 +13,12 @@ import argparse
 import time
 
 import xdiffda
-from xdiffda import _methods
+from xdiffda.assimilation import methods as _methods
+from xdiffda.experiments.osse.evaluate import _array, make_cases, quarter_errors
+from xdiffda.experiments.osse.tables import score, summary
 from xdiffda.observations import emulate_obs
-from xdiffda.osse.evaluate import _array, make_cases, quarter_errors
-from xdiffda.osse.pairs import load_pairs
-from xdiffda.osse.records import score, summary
-from xdiffda.train.data import load_nature
-from xdiffda.verify._partners import is_antithetic
+from xdiffda.train.data import load_nature, load_pairs
+from xdiffda.verify.partners import is_antithetic
 
 HOW = {"left out": (False, False), "climatology": (True, False), "given observations": (True, True)}
 

@@ -30,9 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from xdiffda.graphcast.graph import Edges, Graph, build_graph
-from xdiffda.graphcast.layers import Block, Interaction
-from xdiffda.graphcast.network import GraphCast, NetworkConfig
+from xdiffda.networks.graphcast.graph import Edges, Graph, build_graph
+from xdiffda.networks.graphcast.layers import Block, Interaction
+from xdiffda.networks.graphcast.network import GraphCast, NetworkConfig
 
 # the bundled denoiser: noisy residual, its linear estimate and the background, 37 channels each,
 # static fields and season; 8 processor steps (issue 2) on the mesh of refinement 3

@@ -25,15 +25,15 @@ import numpy as np
 import xarray as xr
 
 import xdiffda
-from xdiffda._grid import equiangular
-from xdiffda._planning import mesh_for
-from xdiffda.costs import DEVICES, amount
-from xdiffda.covariance import SpectralCovariance
+from xdiffda.covariance.harmonics import sphere_basis
+from xdiffda.covariance.spectral import SpectralCovariance
 from xdiffda.diffusion.denoiser import DenoiserNetwork
-from xdiffda.graphcast.graph import build_graph
-from xdiffda.network_prior import DiffusionPrior
-from xdiffda.spectral import sphere_basis
-from xdiffda.state import Layout, default_convention, from_state
+from xdiffda.networks.graphcast.graph import build_graph
+from xdiffda.planning import DEVICES, amount, mesh_for
+from xdiffda.priors.diffusion import DiffusionPrior
+from xdiffda.state.convention import default_convention
+from xdiffda.state.convert import from_state
+from xdiffda.state.grid import Layout, equiangular
 
 LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 # mean and scale of the errors, for all levels

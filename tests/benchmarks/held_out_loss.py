@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 
 import xdiffda
-from xdiffda.osse.calibrate import measure
-from xdiffda.osse.pairs import load_pairs
-from xdiffda.train.data import load_nature
+from xdiffda.experiments.osse.calibrate import measure
+from xdiffda.train.data import load_nature, load_pairs
 from xdiffda.train.denoiser import Setting
 
 SIGMAS = (0.12, 0.5, 2.0, 80.0)

@@ -39,8 +39,8 @@ from xdiffda.observations import (
     soft_mask,
     to_tidy,
 )
-from xdiffda.state import Grid, Layout
-from xdiffda.variables import VARIABLES as TABLE
+from xdiffda.state.grid import Grid, Layout
+from xdiffda.state.variables import VARIABLES as TABLE
 
 TIME = np.datetime64("2020-01-01T00", "ns")
 

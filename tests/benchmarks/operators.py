@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 from xdiffda.observations import observation_operator, observation_rows, to_tidy
-from xdiffda.state import Grid, Layout
+from xdiffda.state.grid import Grid, Layout
 
 LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 VARIABLES = (

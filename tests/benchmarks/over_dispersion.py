@@ -15,14 +15,12 @@ import argparse
 import numpy as np
 
 import xdiffda
+from xdiffda.experiments.osse.evaluate import _array, make_cases, quarter_errors
+from xdiffda.experiments.osse.tables import Case, score, summary
 from xdiffda.observations import emulate_obs
-from xdiffda.osse._rows import Case
-from xdiffda.osse.evaluate import _array, make_cases, quarter_errors
-from xdiffda.osse.pairs import load_pairs
-from xdiffda.osse.records import score, summary
-from xdiffda.prior import Prior
-from xdiffda.train.data import load_nature
-from xdiffda.verify._partners import variance, variance_of_mean
+from xdiffda.priors.prior import Prior
+from xdiffda.train.data import load_nature, load_pairs
+from xdiffda.verify.partners import variance, variance_of_mean
 
 ROWS = ("as they are", "r known", "scaled by channel", "scaled by channel and row")
 PAIRS = ([0, 2, 4, 6], [1, 3, 5, 7])

@@ -13,9 +13,8 @@ import argparse
 import numpy as np
 
 import xdiffda
-from xdiffda._scales import unresolved_part
-from xdiffda.osse.pairs import load_pairs
-from xdiffda.train.data import load_nature
+from xdiffda.covariance.small_scales import unresolved_part
+from xdiffda.train.data import load_nature, load_pairs
 
 N_PAIR = 96  # of each kind
 

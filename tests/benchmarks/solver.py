@@ -20,7 +20,8 @@ import numpy as np
 import xarray as xr
 
 import xdiffda
-from xdiffda.diffusion import _programs, kalman
+from xdiffda.diffusion import kalman
+from xdiffda.diffusion import posterior as _programs
 from xdiffda.diffusion.guidance import Solver
 
 STEPS: list[int] = []

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 import xdiffda
-from xdiffda.cycle import open_cycle
-from xdiffda.samples import open_named
-from xdiffda.state import to_state
+from xdiffda.cycling.store import open_cycle
+from xdiffda.priors.samples import open_named
+from xdiffda.state.convert import to_state
 
 SHOWN = ("geopotential@300", "geopotential@500", "2m_temperature", "temperature@850",
          "u_component_of_wind@300", "specific_humidity@850")  # fmt: skip

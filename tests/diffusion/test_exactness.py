@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from wind_world import balanced_covariance
 
-from xdiffda.covariance import SpectralCovariance
-from xdiffda.diffusion.guidance import Likelihood, Solver, make_draws
-from xdiffda.diffusion.sampling import Conditioned, Guidance, sample_posterior
-from xdiffda.prior import Wiener
-from xdiffda.spectral import circle_basis, sphere_basis
+from xdiffda.covariance.draws import make_draws
+from xdiffda.covariance.harmonics import circle_basis, sphere_basis
+from xdiffda.covariance.spectral import SpectralCovariance
+from xdiffda.diffusion.denoiser import Conditioned
+from xdiffda.diffusion.guidance import Solver
+from xdiffda.diffusion.likelihood import Likelihood
+from xdiffda.diffusion.posterior import Guidance, sample_posterior
+from xdiffda.priors.prior import Wiener
 
 pytestmark = pytest.mark.usefixtures("optimised")  # hundreds of members
 N_MEMBER = 800

@@ -11,25 +11,18 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
-from xdiffda.covariance import SpectralCovariance
-from xdiffda.diffusion.guidance import (
-    Likelihood,
-    Solver,
-    diagonal_covariance,
-    gaussian_posterior,
-    guide,
-    kalman_increment,
-    make_draws,
-    update,
-)
-from xdiffda.diffusion.kalman import channel_variance
-from xdiffda.diffusion.likelihood import LocalRows, StateRows, Whitening
+from xdiffda.covariance.draws import make_draws
+from xdiffda.covariance.harmonics import circle_basis
+from xdiffda.covariance.spectral import SpectralCovariance
+from xdiffda.diffusion.denoiser import Conditioned
+from xdiffda.diffusion.guidance import Solver, diagonal_covariance, gaussian_posterior, guide
+from xdiffda.diffusion.kalman import channel_variance, kalman_increment, update
+from xdiffda.diffusion.likelihood import Likelihood, LocalRows, StateRows, Whitening
+from xdiffda.diffusion.posterior import Guidance, sample_posterior
 from xdiffda.diffusion.robust import Robust
-from xdiffda.diffusion.sampling import Conditioned, Guidance, sample_posterior
 from xdiffda.observations.nonlinear import LocalCall, StateCall
-from xdiffda.prior import Wiener
-from xdiffda.spectral import circle_basis
-from xdiffda.state import Grid, Layout
+from xdiffda.priors.prior import Wiener
+from xdiffda.state.grid import Grid, Layout
 
 TIGHT = Solver(tolerance=1e-6, max_iterations=200)
 N_NODE = 16

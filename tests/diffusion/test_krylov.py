@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xdiffda.diffusion._krylov import conjugate_gradients, minimal_residual
+from xdiffda.diffusion.kalman import conjugate_gradients, minimal_residual
 
 
 def _system(a):

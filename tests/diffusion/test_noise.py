@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xdiffda.diffusion.noise import Karras, LogNormalNoise, karras_ladder, noise_features
+from xdiffda.diffusion.noise import LogNormalNoise, karras_ladder, noise_features
+from xdiffda.networks.preconditioning import Karras
 
 LADDER = [
     79.99999999999993, 62.08126888223674, 47.71898357978017, 36.30432146619798,

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xdiffda.covariance import SpectralCovariance
-from xdiffda.diffusion.guidance import make_draws
+from xdiffda.covariance.draws import make_draws
+from xdiffda.covariance.harmonics import circle_basis
+from xdiffda.covariance.spectral import SpectralCovariance
+from xdiffda.diffusion.denoiser import Conditioned
 from xdiffda.diffusion.repaint import RePaint, sample_repaint
-from xdiffda.diffusion.sampling import Conditioned
-from xdiffda.prior import Wiener
-from xdiffda.spectral import circle_basis
+from xdiffda.priors.prior import Wiener
 
 pytestmark = pytest.mark.usefixtures("optimised")  # thousands of members
 N = 25

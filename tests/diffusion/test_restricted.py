@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from wind_world import NAMES, make_basis
 
 import xdiffda
-from xdiffda import _departures
-from xdiffda._flow import RescaledCovariance
-from xdiffda._points import points_of, restricted
-from xdiffda.covariance import BlockCovariance, SpectralCovariance
-from xdiffda.diffusion.guidance import Solver, update
+from xdiffda.assimilation import innovations as _departures
+from xdiffda.covariance.ensemble import HybridCovariance, RescaledCovariance
+from xdiffda.covariance.harmonics import Basis, points_of, restricted, sphere_basis
+from xdiffda.covariance.localisation import EnsembleCovariance
+from xdiffda.covariance.spectral import BlockCovariance, SpectralCovariance
+from xdiffda.diffusion.guidance import Solver
+from xdiffda.diffusion.kalman import update
 from xdiffda.diffusion.likelihood import Likelihood
-from xdiffda.ensemble import EnsembleCovariance, HybridCovariance
 from xdiffda.observations import Operator, emulate_obs, to_tidy
-from xdiffda.spectral import Basis, sphere_basis
-from xdiffda.state import Grid, Layout
+from xdiffda.state.grid import Grid, Layout
 
 N_LAT, N_LON = 13, 48
 # steps of a loose solve end where rounding has them end, and robust weights feel it

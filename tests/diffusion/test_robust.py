@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 from gaussian_world import LAYOUT, make_prior
 
-from xdiffda.covariance import SpectralCovariance
-from xdiffda.diffusion.guidance import Likelihood, Solver, make_draws, update
+from xdiffda.covariance.draws import make_draws
+from xdiffda.covariance.harmonics import circle_basis
+from xdiffda.covariance.spectral import SpectralCovariance
+from xdiffda.diffusion.denoiser import Conditioned
+from xdiffda.diffusion.guidance import Solver
+from xdiffda.diffusion.kalman import update
+from xdiffda.diffusion.likelihood import Likelihood
+from xdiffda.diffusion.posterior import Guidance, sample_posterior
 from xdiffda.diffusion.robust import Robust, as_robust
-from xdiffda.diffusion.sampling import Conditioned, Guidance, sample_posterior
-from xdiffda.prior import Wiener
-from xdiffda.spectral import circle_basis
+from xdiffda.priors.prior import Wiener
 
 TIGHT = Solver(tolerance=1e-6, max_iterations=200)
 N_NODE = 16

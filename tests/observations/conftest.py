@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xdiffda.state import Grid, Layout, default_convention, from_state
+from xdiffda.state.convention import default_convention
+from xdiffda.state.convert import from_state
+from xdiffda.state.grid import Grid, Layout
 
 NAMES = ("temperature", "u_component_of_wind", "2m_temperature")
 LEVELS = (300, 500, 850)

@@ -13,8 +13,8 @@ from xdiffda.observations import Operator, observation_rows, to_tidy
 from xdiffda.observations import derived as d
 from xdiffda.observations.fgat import first_guess
 from xdiffda.observations.rows import _ways
-from xdiffda.state import Grid, Layout
-from xdiffda.variables import G0
+from xdiffda.state.grid import Grid, Layout
+from xdiffda.state.variables import G0
 
 LEVELS = (300, 500, 700, 850, 925, 1000)
 NAMES = (

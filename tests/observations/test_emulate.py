@@ -14,8 +14,9 @@ from scipy import stats
 
 from xdiffda.errors import InputError
 from xdiffda.observations import emulate_obs, observation_operator, to_tidy
-from xdiffda.observations._sampling import draw_sites
-from xdiffda.state import default_convention, from_state
+from xdiffda.observations.emulate import draw_sites
+from xdiffda.state.convention import default_convention
+from xdiffda.state.convert import from_state
 
 
 def _values(obs: xr.Dataset) -> list[str]:

@@ -14,8 +14,9 @@ from scipy.spatial import KDTree
 
 from xdiffda.errors import InputError
 from xdiffda.observations import dilate_mask, emulate_obs, interpolate, krige, soft_mask, to_tidy
-from xdiffda.observations._sites import channel_sites, unit_vectors
-from xdiffda.state import Layout, to_state
+from xdiffda.observations.sites import channel_sites, unit_vectors
+from xdiffda.state.convert import to_state
+from xdiffda.state.grid import Layout
 
 RADIUS_KM = 6371.0
 

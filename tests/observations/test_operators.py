@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from xdiffda.errors import InputError
 from xdiffda.observations import ObsVector, observation_operator, to_tidy
 from xdiffda.observations.stencil import horizontal_stencil, vertical_stencil
-from xdiffda.state import Grid, Layout
+from xdiffda.state.grid import Grid, Layout
 
 
 def _at(lat, lon, name="2m_temperature", level=np.nan) -> xr.Dataset:

@@ -21,7 +21,7 @@ def test_rounding_beyond_a_pole_is_the_pole_and_more_is_refused() -> None:
 
 
 def test_reports_of_a_file_keep_a_sounding_at_the_pole() -> None:
-    from xdiffda.readers._reports import Reports
+    from xdiffda.observations.readers.reports import Reports
 
     place = {
         "lat": np.array([-90.00000000000001, -90.5]), "lon": np.zeros(2),

@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 
 from xdiffda.errors import InputError
 from xdiffda.observations import (
-    _kriging,
-    _threads,
     interpolated_state,
     krige,
     observation_operator,
@@ -23,11 +21,18 @@ from xdiffda.observations import (
     to_columns,
     to_tidy,
 )
-from xdiffda.observations._codes import name_codes, place_runs
-from xdiffda.observations._kriging import kriging_weights
-from xdiffda.observations._sites import channel_sites, node_vectors, unit_vectors
+from xdiffda.observations import kriging as _kriging
+from xdiffda.observations import threads as _threads
+from xdiffda.observations.kriging import kriging_weights
+from xdiffda.observations.sites import (
+    channel_sites,
+    name_codes,
+    node_vectors,
+    place_runs,
+    unit_vectors,
+)
 from xdiffda.observations.stencil import SNAP
-from xdiffda.state import Layout
+from xdiffda.state.grid import Layout
 
 RADIUS_KM = 6371.0
 

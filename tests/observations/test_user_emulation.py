@@ -10,7 +10,7 @@ import xarray as xr
 
 from xdiffda.errors import InputError
 from xdiffda.observations import dilate_mask, emulate_obs, interpolate
-from xdiffda.variables import G0
+from xdiffda.state.variables import G0
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
-
-_SPEC = importlib.util.spec_from_file_location("waves", Path(__file__).with_name("waves.py"))
-waves = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(waves)
+import waves
 
 FORECASTER = """
 task = "forecaster"
@@ -71,7 +67,7 @@ def forecaster_folder(nature_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def pairs_folder(nature_folder: Path, forecaster_folder: Path) -> Path:
-    from xdiffda.osse.pairs import main
+    from xdiffda.experiments.osse.pairs import main
 
     out = nature_folder.parent / "pairs"
     main(str(nature_folder), str(forecaster_folder), str(out), 40)

@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xdiffda.covariance import SpectralCovariance, white_noise
+from xdiffda.covariance.harmonics import sphere_basis
+from xdiffda.covariance.spectral import SpectralCovariance, white_noise
 from xdiffda.diffusion.denoiser import Conditioning, denoise_batch
-from xdiffda.graphcast.graph import build_graph
-from xdiffda.osse.pairs import load_pairs
-from xdiffda.spectral import sphere_basis
+from xdiffda.networks.graphcast.graph import build_graph
 from xdiffda.train.config import Network, TrainConfig
-from xdiffda.train.data import load_nature
+from xdiffda.train.data import load_nature, load_pairs
 from xdiffda.train.denoiser import (
     Setting,
     denoising_loss,
@@ -40,7 +39,7 @@ CONFIG = TrainConfig(
 @pytest.fixture(scope="module")
 def setting() -> Setting:
     """A made-up B, red and with correlated channels."""
-    from xdiffda.state import Grid
+    from xdiffda.state.grid import Grid
 
     basis = sphere_basis(tuple(LAT.tolist()), tuple(LON.tolist()))
     spectrum = 1 / (1 + (np.arange(8) / 2.0) ** 3)

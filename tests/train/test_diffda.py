@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.util
 import json
 import shutil
 from pathlib import Path
 
+import era5_world
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,27 +17,22 @@ import xarray as xr
 from safetensors.numpy import load_file, save_file
 
 import xdiffda
-from xdiffda import graphcast, registry
-from xdiffda._model_files import flatten, write_card
-from xdiffda.diffda import DiffDAPrior, build
 from xdiffda.diffusion.denoiser import Conditioning
 from xdiffda.diffusion.pretrained import find_places, from_published, places_of
 from xdiffda.errors import InputError, ModelError, StorageError
-from xdiffda.graphcast.stacking import Channel
-from xdiffda.state import Grid, Layout
+from xdiffda.networks import graphcast
+from xdiffda.networks.graphcast.bare import Channel
+from xdiffda.priors import registry
+from xdiffda.priors.diffda import DiffDAPrior, build
+from xdiffda.state.grid import Grid, Layout
+from xdiffda.storage.model_folder import flatten, write_card
 from xdiffda.train.__main__ import main
-from xdiffda.train.checkpoint import make_optimiser
 from xdiffda.train.config import Compute, Era5, TrainConfig
 from xdiffda.train.era5 import Reanalysis, open_store
 from xdiffda.train.finetune import World, run, with_steps
 from xdiffda.train.forecasts import make_forecasts, valid_times
 from xdiffda.train.official import read_forecaster
-
-_SPEC = importlib.util.spec_from_file_location(
-    "era5_world", Path(__file__).with_name("era5_world.py")
-)
-era5_world = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(era5_world)
+from xdiffda.train.run_folder import make_optimiser
 
 CONFIG = """
 task = "diffda"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xdiffda.prior import year_phase
+from xdiffda.priors.prior import year_phase
 from xdiffda.train.config import Compute, TrainConfig
 from xdiffda.train.data import SPLIT, Nature, load_nature
 from xdiffda.train.forecaster import batches, make_stepper, rollout_loss, run
@@ -64,7 +64,7 @@ def test_the_testbed_has_its_own_split_by_default(nature: Nature) -> None:
 
 
 def test_no_nature_run_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="python -m xdiffda.osse nature --out"):
+    with pytest.raises(FileNotFoundError, match="python -m xdiffda.experiments.osse nature --out"):
         load_nature(tmp_path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -14,18 +13,14 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 
 from xdiffda.errors import InputError
 from xdiffda.train.distributed import StopRequest
 from xdiffda.train.launchers import address_by_pmi, own_device, started_by, where_to_listen
-from xdiffda.train.log import read_samples
+from xdiffda.train.run_folder import read_samples
 
-_SPEC = importlib.util.spec_from_file_location(
-    "processes", Path(__file__).with_name("processes.py")
-)
-processes = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(processes)
 HYDRA = {"PMI_SIZE": "2", "PMI_RANK": "1", "PMI_FD": "9", "MPI_LOCALNRANKS": "2"}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from xdiffda.errors import InputError
-from xdiffda.state import Grid, Layout
+from xdiffda.state.grid import Grid, Layout
 from xdiffda.train.config import Era5
 from xdiffda.train.finetune import _rms_of_longest
 from xdiffda.train.forecasts import initial_times

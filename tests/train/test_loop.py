@@ -20,15 +20,17 @@ import pytest
 
 import xdiffda
 from xdiffda.errors import InputError, StorageError
-from xdiffda.train.checkpoint import make_optimiser, restore_average
 from xdiffda.train.config import Compute, Network, Optimiser, TrainConfig
-from xdiffda.train.curves import plot_log
 from xdiffda.train.distributed import Placement
-from xdiffda.train.folder import claim_folder
 from xdiffda.train.loader import Batch, Epochs, load_batches
-from xdiffda.train.log import read_samples
-from xdiffda.train.loop import HeldOut, Stopped, train
-from xdiffda.train.objective import Objective
+from xdiffda.train.loop import HeldOut, Objective, Stopped, train
+from xdiffda.train.run_folder import (
+    claim_folder,
+    make_optimiser,
+    plot_log,
+    read_samples,
+    restore_average,
+)
 
 
 def _model() -> eqx.nn.MLP:
@@ -209,7 +211,7 @@ def _saved(out: Path) -> tuple:
     """Weights and average of the last checkpoint: a run of which no step is left to do."""
     import orbax.checkpoint as ocp
 
-    from xdiffda.train.checkpoint import State
+    from xdiffda.train.run_folder import State
 
     arrays, static = eqx.partition(_model(), eqx.is_inexact_array)
     start = make_optimiser(_config(out).optimiser, 20).init(arrays)

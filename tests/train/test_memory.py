@@ -14,10 +14,9 @@ import pytest
 from xdiffda.errors import InputError
 from xdiffda.train.config import Compute, Network, TrainConfig
 from xdiffda.train.denoiser import make_network
+from xdiffda.train.distributed import memory_explained
 from xdiffda.train.loader import Batch, Epochs
-from xdiffda.train.loop import train
-from xdiffda.train.memory import memory_explained
-from xdiffda.train.objective import Objective
+from xdiffda.train.loop import Objective, train
 
 
 class _Huge(Objective):
@@ -57,7 +56,7 @@ def test_other_errors_of_the_device_stay_as_they_are(tmp_path: Path) -> None:
 
 
 def test_edges_in_chunks_reach_the_network(tmp_path: Path) -> None:
-    """What they compute is in tests/graphcast/test_chunks.py, gradients included."""
+    """What they compute is in tests/networks/graphcast/test_chunks.py, gradients included."""
     config = TrainConfig(
         "denoiser", "", str(tmp_path), compute=Compute(edge_chunk=64),
         network=Network(latent=4, processor_steps=1, conditioning_width=2),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 
 from xdiffda.errors import InputError
@@ -16,13 +16,8 @@ from xdiffda.train.data import load_nature
 from xdiffda.train.distributed import initialise
 from xdiffda.train.forecaster import batches
 from xdiffda.train.launchers import started_by
-from xdiffda.train.log import read_samples
+from xdiffda.train.run_folder import read_samples
 
-_SPEC = importlib.util.spec_from_file_location(
-    "processes", Path(__file__).with_name("processes.py")
-)
-processes = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(processes)
 STEPS = 80  # of the run of one process in conftest
 
 

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 from pathlib import Path
-from types import ModuleType
 
+import era5_world
 import numpy as np
+import processes
 import pytest
 
 from xdiffda.train.__main__ import main
-from xdiffda.train.log import read_samples
+from xdiffda.train.run_folder import read_samples
 
-
-def _module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-era5_world, processes = _module("era5_world"), _module("processes")
 STEPS, SAVE_EVERY, PAIRS = 14, 4, 14
 PAUSE = 35.0  # s: gloo gives up a collective operation after 30
 CONFIG = """

@@ -37,8 +37,8 @@ def _noted(table: str, made_by: str) -> str:
 
 @functools.cache
 def _current() -> str:
-    from xdiffda._cycle_plan import prior_digest
-    from xdiffda.registry import load_model
+    from xdiffda.cycling.plan import prior_digest
+    from xdiffda.priors.registry import load_model
 
     return prior_digest(load_model("speedy"))
 
@@ -100,7 +100,7 @@ def experiment_halves(start: str) -> str:
 
 def experiment_window() -> str:
     """Errors of 4D-Var and its rivals through a window."""
-    from xdiffda.experiments import window_results
+    from xdiffda.experiments import window as window_results
 
     report = json.loads((RESULTS / "window.json").read_text())
     return _with_note(window_results.table(report), report)

@@ -21,7 +21,7 @@ COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#C
 
 def reports() -> dict[str, dict[str, Any]]:
     """Name of the observation errors -> report, of the bundled model."""
-    from xdiffda.registry import models_folder
+    from xdiffda.priors.registry import models_folder
 
     files = sorted((models_folder() / "speedy").glob("skill-*.json"))
     return {path.stem.removeprefix("skill-"): json.loads(path.read_text()) for path in files}
@@ -39,7 +39,7 @@ def skill(name: str = "") -> str:
 
 def sweep(name: str) -> str:
     """The tables of a sweep of settings on the validation times: ``<name>.json``."""
-    from xdiffda.registry import models_folder
+    from xdiffda.priors.registry import models_folder
 
     return _tables_of(json.loads((models_folder() / "speedy" / f"{name}.json").read_text()))
 
@@ -83,7 +83,7 @@ def earlier(report: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _current() -> str:
-    from xdiffda.osse.evaluate import weights_digest
+    from xdiffda.experiments.osse.evaluate import weights_digest
 
     return weights_digest("speedy")
 
@@ -140,7 +140,7 @@ def _flat_ranks(row: Mapping[str, Any]) -> str:
 
 def _short(channel: str) -> str:
     """A channel by the first alias of its variable: ``u 100``."""
-    from xdiffda.variables import VARIABLES
+    from xdiffda.state.variables import VARIABLES
 
     name, _, level = channel.partition("@")
     return f"{VARIABLES[name].aliases[0]} {level}".strip()
@@ -221,7 +221,7 @@ def skill_ensembles() -> str:
 
 def _ensembles() -> tuple[dict[int, dict[str, Any]], list[str]]:
     """By number of columns, rows that tell it by channel; the usual table goes first."""
-    from xdiffda.registry import models_folder
+    from xdiffda.priors.registry import models_folder
 
     folder = models_folder() / "speedy"
     rows: dict[int, dict[str, Any]] = {}

@@ -15,8 +15,8 @@ import _experiments
 from _gallery import gallery
 from _skill import drawing, earlier, skill, skill_channels, skill_ensembles, skill_figure, sweep
 
-from xdiffda import registry
-from xdiffda._model_files import read_card
+from xdiffda.priors import registry
+from xdiffda.storage.model_folder import read_card
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -39,7 +39,7 @@ def first_line(thing: object) -> str:
 
 def variables(where: str) -> str:
     """Variables of a state on ``levels`` or at the ``surface``, and their other names."""
-    from xdiffda.variables import VARIABLES
+    from xdiffda.state.variables import VARIABLES
 
     return _variables(v for v in VARIABLES.values() if v.on_levels == (where == "levels"))
 
@@ -47,7 +47,7 @@ def variables(where: str) -> str:
 def derived() -> str:
     """What can be observed besides."""
     from xdiffda.observations import KNOWN
-    from xdiffda.variables import VARIABLES
+    from xdiffda.state.variables import VARIABLES
 
     return _variables(v for name, v in KNOWN.items() if name not in VARIABLES)
 
@@ -65,7 +65,7 @@ def _variables(every: Iterable[Any]) -> str:
 
 def axes() -> str:
     """Names under which dimensions and coordinates are found."""
-    from xdiffda import _coordinates
+    from xdiffda.state import coordinates as _coordinates
 
     standard: dict[str, list[str]] = {}
     for word, name in _coordinates._STANDARD_NAMES.items():
@@ -79,7 +79,7 @@ def axes() -> str:
 
 def tidy() -> str:
     """Columns of a table of observations."""
-    from xdiffda.observations._read import OPTIONAL, TIDY_NAMES
+    from xdiffda.observations.forms import OPTIONAL, TIDY_NAMES
 
     needed = ("variable", "value", "lat", "lon")
     rows = [
@@ -92,7 +92,7 @@ def tidy() -> str:
 
 def units() -> str:
     """Spellings of units, by the unit they are converted to."""
-    from xdiffda import _units
+    from xdiffda.state import units as _units
 
     rows = [
         (unit, ", ".join(f"`{word}`" for word in words)) for unit, words in _units._KNOWN.items()
@@ -102,7 +102,7 @@ def units() -> str:
 
 def height_errors() -> str:
     """Default errors of geopotential by level."""
-    from xdiffda.observations.defaults import HEIGHT_ERROR_M
+    from xdiffda.observations.error_std import HEIGHT_ERROR_M
 
     ordered = sorted(HEIGHT_ERROR_M.items(), reverse=True)
     return table(["hPa", *(str(p) for p, _ in ordered)], [["m", *(f"{e:g}" for _, e in ordered)]])
@@ -110,7 +110,7 @@ def height_errors() -> str:
 
 def grids() -> str:
     """Grids that have a name."""
-    from xdiffda._grid import NAMED_GRIDS
+    from xdiffda.state.grid import NAMED_GRIDS
 
     rows = [(f"`{name}`", make()) for name, make in NAMED_GRIDS.items()]
     return table(("name", "rows x meridians"), rows)
@@ -118,7 +118,7 @@ def grids() -> str:
 
 def methods() -> str:
     """Methods of assimilate."""
-    from xdiffda._methods import METHODS
+    from xdiffda.assimilation.methods import METHODS
 
     return table(
         ("`method`", "what it does"),
@@ -200,10 +200,10 @@ def _card() -> dict[str, Any]:
 
 def substitutions() -> dict[str, str]:
     """Values for the running text."""
-    from xdiffda._settings import SOLVERS
-    from xdiffda.analysis import assimilate
+    from xdiffda.assimilation.assimilate import assimilate
+    from xdiffda.assimilation.settings import SOLVERS
+    from xdiffda.diffusion.posterior import Guidance
     from xdiffda.diffusion.repaint import RePaint
-    from xdiffda.diffusion.sampling import Guidance
 
     card, guidance, repaint = _card(), Guidance(), RePaint()
     parameters = inspect.signature(assimilate).parameters
@@ -228,7 +228,7 @@ def substitutions() -> dict[str, str]:
 
 
 def _on_levels() -> set[str]:
-    from xdiffda.variables import VARIABLES
+    from xdiffda.state.variables import VARIABLES
 
     return {name for name, variable in VARIABLES.items() if variable.on_levels}
 
@@ -250,7 +250,7 @@ def figure(notebook: str) -> str:
 
 def sbc() -> str:
     """Simulation-based calibration of the bundled model."""
-    from xdiffda.osse.sbc import markdown
+    from xdiffda.experiments.osse.sbc import markdown
 
     reports = _sbc_reports()
     notes = sorted({earlier(report).strip() for report in reports.values()} - {""})
@@ -264,14 +264,14 @@ def sbc_figure() -> str:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from xdiffda.osse.sbc import figure
+    from xdiffda.experiments.osse.sbc import figure
 
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "xdiffda"}):
         return drawing(figure(next(iter(_sbc_reports().values()))))
 
 
 def _sbc_reports() -> dict[str, dict[str, Any]]:
-    from xdiffda.osse.sbc import FILE
+    from xdiffda.experiments.osse.sbc import FILE
 
     return json.loads((registry.models_folder() / "speedy" / FILE).read_text())
 

@@ -43,7 +43,7 @@ default_role = "py:obj"  # in docstrings, `name` is a link where there is such a
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 3
 myst_substitutions = _tables.substitutions()
-nb_execution_mode = "off"  # as committed: tests/test_tutorials.py runs them
+nb_execution_mode = "off"  # as committed: tests/documentation/test_tutorials.py runs them
 nb_merge_streams = True
 nb_render_markdown_format = "myst"  # CommonMark has no tables
 

@@ -20,16 +20,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from xdiffda.covariance import CovarianceTable, SpectralCovariance
+from xdiffda.covariance.draws import Draws, split_keys
+from xdiffda.covariance.spectral import CovarianceTable, SpectralCovariance
 from xdiffda.diffusion.kalman import Covariance, Update, kalman_increment, update
 from xdiffda.diffusion.likelihood import Likelihood, State
 
-__all__ = [
-    "MINIMUM", "Covariance", "DiagonalCovariance", "Draws", "Likelihood", "Solver", "State",
-    "Update",
-    "choose_covariance", "diagonal_covariance", "gaussian_posterior", "guide", "guide_once",
-    "kalman_increment", "make_draws", "perturbed_update", "robust_scale", "split_keys", "update",
-]  # fmt: skip
+__all__ = ["MINIMUM", "Covariance", "DiagonalCovariance", "Likelihood", "Solver", "State", "Update", "choose_covariance", "diagonal_covariance", "gaussian_posterior", "guide", "guide_once", "kalman_increment", "perturbed_update", "robust_scale", "update"]
 
 
 JACOBIAN_ITERATIONS = 16
@@ -61,28 +57,10 @@ MINIMUM = Solver(tolerance=1e-3)
 """Where a single solve is the whole analysis, and its result a minimum that others compare with."""
 
 
-class Draws(NamedTuple):
-    """Random numbers of members: a key each, and the sign its perturbations take.
-
-    Two members of one key and opposite signs are antithetic: each is a draw from the
-    posterior, and their mean is free of sampling error as far as the problem is linear.
-    """
-
-    keys: Array
-    signs: Float[Array, " member"]
 
 
-def make_draws(key: Array, members: Array, *, antithetic: bool = False) -> Draws:
-    """Keys of members by their numbers: member i is the same whatever stands beside it."""
-    numbers = members // 2 if antithetic else members
-    signs = jnp.where(members % 2 == 1, -1.0, 1.0) if antithetic else jnp.ones(members.shape)
-    return Draws(jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers), signs)
 
 
-def split_keys(keys: Array) -> tuple[Array, Array]:
-    """Split every key in two."""
-    both = jax.vmap(lambda k: jax.random.split(k))(keys)
-    return both[:, 0], both[:, 1]
 
 
 def guide(

@@ -20,11 +20,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from xdiffda.diffusion.denoiser import Conditioning, NoiseEncoder
 from xdiffda.errors import Problem, raise_if
-from xdiffda.graphcast.bare import BareNetwork
-from xdiffda.graphcast.graph import Graph
-from xdiffda.graphcast.network import GraphCast, InFactors, Prepared
-from xdiffda.graphcast.stacking import Channel
-from xdiffda.state import Layout
+from xdiffda.networks.graphcast.bare import BareNetwork, Channel
+from xdiffda.networks.graphcast.graph import Graph
+from xdiffda.networks.graphcast.network import GraphCast
+from xdiffda.networks.graphcast.static import InFactors, Prepared
+from xdiffda.state.grid import Layout
 
 
 class Places(NamedTuple):
@@ -188,7 +188,7 @@ def places_of(net: BareNetwork, example: object, forcings: object, layout: Layou
     """
     import xarray as xr
 
-    from xdiffda.graphcast.stacking import channels_of
+    from xdiffda.networks.graphcast.bare import channels_of
 
     assert isinstance(example, xr.Dataset) and isinstance(forcings, xr.Dataset)
     task = net.task

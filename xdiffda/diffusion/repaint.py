@@ -24,10 +24,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from xdiffda.covariance import white_noise
-from xdiffda.diffusion._members import mesh_of, over_members
-from xdiffda.diffusion.guidance import Draws
-from xdiffda.diffusion.sampling import Conditioned
+from xdiffda.covariance.draws import Draws
+from xdiffda.covariance.spectral import white_noise
+from xdiffda.diffusion.denoiser import Conditioned
+from xdiffda.diffusion.devices import mesh_of, over_members
 
 CHUNK = 50  # moves compiled into one call: progress and interrupts happen between calls
 N_LEVEL, BETA_FIRST, BETA_LAST = 1000, 1e-4, 0.02  # Ho et al. (2020), arXiv 2006.11239

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xdiffda._stream import duration
+from xdiffda.cycling.observation_stream import duration
 from xdiffda.errors import InputError, Problem
 from xdiffda.experiments.config import ExperimentConfig
 from xdiffda.experiments.runner import KINDS, run
@@ -26,7 +26,7 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
     path : path
         See `xdiffda.experiments.ExperimentConfig`, for cycles
         `xdiffda.experiments.cycling.CyclingConfig`, for windows
-        `xdiffda.experiments.window_config.WindowConfig`.
+        `xdiffda.experiments.window.WindowConfig`.
     progress : bool, optional
 
     Raises
@@ -44,10 +44,11 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
 
         return cycling_results.main(path, progress=progress)
     if kind == WINDOW:
-        from xdiffda.experiments import window_results
+        from xdiffda.experiments import window as window_results
 
         return window_results.main(path, progress=progress)
-    from xdiffda.experiments import figures, maps, tables
+    from xdiffda.experiments import figures, tables
+    from xdiffda.experiments import figures as maps
 
     config = ExperimentConfig.read(path)
     folder = Path(config.out) / FIGURES

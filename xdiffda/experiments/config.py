@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from xdiffda._cycle_config import Assimilation, Emulation, as_plain
-from xdiffda._stream import duration
-from xdiffda._toml import build_all, read_toml
+from xdiffda.cycling.config import Assimilation, Emulation, as_plain
+from xdiffda.cycling.observation_stream import duration
 from xdiffda.diffusion.repaint import RePaint
 from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.storage.toml import build_all, read_toml
 
 STARTS = ("mean", "member")
 INTERPOLATION = "interpolation"

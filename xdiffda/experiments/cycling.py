@@ -3,7 +3,7 @@
     xdiffda experiment cycling CONFIG.toml
 
 Each method, with each number of columns, at fixed and at changing sites, is one cycled run in
-a store of its own (`xdiffda.cycle.cycle`), which resumes exactly; all start from the same
+a store of its own (`xdiffda.cycling.cycle.cycle`), which resumes exactly; all start from the same
 background and see the same observations. An ERA5 store and other weights need no other code.
 """
 
@@ -18,21 +18,22 @@ import jax
 import numpy as np
 import xarray as xr
 
-from xdiffda import registry
-from xdiffda._cycle_checks import CARRY
-from xdiffda._cycle_config import Assimilation, Emulation
-from xdiffda._jax_settings import with_own_jax
-from xdiffda._stream import clock_of, duration, emulated_stream, state_at
-from xdiffda._toml import build_all, read_toml
-from xdiffda.cycle import Relaxation, cycle, open_cycle
+from xdiffda.cycling.config import CARRY, Assimilation, Emulation
+from xdiffda.cycling.cycle import cycle
+from xdiffda.cycling.forecast import forecast
+from xdiffda.cycling.observation_stream import clock_of, duration, emulated_stream, state_at
+from xdiffda.cycling.relaxation import Relaxation
+from xdiffda.cycling.store import open_cycle
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.experiments.config import FORMATS, QUARTER, format_problems
-from xdiffda.experiments.perturb import STREAM, errors
-from xdiffda.forecast import forecast
-from xdiffda.prior import Prior
-from xdiffda.samples import open_named
-from xdiffda.state import from_state, to_state
-from xdiffda.variables import canonical_name
+from xdiffda.experiments.world import STREAM, errors
+from xdiffda.jax_settings import with_own_jax
+from xdiffda.priors import registry
+from xdiffda.priors.prior import Prior
+from xdiffda.priors.samples import open_named
+from xdiffda.state.convert import from_state, to_state
+from xdiffda.state.variables import canonical_name
+from xdiffda.storage.toml import build_all, read_toml
 
 NETWORKS = {"fixed": True, "changing": False}
 Forecaster = Callable[[xr.Dataset], xr.Dataset]
@@ -40,7 +41,7 @@ Forecaster = Callable[[xr.Dataset], xr.Dataset]
 
 @dataclasses.dataclass(frozen=True)
 class CycledMethod(Assimilation):
-    """Settings of `xdiffda.assimilate` and of `xdiffda.cycle.cycle` for one method.
+    """Settings of `xdiffda.assimilate` and of `xdiffda.cycling.cycle.cycle` for one method.
 
     Attributes
     ----------
@@ -91,11 +92,11 @@ class CyclingConfig:
     networks : list of str
         ``fixed`` sites, ``changing`` sites, or both.
     error_std, variables
-        Of the observations, as in `xdiffda.cycle.Emulation`; or ``quarter``, a quarter of the
+        Of the observations, as in `xdiffda.cycling.cycle.Emulation`; or ``quarter``, a quarter of the
         model's background errors, channel by channel.
     model : str
     relaxation : Relaxation, optional
-        Of all forecasts, see `xdiffda.cycle.cycle`; the climatology is the name of a file.
+        Of all forecasts, see `xdiffda.cycling.cycle.cycle`; the climatology is the name of a file.
     methods : table of tables
         Name -> `CycledMethod`.
     seed : int
@@ -198,7 +199,7 @@ def run(
     Returns
     -------
     dict
-        Run -> its store, as `xdiffda.cycle.open_cycle` gives it.
+        Run -> its store, as `xdiffda.cycling.cycle.open_cycle` gives it.
 
     Raises
     ------

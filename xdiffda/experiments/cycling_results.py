@@ -11,13 +11,14 @@ import jax
 import numpy as np
 import xarray as xr
 
-from xdiffda._cycle_store import CONFIG
+from xdiffda.cycling.store import CONFIG
 from xdiffda.experiments.cycling import NETWORKS, CyclingConfig, Run, run
-from xdiffda.variables import VARIABLES
+from xdiffda.state.variables import VARIABLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 TABLE, FIGURE = "cycling.md", "cycling.{}"
 SETTLED = 0.25  # share of a run at its end, over which the settled error is averaged

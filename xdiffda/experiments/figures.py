@@ -11,14 +11,19 @@ import numpy as np
 import xarray as xr
 
 from xdiffda import plot
-from xdiffda._skill_table import HEADLINES
+from xdiffda.experiments import measure
 from xdiffda.experiments import results as make
-from xdiffda.experiments.config import FORMATS
+from xdiffda.experiments.config import FORMATS, ExperimentConfig, plain
+from xdiffda.experiments.world import open_world
 from xdiffda.plot.channels import Channel
 from xdiffda.plot.styles import legend, line, panels, style
+from xdiffda.priors.prior import Prior
+from xdiffda.storage.files import open_dataset, write_dataset
+from xdiffda.verify.table import HEADLINES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 LONG = np.timedelta64(4, "D")
 MAPS = (("geopotential", 500.0), ("temperature", 850.0), ("2m_temperature", None))
@@ -142,7 +147,7 @@ def write_maps(
     states: Mapping[str, xr.Dataset], folder: Path, *, dpi: float = 130.0,
     figure_format: str = FORMATS[0],
 ) -> list[Path]:  # fmt: skip
-    """Maps of errors of one case; ``states`` as `xdiffda.experiments.maps.states_of_case`."""
+    """Maps of errors of one case; ``states`` as `xdiffda.experiments.figures.states_of_case`."""
     truth, rest = states["truth"], {k: ds for k, ds in states.items() if k != "truth"}
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -172,3 +177,51 @@ def _channels(results: xr.Dataset) -> list[str]:
 def _channel(text: str) -> Channel:
     name, _, level = text.partition("@")
     return Channel(name, float(level) if level else None)
+
+
+# One case in full: the states whose errors are drawn on maps.
+
+STORE = "maps.nc"
+
+
+def states_of_case(
+    config: ExperimentConfig, *, prior: Prior | None = None, truth: xr.Dataset | None = None,
+    forecaster: Callable[[xr.Dataset], xr.Dataset] | None = None,
+) -> dict[str, xr.Dataset]:  # fmt: skip
+    """Truth, background and the analyses' means at the first time, with ``map_columns`` columns.
+
+    They are kept in ``maps.nc`` in the folder ``out``, and read from there the next time.
+
+    Parameters
+    ----------
+    config, prior, truth, forecaster
+        As in `xdiffda.experiments.run`.
+
+    Returns
+    -------
+    dict of str to Dataset
+        ``truth``, ``background`` and the names of the methods.
+
+    Raises
+    ------
+    InputError, StorageError
+        As `xdiffda.experiments.run`.
+    """
+    world = open_world(config, prior=prior, truth=truth, forecaster=forecaster)
+    path = Path(config.out) / STORE
+    key = plain([world.key, config.map_columns, str(world.times[0]), config.methods])
+    if path.exists() and (kept := open_dataset(path)).attrs.get("key") == key:
+        kept = kept.load()
+    else:
+        case = measure.open_case(world, world.times[0], "0h")
+        states = {"truth": case.truths[0]}
+        background = measure.members_of(world, case.background, what="background")
+        states["background"] = background.mean(0)
+        for name, method in config.methods.items():
+            analysis, _ = measure.timed_analysis(world, case, method, config.map_columns)
+            states[name] = measure.members_of(world, analysis, what="analysis").mean(0)
+        every = [world.states.dataset(x.astype(np.float32), case.time) for x in states.values()]
+        kept = xr.concat(every, "state").assign_coords(state=list(states)).assign_attrs(key=key)
+        Path(config.out).mkdir(parents=True, exist_ok=True)
+        write_dataset(kept, path, overwrite=True)
+    return {name: kept.sel(state=name, drop=True) for name in kept["state"].values.tolist()}

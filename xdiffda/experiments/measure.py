@@ -10,13 +10,13 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from xdiffda._rollout import STEP
-from xdiffda._stream import clock_of, duration
-from xdiffda.analysis import assimilate
+from xdiffda.assimilation.assimilate import assimilate
+from xdiffda.cycling.observation_stream import clock_of, duration
+from xdiffda.cycling.rollout import STEP
 from xdiffda.experiments.config import Method
+from xdiffda.experiments.osse.tables import score
 from xdiffda.experiments.world import World
-from xdiffda.osse.records import score
-from xdiffda.state import to_state
+from xdiffda.state.convert import to_state
 from xdiffda.verify import balance, zonal_spectrum
 
 Ensemble = Float[np.ndarray, "member node channel"]

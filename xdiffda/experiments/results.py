@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xdiffda._skill_table import HEADLINES
-from xdiffda._stream import duration
-from xdiffda.experiments.assemble import by_variable
-from xdiffda.variables import VARIABLES
+from xdiffda.cycling.observation_stream import duration
+from xdiffda.experiments.runner import by_variable
+from xdiffda.state.variables import VARIABLES
 from xdiffda.verify import lead_time_loss
+from xdiffda.verify.table import HEADLINES
 
 By = dict[str, dict[int, xr.Dataset]]
 

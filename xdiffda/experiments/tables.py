@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xdiffda._skill_table import HEADLINES
 from xdiffda.experiments.results import cases_of, loss_at, pooled, shock
+from xdiffda.verify.table import HEADLINES
 
 
 def tables(

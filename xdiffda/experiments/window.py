@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import time as clock
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -20,21 +20,141 @@ import xarray as xr
 from jaxtyping import Float
 from tqdm import tqdm
 
-from xdiffda._jax_settings import with_own_jax
-from xdiffda._rollout import STEP
-from xdiffda._stream import duration
-from xdiffda.analysis import assimilate
-from xdiffda.experiments.config import plain
+from xdiffda.assimilation.assimilate import assimilate
+from xdiffda.cycling.four_d import METHODS as PRIORS
+from xdiffda.cycling.four_d import assimilate_window
+from xdiffda.cycling.observation_stream import duration
+from xdiffda.cycling.rollout import STEP
+from xdiffda.diffusion.guidance import Solver
+from xdiffda.errors import Problem, raise_if
+from xdiffda.experiments.config import FORMATS, QUARTER, ExperimentConfig, plain
 from xdiffda.experiments.measure import Case, members_of, open_case
-from xdiffda.experiments.runner import LEDGER
-from xdiffda.experiments.tasks import digest_of
-from xdiffda.experiments.window_config import CYCLE, START, WindowConfig, WindowMethod
+from xdiffda.experiments.osse.tables import Ledger, made_with
+from xdiffda.experiments.runner import LEDGER, digest_of
 from xdiffda.experiments.world import World, open_world
-from xdiffda.four_d import assimilate_window
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.observations import to_tidy
 from xdiffda.options import get_options
-from xdiffda.osse.records import Ledger, made_with
-from xdiffda.prior import Prior
+from xdiffda.priors.prior import Prior
+from xdiffda.storage.files import write_text
+from xdiffda.storage.toml import build_all, read_toml
+from xdiffda.verify.table import HEADLINES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+# Configuration of the experiment on windows.
+
+START, CYCLE = "start", "cycle"
+HOW = (START, "none", "fgat", "forecaster", CYCLE)
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowMethod:
+    """One row.
+
+    Attributes
+    ----------
+    how : {"start", "none", "fgat", "forecaster", "cycle"}
+        start: the observations of the start alone. none, fgat, forecaster: all of them, by
+        `xdiffda.cycling.four_d.assimilate_window`. cycle: one time after another, a forecast between.
+    method : {"3dvar", "guided"}
+    model_error : float
+        See `xdiffda.cycling.four_d.assimilate_window`; of none, fgat and forecaster.
+    n_members, n_steps : int
+    tolerance, max_iterations
+        Of the solver.
+    columns : list of int, optional
+        Numbers of columns at which it is run; default all of the experiment.
+    n_cases : int, optional
+        Run it at so many of the cases only, evenly spread.
+    """
+
+    how: str = "forecaster"
+    method: str = "3dvar"
+    model_error: float = 0.0
+    n_members: int = 2
+    n_steps: int = 8
+    tolerance: float = 1e-3
+    max_iterations: int = 400
+    columns: tuple[int, ...] = ()
+    n_cases: int = 0
+
+    @property
+    def solver(self) -> Solver:
+        """Of the observations' equations."""
+        return Solver(self.tolerance, self.max_iterations)
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowConfig:
+    """The experiment, as ``xdiffda experiment window`` reads it.
+
+    Attributes
+    ----------
+    truth, out, background, model, columns, first, last, n_cases, error_std, variables, seed
+        See `xdiffda.experiments.ExperimentConfig`; the background is that of the start.
+    window : str
+        Length, a multiple of 6 h; every 6 h there are observations, at new sites each time.
+    methods : table of tables
+        Name -> `WindowMethod`.
+    figure_format : {"png", "svg", "pdf"}
+        Of the figure that is written.
+    """
+
+    truth: str
+    out: str
+    background: str = "48h"
+    model: str = ""
+    window: str = "12h"
+    columns: tuple[int, ...] = (100, 416)
+    methods: dict[str, Any] = dataclasses.field(default_factory=lambda: {"4D-Var": {}})
+    first: str = ""
+    last: str = ""
+    n_cases: int = 6
+    error_std: str | float | dict[str, Any] = QUARTER
+    variables: tuple[str, ...] = ()
+    seed: int = 0
+    figure_format: str = FORMATS[0]
+
+    def __post_init__(self) -> None:
+        problems: list[Problem] = []
+        built = build_all(WindowMethod, self.methods, problems, "methods")
+        object.__setattr__(self, "methods", built)
+        for name, own in built.items():
+            for entry, known in (("how", HOW), ("method", PRIORS)):
+                if (found := getattr(own, entry)) not in known:
+                    problems.append(Problem(f"methods.{name}: {entry} = {found!r}",
+                                            f"one of {', '.join(known)}",
+                                            f'{entry} = "{known[-1]}"'))  # fmt: skip
+            if more := sorted(set(own.columns) - set(self.columns)):
+                problems.append(Problem(f"methods.{name}: columns = {more}",
+                                        f"some of {list(self.columns)}",
+                                        f"columns = {list(self.columns)}"))  # fmt: skip
+        raise_if(problems, what="configuration of an experiment")
+        self.world()  # has checks of its own
+
+    @classmethod
+    def read(cls, path: str | Path) -> WindowConfig:
+        """Read a TOML file.
+
+        Raises
+        ------
+        InputError
+            Listing every unknown or mistyped entry.
+        """
+        return read_toml(cls, path, example='truth = "truth.zarr"')
+
+    def world(self) -> ExperimentConfig:
+        """What it takes place in."""
+        shared = ("truth", "out", "background", "model", "columns", "first", "last", "n_cases",
+                  "error_std", "variables", "seed", "figure_format")  # fmt: skip
+        return ExperimentConfig(
+            **{name: getattr(self, name) for name in shared},
+            forecast_lead=self.window, reference_lead=self.window,
+        )  # fmt: skip
+
 
 REFERENCE = "reference"
 Trajectory = Float[np.ndarray, "time node channel"]
@@ -54,7 +174,7 @@ def run(
     prior, truth, forecaster, progress
         As in `xdiffda.experiments.run`.
     forward : pytree, optional
-        The forecaster on arrays, see `xdiffda.four_d.assimilate_window`.
+        The forecaster on arrays, see `xdiffda.cycling.four_d.assimilate_window`.
 
     Raises
     ------
@@ -208,3 +328,80 @@ def _pooled(config: WindowConfig, world: World, book: Ledger) -> dict[str, Any]:
 def _mean(values: list[Any]) -> Any:
     mean = np.mean(values, axis=0)
     return np.vectorize(lambda v: float(f"{v:.6g}"))(mean).tolist()
+
+
+# Table and figure of the experiment on windows, and its command.
+
+RESULTS, TABLE, FIGURE = "window.json", "window.md", "window.{}"
+
+
+def main(path: str | Path, *, progress: bool | None = True) -> str:
+    """Run or resume, write results, table and figure; return the table."""
+    from xdiffda.plot.styles import save
+
+    config = WindowConfig.read(path)
+    found = run(config, progress=progress)
+    out = Path(config.out)
+    write_text(json.dumps(found, indent=1) + "\n", out / RESULTS)
+    write_text(text := table(found), out / TABLE)
+    save(figure(found), out / FIGURE.format(config.figure_format))
+    return text
+
+
+def ratios(row: Mapping[str, Any], *, of: str = "squared") -> np.ndarray:
+    """RMSE over the background's at the same time and cases: (time, channel)."""
+    return np.sqrt(np.array(row[of]) / np.array(row["background"]))
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Markdown: RMSE over that of the background, which goes on beside it through the window.
+
+    The residual is the largest relative one of the row's cases at which its solver stopped.
+    """
+    shown = {k: found["channels"].index(c) for k, c in HEADLINES.items() if c in found["channels"]}
+    at = [f"{h:g} h" for h in found["hours"]]
+    head = ["columns", "method", *at, *(f"{name}, {at[0]}" for name in shown), "r", "residual",
+            "seconds", "cases"]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for row in found["rows"]:
+        error = ratios(row)
+        cells = [
+            f"{row['columns']:,}", row["method"], *(f"**{e:.3f}**" for e in error.mean(1)),
+            *(f"{error[0, i]:.3f}" for i in shown.values()), f"{row['r']:.2f}",
+            f"{row['residual']:.2g}", f"{row['seconds']:.0f}", str(row["cases"]),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def figure(found: Mapping[str, Any]) -> Figure:
+    """Errors through the window, and that of forecasts from the truth."""
+    from xdiffda.plot.styles import legend, lines, panels, style
+
+    columns = list(dict.fromkeys(row["columns"] for row in found["rows"]))
+    names = list(dict.fromkeys(row["method"] for row in found["rows"]))
+    with style():
+        # the legend of one panel needs the width of two
+        width, height = (3.2, 2.8) if len(columns) > 1 else (6.4, 4.4)
+        drawn, axes = panels(len(columns), width=width, height=height, sharey=True)
+        look = lines(names)
+        for ax, n in zip(axes, columns, strict=True):
+            here = [row for row in found["rows"] if row["columns"] == n]
+            for row in here:
+                ax.plot(found["hours"], ratios(row).mean(1), label=row["method"],
+                        **look[row["method"]])  # fmt: skip
+            most = max(here, key=lambda row: row["cases"])
+            ax.plot(found["hours"], ratios(most, of="truth").mean(1), color="0.3",
+                    linestyle="--", label="forecast from the truth")  # fmt: skip
+            ax.axhline(1, color="0.4", linewidth=0.9, zorder=1)
+            ax.set(title=f"{n:,} columns each time", xlabel="time in the window (h)",
+                   xticks=found["hours"])  # fmt: skip
+        axes[0].set_ylabel("RMSE / background's")
+        legend(drawn, axes, n_column=4 if len(columns) > 1 else 2)
+    return drawn
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(main(sys.argv[1]))

@@ -1,1 +1,1 @@
-"""Networks of published models: their weights, graphs and layers; no assimilation."""
+"""Networks: GraphCast and GenCast (weights, graphs, layers). This room knows no assimilation."""

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..errors import InputError, Problem, raise_if
-from ..variables import VARIABLES, canonical_name
-from ._names import KNOWN
+from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.observations.names import KNOWN
+from xdiffda.state.variables import VARIABLES, canonical_name
 
 if TYPE_CHECKING:
     import xarray as xr
     from jaxtyping import Float, Int
+
 
 SHAPES = ("exponential", "gaussian")
 # An error known to this relative variance from those of other levels is one too many: R is

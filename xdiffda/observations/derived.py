@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..variables import G0
-from .nonlinear import Operator
+from xdiffda.observations.nonlinear import Operator
+from xdiffda.state.variables import G0
 
 if TYPE_CHECKING:
     import xarray as xr
     from jaxtyping import Array, Float
 
-    from .._grid import Layout
+    from xdiffda.state.grid import Layout
 
+
+if TYPE_CHECKING:
     Seen = Mapping[str, Any]
     Scalar = Float[Array, ""]
 

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from xdiffda._jax_settings import with_own_jax
-
-from ..errors import InputError, Problem, raise_if
-from .operators import none_usable
-from .rows import LocalGroup, Operators, Rows, StateGroup, observation_rows
+from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.jax_settings import with_own_jax
+from xdiffda.observations.operators import none_usable
+from xdiffda.observations.rows import LocalGroup, Operators, Rows, StateGroup, observation_rows
 
 if TYPE_CHECKING:
     import xarray as xr
     from jaxtyping import Array, Bool, Float, Int
 
-    from .._grid import Layout
+    from xdiffda.state.grid import Layout
+
 
 _REPAIR = 'trajectory=(forecast["time"].values, states)'
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from ..errors import InputError, Problem
-from ..state import Convention, Grid, Layout, from_state, read_metadata
-from ._sites import channel_sites, node_vectors
-from ._threads import n_threads
-from .table import to_tidy
+from xdiffda.errors import InputError, Problem
+from xdiffda.observations.sites import channel_sites, node_vectors
+from xdiffda.observations.table import to_tidy
+from xdiffda.observations.threads import n_threads
+from xdiffda.state.convention import Convention
+from xdiffda.state.convert import from_state, read_metadata
+from xdiffda.state.grid import Grid, Layout
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -113,7 +115,7 @@ def _dilated(grid: Grid, place: Float[np.ndarray, "site 3"], sigma: float) -> np
 
 def _observed_nodes(mask: xr.DataArray, grid: Grid) -> np.ndarray:
     """Nodes where a 0/1 field on the grid is positive."""
-    from .._coordinates import find_axes
+    from xdiffda.state.coordinates import find_axes
 
     axes, _ = find_axes(mask.to_dataset(name="mask"))
     if not {"lat", "lon"} <= set(axes) or {axes["lat"].dim, axes["lon"].dim} != set(mask.dims):

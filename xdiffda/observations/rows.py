@@ -11,19 +11,31 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..errors import InputError, Problem
-from ..variables import G0
-from ._codes import name_codes
-from ._inputs import around, bilinear, field, gather, input_terms, usable
-from .nonlinear import PARAMETERS, LocalCall, Operator, StateCall, as_operators
-from .operators import ObsVector, linear_rows
-from .stencil import is_vector_component
+from xdiffda.errors import InputError, Problem
+from xdiffda.observations.nonlinear import (
+    PARAMETERS,
+    LocalCall,
+    Operator,
+    StateCall,
+    around,
+    as_operators,
+    bilinear,
+    field,
+    gather,
+    input_terms,
+    usable,
+)
+from xdiffda.observations.operators import ObsVector, linear_rows
+from xdiffda.observations.sites import name_codes
+from xdiffda.observations.stencil import is_vector_component
+from xdiffda.state.variables import G0
 
 if TYPE_CHECKING:
     import xarray as xr
     from jaxtyping import Float, Int
 
-    from .._grid import Layout
+    from xdiffda.state.grid import Layout
+
 
 Operators = Mapping[str, "Operator | Callable[..., Any]"]
 
@@ -130,7 +142,7 @@ def observation_rows(
 
 def _ways(own: dict[str, Operator], layout: Layout) -> list[tuple[str, tuple[Operator, ...]]]:
     """Operators for what is not itself a variable of the state, in the order of their names."""
-    from .derived import OPERATORS
+    from xdiffda.observations.derived import OPERATORS
 
     problems = [
         Problem(f"an operator for {name} that needs {', '.join(missing)}",

@@ -20,7 +20,8 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-    from .._grid import Grid
+    from xdiffda.state.grid import Grid
+
 
 # Files round coordinates to float32; nearer than this fraction of a cell is on the point, so
 # that an observation on the grid has exactly one non-zero weight.

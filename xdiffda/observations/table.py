@@ -23,20 +23,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from ..errors import InputError, Problem, raise_if
-from ._checks import find_problems, repeated
-from ._codes import name_codes
-from ._columns import BACKGROUND_SUFFIX, SUFFIX
-from ._names import KNOWN, own_variables
-from ._raw import Raw
-from ._read import BACKGROUND, NUMERIC, OPTIONAL, read
-from ._span import centre_and_width
-from .nonlinear import as_operators
+from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.observations.checks import centre_and_width, find_problems, repeated
+from xdiffda.observations.columns import BACKGROUND_SUFFIX, SUFFIX
+from xdiffda.observations.forms import BACKGROUND, NUMERIC, OPTIONAL, Raw, read
+from xdiffda.observations.names import KNOWN, own_variables
+from xdiffda.observations.nonlinear import as_operators
+from xdiffda.observations.sites import name_codes
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .rows import Operators
+    from xdiffda.observations.rows import Operators
+
 
 # Columns of more cells than this, and than so many for each observation, are refused.
 _LARGE, _EMPTY = 10**8, 1000
@@ -61,7 +60,7 @@ def to_tidy(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = Non
     ----------
     obs
         Observations in columns or tidy. Where they state no error at all, the defaults of
-        ``xdiffda.observations.defaults`` are filled in; an observation without time (NaT) is taken
+        ``xdiffda.observations.error_std`` are filled in; an observation without time (NaT) is taken
         to be valid at the analysis time. Numbers are times only with a unit such as
         ``"hours since 2020-01-01"``, and times under a name that is not known are refused.
     operators

@@ -7,14 +7,13 @@ All figures share one style (`STYLE`; `style` as a context, `save` for vector fi
 from __future__ import annotations
 
 from xdiffda.plot.coastline import add_coastline, coastline_lines
-from xdiffda.plot.curves import loss_curves
+from xdiffda.plot.curves import loss_curves, spectra
 from xdiffda.plot.errors import error_against_columns, error_maps
 from xdiffda.plot.histograms import innovation_histogram, rank_histogram
 from xdiffda.plot.lead_time import lead_time_curves, lead_time_loss
 from xdiffda.plot.maps import map_panels
 from xdiffda.plot.scorecards import scorecard
 from xdiffda.plot.scores import profiles, reliability, spread_error
-from xdiffda.plot.spectrum import spectra
 from xdiffda.plot.styles import STYLE, save, style
 
 __all__ = [

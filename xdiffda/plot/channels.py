@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import xarray as xr
 
-from xdiffda._skill_table import HEADLINES
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.plot.panels import DISPLAY
-from xdiffda.variables import VARIABLES, canonical_name
+from xdiffda.state.variables import VARIABLES, canonical_name
+from xdiffda.verify.table import HEADLINES
 
 SHORT = {
     "geopotential": "Z",

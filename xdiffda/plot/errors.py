@@ -11,15 +11,15 @@ import xarray as xr
 
 from xdiffda.errors import InputError, Problem
 from xdiffda.plot.channels import choose_channels, in_display_units
-from xdiffda.plot.dots import dots_of
 from xdiffda.plot.lead_time import _column_ticks, hours
 from xdiffda.plot.maps import _draw_row, _lay_out, _projection
-from xdiffda.plot.panels import Slice, build_panels, describe
+from xdiffda.plot.panels import Slice, build_panels, describe, dots_of
 from xdiffda.plot.styles import legend, lines, panels, style
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
 
 FORECAST_DASHES = (":", "--", "-.")
 

@@ -10,10 +10,11 @@ import xarray as xr
 
 from xdiffda.plot.channels import Channel, choose_channels, labelled
 from xdiffda.plot.styles import left_labels, legend, lines, panels, style
-from xdiffda.variables import VARIABLES
+from xdiffda.state.variables import VARIABLES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 _LIMIT = 5.0
 

@@ -15,6 +15,7 @@ from xdiffda.plot.styles import legend, lines, panels, style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 ACROSS = ("--", ":")
 
 

@@ -9,16 +9,16 @@ import cartopy.crs as ccrs
 import numpy as np
 import xarray as xr
 
-from xdiffda._fields import row_weights
 from xdiffda.errors import InputError, Problem
 from xdiffda.plot.coastline import add_coastline
-from xdiffda.plot.dots import dots_of
-from xdiffda.plot.panels import Panel, Scale, Slice, build_panels, describe, scale_of
+from xdiffda.plot.panels import Panel, Scale, Slice, build_panels, describe, dots_of, scale_of
 from xdiffda.plot.styles import style
+from xdiffda.state.canonical import row_weights
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
 
 _PROJECTIONS = {
     "robinson": ccrs.Robinson,

@@ -4,22 +4,96 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
 
 from xdiffda.errors import InputError, Problem, raise_if
-from xdiffda.plot.picking import at_valid_time, pick, position
-from xdiffda.plot.styles import (
-    DIFFERENCE_COLOURS,
-    FIELD_COLOURS,
-    SIGNED_COLOURS,
-    SPREAD_COLOURS,
-)
-from xdiffda.variables import VARIABLES, canonical_name
-from xdiffda.verify._pairs import canonical_state
-from xdiffda.verify._partners import partners, variance
+from xdiffda.plot.styles import DIFFERENCE_COLOURS, FIELD_COLOURS, SIGNED_COLOURS, SPREAD_COLOURS
+from xdiffda.state.variables import VARIABLES, canonical_name
+from xdiffda.verify.partners import partners, variance
+from xdiffda.verify.scores import canonical_state
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# One level, time and member of a field, or an error that says which there are.
+
+def pick(field: xr.DataArray, dim: str, value: Any, what: str) -> tuple[xr.DataArray, Any]:
+    """One level or time of a field, and what it is.
+
+    Raises
+    ------
+    InputError
+        If it is not there, or has to be chosen.
+    """
+    if isinstance(value, xr.DataArray):
+        value = value.values[()]
+    if dim == "time" and isinstance(value, str):
+        try:
+            value = np.datetime64(value)
+        except ValueError:  # no time: what there is is named below
+            value = repr(value)
+    if dim not in field.dims:
+        alone = dim in field.coords and field[dim].ndim == 0
+        kept = field[dim].values[()] if alone else value
+        if alone and value is not None and not _equal(kept, value):
+            raise InputError([_absent(dim, value, [kept], what)], what="map")
+        return field, kept
+    if value is None and field.sizes[dim] == 1:
+        field = field.isel({dim: 0})
+        return field, field[dim].values[()] if dim in field.coords else None
+    have = field[dim].values if dim in field.coords else np.arange(field.sizes[dim])
+    matches = [i for i, v in enumerate(have) if value is not None and _equal(v, value)]
+    if not matches:
+        raise InputError([_absent(dim, value, have, what)], what="map")
+    return field.isel({dim: matches[0]}), have[matches[0]]
+
+
+def at_valid_time(field: xr.DataArray) -> xr.DataArray:
+    """A forecast of one lead time, or of one initial time, along the times when it is valid."""
+    if "valid_time" not in field.coords or "lead_time" not in field.dims:
+        return field
+    if field.sizes["lead_time"] == 1:
+        field = field.isel(lead_time=0)
+    elif field.sizes.get("time", 1) == 1:
+        field = field.squeeze("time") if "time" in field.dims else field
+        field = field.drop_vars("time", errors="ignore").drop_vars("lead_time", errors="ignore").rename(lead_time="time")
+    else:
+        return field
+    valid = field["valid_time"].variable
+    return field.drop_vars("valid_time").assign_coords(time=valid)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return bool(np.ndim(other) == 0 and one == other)
+
+
+def _absent(dim: str, value: Any, have: Any, what: str) -> Problem:
+    """A level or time that is not there, or was not chosen."""
+    # the text "500" is no level, and has to look different from one
+    plain = isinstance(value, int | float | np.generic) or dim == "time"
+    found = f"{dim} {value}" if plain else f"{dim}={value!r}"
+    if value is None:
+        found = f"no choice of {dim}"
+    shown = [f"{v:g}" if dim == "level" else str(v)[:16] for v in have]
+    if len(shown) > 8:
+        shown = [*shown[:3], "...", shown[-1]]
+    repair = f"{dim}={shown[0]}" if dim == "level" else f'{dim}="{shown[0]}"'
+    return Problem(found, f"one of the {what}'s {', '.join(shown)}", repair)
+
+
+def position(member: Any, n: int) -> int:
+    """The position of one member of ``n``."""
+    whole = isinstance(member, int | np.integer) and not isinstance(member, bool)
+    if not whole or not -n <= member < n:
+        needed = f"the position of one of {n}, from 0" if n else "None, of a state without members"
+        raise InputError([Problem(f"member={member!r}", needed,
+                                  "member=0" if n else "member=None")], what="map")  # fmt: skip
+    return int(member)
+
 
 Group = Literal["field", "difference", "spread"]
 PANELS: dict[str, Group] = {
@@ -252,3 +326,52 @@ def describe(choice: Slice) -> str:
     if choice.time is not None and np.asarray(choice.time).dtype.kind == "M":
         text += f", {np.datetime_as_string(choice.time, unit='m').replace('T', ' ')} UTC"
     return text
+
+
+# Which observations lie on a map: those of its variable, level and time.
+
+WINDOW = np.timedelta64(3, "h")
+
+
+def dots_of(obs: xr.Dataset | pd.DataFrame, choice: Slice) -> xr.Dataset:
+    """Return the tidy observations of a variable, level and time, in the units of a figure.
+
+    Parameters
+    ----------
+    obs
+        Observations in either form.
+    choice
+        The slice of the map. Without level, all levels are returned; without time, all times;
+        otherwise those within 3 h.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``lat``, ``lon``, ``level``, ``time``, ``value`` and ``error_std`` on ``obs``, in memory.
+
+    Examples
+    --------
+    >>> obs = xr.Dataset({"mean_sea_level_pressure": ("station", [101325.0])},
+    ...                  {"lat": ("station", [0.0]), "lon": ("station", [9.0])})
+    >>> dots_of(obs, Slice("mean_sea_level_pressure")).value.values
+    array([1013.25])
+    """
+    from xdiffda.observations.table import to_tidy
+
+    return pick_dots(to_tidy(obs), choice)
+
+
+def pick_dots(tidy: xr.Dataset, choice: Slice) -> xr.Dataset:
+    """`dots_of` for observations that are tidy and checked already."""
+    keep = tidy["variable"].values == choice.variable
+    if choice.level is not None and "level" in tidy:
+        keep &= np.isnan(tidy["level"].values) | np.isclose(tidy["level"].values, choice.level)
+    if choice.time is not None and "time" in tidy and tidy["time"].dtype.kind == "M":
+        times = tidy["time"].values
+        keep &= np.isnat(times) | (abs(times - np.datetime64(choice.time)) <= WINDOW)
+    wanted = [n for n in ("lat", "lon", "level", "time", "value", "error_std") if n in tidy]
+    shown = tidy[wanted].isel(obs=np.flatnonzero(keep)).load()
+    units = VARIABLES[choice.variable].units if choice.variable in VARIABLES else ""
+    for name in {"value", "error_std"} & set(wanted):
+        shown[name] = shown[name] * DISPLAY.get(units, (units, 1.0))[1]
+    return shown

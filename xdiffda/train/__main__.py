@@ -11,9 +11,9 @@ import argparse
 import dataclasses
 import sys
 
-from xdiffda._huge_pages import request_huge_pages
-from xdiffda._jax_settings import with_own_jax
 from xdiffda.errors import XdiffdaError
+from xdiffda.jax_settings import with_own_jax
+from xdiffda.options import request_huge_pages
 from xdiffda.train.config import TrainConfig
 
 _OVERRIDES = {
@@ -62,7 +62,7 @@ def _train(config: TrainConfig) -> None:
             print(stopped)
         return
     if leads():
-        from xdiffda.train.curves import plot_log
+        from xdiffda.train.run_folder import plot_log
 
         plot_log(config.out)
 

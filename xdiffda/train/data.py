@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from xdiffda.errors import ModelError
-from xdiffda.network_prior import DiffusionPrior
-from xdiffda.state import Layout, to_state
+from xdiffda.priors.diffusion import DiffusionPrior
+from xdiffda.state.convert import to_state
+from xdiffda.state.grid import Layout
 
 STATIC = ("geopotential_at_surface", "land_sea_mask")
 
@@ -104,7 +106,7 @@ def load_nature(folder: str | Path) -> Nature:
     if not stores:
         raise FileNotFoundError(
             f"no stream*.zarr in {folder}: make them by "
-            f"`python -m xdiffda.osse nature --out {folder}`"
+            f"`python -m xdiffda.experiments.osse nature --out {folder}`"
         )
     streams = [xr.open_zarr(store, consolidated=False) for store in stores]
     time = np.concatenate([ds.time.values for ds in streams])
@@ -186,3 +188,93 @@ def _moments(parts: list[np.ndarray], layout: Layout) -> dict[str, list[float]]:
         "mean": mean.tolist(), "stddev": root(lambda p, t: p[t] - mean).tolist(),
         "diffs_stddev": root(lambda p, t: p[t] - p[t - 1]).tolist(),
     }  # fmt: skip
+
+
+N_LEADS = 12  # six-hourly, 6 to 72 h
+
+
+GROUP = 8  # initial times rolled out together
+
+
+CYCLES, OWN_CYCLES = "cycles", "own-cycles"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Backgrounds and where their truth stands.
+
+    Attributes
+    ----------
+    background : array (pair, node, channel)
+        Normalised like the nature run's states.
+    row : int array (pair,)
+        Row of the truth in the nature run's states.
+    lead : int array (pair,)
+        Forecast lead time in hours.
+    perturbed : bool array (pair,)
+        Whether the forecast started from an imperfect state, as all of a cycle do.
+    """
+
+    background: np.ndarray | Joined
+    row: np.ndarray
+    lead: np.ndarray
+    perturbed: np.ndarray
+
+
+class Joined:
+    """Arrays one after another along the first axis, on disk as they are."""
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self._parts = list(parts)
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Read one row, or the rows of an array or slice."""
+        rows = np.arange(len(self))[index]
+        flat = np.atleast_1d(rows)
+        which = np.searchsorted(self._starts, flat, side="right") - 1
+        out = np.empty((flat.size, *self.shape[1:]), self._parts[0].dtype)
+        for i, part in enumerate(self._parts):
+            own = which == i
+            out[own] = part[flat[own] - self._starts[i]]
+        return out[0] if np.ndim(rows) == 0 else out
+
+
+def load_pairs(out: str | Path, part: str) -> Pairs:
+    """Map the pairs written by `make_pairs`, and those of cycles where they were made.
+
+    Raises
+    ------
+    FileNotFoundError
+        If they were not made.
+    """
+    found = [_load(folder) for folder in (
+        Path(out) / part, Path(out) / CYCLES / part, Path(out) / OWN_CYCLES / part
+    ) if (folder / "row.npy").exists()]  # fmt: skip
+    if not found:
+        raise FileNotFoundError(
+            f"no pairs in {Path(out) / part}: make them by `python -m xdiffda.experiments.osse pairs "
+            f"--out {out}`"
+        )
+    if len(found) == 1:
+        return found[0]
+    join = lambda name: np.concatenate([getattr(pairs, name) for pairs in found])  # noqa: E731
+    return Pairs(Joined([p.background for p in found]), join("row"), join("lead"),
+                 join("perturbed"))  # fmt: skip
+
+
+def _load(folder: Path) -> Pairs:
+    background = np.load(folder / "background.npy", mmap_mode="r")
+    n_group = background.shape[0]
+    labels = np.indices((n_group, N_LEADS, GROUP)).reshape(3, -1)
+    cycled = (folder / "labels.json").exists()
+    return Pairs(
+        background.reshape(-1, *background.shape[3:]),
+        np.load(folder / "row.npy", allow_pickle=False),
+        np.full_like(labels[1], 6) if cycled else 6 * (labels[1] + 1),
+        np.ones(labels[0].shape, bool) if cycled else labels[0] % 2 == 1,
+    )

@@ -12,26 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from xdiffda import registry
-from xdiffda._balance_fit import fit_basis, kept_balance, read_basis
-from xdiffda._jax_settings import with_own_jax
-from xdiffda._scales import share_wind_scale
-from xdiffda.covariance import SpectralCovariance, estimate_blocks, white_coefficients
+from xdiffda.covariance.balance import fit_basis, kept_balance, read_basis
+from xdiffda.covariance.small_scales import share_wind_scale
+from xdiffda.covariance.spectral import SpectralCovariance, estimate_blocks, white_coefficients
 from xdiffda.diffusion.denoiser import Conditioning, DenoiserNetwork, denoise_batch
 from xdiffda.diffusion.noise import LogNormalNoise
 from xdiffda.errors import ModelError
-from xdiffda.graphcast.graph import Graph, build_graph
-from xdiffda.network_prior import DiffusionPrior
-from xdiffda.osse.pairs import Pairs, load_pairs
-from xdiffda.prior import year_phase
-from xdiffda.train.checkpoint import restore_average
+from xdiffda.jax_settings import with_own_jax
+from xdiffda.networks.graphcast.graph import Graph, build_graph
+from xdiffda.priors import registry
+from xdiffda.priors.diffusion import DiffusionPrior
+from xdiffda.priors.prior import year_phase
 from xdiffda.train.config import CONFIG, TrainConfig
-from xdiffda.train.data import Nature, load_nature
+from xdiffda.train.data import Nature, Pairs, load_nature, load_pairs
 from xdiffda.train.distributed import first_alone
-from xdiffda.train.folder import SETTING, claim_folder
 from xdiffda.train.loader import Batch, Drawn
-from xdiffda.train.loop import HeldOut, train
-from xdiffda.train.objective import Objective
+from xdiffda.train.loop import HeldOut, Objective, train
+from xdiffda.train.run_folder import SETTING, claim_folder, restore_average
 
 SAME_STATES = 0.01  # most that normalisations of one and the same nature run may differ
 R_JITTER = 0.15  # r is known at analysis time to this relative accuracy

@@ -14,13 +14,13 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from xdiffda.diffda import SOLAR
 from xdiffda.errors import InputError, Problem, StorageError, raise_if
-from xdiffda.gencast.forecaster import clock_forcings
-from xdiffda.graphcast.bare import TaskConfig
-from xdiffda.graphcast.forcings import FORCING_VARIABLES, solar_radiation
-from xdiffda.graphcast.stacking import stack
-from xdiffda.state import Grid, Layout
+from xdiffda.networks.gencast.forecaster import clock_forcings
+from xdiffda.networks.graphcast.bare import stack
+from xdiffda.networks.graphcast.checkpoint import TaskConfig
+from xdiffda.networks.graphcast.forcings import FORCING_VARIABLES, solar_radiation
+from xdiffda.priors.diffda import SOLAR
+from xdiffda.state.grid import Grid, Layout
 
 STEP = np.timedelta64(6, "h")
 _RAIN = "total_precipitation_6hr"
@@ -44,7 +44,7 @@ def open_store(path: str, storage: Mapping[str, Any] | None = None) -> xr.Datase
         If it cannot be opened.
     """
     if "://" in path:
-        from xdiffda._remote import open_remote
+        from xdiffda.storage.remote import open_remote
 
         ds = open_remote(path, storage, chunks=None)
     else:

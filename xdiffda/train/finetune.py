@@ -12,8 +12,16 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from xdiffda._jax_settings import with_own_jax
-from xdiffda._model_files import (
+from xdiffda.covariance.harmonics import sphere_basis
+from xdiffda.covariance.small_scales import row_scale, unresolved_part
+from xdiffda.covariance.spectral import SpectralCovariance, estimate_blocks
+from xdiffda.diffusion.pretrained import Places, PretrainedNetwork, from_published, places_of
+from xdiffda.jax_settings import with_own_jax
+from xdiffda.networks.graphcast import Forecaster
+from xdiffda.networks.graphcast.bare import channels_of
+from xdiffda.priors.diffda import GivenChannels
+from xdiffda.priors.prior import year_phase
+from xdiffda.storage.model_folder import (
     STATISTICS,
     WEIGHTS,
     flatten,
@@ -21,23 +29,15 @@ from xdiffda._model_files import (
     write_arrays,
     write_card,
 )
-from xdiffda._scales import row_scale, unresolved_part
-from xdiffda.covariance import SpectralCovariance, estimate_blocks
-from xdiffda.diffda import GivenChannels
-from xdiffda.diffusion.pretrained import Places, PretrainedNetwork, from_published, places_of
-from xdiffda.graphcast import Forecaster
-from xdiffda.graphcast.stacking import channels_of
-from xdiffda.prior import year_phase
-from xdiffda.spectral import sphere_basis
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.denoiser import Setting, denoising_loss
 from xdiffda.train.distributed import first_alone, leads
 from xdiffda.train.era5 import Reanalysis, open_store, state_of
-from xdiffda.train.folder import SETTING, claim_folder
 from xdiffda.train.forecasts import Backgrounds, valid_times
 from xdiffda.train.loader import Batch, Epochs
 from xdiffda.train.loop import HeldOut, train
 from xdiffda.train.official import channel_statistics, read_forecaster
+from xdiffda.train.run_folder import SETTING, claim_folder
 
 _CHUNK = 4  # states in memory at a time while s and B are measured
 

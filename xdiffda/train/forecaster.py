@@ -10,17 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from xdiffda._jax_settings import with_own_jax
-from xdiffda.graphcast.graph import Graph, build_graph
-from xdiffda.graphcast.network import GraphCast, NetworkConfig
-from xdiffda.prior import year_phase
-from xdiffda.train.checkpoint import restore_average
+from xdiffda.jax_settings import with_own_jax
+from xdiffda.networks.graphcast.graph import Graph, build_graph
+from xdiffda.networks.graphcast.network import GraphCast, NetworkConfig
+from xdiffda.priors.prior import year_phase
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.data import Nature, load_nature
 from xdiffda.train.distributed import first_alone
 from xdiffda.train.loader import Batch, Drawn
-from xdiffda.train.loop import HeldOut, train
-from xdiffda.train.objective import Objective
+from xdiffda.train.loop import HeldOut, Objective, train
+from xdiffda.train.run_folder import restore_average
 
 
 class Stepper(eqx.Module):

@@ -16,14 +16,13 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-from xdiffda._jax_settings import with_own_jax
 from xdiffda.errors import InputError, Problem, raise_if
-from xdiffda.graphcast import Forecaster
-from xdiffda.state import Layout
-from xdiffda.train.config import Era5, TrainConfig
+from xdiffda.jax_settings import with_own_jax
+from xdiffda.networks.graphcast import Forecaster
+from xdiffda.state.grid import Layout
+from xdiffda.train.config import Era5, TrainConfig, end_of
 from xdiffda.train.distributed import barrier, leads
 from xdiffda.train.era5 import STEP, Reanalysis, open_store
-from xdiffda.train.era5_checks import end_of
 from xdiffda.train.official import read_forecaster
 from xdiffda.train.origin import forecast_origin, origin_problems
 

@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 
 from xdiffda.errors import InputError, Problem, raise_if
-from xdiffda.graphcast import Forecaster
-from xdiffda.graphcast import load as load_network
-from xdiffda.state import Layout
+from xdiffda.networks.graphcast import Forecaster
+from xdiffda.networks.graphcast import load as load_network
+from xdiffda.state.grid import Layout
 from xdiffda.train.config import Compute, TrainConfig
 
 _KINDS = ("mean", "stddev", "diffs_stddev")
@@ -40,7 +40,7 @@ def _files(config: TrainConfig) -> dict[str, Path]:
     assert config.era5 is not None
     path, folder = Path(config.initial), Path(config.era5.statistics)
     if path.suffix != ".npz":
-        found = importlib.import_module("xdiffda.weights").fetch(config.initial)
+        found = importlib.import_module("xdiffda.priors.published").fetch(config.initial)
         return {kind: getattr(found, kind) for kind in ("params", *_KINDS)}
     files, problems = {"params": path}, []
     if not path.exists():

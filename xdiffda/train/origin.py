@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import xarray as xr
 
-from xdiffda._stream import digest
 from xdiffda.errors import Problem
-from xdiffda.graphcast import Forecaster
+from xdiffda.networks.graphcast import Forecaster
+from xdiffda.storage.files import digest
 from xdiffda.train.config import TrainConfig
 from xdiffda.train.era5 import Reanalysis
 

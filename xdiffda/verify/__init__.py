@@ -22,19 +22,17 @@ carries its protocol in ``attrs["protocol"]``.
 
 from __future__ import annotations
 
-from xdiffda._skill_table import skill_table
-from xdiffda.verify._balance import balance, divergence_vorticity, geostrophic_wind
-from xdiffda.verify._flatness import flatness
-from xdiffda.verify._influence import degrees_of_freedom, observation_impact
-from xdiffda.verify._innovations import innovation_chi_square, innovation_statistics
-from xdiffda.verify._lead_time import lead_time_loss
-from xdiffda.verify._obs_space import equivalents
-from xdiffda.verify._ranks import rank_histogram
-from xdiffda.verify._reliability import reliability, spread_error
-from xdiffda.verify._shock import initial_shock
-from xdiffda.verify._spectra import total_spectrum, zonal_spectrum
-from xdiffda.verify._states import PROTOCOL, increment, verify
-from xdiffda.verify._withheld import split_obs, withheld_report
+from xdiffda.verify.balance import balance, divergence_vorticity, geostrophic_wind, initial_shock
+from xdiffda.verify.influence import degrees_of_freedom, observation_impact
+from xdiffda.verify.innovations import innovation_chi_square, innovation_statistics
+from xdiffda.verify.lead_time import lead_time_loss
+from xdiffda.verify.obs_space import equivalents
+from xdiffda.verify.ranks import flatness, rank_histogram
+from xdiffda.verify.reliability import reliability, spread_error
+from xdiffda.verify.scores import PROTOCOL, increment, verify
+from xdiffda.verify.spectra import total_spectrum, zonal_spectrum
+from xdiffda.verify.table import skill_table
+from xdiffda.verify.withheld import split_obs, withheld_report
 
 __all__ = [
     "PROTOCOL",

@@ -20,8 +20,7 @@ from typing import Any
 import xarray as xr
 
 from xdiffda.errors import ModelError, StorageError
-from xdiffda.graphcast.archive import REPAIR, take_setting
-from xdiffda.graphcast.checkpoint import TaskConfig, read_task
+from xdiffda.networks.graphcast.checkpoint import REPAIR, TaskConfig, read_task, take_setting
 
 _NETWORK = "predictor_kwargs:noisy_function_kwargs"
 _LOSS = "predictor_kwargs:fgn_loss_function_kwargs"

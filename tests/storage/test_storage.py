@@ -1,0 +1,187 @@
+"""Files are written whole or not at all; what existed survives a full disk and an interrupt."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xdiffda.errors import StorageError
+from xdiffda.storage import files as storage
+from xdiffda.storage.files import open_dataset, write_dataset
+
+OLD = xr.Dataset({"a": ("x", [1.0, 2.0])}, attrs={"title": "old"})
+NEW = xr.Dataset(
+    {"a": (("time", "x"), np.arange(6.0).reshape(2, 3))},
+    coords={"time": np.array(["2020-01-01", "2020-01-02"], "M8[ns]"),
+            "step": np.timedelta64(6, "h").astype("m8[ns]")},
+    attrs={"title": "new"},
+)  # fmt: skip
+SUFFIXES = pytest.mark.parametrize("suffix", [".zarr", ".nc"])
+
+
+def _write_half(ds, partial):
+    """Begin to write, as a run does that is then stopped."""
+    if partial.suffix == ".zarr":
+        partial.mkdir()
+        (partial / "zarr.json").write_text("{")
+    else:
+        partial.write_bytes(b"half")
+
+
+@SUFFIXES
+def test_round_trip_is_lazy(tmp_path, suffix):
+    again = open_dataset(write_dataset(NEW, tmp_path / f"a{suffix}"))
+    assert again["a"].chunks is not None
+    xr.testing.assert_identical(again.compute(), NEW)
+    assert os.listdir(tmp_path) == [f"a{suffix}"]
+
+
+@SUFFIXES
+def test_what_exists_is_not_overwritten_unless_asked(tmp_path, suffix):
+    path = write_dataset(OLD, tmp_path / f"a{suffix}")
+    with pytest.raises(StorageError, match="exists already.*`overwrite=True`"):
+        write_dataset(NEW, path)
+    assert open_dataset(path).attrs["title"] == "old"
+    write_dataset(NEW, path, overwrite=True)
+    xr.testing.assert_identical(open_dataset(path).compute(), NEW)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@SUFFIXES
+def test_a_lazy_result_may_replace_its_own_source(tmp_path, suffix):
+    path = write_dataset(NEW, tmp_path / f"a{suffix}")
+    write_dataset(open_dataset(path) + 1, path, overwrite=True)
+    np.testing.assert_array_equal(open_dataset(path)["a"], NEW["a"] + 1)
+
+
+@SUFFIXES
+@pytest.mark.parametrize("existing", [True, False])
+@pytest.mark.parametrize(
+    ("error", "raised", "match"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), StorageError,
+         "the disk is full.*nothing that existed was changed.*repair: free some space"),
+        (PermissionError(errno.EACCES, "Permission denied"), StorageError,
+         "cannot be written.*a folder of your own"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+        (ZeroDivisionError("in the user's graph"), ZeroDivisionError, "user's graph"),
+    ],
+)  # fmt: skip
+def test_a_failed_write_leaves_all_as_it_was(
+    tmp_path, monkeypatch, suffix, existing, error, raised, match
+):
+    path = tmp_path / f"a{suffix}"
+    if existing:
+        write_dataset(OLD, path)
+
+    def fail(ds, partial):
+        _write_half(ds, partial)
+        raise error
+
+    monkeypatch.setattr(storage, "_write", fail)
+    with pytest.raises(raised, match=match):
+        write_dataset(NEW, path, overwrite=existing)
+    assert os.listdir(tmp_path) == ([path.name] if existing else [])
+    if existing:
+        xr.testing.assert_identical(open_dataset(path).compute(), OLD)
+
+
+@SUFFIXES
+@pytest.mark.parametrize("which", [1, 2])
+def test_an_interrupt_while_renaming_puts_the_old_back(tmp_path, monkeypatch, suffix, which):
+    path = write_dataset(OLD, tmp_path / f"a{suffix}")
+    calls, real = [], {"rename": os.rename, "replace": os.replace}
+
+    def interrupted(name):
+        def call(*args):
+            if path not in args:  # zarr renames files of its own
+                return real[name](*args)
+            calls.append(args)
+            if len(calls) == (which if suffix == ".zarr" else 1):
+                raise KeyboardInterrupt
+            return real[name](*args)
+
+        return call
+
+    monkeypatch.setattr(os, "rename", interrupted("rename"))
+    monkeypatch.setattr(os, "replace", interrupted("replace"))
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(NEW, path, overwrite=True)
+    monkeypatch.undo()
+    xr.testing.assert_identical(open_dataset(path).compute(), OLD)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@SUFFIXES
+def test_a_real_limit_of_the_system(tmp_path, suffix):
+    """The libraries fail in their own words where the system refuses to write on."""
+    resource = pytest.importorskip("resource")  # absent on Windows
+    path = write_dataset(OLD, tmp_path / f"a{suffix}")
+    big = xr.Dataset({"a": ("x", np.random.default_rng(0).normal(size=500_000))})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        with pytest.raises(StorageError, match="nothing that existed was changed"):
+            write_dataset(big, path, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    xr.testing.assert_identical(open_dataset(path).compute(), OLD)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_the_folder_must_exist(tmp_path):
+    with pytest.raises(StorageError, match=r"no folder .*; repair: `mkdir -p "):
+        write_dataset(NEW, tmp_path / "none" / "a.zarr")
+
+
+def test_unknown_kinds(tmp_path):
+    with pytest.raises(StorageError, match=r"unknown kind '.csv'; needed .zarr or .nc"):
+        write_dataset(NEW, tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("1,2")
+    with pytest.raises(StorageError, match=r"unknown kind '.csv'"):
+        open_dataset(tmp_path / "a.csv")
+
+
+def test_an_absent_file_names_its_neighbour(tmp_path):
+    write_dataset(OLD, tmp_path / "background.nc")
+    with pytest.raises(StorageError, match="no such file; repair: `xdiffda.open_data.*ground.nc"):
+        open_dataset(tmp_path / "backgruond.nc")
+
+
+@pytest.mark.parametrize("name", ["a.nc", "a.zarr", "a.grib"])
+def test_a_damaged_file_is_said_to_be(tmp_path, name):
+    if name == "a.grib":
+        pytest.importorskip("cfgrib", exc_type=ImportError, reason="no extra `obs`")
+    path = tmp_path / name
+    if name == "a.zarr":
+        write_dataset(NEW, path)
+        (path / "zarr.json").write_text("{ half")
+    else:
+        path.write_bytes(b"GRIB but not really" * 3)
+    with pytest.raises(StorageError, match="repair: fetch or write it again"):
+        open_dataset(path)
+
+
+def test_grib_without_its_packages_names_the_extra(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "cfgrib", None)
+    (tmp_path / "a.grib").write_bytes(b"GRIB")
+    with pytest.raises(StorageError, match=r'pip install "xdiffda\[obs\]"'):
+        open_dataset(tmp_path / "a.grib")
+
+
+def test_stale_encoding_is_not_inherited(tmp_path):
+    packed = NEW.copy()
+    packed["a"].encoding = {"dtype": "int16", "scale_factor": 1.0, "chunksizes": (1, 1)}
+    packed["a"] = packed["a"] + 0.25
+    packed["a"].encoding = {"dtype": "int16", "scale_factor": 1.0}
+    again = open_dataset(write_dataset(packed, tmp_path / "a.nc"))
+    np.testing.assert_array_equal(again["a"], packed["a"])

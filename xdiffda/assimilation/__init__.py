@@ -1,0 +1,1 @@
+"""Assimilation: a background and observations in, an ensemble of analyses out."""

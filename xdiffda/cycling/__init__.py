@@ -1,0 +1,1 @@
+"""Cycling: everything with a clock: forecasts, cycles, windows, streams, stores of analyses."""

@@ -1,0 +1,366 @@
+"""Priors p(x | background): what they have in common, and the Gaussian one with spectral B.
+
+A prior knows its layout, the scale s of background errors and their covariance B, and
+can be conditioned on one background; what results is a denoiser and the covariances that
+guidance needs.  In the whole package ``z = (x - x_b) / (r s)``.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float
+
+from xdiffda.covariance.balance import fit_basis
+from xdiffda.covariance.harmonics import Basis, sphere_basis
+from xdiffda.covariance.small_scales import (
+    SmallScaleFilter,
+    row_scale,
+    share_wind_scale,
+    unresolved_part,
+)
+from xdiffda.covariance.spectral import SpectralCovariance, estimate_blocks
+from xdiffda.diffusion.complement import Complement
+from xdiffda.diffusion.denoiser import Conditioned
+from xdiffda.errors import InputError, Problem
+from xdiffda.formatting import model_card
+from xdiffda.jax_settings import with_own_jax
+from xdiffda.state.convert import to_state
+from xdiffda.state.grid import Layout
+
+SECONDS_PER_YEAR = 86400 * 365.24219
+
+
+class ErrorScales(NamedTuple):
+    """B and V(sigma) of background errors of several sizes.
+
+    Attributes
+    ----------
+    r : array (size,)
+        Ascending.
+    covariance : array (size, degree, channel, channel)
+        Blocks of B.
+    calibrated : array (size, level, degree, channel, channel)
+        Blocks of V at the noise levels of the model's table.
+    unresolved : array (size, node, channel)
+        What the basis cannot represent, in units of r s.
+    """
+
+    r: Float[np.ndarray, " size"]
+    covariance: Float[np.ndarray, "size degree channel channel"]
+    calibrated: Float[np.ndarray, "size level degree channel channel"]
+    unresolved: Float[np.ndarray, "size node channel"]
+
+    def weights(self, r: float) -> Float[np.ndarray, " size"]:
+        """Weights of linear interpolation in log r, constant beyond the ends.
+
+        Examples
+        --------
+        >>> ErrorScales(np.array([0.25, 1.0]), *[np.ones(2)] * 3).weights(0.5).tolist()
+        [0.5, 0.5]
+        """
+        eye = np.eye(len(self.r))
+        return np.array([np.interp(np.log(r), np.log(self.r), row) for row in eye])
+
+    def unresolved_at(self, r: float) -> Float[np.ndarray, "node channel"]:
+        """``unresolved`` at r."""
+        return np.tensordot(self.weights(r), self.unresolved, 1).astype(np.float32)
+
+    def covariance_at(
+        self, r: float, basis: Basis, area: Float[np.ndarray, " node"]
+    ) -> SpectralCovariance:
+        """B at r; with the unresolved variance it has mean 1 over the globe and channels.
+
+        r is the root mean square of the background error in units of s, so that z has a mean
+        square of 1 whatever r is. Isotropic blocks of few samples, shrunk towards their
+        diagonal, miss that by some per cent: all of B is scaled by one factor. Single channels
+        keep their shares, which differ with r (humidity aloft has twice its share in 6 h
+        forecasts).
+
+        Parameters
+        ----------
+        r : float
+        basis : Basis
+            Of the blocks.
+        area : array (node,)
+            Weights of any mean.
+        """
+        blocks = np.tensordot(self.weights(r), self.covariance, 1)
+        unresolved = np.average(self.unresolved_at(r) ** 2, axis=0, weights=area).mean()
+        resolved = float(jnp.mean(basis.grid_variance(jnp.asarray(blocks, jnp.float32))))
+        return SpectralCovariance.from_blocks(basis, blocks * ((1 - unresolved) / resolved))
+
+
+class Prior(abc.ABC):
+    """What `assimilate` needs of a model.
+
+    Attributes
+    ----------
+    name : str
+        Goes into the provenance of every analysis.
+    layout : Layout
+        Grid, variables and levels of the state.
+    scale : array (node, channel)
+        Standard deviation s of background errors, physical units.
+    unresolved : array (node, channel)
+        Standard deviation, in units of s, of what the basis cannot represent for r = 1:
+        observations see it, the analysis cannot change it, so it counts as error of
+        representativeness.
+    small_scale_filter : SmallScaleFilter, optional
+        Estimate of the truth's small scales from the background's, where it was measured.
+    estimates_background_error : bool
+        Whether the scale r of the background error means anything to the prior, and is
+        estimated unless the user says it.
+    sizes : ErrorScales, optional
+        B and V by the scale r of the background error, where they were measured so.
+    of_errors : bool
+        Whether it is a prior of background errors, centred near the background. One of states,
+        which knows the weather of the days before instead, has no use for background members.
+    """
+
+    estimates_background_error: bool = True
+    of_errors: bool = True
+    small_scale_filter: SmallScaleFilter | None = None
+    sizes: ErrorScales | None = None
+    name: str
+    layout: Layout
+    scale: Float[np.ndarray, "node channel"]
+    unresolved: Float[np.ndarray, "node channel"]
+
+    @property
+    @abc.abstractmethod
+    def covariance(self) -> SpectralCovariance:
+        """B of the normalised background error."""
+
+    def covariance_at(self, r: float) -> SpectralCovariance:
+        """B of z for a background error of scale r: small errors are of smaller extent.
+
+        The same for all r, where the prior has no ``sizes``.
+        """
+        if self.sizes is None:
+            return self.covariance
+        area = self.layout.grid.area_weights()
+        return self.sizes.covariance_at(r, self.covariance.basis, area)
+
+    @abc.abstractmethod
+    def condition(
+        self, background: Float[np.ndarray, "node *member channel"],
+        time: np.datetime64 | None, r: float,
+    ) -> Conditioned:  # fmt: skip
+        """Condition on one background (physical units) at a valid time, or one for each member."""
+
+    def _repr_html_(self) -> str:
+        return model_card(self.name, self.layout, getattr(self, "card", None) or {})
+
+    @property
+    def default_covariance(self) -> str:
+        """Name of the V that guidance takes unless told otherwise."""
+        return "climatological"
+
+    def typical_error(self, share: float = 1.0) -> dict[str, float | dict[int, float]]:
+        """Root mean square of s over the globe, times ``share``, by variable and level.
+
+        As `xdiffda.observations.emulate_obs` takes ``error_std``; physical units.
+        """
+        weight = self.layout.grid.area_weights() / self.layout.grid.n_node
+        rms = np.sqrt(weight @ np.asarray(self.scale, np.float64) ** 2)
+        return self.layout.table(share * rms)
+
+    def filtered(
+        self, states: Float[np.ndarray, "state node channel"]
+    ) -> Float[np.ndarray, "state node channel"]:
+        """Background states (physical units) with their grid-scale noise damped.
+
+        Observations cannot change what the basis lacks, so it is estimated beforehand, from the
+        background alone; what the basis holds stays as it is, and all of it where the prior has
+        no ``small_scale_filter``.
+        """
+        if self.small_scale_filter is None:
+            return states
+        return (states + self.scale * self.noise_correction(states / self.scale)).astype(np.float32)
+
+    def noise_correction(
+        self, states: Float[np.ndarray, "state node channel"]
+    ) -> Float[np.ndarray, "state node channel"]:
+        """What `filtered` adds, to states in units of s (from any origin) and in these units."""
+        if self.small_scale_filter is None:
+            return np.zeros_like(states)
+        area = self.layout.grid.area_weights()
+        return self.small_scale_filter.change(self.covariance.basis, states, area)
+
+    def unresolved_at(self, r: float) -> Float[np.ndarray, "node channel"]:
+        """``unresolved`` for a background error of scale r, in units of r s."""
+        return self.unresolved if self.sizes is None else self.sizes.unresolved_at(r)
+
+    def small_scales(self, keys: Array, r: float = 1.0) -> Float[Array, "node member channel"]:
+        """Draw, for each key, what the basis cannot represent: `unresolved_at` on average.
+
+        White in the complement of the basis; channels are independent.
+        """
+        complement = self.complement(r)
+        if complement is None:
+            return jnp.zeros((*self.scale.shape[:1], len(keys), self.scale.shape[1]))
+        return complement.draw(keys)
+
+    def complement(self, r: float = 1.0) -> Complement | None:
+        """Covariance of what the basis cannot represent of z; None if that is nothing."""
+        std = self.unresolved_at(r)
+        return Complement.of(self.covariance.basis, jnp.asarray(std)) if std.any() else None
+
+
+class Wiener(eqx.Module):
+    """The denoiser of a Gaussian prior: the Wiener filter."""
+
+    covariance: SpectralCovariance
+
+    def __call__(self, z: Array, sigma: Array) -> Array:
+        return self.covariance.wiener(z, sigma)
+
+
+class GaussianPrior(Prior):
+    """Background errors drawn from N(0, B), B isotropic and spectral: no network, no training.
+
+    Works on any global grid and set of variables; with linear observations the guided
+    members follow the Kalman analysis exactly.  Make one with `from_samples`.
+
+    Parameters
+    ----------
+    layout : Layout
+    scale : array (node, channel)
+        Standard deviation of background errors, physical units.
+    covariance : SpectralCovariance
+        Of the background error divided by ``scale``.
+    unresolved : array (node, channel), optional
+        See `Prior`; by default the basis represents all.
+    sizes : ErrorScales, optional
+        B by the scale r of the background error; without it B is the same for all r.
+    name : str
+    """
+
+    def __init__(
+        self, layout: Layout, scale: Float[np.ndarray, "node channel"],
+        covariance: SpectralCovariance, *, unresolved: np.ndarray | None = None,
+        sizes: ErrorScales | None = None, name: str = "gaussian",
+    ) -> None:  # fmt: skip
+        self.layout, self.scale, self.name = layout, np.asarray(scale, np.float32), name
+        self.unresolved = np.zeros_like(self.scale) if unresolved is None else unresolved
+        self._covariance, self.sizes = covariance, sizes
+
+    @classmethod
+    @with_own_jax
+    def from_samples(
+        cls, residuals: xr.Dataset, *, truncation: int | None = None, centre: bool = True,
+        balance: bool = True,
+    ) -> GaussianPrior:  # fmt: skip
+        """Estimate s and B from samples of the background error.
+
+        Parameters
+        ----------
+        residuals : Dataset
+            Differences truth minus background, or between members or forecasts valid at
+            the same time, in any convention `assimilate` accepts, with at least one of
+            the dimensions time, member (or their synonyms) holding 2 or more samples.
+        truncation : int, optional
+            Largest total wavenumber of B; default what the grid resolves, at most 63.
+        centre : bool
+            Subtract the mean of the samples (bias) first.
+        balance : bool
+            Where both components of a wind are there: B of stream function, potential and of
+            mass less what the stream function implies (`xdiffda.covariance.balance`); False: B of u and v
+            as two scalars.
+
+        Returns
+        -------
+        GaussianPrior
+
+        Raises
+        ------
+        InputError
+            If there are fewer than two samples, or a variable does not vary.
+
+        Notes
+        -----
+        s is the standard deviation per channel and latitude row, floored at a tenth of its
+        mean (one for both components of a wind, if balanced); B holds one (channel, channel)
+        matrix for each total wavenumber, shrunk towards its diagonal where samples are few.
+
+        Examples
+        --------
+        >>> import numpy as np, xarray as xr
+        >>> lat, lon = np.linspace(-75, 75, 6), np.arange(12) * 30.0
+        >>> noise = np.random.default_rng(0).normal(size=(20, 6, 12))
+        >>> ds = xr.Dataset({"2m_temperature": (("member", "lat", "lon"), noise)},
+        ...                 coords={"lat": lat, "lon": lon})
+        >>> GaussianPrior.from_samples(ds).layout.channel_names
+        ('2m_temperature',)
+        """
+        x, layout, _ = to_state(residuals, what="residuals", check_values=False)
+        x = x.reshape(-1, *x.shape[-2:])
+        problems = []
+        if len(x) < 2:
+            problems.append(
+                Problem(
+                    f"{len(x)} sample",
+                    "2 or more samples of the background error",
+                    'xr.concat([...], dim="member")',
+                )
+            )
+        if not np.isfinite(x).all():
+            problems.append(
+                Problem("NaN in the residuals", "finite values", 'residuals.dropna("time")')
+            )
+        if problems:
+            raise InputError(problems, what="residuals")
+        x = x - x.mean(0) * centre
+        scale = row_scale(x, layout)
+        if (scale <= 0).any():
+            flat = [layout.channel_names[c] for c in np.flatnonzero((scale <= 0).any(0))]
+            raise InputError(
+                [Problem(f"no variation in {', '.join(flat)}", "samples that differ",
+                         f"residuals.drop_vars({flat[0].split('@')[0]!r})")], what="residuals",
+            )  # fmt: skip
+        grid = layout.grid
+        limit = min(len(grid.lat) - 1, len(grid.lon) // 2 - 1, 63)
+        truncation = limit if truncation is None else truncation
+        if balance:
+            scale = share_wind_scale(scale, layout)
+            basis = fit_basis(layout, x / scale, truncation)
+        else:
+            basis = sphere_basis(grid.lat, grid.lon, truncation)
+        # one degree of freedom goes with the mean
+        inflation = len(x) / max(len(x) - centre, 1)
+        blocks = estimate_blocks(basis, x / scale) * inflation
+        unresolved = row_scale(unresolved_part(basis, x / scale), layout, floor=0.0)
+        return cls(
+            layout, scale, SpectralCovariance.from_blocks(basis, blocks), unresolved=unresolved
+        )
+
+    @property
+    def covariance(self) -> SpectralCovariance:
+        return self._covariance
+
+    def condition(
+        self, background: np.ndarray, time: np.datetime64 | None, r: float
+    ) -> Conditioned:
+        covariance = self.covariance_at(r)
+        return Conditioned(Wiener(covariance), covariance, None)
+
+    def __repr__(self) -> str:
+        return (
+            f"<GaussianPrior {self.name!r}: {self.layout.n_channel} channels on {self.layout.grid}>"
+        )
+
+
+def year_phase(time: np.ndarray | np.datetime64 | None) -> Float[np.ndarray, "*time 2"]:
+    """Cosine and sine of the phase of the year; zeros where the time is not known."""
+    if time is None:
+        return np.zeros(2, np.float32)
+    stamp = np.asarray(time, "datetime64[s]")
+    phase = 2 * np.pi * np.mod(stamp.astype(np.int64) / SECONDS_PER_YEAR, 1)
+    wave = np.stack([np.cos(phase), np.sin(phase)], axis=-1)
+    return np.where(np.isnat(stamp)[..., None], 0.0, wave).astype(np.float32)

@@ -1,0 +1,462 @@
+"""Published models as this package uses them: GraphCast as a forecaster, GenCast as a prior."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import xarray as xr
+
+from xdiffda.errors import InputError, ModelError, Problem, StorageError
+from xdiffda.jax_settings import with_own_jax
+from xdiffda.networks.gencast import GenCastForecaster, GenCastPrior
+from xdiffda.networks.gencast import load as load_gencast
+from xdiffda.networks.graphcast import Forecaster
+from xdiffda.networks.graphcast import load as load_graphcast
+from xdiffda.options import get_options
+from xdiffda.priors.prior import Prior
+from xdiffda.state.grid import Grid, equiangular
+from xdiffda.storage.download import Identity, Unreachable, download, read_identity, record_of
+
+# The published GraphCast and GenCast models: where their files lie, and on what terms.
+
+BUCKET = "https://storage.googleapis.com/dm_graphcast"
+LICENCE = "CC BY 4.0 since 2026-08-06 (before: CC BY-NC-SA 4.0); check the terms beside the weights"
+
+_STATISTICS = {
+    "mean": "mean_by_level.nc",
+    "stddev": "stddev_by_level.nc",
+    "diffs_stddev": "diffs_stddev_by_level.nc",
+    "minimum": "min_by_level.nc",
+}
+
+
+@dataclass(frozen=True)
+class Release:
+    """One published model.
+
+    Parameters
+    ----------
+    name
+        Its name in this package.
+    kind
+        ``graphcast`` for forecasters, 6 h a step; ``gencast`` for priors, 12 h a step.
+    params
+        Name of the file of weights in the folder ``params``.
+    title
+        One line for people.
+    resolution
+        Spacing of the grid, degrees; the grid has rows at the poles.
+    n_levels
+        Number of pressure levels.
+    mesh_size
+        How often the finest mesh is refined.
+    megabytes
+        Size of the weights, about.
+    """
+
+    name: str
+    kind: Literal["graphcast", "gencast"]
+    params: str
+    title: str
+    resolution: float
+    n_levels: int
+    mesh_size: int
+    megabytes: float
+    licence: str = LICENCE
+
+    @property
+    def objects(self) -> dict[str, str]:
+        """Paths inside the bucket, by what the files hold."""
+        roles = list(_STATISTICS) if self.kind == "gencast" else list(_STATISTICS)[:3]
+        statistics = {role: f"{self.kind}/stats/{_STATISTICS[role]}" for role in roles}
+        return {"params": f"{self.kind}/params/{self.params}", **statistics}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the grid."""
+        return round(180 / self.resolution) + 1, round(360 / self.resolution)
+
+
+# Names of the files: the public bucket dm_graphcast, as used by google-deepmind/weathernext.
+_TABLE = (
+    Release(
+        "graphcast-0p25", "graphcast",
+        "GraphCast - ERA5 1979-2017 - resolution 0.25 - pressure levels 37 - mesh 2to6 - "
+        "precipitation input and output.npz",
+        "GraphCast of the paper, trained on ERA5 1979 to 2017", 0.25, 37, 6, 149,
+    ),
+    Release(
+        "graphcast-operational-0p25", "graphcast",
+        "GraphCast_operational - ERA5-HRES 1979-2021 - resolution 0.25 - pressure levels 13 - "
+        "mesh 2to6 - precipitation output only.npz",
+        "GraphCast for operational analyses, tuned on HRES to 2021", 0.25, 13, 6, 147,
+    ),
+    Release(
+        "graphcast-small-1p0", "graphcast",
+        "GraphCast_small - ERA5 1979-2015 - resolution 1.0 - pressure levels 13 - mesh 2to5 - "
+        "precipitation input and output.npz",
+        "GraphCast at 1 degree, trained on ERA5 1979 to 2015", 1.0, 13, 5, 147,
+    ),
+    Release(
+        "gencast-0p25", "gencast", "GenCast 0p25deg <2019.npz",
+        "GenCast of the paper, trained on ERA5 1979 to 2018", 0.25, 13, 6, 230,
+    ),
+    Release(
+        "gencast-operational-0p25", "gencast", "GenCast 0p25deg Operational <2022.npz",
+        "GenCast for operational analyses, tuned on HRES to 2021", 0.25, 13, 6, 230,
+    ),
+    Release(
+        "gencast-1p0", "gencast", "GenCast 1p0deg <2019.npz",
+        "GenCast at 1 degree, trained on ERA5 1979 to 2018", 1.0, 13, 5, 230,
+    ),
+    Release(
+        "gencast-1p0-mini", "gencast", "GenCast 1p0deg Mini <2019.npz",
+        "GenCast at 1 degree on a coarser mesh: for trials", 1.0, 13, 4, 230,
+    ),
+)  # fmt: skip
+
+RELEASES: dict[str, Release] = {release.name: release for release in _TABLE}
+
+
+def find_release(name: str) -> Release:
+    """The published model of this name.
+
+    Raises
+    ------
+    ModelError
+        If there is none, with the names that come near.
+
+    Examples
+    --------
+    >>> find_release("gencast-1p0-mini").shape
+    (181, 360)
+    """
+    name = str(name)
+    if name in RELEASES:
+        return RELEASES[name]
+    raise ModelError(
+        f"no published model {name!r}; {did_you_mean(name, RELEASES)}: "
+        f"`xdiffda fetch {nearest(name, RELEASES)[0]}`"
+    )
+
+
+def nearest(name: str, known: object) -> list[str]:
+    """Known names, those that are spelt like ``name`` first; all of them where none is.
+
+    Examples
+    --------
+    >>> nearest("graphcast-025", ["speedy", "graphcast-0p25"])
+    ['graphcast-0p25']
+    """
+    names = list(known)  # type: ignore[call-overload]
+    return difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5) or names
+
+
+def did_you_mean(name: str, known: object) -> str:
+    """A clause that offers the names of `nearest`."""
+    near, names = nearest(name, known), list(known)  # type: ignore[call-overload]
+    return f"known are {', '.join(names)}" if near == names else f"did you mean {', '.join(near)}?"
+
+
+# Published weights: downloaded once, compared with what their source says, kept in a cache.
+
+@dataclass(frozen=True)
+class ReleaseFiles:
+    """Where the files of a published model lie on this machine.
+
+    Parameters
+    ----------
+    params
+        Weights and settings (``.npz``).
+    mean, stddev, diffs_stddev
+        Statistics by level (netCDF).
+    minimum
+        Smallest values by level (netCDF); GenCast only.
+    """
+
+    params: Path
+    mean: Path
+    stddev: Path
+    diffs_stddev: Path
+    minimum: Path | None = None
+
+    def __iter__(self) -> Iterator[Path]:
+        """All the files."""
+        values = (getattr(self, item.name) for item in dataclasses.fields(self))
+        return (path for path in values if path is not None)
+
+
+def fetch(
+    name: str, *, mirror: str | os.PathLike | None = None, out: str | os.PathLike | None = None,
+    progress: bool | None = None,
+) -> ReleaseFiles:  # fmt: skip
+    """Bring the files of a published model to this machine, unless they are here already.
+
+    The files come from the public bucket of the GraphCast and GenCast release over plain
+    HTTPS, without an account. Their size and digests (crc32c, md5) are compared with those
+    that the server tells; an interrupted download goes on where it stopped, in the same call or
+    in a later one; a file that was damaged on this disk is brought anew.
+
+    The weights carry a licence of their own, that of `xdiffda.models`: CC BY 4.0 since August
+    2026, CC BY-NC-SA 4.0 before. Read the terms beside them on the day of use.
+
+    Parameters
+    ----------
+    name : str
+        A name of `xdiffda.models`, as ``"graphcast-small-1p0"`` or ``"gencast-1p0-mini"``.
+    mirror : str or path, optional
+        Folder, or address over http or https, that is laid out like the bucket; default the
+        option ``mirror``.
+        Files of a folder are used where they lie. The folder that a download went to is a
+        mirror, also behind any web server, which need not know of digests.
+    out : str or path, optional
+        Folder to download to, for another machine; default the cache (option ``cache_dir``).
+    progress : bool, optional
+        Show progress bars; default the option ``progress``.
+
+    Returns
+    -------
+    ReleaseFiles
+        Paths ``params``, ``mean``, ``stddev``, ``diffs_stddev`` and ``minimum``.
+
+    Raises
+    ------
+    ModelError
+        If there is no published model of this name.
+    InputError
+        If ``out`` is given with a mirror that is a folder: there is nothing to download.
+    StorageError
+        If there is neither a network nor a copy in the cache; if a file is not on the server,
+        or is not what the server says; if the disk is full.
+
+    Examples
+    --------
+    >>> fetch("graphcast-small-1p0", mirror="/no/such/folder")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    xdiffda.errors.StorageError: graphcast-small-1p0: found no folder /no/such/folder; ...
+    """
+    release, options = find_release(name), get_options()
+    mirror = os.fspath(mirror) if mirror is not None else options.mirror
+    folder = cache_folder() if out is None else Path(out).expanduser()
+    if (place := _folder_of(mirror)) is not None:
+        if out is not None:
+            problem = Problem(
+                f"mirror={mirror!r} and out={os.fspath(out)!r}",
+                "a mirror that is an address, or no out",
+                f'xdiffda.fetch({name!r}, mirror="", out="FOLDER")',
+            )
+            raise InputError([problem], what="fetch")
+        return _in_place(release, place)
+    source = (mirror or BUCKET).rstrip("/")
+    shown = options.progress if progress is None else progress
+    paths = {}
+    for role, key in release.objects.items():
+        paths[role] = path = folder / local_name(key)
+        if not _intact(path):
+            _bring(release, f"{source}/{quote(key)}", path, progress=shown)
+    return ReleaseFiles(**paths)
+
+
+def cached(name: str) -> bool:
+    """Whether all files of a published model are here: in the mirror folder or in the cache.
+
+    Looks at names and sizes, not at digests.
+    """
+    release, folder = find_release(name), _folder_of(get_options().mirror) or cache_folder()
+    return all(_find(folder, key) for key in release.objects.values())
+
+
+def _folder_of(mirror: str | None) -> Path | None:
+    """The folder that a mirror is; None if it is an address, or there is none."""
+    if not mirror or ("://" in mirror and not mirror.startswith("file://")):
+        return None
+    return Path(mirror.removeprefix("file://")).expanduser()
+
+
+def cache_folder() -> Path:
+    """Where published weights are kept: a part of the cache that is laid out like the bucket."""
+    return get_options().cache_dir / "dm_graphcast"
+
+
+def local_name(key: str) -> str:
+    """The name of a bucket's object as a file: some systems know no ``<`` in names.
+
+    Examples
+    --------
+    >>> local_name("gencast/params/GenCast 1p0deg <2019.npz")
+    'gencast/params/GenCast 1p0deg _2019.npz'
+    """
+    return key.replace("<", "_")
+
+
+def _in_place(release: Release, folder: Path) -> ReleaseFiles:
+    """The files of a mirror folder, compared with their records where it has some."""
+    found = {role: _find(folder, key) for role, key in release.objects.items()}
+    if not folder.is_dir():
+        wrong = [f"no folder {folder}"]
+    else:
+        wrong = [f"no {release.objects[role]} in it" for role, path in found.items() if not path]
+        for path in filter(None, found.values()):
+            if mismatch := (read_identity(record_of(path)) or Identity()).mismatch(path):
+                wrong.append(f"{path} damaged: {mismatch}")
+    if wrong:
+        raise StorageError(
+            f"{release.name}: found {'; '.join(wrong)}; needed the files of the release in the "
+            f"mirror {folder}; repair: `xdiffda fetch {release.name} --out {folder}` on a machine "
+            'with a network, or no mirror: xdiffda.set_options(mirror="")'
+        )
+    return ReleaseFiles(**found)  # type: ignore[arg-type]
+
+
+def _find(folder: Path, key: str) -> Path | None:
+    """A file of the release under its own name or under the one that all systems know."""
+    candidates = (folder / key, folder / local_name(key))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _intact(path: Path) -> bool:
+    """Whether a complete file is there; says so where it is there but damaged."""
+    if not path.is_file():
+        return False
+    mismatch = (read_identity(record_of(path)) or Identity()).mismatch(path)
+    if mismatch:
+        warnings.warn(
+            f"{path} is damaged ({mismatch}) and is fetched anew", RuntimeWarning, stacklevel=4
+        )
+    return not mismatch
+
+
+def _bring(release: Release, url: str, path: Path, *, progress: bool) -> None:
+    try:
+        download(url, path, progress=progress)
+    except Unreachable as error:
+        state = "is damaged" if path.exists() else "is not there"
+        raise StorageError(
+            f"{release.name}: found no way to the weights ({error}), and {path} {state}; needed "
+            f"its {len(release.objects)} files, about {release.megabytes:.0f} MB; repair: on a "
+            f"machine with a network `xdiffda fetch {release.name} --out FOLDER`, bring FOLDER "
+            'here, then `xdiffda.set_options(mirror="FOLDER")` (or XDIFFDA_MIRROR=FOLDER in the '
+            "environment); what has arrived is kept for the next call"
+        ) from error
+
+
+class GenCastModel(GenCastPrior, Prior):
+    """`xdiffda.gencast.GenCastPrior` as `assimilate` takes it."""
+
+
+def is_published(name: object) -> bool:
+    """Whether this is the name of a published model (and of no folder)."""
+    return isinstance(name, str | Path) and str(name) in RELEASES and not Path(name).is_dir()
+
+
+@with_own_jax
+def load_published(name: str) -> Forecaster | GenCastModel:
+    """A published model, fetched unless it is here, and kept for the next call.
+
+    Raises
+    ------
+    ModelError
+        If there is none of this name, or its files hold another network than they should.
+    StorageError
+        If its files can neither be fetched nor read.
+    """
+    release = find_release(name)
+    files = fetch(name)
+    stamp = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    return _load(release, files, stamp)
+
+
+def published_rows() -> list[dict[str, Any]]:
+    """What `xdiffda.models` says of published models; reads names in the cache only."""
+    return [
+        {"model": r.name, "title": r.title, "grid": f"{r.shape[0]} x {r.shape[1]}, {r.n_levels} "
+         "levels", "parameters": f"about {r.megabytes / 4:.0f} million", "licence": r.licence,
+         "kind": "prior" if r.kind == "gencast" else "forecaster", "megabytes": float(r.megabytes),
+         "source": "published", "cached": cached(r.name)}
+        for r in RELEASES.values()
+    ]  # fmt: skip
+
+
+def release_grid(release: Release) -> Grid:
+    """The grid of a published model: equiangular, with rows at the poles."""
+    return equiangular(*release.shape, poles=True)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(
+    release: Release, files: ReleaseFiles, stamp: tuple[tuple[int, int], ...]
+) -> Forecaster | GenCastModel:
+    del stamp  # only tells one version of the files from another
+    statistics = {
+        role: _statistics(getattr(files, role), release.name)
+        for role in ("mean", "stddev", "diffs_stddev", "minimum")
+        if getattr(files, role) is not None
+    }
+    if release.kind == "graphcast":
+        net = load_graphcast(files.params)
+        size = net.config.mesh_size
+        _check(release, files.params, net.task.pressure_levels, size, net.config.resolution)
+        _check_statistics(release, net.task, statistics)
+        return Forecaster(net, **statistics)
+    net = load_gencast(files.params)
+    _check(release, files.params, net.task.pressure_levels, net.checkpoint.architecture.mesh_size)
+    _check_statistics(release, net.task, statistics)
+    forecaster = GenCastForecaster(net, **statistics)
+    return GenCastModel(forecaster, grid=release_grid(release), name=release.name)
+
+
+def _statistics(path: Path, name: str) -> xr.Dataset:
+    try:
+        return xr.load_dataset(path)
+    except Exception as error:  # every backend has errors of its own
+        raise StorageError(
+            f"{path}: cannot be read as netCDF ({str(error).splitlines()[0][:200]}); repair: "
+            f"delete it and fetch it again, `xdiffda fetch {name}`"
+        ) from error
+
+
+def _check_statistics(release: Release, task: Any, found: Mapping[str, xr.Dataset]) -> None:
+    """Every variable of the state has its own: one without would pass unscaled, and be wrong."""
+    state, fed_back = {*task.target_variables}, {*task.target_variables} & {*task.input_variables}
+    needed = {"mean": state, "stddev": state, "diffs_stddev": fed_back}
+    absent = {role: sorted(names - {*found[role]}) for role, names in needed.items()}
+    wrong = [f"{role} without {', '.join(names)}" for role, names in absent.items() if names]
+    if wrong:
+        raise ModelError(
+            f"{release.name}: found {'; '.join(wrong)}; needed statistics of every variable of "
+            f"the state; repair: those of {release.kind}/stats, by `xdiffda fetch {release.name}`"
+        )
+
+
+def _check(
+    release: Release, path: Path, levels: tuple[int, ...], mesh_size: int,
+    resolution: float | None = None,
+) -> None:  # fmt: skip
+    """The file holds the network that its name promises; GenCast's tells no resolution."""
+
+    def sizes(r: Release) -> tuple[int, int, float | None]:
+        return r.n_levels, r.mesh_size, None if resolution is None else r.resolution
+
+    found, needed = (len(levels), mesh_size, resolution), sizes(release)
+    if found != needed:
+        like = [r.name for r in RELEASES.values() if r.kind == release.kind and sizes(r) == found]
+        load = f'xdiffda.load_model("{like[0]}")' if like else f"xdiffda fetch {release.name}"
+        raise ModelError(
+            f"{path}: found a network of {_described(*found)}; needed {_described(*needed)} for "
+            f"{release.name}; repair: `{load}`"
+        )
+
+
+def _described(n_levels: int, mesh_size: int, resolution: float | None) -> str:
+    at = "" if resolution is None else f" at {resolution:g} degrees"
+    return f"{n_levels} levels{at} on a mesh refined {mesh_size} times"

@@ -1,0 +1,407 @@
+"""When a state is valid: the one rule by which every part of xdiffda reads clocks.
+
+1. ``valid_time``, or a coordinate whose ``standard_name`` is ``time``, says it.
+2. A reference time (``forecast_reference_time``, ``init_time``, ...) and a lead time
+   (``forecast_period``, ``lead_time``, ``prediction_timedelta``, ``step``, ...) add up.
+3. A plain ``time`` beside a lead time is the initial time (WeatherBench 2, earth2studio,
+   cfgrib), unless a reference time says otherwise: the two add up.
+4. A plain ``time`` without a lead time is the valid time.
+
+What else the dataset tells must agree with that. What is not understood is a `Problem`, and so
+is a clock under a name that nobody knows: without a time no window holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xdiffda.errors import Problem, raise_if
+from xdiffda.state.times import TimeTrouble, as_datetimes, as_durations
+
+VALID = ("valid_time",)
+REFERENCE = (
+    "forecast_reference_time", "init_time", "reference_time", "initial_time",
+    "initialization_time", "initial_time0_hours",
+)  # fmt: skip
+LEAD = (
+    "lead_time", "step", "prediction_timedelta", "forecast_period", "lead", "leadtime", "fhour",
+    "forecast_hour", "forecast_time0",
+)  # fmt: skip
+_PLAIN = ("time",)
+_ROLES = {
+    **dict.fromkeys(VALID, "valid"), **dict.fromkeys(REFERENCE, "reference"),
+    **dict.fromkeys(LEAD, "lead"), **dict.fromkeys(_PLAIN, "plain"),
+}  # fmt: skip
+_BY_STANDARD_NAME = {"time": "valid", "forecast_reference_time": "reference",
+                     "forecast_period": "lead"}  # fmt: skip
+_IN_HOURS = {"fhour", "forecast_hour"}  # their names say the unit
+# clocks under names that nobody agreed upon: refused rather than overlooked
+_FOREIGN = re.compile(
+    r"(^|_)(date|times?|datetime|timestamp|reftime)(_|\d|$)|date$|(date|ref)time$", re.IGNORECASE
+)
+_INITIAL = re.compile(r"ref|base|init|anal|cycle|run", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClockProblem(Problem):
+    """A clock that is not understood; ``option`` repairs it on the command line."""
+
+    option: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clock:
+    """What a dataset says of the time of its states; made by `read_clock`.
+
+    Attributes
+    ----------
+    valid : DataArray of datetime64[ns] or None
+        On the user's dimensions; None where the dataset tells no time, or there are problems.
+    initial : DataArray of datetime64[ns] or None
+        When the forecasts began, where that is told.
+    lead : DataArray of timedelta64[ns] or None
+    problems : tuple of Problem
+    """
+
+    valid: xr.DataArray | None = None
+    initial: xr.DataArray | None = None
+    lead: xr.DataArray | None = None
+    problems: tuple[Problem, ...] = ()
+
+    def checked(self, what: str) -> xr.DataArray | None:
+        """The valid times.
+
+        Raises
+        ------
+        InputError
+            If they are not understood; ``what`` is the dataset's name in the message.
+        """
+        raise_if(self.problems, what=what)
+        return self.valid
+
+
+def role_of(name: str, attrs: Mapping[Any, Any], kind: str = "") -> str | None:
+    """What a coordinate tells: ``valid``, ``reference``, ``lead``, ``plain`` (`time`) or None.
+
+    ``kind`` is that of its dtype. Names that say it go before attributes.
+
+    Examples
+    --------
+    >>> role_of("step", {}), role_of("time", {}), role_of("time", {"standard_name": "time"})
+    ('lead', 'plain', 'valid')
+    >>> role_of("level", {}) is None
+    True
+    """
+    own = _ROLES.get(name.lower())
+    if own == "plain" and kind == "m":
+        return "lead"  # `time` since the start, as in the files of GraphCast
+    if own not in (None, "plain"):
+        return own
+    return _BY_STANDARD_NAME.get(str(attrs.get("standard_name", "")), own)
+
+
+def clock_names(ds: xr.Dataset) -> list[str]:
+    """All coordinates that tell a time or a lead time, under whatever name."""
+    return [str(name) for name, coord in ds.coords.items()
+            if coord.dtype.kind in "mM" or role_of(str(name), coord.attrs)]  # fmt: skip
+
+
+def read_clock(ds: xr.Dataset) -> Clock:
+    """Read when the states of a dataset are valid; coordinates alone are computed.
+
+    Examples
+    --------
+    >>> at = {"time": np.datetime64("2019-12-31", "ns"), "step": np.timedelta64(24, "h")}
+    >>> print(read_clock(xr.Dataset(coords=at)).valid.values)
+    2020-01-01T00:00:00.000000000
+    """
+    given = _Given(ds)
+    valid, reference, lead, plain = map(given.first, ("valid", "reference", "lead", "plain"))
+    if valid is not None:
+        found = given.times(valid)
+        start, ahead = given.silently(reference), given.silently(lead)
+        if found is not None:
+            _check_valid(given, found)
+            start = start if ahead is None else found - ahead
+        return given.clock(found, start, ahead)
+    if lead is not None and (start := reference or plain) is not None:
+        first, ahead = given.times(start), given.leads(lead)
+        found = None if first is None or ahead is None else first + ahead
+        if found is not None:
+            _check_sum(given, found, first)
+        return given.clock(found, first, ahead)
+    if plain is not None:
+        if lead is None and (bare := _bare_lead(ds)) is not None:
+            given.problems.append(bare)
+        return given.clock(given.times(plain), given.silently(reference), None)
+    if reference is not None:
+        given.problems.append(ClockProblem(
+            f"`{reference}` without a lead time", "the lead time beside it, or `time`, when the "
+            "states are valid", f'ds.rename({reference}="time")  # if they are valid then',
+            f"--valid-time {reference}",
+        ))  # fmt: skip
+    elif (foreign := _foreign(ds, lead)) is not None:
+        given.problems.append(foreign)
+    return given.clock(None, None, given.silently(lead))
+
+
+class _Given:
+    """The clocks of one dataset, decoded when they are asked for."""
+
+    def __init__(self, ds: xr.Dataset) -> None:
+        self.ds, self.problems = ds, list[Problem]()
+        self.roles: dict[str, list[str]] = {}
+        for name, coord in ds.coords.items():
+            role = role_of(str(name), coord.attrs, coord.dtype.kind)
+            if role is not None:
+                self.roles.setdefault(role, []).append(str(name))
+        for names in self.roles.values():  # preferred names first
+            names.sort(key=lambda n: [*_ROLES].index(n.lower()) if n.lower() in _ROLES else 99)
+
+    def first(self, role: str) -> str | None:
+        return next(iter(self.roles.get(role, [])), None)
+
+    def clock(
+        self, valid: xr.DataArray | None, initial: xr.DataArray | None, lead: xr.DataArray | None
+    ) -> Clock:
+        if self.problems:
+            return Clock(problems=tuple(self.problems))
+        bare = [None if a is None else a.reset_coords(drop=True) for a in (valid, initial, lead)]
+        return Clock(*bare)
+
+    def times(self, name: str) -> xr.DataArray | None:
+        """A coordinate as times; a problem where it is none."""
+        coord = self.ds[name]
+        try:
+            read = as_datetimes(coord.values, coord.attrs)
+        except TimeTrouble as trouble:
+            self.problems.append(_no_time(coord, name, trouble))
+            return None
+        if np.isnat(read).any():
+            self.problems.append(_missing(self, name, np.isnat(read), "time"))
+            return None
+        return _bare(coord, read)
+
+    def leads(self, name: str) -> xr.DataArray | None:
+        """A coordinate as lead times; a problem where it is none."""
+        coord = self.ds[name]
+        hours = {"units": "hours"} if name.lower() in _IN_HOURS else {}
+        try:
+            read = as_durations(coord.values, hours | dict(coord.attrs))
+        except TimeTrouble as trouble:
+            repair = trouble.repair.format(x=f'ds["{name}"]')
+            unit = "nanoseconds" if "[ns]" in repair else "hours"
+            self.problems.append(ClockProblem(
+                f"`{name}` that is not a lead time ({trouble})",
+                "lead times as timedelta64, or numbers with their unit",
+                f"ds.assign_coords({name}={repair})  # if they are {unit}" if repair else "",
+                f"--lead-unit {unit}",
+            ))  # fmt: skip
+            return None
+        if np.isnat(read).any():
+            self.problems.append(_missing(self, name, np.isnat(read), "lead time"))
+            return None
+        return _bare(coord, read)
+
+    def silently(self, name: str | None) -> xr.DataArray | None:
+        """A coordinate that is not needed to know the valid time; None if it cannot be read."""
+        if name is None:
+            return None
+        before, is_lead = len(self.problems), name in self.roles.get("lead", [])
+        read = self.leads(name) if is_lead else self.times(name)
+        del self.problems[before:]
+        return read
+
+
+def _bare(coord: xr.DataArray, values: np.ndarray) -> xr.DataArray:
+    """Values on the dimensions of a coordinate, without coordinates that could be aligned."""
+    return xr.DataArray(values.reshape(coord.shape), dims=coord.dims, attrs=dict(coord.attrs))
+
+
+def _check_valid(given: _Given, valid: xr.DataArray) -> None:
+    """What stands beside a valid time must agree with it."""
+    name = given.first("valid")
+    lead, reference = (given.silently(given.first(role)) for role in ("lead", "reference"))
+    for other in given.roles["valid"][1:]:
+        if (told := given.silently(other)) is not None and not _same(told, valid):
+            given.problems.append(
+                _contradiction(given, f"`{other}` is {_span(told)}", valid, other)
+            )
+    if lead is None:
+        return
+    plain = given.silently(given.first("plain"))
+    if reference is not None and not _same(reference + lead, valid):
+        given.problems.append(_contradiction(given, _sum_words(given, "reference"), valid, name))
+    # someone may have moved `time` to the valid time and left the lead time where it was
+    elif (
+        reference is None
+        and plain is not None
+        and not _same(plain + lead, valid)
+        and not _same(plain, valid)
+    ):
+        given.problems.append(_contradiction(given, _sum_words(given, "plain"), valid, name))
+
+
+def _check_sum(given: _Given, valid: xr.DataArray, first: xr.DataArray | None) -> None:
+    """A plain `time` beside a reference and a lead time is one of its two ends."""
+    for role in ("reference", "plain"):
+        for other in given.roles.get(role, []):
+            told = given.silently(other)
+            if told is not None and not _same(told, valid) and not _same(told, first):
+                given.problems.append(
+                    _contradiction(given, f"`{other}` is {_span(told)}", valid, other)
+                )
+    for other in given.roles["lead"][1:]:
+        told, ahead = given.silently(other), given.silently(given.first("lead"))
+        if told is not None and ahead is not None and not _same(told, ahead):
+            given.problems.append(Problem(
+                f"`{given.first('lead')}` and `{other}`, which differ", "one lead time",
+                f'ds.drop_vars("{other}")  # or the other',
+            ))  # fmt: skip
+
+
+def _same(one: xr.DataArray, other: xr.DataArray | None) -> bool:
+    return other is not None and bool((one == other).all())
+
+
+def _sum_words(given: _Given, role: str) -> str:
+    start, lead = given.first(role), given.first("lead")
+    both = given.silently(start), given.silently(lead)
+    assert both[0] is not None and both[1] is not None
+    return f"`{start}` and `{lead}` add up to {_span(both[0] + both[1])}"
+
+
+def _contradiction(given: _Given, told: str, valid: xr.DataArray, wrong: str | None) -> Problem:
+    """Two clocks that differ: one of them has to go."""
+    names = [
+        n for role in ("valid", "reference", "lead", "plain") for n in given.roles.get(role, [])
+    ]
+    needed = "clocks that agree: drop what is wrong of " + ", ".join(f"`{n}`" for n in names)
+    return ClockProblem(
+        f"clocks that contradict each other: {told}, the others say {_span(valid)}", needed,
+        f'ds.drop_vars("{wrong}")', "--valid-time " + (given.first("valid") or "TIME"),
+    )  # fmt: skip
+
+
+def _no_time(coord: xr.DataArray, name: str, trouble: TimeTrouble) -> Problem:
+    """Times that cannot be read."""
+    found, needed = f"`{name}` that is not a time ({trouble})", "datetime64, UTC"
+    option = "--valid-time YYYY-MM-DDTHH"
+    if "calendar" in str(trouble):
+        # 30 February has no date in the calendar of the others
+        align = ', align_on="date"' if "360" in str(trouble) else ""
+        call = f'convert_calendar("standard", dim="{name}"{align})'
+        repair = f"xarray.decode_cf(ds).{call}"
+        if not coord.ndim:
+            repair = f'xarray.decode_cf(ds.expand_dims("{name}")).{call}.isel({name}=0)'
+        return ClockProblem(found, "dates of the calendar of observations", repair, option)
+    repair = trouble.repair.format(x=f'ds["{name}"].values.reshape(-1)')
+    if "..." in repair or "decode_cf" in repair or coord.ndim > 1:
+        return ClockProblem(found, needed, "", option)
+    value = f'("{coord.dims[0]}", {repair})' if coord.ndim else f"{repair}[0]"
+    return ClockProblem(found, needed, f"ds.assign_coords({name}={value})", option)
+
+
+def _missing(given: _Given, name: str, lost: np.ndarray, word: str) -> Problem:
+    """Times that are there and not told."""
+    found = f"`{name}` that is missing (NaT)"
+    coord = given.ds[name]
+    # all of them: an initial time that has lost its lead time would pass for a valid one
+    repair = f"ds.drop_vars({sorted(n for names in given.roles.values() for n in names)})"
+    needed = f"the {word} of each state; without any clock all observations count as of its time"
+    if coord.ndim == 1 and not lost.all():
+        found = f"`{name}` that is missing (NaT) for {int(lost.sum())} of {lost.size} states"
+        needed, repair = f"the {word} of each state", f'ds.sel({name}=ds["{name}"].notnull())'
+        if coord.dims[0] != name:
+            repair = f'ds.isel({coord.dims[0]}=ds["{name}"].notnull().values)'
+    return ClockProblem(found, needed, repair, "--valid-time YYYY-MM-DDTHH")
+
+
+def _bare_lead(ds: xr.Dataset) -> Problem | None:
+    """A dimension of lead times that has no values."""
+    bare = [str(d) for d in ds.dims if role_of(str(d), {}) == "lead" and d not in ds.coords]
+    if not bare:
+        return None
+    return ClockProblem(
+        f"dimension `{bare[0]}` without values, beside `time`", "the lead time of each state along "
+        "it, or one state without it", f"ds.isel({bare[0]}=0)  # if `time` is its valid time",
+        "--valid-time YYYY-MM-DDTHH",
+    )  # fmt: skip
+
+
+def _foreign(ds: xr.Dataset, lead: str | None) -> Problem | None:
+    """A clock under a name by which it is not known, or among the variables."""
+    small = {str(n): v for n, v in ds.variables.items()
+             if v.ndim <= 1 and role_of(str(n), v.attrs, v.dtype.kind) != "lead"}  # fmt: skip
+    dated = [n for n, v in small.items()
+             if v.dtype.kind == "M" or " since " in str(v.attrs.get("units", ""))]  # fmt: skip
+    clocks = dated or [n for n in small if _FOREIGN.search(n)]
+    if not clocks:
+        return None
+    name = clocks[0]
+    known = role_of(name, small[name].attrs) is not None
+    new = "forecast_reference_time" if lead is not None and _INITIAL.search(name) else "time"
+    new = "valid_time" if new in ds.variables or (new in ds.dims and name != new) else new
+    repair = "ds" if known else f'ds.rename({name}="{new}")'
+    if not name.isidentifier():
+        repair = f'ds.rename({{"{name}": "{new}"}})'
+    if name not in ds.coords:
+        repair += f'.set_coords("{name if known else new}")'
+    return ClockProblem(
+        f"a clock in `{name}`, and no `time`", "`time`, when the states are valid (without it no "
+        "window of observations holds)", repair, f"--valid-time {name}",
+    )  # fmt: skip
+
+
+def warn_without_clock(times: Any, tidy: xr.Dataset, what: str = "background") -> None:
+    """Warn where observations have times and the state has none: then no window holds.
+
+    ``times`` are the valid times of the states, None where they are not told.
+    """
+    dated = int((~np.isnat(tidy["time"].values)).sum())
+    if dated and any(t is None for t in times):
+        warnings.warn(
+            f"the {what} tells no time, and {dated} of {tidy.sizes['obs']} observations do: all "
+            f"count as made when it is valid, no window is applied; repair: "
+            f"{what}.assign_coords(time=...) with its valid time in UTC",
+            stacklevel=4,
+        )
+
+
+def _span(times: xr.DataArray) -> str:
+    """The first and the last of some times."""
+    values = np.atleast_1d(times.values).astype("datetime64[m]").reshape(-1)
+    first, last = (str(t).replace("T", " ") for t in (values.min(), values.max()))
+    return first if first == last else f"{first} to {last}"
+
+
+def clock_text(ds: xr.Dataset) -> str:
+    """When the states are valid, in words; empty where the dataset tells no time.
+
+    Examples
+    --------
+    >>> at = {"time": np.datetime64("2019-12-31", "ns"), "step": np.timedelta64(24, "h")}
+    >>> clock_text(xr.Dataset(coords=at))
+    '2020-01-01 00:00 UTC, 24 h after 2019-12-31 00:00'
+    """
+    clock = read_clock(ds)
+    if clock.problems:
+        return "; ".join(map(str, clock.problems))
+    if clock.valid is None or not clock.valid.size:
+        return ""
+    text = _span(clock.valid) + " UTC"
+    if clock.valid.size > 1:
+        text += f" ({clock.valid.size})"
+    if clock.lead is None or not clock.lead.size or not np.any(clock.lead.values):
+        return text
+    hours = np.unique(clock.lead.values / np.timedelta64(1, "h"))
+    lead = f"{hours[0]:g}" if hours.size == 1 else f"{hours[0]:g} to {hours[-1]:g}"
+    start = "" if clock.initial is None else f" after {_span(clock.initial)}"
+    return f"{text}, {lead} h{start or ' ahead'}"

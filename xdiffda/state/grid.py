@@ -1,0 +1,399 @@
+"""Grid and Layout: what a state array means, as frozen and hashable records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.state.variables import VARIABLES
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from numpy.typing import ArrayLike
+
+
+# What keeps latitudes and longitudes from being a regular global grid.
+
+# A grid in a file is rounded (float32 degrees); a hundredth of a cell is the same grid.
+SAME_GRID = 0.01
+
+_GLOBAL = "ds = xr.open_dataset(a_global_file)"  # no call makes up the rest of the globe
+
+
+def longitudes_from_zero(lon: np.ndarray) -> np.ndarray:
+    """Longitudes in [0, 360), where -1e-7 is zero and not 359.9999999."""
+    folded = np.mod(np.asarray(lon, np.float64), 360.0)
+    return np.where(360.0 - folded < 1e-5, 0.0, folded)
+
+
+def grid_problems(
+    lat: np.ndarray, lon: np.ndarray, *, lat_name: str = "lat", lon_name: str = "lon"
+) -> list[Problem]:
+    """Say what keeps ``lat`` and ``lon`` (degrees, in any order) from being a global grid."""
+    return latitude_problems(np.asarray(lat, np.float64), lat_name) + longitude_problems(
+        np.asarray(lon, np.float64), lon_name
+    )
+
+
+def latitude_problems(lat: np.ndarray, name: str) -> list[Problem]:
+    regrid = 'xdiffda.regrid(ds, like="speedy")'
+    if lat.ndim != 1 or lat.size < 2:
+        return [Problem(f"`{name}` of shape {lat.shape}", "one dimension of rows", regrid)]
+    if not np.all(np.isfinite(lat)) or np.max(np.abs(lat)) > 90.0 + 1e-4:
+        return [
+            Problem(
+                f"`{name}` from {lat.min():g} to {lat.max():g}",
+                "degrees north in [-90, 90]",
+                f"ds.sel({name}=slice(-90, 90))",
+            )
+        ]
+    if np.max(np.abs(lat)) < 1.6 and lat.size > 4:
+        return [
+            Problem(
+                f"`{name}` from {lat.min():g} to {lat.max():g}, as if in radians",
+                "degrees north",
+                f"ds.assign_coords({name}=np.rad2deg(ds.{name}))",
+            )
+        ]
+    steps = np.diff(lat)
+    if not (np.all(steps > 0) or np.all(steps < 0)):
+        return [
+            Problem(
+                f"`{name}` that turns back or repeats",
+                "strictly increasing or decreasing rows",
+                f'ds.drop_duplicates("{name}").sortby("{name}")',
+            )
+        ]
+    gap = max(90.0 - lat.max(), 90.0 + lat.min())
+    if gap > 1.01 * np.abs(steps).max():
+        return [
+            Problem(
+                f"`{name}` from {lat.min():g} to {lat.max():g}", "rows from pole to pole", _GLOBAL
+            )
+        ]
+    return []
+
+
+def longitude_problems(lon: np.ndarray, name: str) -> list[Problem]:
+    regrid = 'xdiffda.regrid(ds, like="speedy")'
+    if lon.ndim != 1 or lon.size < 2 or not np.all(np.isfinite(lon)):
+        return [Problem(f"`{name}` of shape {lon.shape}", "one dimension of meridians", regrid)]
+    folded = np.sort(longitudes_from_zero(lon))
+    steps = np.diff(np.append(folded, folded[0] + 360.0))
+    if abs(abs(lon[-1] - lon[0]) - 360.0) < 1e-3:
+        return [
+            Problem(
+                f"`{name}` with its end point twice ({lon[0]:g} and {lon[-1]:g})",
+                "each meridian once",
+                f"ds.isel({name}=slice(None, -1))",
+            )
+        ]
+    if np.max(np.abs(lon)) < 6.3 and lon.size > 6:
+        return [
+            Problem(
+                f"`{name}` from {lon.min():g} to {lon.max():g}, as if in radians",
+                "degrees east",
+                f"ds.assign_coords({name}=np.rad2deg(ds.{name}))",
+            )
+        ]
+    if np.any(steps < 1e-4):
+        return [
+            Problem(
+                f"`{name}` with a repeated meridian",
+                "each meridian once",
+                f'ds.drop_duplicates("{name}")',
+            )
+        ]
+    spacing = 360.0 / lon.size
+    if np.max(np.abs(steps - spacing)) > SAME_GRID * spacing:
+        regional = np.max(steps) > 3.0 * np.median(steps)
+        part = "on a part of the globe" if regional else "in unequal steps"
+        return [
+            Problem(
+                f"`{name}` from {lon.min():g} to {lon.max():g} {part}",
+                f"equal steps around the globe ({lon.size} of {spacing:g} degrees)",
+                _GLOBAL if regional else regrid,
+            )
+        ]
+    return []
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular global latitude-longitude grid.
+
+    Nodes are numbered latitude-major: ``node = i_lat * n_lon + i_lon``.
+
+    Parameters
+    ----------
+    lat
+        Rows, degrees north, ascending; equiangular or Gaussian, with or without poles.
+    lon
+        Meridians, degrees east, ascending in [0, 360), equally spaced around the globe.
+
+    Raises
+    ------
+    InputError
+        If the rows or meridians are not a global grid in this order.
+
+    Examples
+    --------
+    >>> grid = Grid.from_coords([60, 0, -60], [-180, -90, 0, 90])
+    >>> grid.lat, grid.lon
+    ((-60.0, 0.0, 60.0), (0.0, 90.0, 180.0, 270.0))
+    >>> grid.shape, grid.n_node, round(float(grid.area_weights().mean()), 12)
+    ((3, 4), 12, 1.0)
+    """
+
+    lat: tuple[float, ...]
+    lon: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        lat, lon = np.asarray(self.lat, np.float64), np.asarray(self.lon, np.float64)
+        object.__setattr__(self, "lat", tuple(lat.ravel().tolist()))
+        object.__setattr__(self, "lon", tuple(lon.ravel().tolist()))
+        problems = grid_problems(lat, lon)
+        if not problems and (
+            np.any(np.diff(lat) < 0) or np.any(np.diff(lon) < 0) or lon[0] < 0 or lon[-1] >= 360
+        ):
+            problems = [
+                Problem(
+                    f"lat from {lat[0]:g} to {lat[-1]:g}, lon from {lon[0]:g} to {lon[-1]:g}",
+                    "lat ascending, lon ascending in [0, 360)",
+                    "Grid.from_coords(lat, lon)",
+                )
+            ]
+        raise_if(problems, what="grid")
+
+    @classmethod
+    def from_coords(cls, lat: ArrayLike, lon: ArrayLike) -> Grid:
+        """Make a grid from rows in either order and meridians in any convention (degrees)."""
+        rows, meridians = np.asarray(lat, np.float64), np.asarray(lon, np.float64)
+        raise_if(grid_problems(rows, meridians), what="grid")
+        return cls(tuple(np.sort(rows)), tuple(np.sort(longitudes_from_zero(meridians))))
+
+    @property
+    def n_lat(self) -> int:
+        """Number of rows."""
+        return len(self.lat)
+
+    @property
+    def n_lon(self) -> int:
+        """Number of meridians."""
+        return len(self.lon)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_lat, n_lon)."""
+        return self.n_lat, self.n_lon
+
+    @property
+    def n_node(self) -> int:
+        """Number of grid points."""
+        return self.n_lat * self.n_lon
+
+    @property
+    def spacing_deg(self) -> float:
+        """Mean distance between rows, degrees."""
+        return (self.lat[-1] - self.lat[0]) / (self.n_lat - 1)
+
+    @cached_property
+    def node_lat(self) -> Float[np.ndarray, " node"]:
+        """Latitude of each node, degrees north."""
+        return np.repeat(np.asarray(self.lat), self.n_lon)
+
+    @cached_property
+    def node_lon(self) -> Float[np.ndarray, " node"]:
+        """Longitude of each node, degrees east in [0, 360)."""
+        return np.tile(np.asarray(self.lon), self.n_lat)
+
+    @cached_property
+    def latitude_rows(self) -> Int[np.ndarray, " node"]:
+        """Row index of each node, south to north."""
+        return np.repeat(np.arange(self.n_lat), self.n_lon)
+
+    def latitude_edges(self) -> Float[np.ndarray, " edge"]:
+        """Edges of the rows, degrees north: midpoints, closed by the poles; n_lat + 1 of them."""
+        lat = np.asarray(self.lat)
+        return np.concatenate([[-90.0], 0.5 * (lat[1:] + lat[:-1]), [90.0]])
+
+    def area_weights(self) -> Float[np.ndarray, " node"]:
+        """Exact area of each cell, divided by the mean cell area.
+
+        The area between two parallels is proportional to the difference of the sines of their
+        latitudes; a row at a pole owns a half cell.
+        """
+        rows = np.diff(np.sin(np.deg2rad(self.latitude_edges())))
+        return np.repeat(rows * self.n_lat / rows.sum(), self.n_lon)
+
+    def is_close(self, other: Grid) -> bool:
+        """Whether ``other`` is the same grid but for rounding (a hundredth of a cell)."""
+        if self.shape != other.shape:
+            return False
+        apart_lat = np.max(np.abs(np.subtract(self.lat, other.lat)))
+        apart_lon = np.max(np.abs(np.subtract(self.lon, other.lon)))
+        return bool(
+            apart_lat < SAME_GRID * self.spacing_deg and apart_lon < SAME_GRID * 360 / self.n_lon
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n_lat} x {self.n_lon} (lat {self.lat[0]:g} to {self.lat[-1]:g}, "
+            f"lon {self.lon[0]:g} to {self.lon[-1]:g})"
+        )
+
+
+def equiangular(n_lat: int, n_lon: int, *, poles: bool) -> Grid:
+    """The equiangular grid with rows at the poles, or half a cell away from them.
+
+    Examples
+    --------
+    >>> equiangular(32, 64, poles=False).lat[0], equiangular(19, 36, poles=True).lat[0]
+    (-87.1875, -90.0)
+    """
+    half = 0.0 if poles else 90.0 / n_lat
+    return Grid(
+        tuple(np.linspace(-90.0 + half, 90.0 - half, n_lat)),
+        tuple(np.arange(n_lon) * (360.0 / n_lon)),
+    )
+
+
+# Grids that have a name: that of the bundled model, and those of WeatherBench 2.
+NAMED_GRIDS: dict[str, Callable[[], Grid]] = {
+    "speedy": lambda: equiangular(32, 64, poles=False),
+    "64x32": lambda: equiangular(32, 64, poles=False),
+    "240x121": lambda: equiangular(121, 240, poles=True),
+    "360x181": lambda: equiangular(181, 360, poles=True),
+    "1440x721": lambda: equiangular(721, 1440, poles=True),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the axes of a state array mean.
+
+    Channels come in the plain alphabetical (ASCII) order of their variables, levels ascending
+    inside a variable, as official GraphCast stacks them. Variables and levels are sorted here,
+    so that layouts that hold the same channels are equal.
+
+    Parameters
+    ----------
+    grid
+        The horizontal grid.
+    variables
+        Names in ``VARIABLES``.
+    levels
+        Pressure levels in hPa, shared by all variables that live on levels.
+
+    Raises
+    ------
+    InputError
+        If a variable is unknown or repeated, or levels are missing.
+
+    Examples
+    --------
+    >>> grid = Grid.from_coords([-60, 0, 60], [0, 90, 180, 270])
+    >>> layout = Layout(grid, ("temperature", "2m_temperature"), (850, 500))
+    >>> layout.channel_names
+    ('2m_temperature', 'temperature@500', 'temperature@850')
+    >>> layout.channel_index("temperature", 850)
+    2
+    """
+
+    grid: Grid
+    variables: tuple[str, ...]
+    levels: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        problems = [
+            Problem(
+                f"variable {name!r}",
+                "a name in WeatherBench form",
+                "sorted(xdiffda.variables.VARIABLES)",
+            )
+            for name in self.variables
+            if name not in VARIABLES
+        ]
+        if len(set(self.variables)) < len(self.variables) or not self.variables:
+            problems.append(
+                Problem(
+                    f"variables {tuple(self.variables)}",
+                    "at least one, each once",
+                    "tuple(dict.fromkeys(variables))",
+                )
+            )
+        if any(int(p) != p or p <= 0 for p in self.levels) or (
+            len(set(self.levels)) < len(self.levels)
+        ):
+            problems.append(
+                Problem(
+                    f"levels {tuple(self.levels)}",
+                    "whole positive hPa, each once",
+                    "tuple(sorted(set(levels)))",
+                )
+            )
+        raise_if(problems, what="layout")
+        on_levels = any(VARIABLES[name].on_levels for name in self.variables)
+        if on_levels and not self.levels:
+            raise InputError(
+                [
+                    Problem(
+                        "no levels",
+                        "pressure levels in hPa",
+                        "Layout(grid, variables, levels=(500, 850))",
+                    )
+                ],
+                what="layout",
+            )
+        object.__setattr__(self, "variables", tuple(sorted(self.variables)))
+        levels = tuple(sorted(int(p) for p in self.levels)) if on_levels else ()
+        object.__setattr__(self, "levels", levels)
+
+    @cached_property
+    def channels(self) -> tuple[tuple[str, int | None], ...]:
+        """(variable, level in hPa or None at the surface) of each channel."""
+        return tuple(
+            (name, level)
+            for name in self.variables
+            for level in (self.levels if VARIABLES[name].on_levels else (None,))
+        )
+
+    @property
+    def n_channel(self) -> int:
+        """Number of channels."""
+        return len(self.channels)
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names such as ``temperature@850`` and ``2m_temperature``."""
+        return tuple(n if level is None else f"{n}@{level}" for n, level in self.channels)
+
+    def channel_index(self, name: str, level: int | None = None) -> int:
+        """Position of a channel; raises `KeyError` if the layout does not hold it."""
+        try:
+            return self.channels.index((name, None if level is None else int(level)))
+        except ValueError:
+            at = "at the surface" if level is None else f"at {level} hPa"
+            raise KeyError(f"no channel {name} {at} in {self.channel_names}") from None
+
+    def channel_slice(self, name: str) -> slice:
+        """Positions of all levels of a variable, which are contiguous."""
+        where = [i for i, (variable, _) in enumerate(self.channels) if variable == name]
+        if not where:
+            raise KeyError(f"no variable {name} in {self.variables}")
+        return slice(where[0], where[-1] + 1)
+
+    def table(self, values: Float[np.ndarray, " channel"]) -> dict[str, float | dict[int, float]]:
+        """One number a channel as `emulate_obs` takes errors: by variable, and by level in it."""
+        out: dict[str, Any] = {}
+        for (name, level), value in zip(self.channels, values, strict=True):
+            if level is None:
+                out[name] = float(value)
+            else:
+                out.setdefault(name, {})[level] = float(value)
+        return out

@@ -1,0 +1,216 @@
+"""Times as people have them: datetime64, text, Python's, cftime's, numbers since a date."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# Calendars in which every date of the last centuries is the one that datetime64 has.
+REAL_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
+_SECONDS = {
+    "nanosecond": 1e-9, "ns": 1e-9, "microsecond": 1e-6, "us": 1e-6, "millisecond": 1e-3,
+    "ms": 1e-3, "second": 1.0, "sec": 1.0, "s": 1.0, "minute": 60.0, "min": 60.0,
+    "hour": 3600.0, "hr": 3600.0, "h": 3600.0, "day": 86400.0, "d": 86400.0, "week": 604800.0,
+}  # fmt: skip
+_FIRST, _LAST = 1678, 2261  # whole years that 64 bits of nanoseconds can count
+
+
+class TimeTrouble(ValueError):
+    """Values that are no times; ``repair`` makes them such, ``{x}`` being their place."""
+
+    def __init__(self, found: str, repair: str) -> None:
+        super().__init__(found)
+        self.repair = repair
+
+
+def as_datetimes(values: Any, attrs: Mapping[Any, Any] | None = None) -> np.ndarray:
+    """Times as datetime64[ns], UTC; NaT where missing.
+
+    Parameters
+    ----------
+    values
+        Array of datetime64, text, datetime, pandas or cftime objects; numbers only with
+        ``attrs["units"]`` such as ``"hours since 2020-01-01"``.
+    attrs
+        Attributes of the array.
+
+    Raises
+    ------
+    TimeTrouble
+        If they cannot be read, or nanoseconds cannot count them.
+
+    Examples
+    --------
+    >>> as_datetimes(np.array(["2020-01-01T12:00+02:00"]))[0]
+    np.datetime64('2020-01-01T10:00:00.000000000')
+    >>> as_datetimes(np.array([6]), {"units": "hours since 2020-01-01"})[0]
+    np.datetime64('2020-01-01T06:00:00.000000000')
+    """
+    values = np.asarray(values)
+    if values.dtype.kind == "M":
+        return _in_nanoseconds(values)
+    flat = values.reshape(-1)
+    if flat.dtype.kind in "iufb":
+        read = _from_numbers(flat, dict(attrs or {}))
+    else:
+        read = _from_objects(flat)
+    return read.reshape(values.shape)
+
+
+def as_durations(values: Any, attrs: Mapping[Any, Any] | None = None) -> np.ndarray:
+    """Lengths of time, as lead times are, as timedelta64[ns]; NaT where missing.
+
+    Parameters
+    ----------
+    values
+        Array of timedelta64, text or timedelta objects; numbers only with ``attrs["units"]``
+        such as ``"hours"`` (nothing but zeros needs no unit).
+    attrs
+        Attributes of the array.
+
+    Raises
+    ------
+    TimeTrouble
+        If they cannot be read.
+
+    Examples
+    --------
+    >>> as_durations(np.array([1.5]), {"units": "hours"})[0].astype("timedelta64[m]").item()
+    datetime.timedelta(seconds=5400)
+    """
+    import pandas as pd
+
+    values = np.asarray(values)
+    if values.dtype.kind == "m":
+        return values.astype("timedelta64[ns]")
+    if values.dtype.kind not in "iuf":
+        try:
+            read = pd.to_timedelta(values.reshape(-1).astype(object)).to_numpy()
+        except (ValueError, TypeError, OverflowError) as error:
+            raise TimeTrouble(f"{values.flat[0]!r}", "") from error
+        numbers = [v for v in values.flat if isinstance(v, (int, float, np.number))]
+        if numbers or any(str(v).strip().isdigit() for v in values.flat):  # not nanoseconds
+            raise TimeTrouble(f"{values.flat[0]!r} without a unit", "")
+        return read.astype("timedelta64[ns]").reshape(values.shape)
+    units = str((attrs or {}).get("units", "")).strip().lower()
+    missing = ~np.isfinite(values)
+    seconds = _SECONDS.get(units, _SECONDS.get(units.rstrip("s"))) if units else None
+    if seconds is None and not np.any(values[~missing]) and not missing.all():
+        seconds = 1.0  # zero in any unit
+    if seconds is None:
+        first = values[~missing].flat[0] if not missing.all() else values.flat[0]
+        found = f"numbers such as {first:g} " + (f"in {units!r}" if units else "without a unit")
+        raise TimeTrouble(found, _durations_from(values[~missing]))
+    whole = np.round(np.where(missing, 0, values).astype(np.float64) * (seconds * 1e9))
+    return np.where(missing, np.timedelta64("NaT", "ns"), whole.astype("timedelta64[ns]"))
+
+
+def _durations_from(numbers: np.ndarray) -> str:
+    """How numbers without a unit become lengths of time: hours, nanoseconds if they are huge."""
+    if numbers.size and np.abs(numbers).max() >= 1e9:
+        return '{x}.astype("timedelta64[ns]")'
+    if numbers.dtype.kind == "f":
+        return '({x} * 3600).round().astype("timedelta64[s]")'
+    return '{x} * numpy.timedelta64(1, "h")'
+
+
+def width_of(length: Any) -> pd.Timedelta:
+    """A length of time; NaT where it is none, as a bare number, which would be nanoseconds.
+
+    Examples
+    --------
+    >>> width_of("6h").total_seconds(), width_of(6).total_seconds()
+    (21600.0, nan)
+    """
+    import pandas as pd
+
+    nothing: Any = pd.NaT
+    if isinstance(length, (int, float, np.number)) and not isinstance(length, np.timedelta64):
+        return nothing
+    try:
+        width: Any = pd.Timedelta(length)
+        return width
+    except (ValueError, TypeError, OverflowError):
+        return nothing
+
+
+def _in_nanoseconds(values: np.ndarray) -> np.ndarray:
+    if values.dtype != np.dtype("datetime64[ns]") and values.size:
+        year = values.astype("datetime64[Y]").astype(np.int64) + 1970
+        outside = ~np.isnat(values) & ((year < _FIRST) | (year > _LAST))
+        if outside.any():
+            raise TimeTrouble(
+                f"the year {year[outside].flat[0]}, outside {_FIRST} to {_LAST}",
+                "{x} + numpy.timedelta64(...)",
+            )
+    return values.astype("datetime64[ns]")
+
+
+def _from_numbers(values: np.ndarray, attrs: dict[Any, Any]) -> np.ndarray:
+    """Numbers mean nothing without the unit and the date from which they count."""
+    if values.dtype.kind == "f" and np.isnan(values).all():
+        return np.full(values.shape, "NaT", "datetime64[ns]")
+    if " since " in str(attrs.get("units", "")):
+        import xarray as xr
+
+        known = {key: attrs[key] for key in ("units", "calendar") if key in attrs}
+        try:
+            decoded = xr.decode_cf(xr.Dataset({"time": ("obs", values, known)}))["time"].values
+        except (ValueError, OverflowError) as error:
+            raise TimeTrouble(f"numbers in {attrs['units']!r}", "xarray.decode_cf({x})") from error
+        return as_datetimes(decoded)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        raise TimeTrouble("infinite numbers", "numpy.where(numpy.isfinite({x}), {x}, numpy.nan)")
+    first = finite[0]
+    raise TimeTrouble(f"numbers such as {first!s} without the date from which they count",
+                      f"pandas.to_datetime({_how(int(first), '{x}')})")  # fmt: skip
+
+
+def _how(number: int, place: str) -> str:
+    """Arguments of `pandas.to_datetime` for numbers: digits are read as text."""
+    guess = _guess(number)
+    digits = f'{place}.astype("int64").astype(str)'
+    return f"{digits if guess.startswith('format') else place}, {guess}"
+
+
+def _guess(number: int) -> str:
+    """How `pandas.to_datetime` may read a number: by its digits, or as seconds since 1970."""
+    formats = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+    text = str(number)
+    if text[:2] in ("19", "20") and len(text) in formats:
+        return f'format="{formats[len(text)]}"'
+    return 'unit="s"'
+
+
+def _from_objects(values: np.ndarray) -> np.ndarray:
+    import pandas as pd
+
+    given: list[Any] = []
+    # a million strings are told by their types, not one by one
+    if values.dtype.kind == "O" and not set(map(type, values)) <= {str, pd.Timestamp}:
+        given = [v for v in values if not pd.isna(v)]
+    foreign = {str(v.calendar) for v in given if hasattr(v, "calendar")} - {*REAL_CALENDARS}
+    if foreign:
+        raise TimeTrouble(f"dates of the calendar {', '.join(sorted(foreign))}",
+                          "pandas.to_datetime([t.isoformat() for t in {x}])")  # fmt: skip
+    numbers = [v for v in given if isinstance(v, (int, float, np.number))]
+    if numbers:
+        return _from_numbers(np.array(numbers, np.float64), {})
+    if any(hasattr(v, "calendar") for v in given):
+        values = np.array([v.isoformat() if hasattr(v, "calendar") else v for v in values], object)
+    try:
+        stamps = pd.to_datetime(values, utc=True, format="mixed").tz_localize(None)
+        return _in_nanoseconds(np.asarray(stamps))
+    except (ValueError, TypeError, OverflowError) as error:
+        if isinstance(error, TimeTrouble):
+            raise
+        text = next((v for v in values if isinstance(v, str) and v.strip().isdigit()), None)
+        how = _guess(int(text)) if text else 'format="%Y-%m-%d %H:%M"'
+        raise TimeTrouble(str(error), f"pandas.to_datetime({{x}}, {how})") from error

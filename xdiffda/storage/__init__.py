@@ -1,0 +1,1 @@
+"""Storage: files, remote stores, downloads, locks, tasks. This room knows no meteorology."""

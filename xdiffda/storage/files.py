@@ -1,0 +1,308 @@
+"""Open real files lazily; write results so that nothing that existed is ever half lost.
+
+A result is written to a temporary sibling and renamed when it is complete. What was there stays
+until then, and is what remains after a full disk or an interrupt.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import hashlib
+import os
+import shutil
+import time
+import uuid
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xdiffda.errors import StorageError
+
+_NETCDF = {".nc", ".nc4", ".netcdf", ".cdf"}
+_GRIB = {".grib", ".grib2", ".grb", ".grb2", ".grib1", ".gb2"}
+_CLOCK = {"time", "step", "valid_time"}
+_KINDS = ".zarr, .nc or .grib"
+
+
+def write_dataset(ds: xr.Dataset, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
+    """Write ``ds`` as Zarr (``.zarr``) or netCDF (``.nc``), all or nothing.
+
+    Parameters
+    ----------
+    ds
+        Any dataset; lazy data is computed as it is written.
+    path
+        Where to. Its folder must exist.
+    overwrite
+        Whether what is there may be replaced; the old one is kept until the new is complete.
+
+    Returns
+    -------
+    Path
+        Where it was written.
+
+    Raises
+    ------
+    StorageError
+        If the folder does not exist, something is in the way, the suffix is unknown, or the disk
+        is full; the message names the repair. An interrupt is passed on. In each case what
+        existed is untouched and nothing unfinished is left behind.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> path = write_dataset(xr.Dataset({"a": ("x", [1, 2])}), folder / "a.nc")
+    >>> open_dataset(path)["a"].values.tolist()
+    [1, 2]
+    """
+    path = Path(path).expanduser()
+    check_target(path, overwrite=overwrite)
+    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+    try:
+        _write(ds.drop_encoding(), partial)
+        _put_in_place(partial, path)
+    except BaseException as error:  # an interrupt too must not leave a torso
+        _remove(partial)
+        if not isinstance(error, OSError | RuntimeError):
+            raise
+        raise _explained(error, path) from error
+    return path
+
+
+def write_text(text: str, path: str | os.PathLike) -> Path:
+    """Write a text file, all or nothing; what was there is replaced.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written; what existed before is untouched.
+    """
+    path = Path(path).expanduser()
+    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        _put_in_place(partial, path)
+    except OSError as error:
+        raise _explained(error, path) from error
+    finally:
+        _remove(partial)
+    return path
+
+
+def open_dataset(path: str | os.PathLike) -> xr.Dataset:
+    """Open Zarr, netCDF or GRIB lazily, told apart by suffix.
+
+    Parameters
+    ----------
+    path
+        A ``.zarr`` folder or address (``gs://...`` or ``https://...``, with the extra ``cloud``;
+        reads that fail are tried again), a ``.nc`` file, or a ``.grib`` file (needs the extra
+        ``obs``). The parts of a GRIB file that cfgrib keeps apart (levels, 2 m, 10 m, ...) come
+        as one dataset.
+
+    Returns
+    -------
+    xr.Dataset
+        With dask arrays; nothing but coordinates is read.
+
+    Raises
+    ------
+    StorageError
+        If the file is absent, damaged or of unknown kind, or a package is missing.
+    """
+    text = os.path.expanduser(path)
+    suffix = Path(text.rstrip("/")).suffix.lower()
+    if "://" not in text and not Path(text).exists():
+        raise absent(Path(text))
+    try:
+        if suffix.startswith(".zarr"):  # the store of ARCO-ERA5 ends in .zarr-v3
+            if "://" in text:
+                return _open_remote(text)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Failed to open Zarr store with consol")
+                return xr.open_dataset(text, engine="zarr", chunks={}, decode_timedelta=True)
+        if suffix in _NETCDF:
+            return xr.open_dataset(text, chunks={}, decode_timedelta=True)
+        if suffix in _GRIB:
+            return _open_grib(text)
+    except StorageError:
+        raise
+    except Exception as error:  # every backend has errors of its own
+        raise StorageError(
+            f"{text}: cannot be read ({type(error).__name__}: {_first_line(error)}); the file may "
+            f"be damaged or incomplete; repair: fetch or write it again, then `xdiffda."
+            f"open_dataset({text!r})`"
+        ) from error
+    raise StorageError(
+        f"{text}: unknown kind {suffix!r}; needed {_KINDS}; repair: open it with xarray: "
+        f"`xr.open_dataset({text!r}, engine=...)`"
+    )
+
+
+def _open_remote(address: str) -> xr.Dataset:
+    from xdiffda.storage.remote import open_remote
+
+    return open_remote(address, chunks={}, decode_timedelta=True)
+
+
+def _open_grib(path: str) -> xr.Dataset:
+    try:
+        import cfgrib
+    except Exception as error:  # eccodes raises RuntimeError where its library is missing
+        raise StorageError(
+            f"{path}: GRIB needs cfgrib and eccodes ({_first_line(error)}); repair: "
+            '`pip install "xdiffda[obs]"`'
+        ) from error
+    options = {"indexpath": ""}  # no index file is written beside the user's data
+    try:
+        return xr.open_dataset(
+            path,
+            engine="cfgrib",
+            chunks={},
+            decode_timedelta=True,
+            backend_kwargs={**options, "errors": "raise"},
+        )
+    except cfgrib.DatasetBuildError:  # several kinds of levels or steps in one file
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of cfgrib's own calls
+            parts = [part.chunk() for part in cfgrib.open_datasets(path, backend_kwargs=options)]
+    return _merge_grib(parts, path)
+
+
+def _merge_grib(parts: list[xr.Dataset], path: str) -> xr.Dataset:
+    """One dataset of all parts, without scalar heights that differ; times must not differ."""
+    scalars = {str(n) for part in parts for n, c in part.coords.items() if c.ndim == 0}
+    differing = [
+        name
+        for name in scalars - _CLOCK
+        if len({str(part[name].values) for part in parts if name in part.coords}) > 1
+        or any(name in part.dims for part in parts)
+    ]
+    try:
+        return xr.merge(
+            [
+                part.drop_vars([n for n in differing if n in part.coords and not part[n].ndim])
+                for part in parts
+            ],
+            join="exact",
+            compat="no_conflicts",
+            combine_attrs="override",
+        )
+    except ValueError as error:  # xr.MergeError is one
+        raise StorageError(
+            f"{path}: holds {len(parts)} kinds of fields that do not fit together "
+            f"({_first_line(error)}); repair: `xr.open_dataset({path!r}, engine='cfgrib', "
+            "backend_kwargs={'filter_by_keys': {'typeOfLevel': 'isobaricInhPa'}})`"
+        ) from error
+
+
+def check_target(path: Path, *, overwrite: bool = False) -> None:
+    """Raise where `write_dataset` could not write: before the work rather than after it.
+
+    Raises
+    ------
+    StorageError
+        If the suffix is unknown, the folder does not exist, or something is in the way.
+    """
+    path = path.expanduser()
+    if path.suffix.lower() not in {".zarr", *_NETCDF}:
+        raise StorageError(
+            f"{path}: unknown kind {path.suffix!r}; needed .zarr or .nc; repair: "
+            f"`write_dataset(ds, {str(path.with_suffix('.zarr'))!r})`"
+        )
+    if not path.parent.is_dir():
+        raise StorageError(f"{path}: no folder {path.parent}; repair: `mkdir -p {path.parent}`")
+    if path.exists() and not overwrite:
+        raise StorageError(
+            f"{path}: exists already and is left as it is; repair: `overwrite=True`, or another "
+            "name"
+        )
+
+
+def _write(ds: xr.Dataset, partial: Path) -> None:
+    if partial.suffix.lower() == ".zarr":
+        with warnings.catch_warnings():
+            # Consolidated metadata is no part of the Zarr 3 standard yet, and zarr warns about
+            # it; without, xarray warns whenever the store is opened.
+            warnings.filterwarnings("ignore", message="Consolidated metadata")
+            ds.to_zarr(partial, mode="w-", consolidated=True, zarr_format=3)
+    else:
+        ds.to_netcdf(partial)
+
+
+def _put_in_place(partial: Path, path: Path) -> None:
+    if not path.is_dir():
+        os.replace(partial, path)
+        return
+    # A folder cannot be replaced in one step: step aside, move in, and step back if that fails.
+    aside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.old{path.suffix}")
+    try:
+        os.rename(path, aside)
+        os.rename(partial, path)
+    except BaseException:
+        if aside.exists() and not path.exists():
+            os.rename(aside, path)
+        raise
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        # writer threads of zarr may still be closing files: try until it stays away
+        for _ in range(20):
+            shutil.rmtree(path, ignore_errors=True)
+            time.sleep(0.05)
+            if not path.exists():
+                break
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _explained(error: OSError | RuntimeError, path: Path) -> StorageError:
+    full = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or (
+        "no space left" in str(error).lower()
+    )
+    free = shutil.disk_usage(path.parent).free
+    # The HDF5 library reports a full disk as its own error, without the number.
+    if full or (free < 1_000_000 and "HDF" in str(error)):
+        return StorageError(
+            f"{path}: the disk is full ({free / 1e6:.0f} MB free in {path.parent}); nothing that "
+            f"existed was changed; repair: free some space (`du -sh {path.parent}/*`) or write "
+            "elsewhere"
+        )
+    return StorageError(
+        f"{path}: cannot be written ({type(error).__name__}: {_first_line(error)}); nothing that "
+        "existed was changed; repair: write to a folder of your own"
+    )
+
+
+def absent(path: Path, *, opener: str = "open_dataset") -> StorageError:
+    """The error where there is no such file, with one beside it whose name is near.
+
+    ``opener`` is the function of `xdiffda` that was to read it.
+    """
+    names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=1)
+    repair = (
+        f"`xdiffda.{opener}({str(path.parent / near[0])!r})`"
+        if near
+        else (f"look at `ls {path.parent}`")
+    )
+    return StorageError(f"{path}: no such file; repair: {repair}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def digest(*arrays: Any) -> str:
+    """Sixteen hexadecimal digits that tell arrays (or bytes) apart."""
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(array if isinstance(array, bytes) else np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()[:16]
