@@ -34,8 +34,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     spent = [
         (report.nodeid.rpartition("[")[2].rstrip("]"), value)
         for report in terminalreporter.getreports("passed")
-        for name, value in report.user_properties if name == "processor_seconds"
-    ]  # fmt: skip
+        for name, value in report.user_properties
+        if name == "processor_seconds"
+    ]
     if spent:
         terminalreporter.section("processor seconds of notebooks (tutorials: up to 360)")
         for name, value in sorted(spent):

@@ -69,16 +69,24 @@ def test_card_of_a_state_that_does_not_fit(background: xr.Dataset) -> None:
 
 def test_card_of_an_analysis(background: xr.Dataset) -> None:
     made = background.assign_attrs(
-        xdiffda_method="guided", xdiffda_model="speedy", xdiffda_seed=3,
-        xdiffda_network_evaluations=8, xdiffda_observations_used=[1480, 1500],
+        xdiffda_method="guided",
+        xdiffda_model="speedy",
+        xdiffda_seed=3,
+        xdiffda_network_evaluations=8,
+        xdiffda_observations_used=[1480, 1500],
         xdiffda_observations_rejected='[{"late (6 h)": 3}, {"late (12 h)": 4, "NaN": 1}]',
         xdiffda_background_error=[1.01, 0.98],
-    )  # fmt: skip
+    )
     text = words(made.diffda._repr_html_())
     assert text.startswith("Analysis ")
-    for part in ("Method guided, model speedy", "Seed 3", "Evaluations 8",
-                 "Obs used 1,480 to 1,500 at each of 2 times",
-                 "Obs rejected 7 late, 1 NaN", "0.98 to 1.01 at each"):  # fmt: skip
+    for part in (
+        "Method guided, model speedy",
+        "Seed 3",
+        "Evaluations 8",
+        "Obs used 1,480 to 1,500 at each of 2 times",
+        "Obs rejected 7 late, 1 NaN",
+        "0.98 to 1.01 at each",
+    ):
         assert part in text
     assert "Method:       guided, model speedy" in repr(made.diffda)
 

@@ -71,9 +71,12 @@ def test_demo_is_better_than_its_background(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("obs", ["obs.nc", "obs.csv"])
 def test_assimilate_reads_files_and_writes_a_better_state(
-    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, obs: str,
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    obs: str,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     out = tmp_path / ("analysis.zarr" if obs == "obs.nc" else "analysis.nc")
     status = _run(
         monkeypatch,
@@ -123,8 +126,15 @@ def test_earlier_states_reach_the_model(
         xr.testing.assert_identical(model.load(), open_dataset(files / "truth.nc").load())
         return background.expand_dims("member")
 
-    arguments = ("assimilate", files / "background.nc", files / "obs.nc", "-o", tmp_path / "a.nc",
-                 "--previous", files / "truth.nc")  # fmt: skip
+    arguments = (
+        "assimilate",
+        files / "background.nc",
+        files / "obs.nc",
+        "-o",
+        tmp_path / "a.nc",
+        "--previous",
+        files / "truth.nc",
+    )
     assert _run(monkeypatch, *arguments) == 2
     assert "speedy, which takes no earlier states" in capsys.readouterr().err
     monkeypatch.setattr(xdiffda, "load_model", lambda name: Conditioned())
@@ -152,9 +162,12 @@ def _never(*arguments: object, **settings: object) -> None:
 
 @pytest.mark.parametrize("absent", ["background", "obs", "csv", "folder"])
 def test_a_missing_file_is_named_without_a_traceback(
-    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], absent: str,
-) -> None:  # fmt: skip
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    absent: str,
+) -> None:
     background = files / ("backgruond.nc" if absent == "background" else "background.nc")
     obs = files / {"obs": "obbs.nc", "csv": "obbs.csv"}.get(absent, "obs.nc")
     out = tmp_path / ("no/analysis.nc" if absent == "folder" else "analysis.nc")
@@ -173,9 +186,12 @@ def test_a_missing_file_is_named_without_a_traceback(
 
 @pytest.mark.parametrize("name", ["analysis.zarr", "analysis.nc"])
 def test_an_interrupt_leaves_the_earlier_output(
-    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], name: str,
-) -> None:  # fmt: skip
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
     out = tmp_path / name
     earlier = xr.Dataset({"a": ("x", [1.0, 2.0])})
     earlier.to_zarr(out) if name.endswith("zarr") else earlier.to_netcdf(out)
@@ -263,8 +279,15 @@ def test_many_times_go_into_a_store_that_resumes(
     obs = xdiffda.open_sample("truth").isel(time=slice(2)).diffda.emulate_obs(n_columns=20)
     xdiffda.write_dataset(background, tmp_path / "background.zarr")
     xdiffda.write_dataset(obs, tmp_path / "obs.nc")
-    command = ["assimilate", tmp_path / "background.zarr", tmp_path / "obs.nc",
-               "--method", "3dvar", "-o", tmp_path / "out.zarr"]  # fmt: skip
+    command = [
+        "assimilate",
+        tmp_path / "background.zarr",
+        tmp_path / "obs.nc",
+        "--method",
+        "3dvar",
+        "-o",
+        tmp_path / "out.zarr",
+    ]
     assert _run(monkeypatch, *command) == 0
     whole = xdiffda.open_analyses(tmp_path / "out.zarr").load()
     assert whole.sizes["time"] == 2 and "2 times, 1 members" in capsys.readouterr().out

@@ -28,8 +28,6 @@ def graph():
     return build_graph(LAT, LON, refinement=2)
 
 
-
-
 @pytest.mark.parametrize(
     ("batch", "prepared", "options"),
     [
@@ -111,9 +109,13 @@ def test_plans_are_what_was_measured() -> None:
     config = NetworkConfig(186, 83, conditioning_width=16)
     size = Dimensions(65160, 10242, 101_892, 81_900, 195_480)
     for batch, chunk, prepared, reserved in (
-        (1, 0, False, 2.691), (1, 0, True, 1.897 + 0.92), (4, 0, True, 6.418 + 0.92),
-        (1, 4096, False, 0.568), (4, 4096, False, 1.834), (1, 16384, False, 0.761),
-    ):  # fmt: skip
+        (1, 0, False, 2.691),
+        (1, 0, True, 1.897 + 0.92),
+        (4, 0, True, 6.418 + 0.92),
+        (1, 4096, False, 0.568),
+        (4, 4096, False, 1.834),
+        (1, 16384, False, 0.761),
+    ):
         own = dataclasses.replace(config, edge_chunk=chunk)
         shared, member = temporary_bytes(own, size, prepared=prepared)
         assert shared + batch * member == pytest.approx(1e9 * reserved, rel=0.15)
@@ -183,8 +185,9 @@ def test_a_card_of_24_gb_needs_chunks_at_a_quarter_degree(card: str) -> None:
     goal = {"grid": 0.25, "members": 1, "obs": 830_000, "device": card, "dtype": "bfloat16"}
     whole, chunked = (xdiffda.plan(**goal, edge_chunk=n) for n in (0, 2**17))
     assert not whole.fits and chunked.fits and chunked.memory_bytes < 10e9
-    assert any(line.startswith("edge_chunk=131072") and line.endswith("fits")
-               for line in whole.advice)  # fmt: skip
+    assert any(
+        line.startswith("edge_chunk=131072") and line.endswith("fits") for line in whole.advice
+    )
 
 
 def test_a_plan_adds_up() -> None:
@@ -206,9 +209,11 @@ def test_what_does_not_fit_says_what_would() -> None:
     plan = xdiffda.plan(grid=0.25, members=4, device=small)
     assert not plan.fits and plan.batch == 1 and "DOES NOT FIT 24 GB" in str(plan)
     assert [line.split(":")[0] for line in plan.advice] == [
-        "max_batch=1", 'dtype="bfloat16"', "edge_chunk=131072",
+        "max_batch=1",
+        'dtype="bfloat16"',
+        "edge_chunk=131072",
         'dtype="bfloat16", edge_chunk=131072',
-    ]  # fmt: skip
+    ]
     assert "does not fit" in plan.advice[0] and plan.advice[3].endswith("member, fits")
     mended = xdiffda.plan(grid=0.25, members=4, device=small, dtype="bfloat16", edge_chunk=2**17)
     assert mended.fits

@@ -12,10 +12,29 @@ import pytest
 import xdiffda
 
 HEAVY = (
-    "jax", "jaxlib", "equinox", "jaxtyping", "optax", "orbax", "matplotlib", "cartopy", "shapely",
-    "scipy", "dask", "zarr", "netCDF4", "cfgrib", "eccodes", "pint", "cf_xarray", "scores",
-    "typer", "tqdm", "panel", "holoviews",
-)  # fmt: skip
+    "jax",
+    "jaxlib",
+    "equinox",
+    "jaxtyping",
+    "optax",
+    "orbax",
+    "matplotlib",
+    "cartopy",
+    "shapely",
+    "scipy",
+    "dask",
+    "zarr",
+    "netCDF4",
+    "cfgrib",
+    "eccodes",
+    "pint",
+    "cf_xarray",
+    "scores",
+    "typer",
+    "tqdm",
+    "panel",
+    "holoviews",
+)
 # all modules loaded by a statement, and those that the interpreter and xarray load anyway
 PROBE = "import sys; {statement}; print(*sorted(sys.modules))"
 
@@ -24,8 +43,10 @@ PROBE = "import sys; {statement}; print(*sorted(sys.modules))"
 def modules_after(statement: str) -> set[str]:
     run = subprocess.run(
         [sys.executable, "-c", PROBE.format(statement=statement)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return set(run.stdout.split())
 
 

@@ -22,27 +22,41 @@ from xdiffda.state.convert import from_state
 SCRIPT = SUPPORT / "jax_settings_script.py"
 # what changed members, and what made calls crash
 CHANGING = {
-    "JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "0",
-}  # fmt: skip
+    "JAX_ENABLE_X64": "1",
+    "JAX_DEFAULT_PRNG_IMPL": "rbg",
+    "JAX_THREEFRY_PARTITIONABLE": "0",
+}
 RAISING = {
-    "JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_NUMPY_DTYPE_PROMOTION": "strict",
-    "JAX_TRANSFER_GUARD": "disallow", "JAX_DEBUG_NANS": "1", "JAX_DEBUG_INFS": "1",
-}  # fmt: skip
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_TRANSFER_GUARD": "disallow",
+    "JAX_DEBUG_NANS": "1",
+    "JAX_DEBUG_INFS": "1",
+}
 SETTINGS = {
-    "jax_enable_x64": True, "jax_default_prng_impl": "rbg", "jax_threefry_partitionable": False,
-    "jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict",
-    "jax_transfer_guard": "disallow", "jax_debug_nans": True, "jax_debug_infs": True,
+    "jax_enable_x64": True,
+    "jax_default_prng_impl": "rbg",
+    "jax_threefry_partitionable": False,
+    "jax_numpy_rank_promotion": "raise",
+    "jax_numpy_dtype_promotion": "strict",
+    "jax_transfer_guard": "disallow",
+    "jax_debug_nans": True,
+    "jax_debug_infs": True,
     "jax_debug_key_reuse": True,
-}  # fmt: skip
+}
 
 
 @functools.cache
 def run(*arguments: str, **variables: str) -> list[str]:
     kept = {k: v for k, v in os.environ.items() if k not in {*CHANGING, *RAISING}}
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments], env=kept | variables, text=True,
-        capture_output=True, timeout=580, check=False,
-    )  # fmt: skip
+        [sys.executable, str(SCRIPT), *arguments],
+        env=kept | variables,
+        text=True,
+        capture_output=True,
+        timeout=580,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()
 
@@ -77,9 +91,16 @@ def members(method: str):
     residuals, background, obs = case()
     prior = xdiffda.GaussianPrior.from_samples(residuals)
     analysis = xdiffda.assimilate(
-        background, obs, model=prior, method=method, n_members=4, n_steps=8, seed=11,
-        background_error=1.0, progress=False,
-    )  # fmt: skip
+        background,
+        obs,
+        model=prior,
+        method=method,
+        n_members=4,
+        n_steps=8,
+        seed=11,
+        background_error=1.0,
+        progress=False,
+    )
     return {name: analysis[name].values for name in analysis.data_vars}
 
 

@@ -56,8 +56,10 @@ def constraints(root: Path) -> list[Requirement]:
 def readme_command(root: Path, purpose: str) -> str:
     run = subprocess.run(
         [sys.executable, root / ".ci/readme_command.py", purpose],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return run.stdout.strip()
 
 
@@ -110,9 +112,7 @@ def notebook_needs(path: Path, root: Path) -> set[str]:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
     known = metadata.packages_distributions()
-    return {
-        canonicalize_name(known.get(name, [name])[0]) for name in needed_packages(code, root)
-    }  # fmt: skip
+    return {canonicalize_name(known.get(name, [name])[0]) for name in needed_packages(code, root)}
 
 
 def installed_with(project: dict, *extras: str) -> set[str]:
@@ -124,10 +124,14 @@ def installed_with(project: dict, *extras: str) -> set[str]:
 def test_constraints_pin_every_requirement(root: Path, project: dict, python: str) -> None:
     """Exactly one version for each Python, and one that pyproject allows."""
     environment = {
-        "python_version": python, "python_full_version": f"{python}.9",
-        "sys_platform": "linux", "platform_system": "Linux", "os_name": "posix",
-        "implementation_name": "cpython", "platform_python_implementation": "CPython",
-    }  # fmt: skip
+        "python_version": python,
+        "python_full_version": f"{python}.9",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "os_name": "posix",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    }
     pins: dict[str, list[Version]] = {}
     for pin in constraints(root):
         if pin.marker is None or pin.marker.evaluate(environment):
@@ -155,9 +159,18 @@ def test_core_is_free_of_testbed_and_name_traps(project: dict) -> None:
 
 def test_extras(project: dict) -> None:
     assert set(project["optional-dependencies"]) == {
-        "cuda", "interactive", "obs", "train", "cloud", "scale", "icechunk", "osse", "test", "docs",
+        "cuda",
+        "interactive",
+        "obs",
+        "train",
+        "cloud",
+        "scale",
+        "icechunk",
+        "osse",
+        "test",
+        "docs",
         "dev",
-    }  # fmt: skip
+    }
     (eccodeslib,) = (r for r in requirements_of(project, ("obs",)) if r.name == "eccodeslib")
     assert Version("2.47.3") in eccodeslib.specifier
     assert Version("2.48.0") not in eccodeslib.specifier
@@ -216,7 +229,12 @@ def test_coastline_is_in_the_package() -> None:
 def test_top_of_the_repository_is_tidy(root: Path) -> None:
     """The README's neighbours are the usual ones; data and tools live in folders."""
     allowed = {
-        "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "environment.yml", "CITATION.cff",
-    }  # fmt: skip
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "pyproject.toml",
+        "environment.yml",
+        "CITATION.cff",
+    }
     files = {p.name for p in root.iterdir() if p.is_file() and not p.name.startswith(".")}
     assert files <= allowed

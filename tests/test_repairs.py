@@ -36,19 +36,31 @@ PACKAGE = Path(xdiffda.__file__).parent
 
 # What the atmosphere usually has, in canonical units; on levels for each of LEVELS.
 USUAL_VALUES = {
-    "temperature": (210.0, 255.0, 280.0), "geopotential": (159e3, 54.6e3, 14.3e3),
-    "u_component_of_wind": (12.0, 10.0, 5.0), "v_component_of_wind": (4.0, 3.0, -2.0),
-    "specific_humidity": (4e-6, 1e-3, 6e-3), "relative_humidity": (15.0, 45.0, 75.0),
-    "2m_temperature": 288.0, "2m_dewpoint_temperature": 282.0, "2m_specific_humidity": 8e-3,
-    "mean_sea_level_pressure": 101300.0, "surface_pressure": 97000.0,
-    "sea_surface_temperature": 291.0, "skin_temperature": 289.0, "total_cloud_cover": 0.6,
-    "sea_ice_cover": 0.8, "land_sea_mask": 0.7, "geopotential_at_surface": 24000.0,
-    "total_precipitation": 3e-3, "total_precipitation_6hr": 7e-4,
-    "total_precipitation_12hr": 1.5e-3, "total_precipitation_24hr": 3e-3,
+    "temperature": (210.0, 255.0, 280.0),
+    "geopotential": (159e3, 54.6e3, 14.3e3),
+    "u_component_of_wind": (12.0, 10.0, 5.0),
+    "v_component_of_wind": (4.0, 3.0, -2.0),
+    "specific_humidity": (4e-6, 1e-3, 6e-3),
+    "relative_humidity": (15.0, 45.0, 75.0),
+    "2m_temperature": 288.0,
+    "2m_dewpoint_temperature": 282.0,
+    "2m_specific_humidity": 8e-3,
+    "mean_sea_level_pressure": 101300.0,
+    "surface_pressure": 97000.0,
+    "sea_surface_temperature": 291.0,
+    "skin_temperature": 289.0,
+    "total_cloud_cover": 0.6,
+    "sea_ice_cover": 0.8,
+    "land_sea_mask": 0.7,
+    "geopotential_at_surface": 24000.0,
+    "total_precipitation": 3e-3,
+    "total_precipitation_6hr": 7e-4,
+    "total_precipitation_12hr": 1.5e-3,
+    "total_precipitation_24hr": 3e-3,
     "ozone_mass_mixing_ratio": (1e-6, 1e-7, 5e-8),
     "specific_cloud_liquid_water_content": (0.0, 1e-5, 1e-4),
     "specific_cloud_ice_water_content": (1e-6, 1e-5, 1e-5),
-}  # fmt: skip
+}
 # A factor of two is not told from the weather, nor a small share from a small percentage.
 JET = {"u_component_of_wind": (115.0, 110.0, 108.0), "v_component_of_wind": (115.0, 110.0, 108.0)}
 
@@ -120,8 +132,11 @@ def test_a_background_in_another_unit_is_refused_with_that_unit(name, unit):
     canonical = VARIABLES[name].units
     raw = (ds[name].astype("f8") - offset) / factor
     wrong = ds.assign({name: raw.assign_attrs(units=canonical)})
-    if name in ("ozone_mass_mixing_ratio", "specific_cloud_liquid_water_content",
-                "specific_cloud_ice_water_content"):  # fmt: skip
+    if name in (
+        "ozone_mass_mixing_ratio",
+        "specific_cloud_liquid_water_content",
+        "specific_cloud_ice_water_content",
+    ):
         wrong[name] = wrong[name] * (1.0 + 9.0 * (wrong.lat > 50))  # where there is much of it
         wrong[name].attrs["units"] = canonical
     layout = Layout(GRID, (name,), LEVELS)
@@ -138,23 +153,42 @@ def test_a_background_in_another_unit_is_refused_with_that_unit(name, unit):
 def _frame(name: str, value: np.ndarray, unit: str) -> pandas.DataFrame:
     n = value.size
     level = np.where(np.arange(n) % 2, 500.0, 850.0) if KNOWN[name].on_levels else np.nan
-    frame = pandas.DataFrame({
-        "variable": name, "lat": np.linspace(-80, 80, n), "lon": np.arange(n) * 10.0,
-        "level": level, "time": np.datetime64("2020-01-01"), "value": value, "units": unit,
-    })  # fmt: skip
+    frame = pandas.DataFrame(
+        {
+            "variable": name,
+            "lat": np.linspace(-80, 80, n),
+            "lon": np.arange(n) * 10.0,
+            "level": level,
+            "time": np.datetime64("2020-01-01"),
+            "value": value,
+            "units": unit,
+        }
+    )
     if name in ("thickness", "layer_mean_temperature"):
         frame = frame.assign(level=500.0, level_bottom=1000.0)
     return frame
 
 
 DERIVED_VALUES = {
-    "wind_speed": 150.0, "10m_wind_speed": 120.0, "dewpoint_temperature": 265.0,
-    "thickness": 52e3, "layer_mean_temperature": 262.0,
-}  # fmt: skip
-OBSERVED = [(n, u) for n, u in OTHER_UNITS if n not in
-            ("geopotential_at_surface", "ozone_mass_mixing_ratio", "sea_ice_cover",
-             "specific_cloud_liquid_water_content", "specific_cloud_ice_water_content")
-            and not n.startswith("total_precipitation")]  # fmt: skip
+    "wind_speed": 150.0,
+    "10m_wind_speed": 120.0,
+    "dewpoint_temperature": 265.0,
+    "thickness": 52e3,
+    "layer_mean_temperature": 262.0,
+}
+OBSERVED = [
+    (n, u)
+    for n, u in OTHER_UNITS
+    if n
+    not in (
+        "geopotential_at_surface",
+        "ozone_mass_mixing_ratio",
+        "sea_ice_cover",
+        "specific_cloud_liquid_water_content",
+        "specific_cloud_ice_water_content",
+    )
+    and not n.startswith("total_precipitation")
+]
 OBSERVED += [(n, u) for n in DERIVED_VALUES for u in USUAL[KNOWN[n].units][1:]]
 
 
@@ -206,19 +240,28 @@ def test_observed_relative_humidity_as_a_share_without_a_unit_is_refused():
 @pytest.mark.parametrize(
     ("present", "wanted"),
     [
-        ("d2m", "2m_temperature"), ("skt", "2m_temperature"), ("sst", "2m_temperature"),
-        ("potential_temperature", "temperature"), ("virtual_temperature", "temperature"),
-        ("r", "specific_humidity"), ("10m_u_component_of_wind", "u_component_of_wind"),
+        ("d2m", "2m_temperature"),
+        ("skt", "2m_temperature"),
+        ("sst", "2m_temperature"),
+        ("potential_temperature", "temperature"),
+        ("virtual_temperature", "temperature"),
+        ("r", "specific_humidity"),
+        ("10m_u_component_of_wind", "u_component_of_wind"),
         ("u_component_of_wind_10m", "u_component_of_wind"),
-        ("2m_temperature", "temperature"), ("geopotential_at_surface", "geopotential"),
-        ("surface_pressure", "mean_sea_level_pressure"), ("relative_humidity", "specific_humidity"),
-        ("v_component_of_wind", "u_component_of_wind"), ("equivalent_temperature", "temperature"),
+        ("2m_temperature", "temperature"),
+        ("geopotential_at_surface", "geopotential"),
+        ("surface_pressure", "mean_sea_level_pressure"),
+        ("relative_humidity", "specific_humidity"),
+        ("v_component_of_wind", "u_component_of_wind"),
+        ("equivalent_temperature", "temperature"),
     ],
-)  # fmt: skip
+)
 def test_no_repair_renames_one_quantity_to_another(present, wanted):
     on_levels = VARIABLES[wanted].on_levels
-    ds = state("vertical_velocity" if on_levels else "sea_ice_cover",
-               values={"vertical_velocity": (0.1, 0.2, 0.3), "sea_ice_cover": 0.5})  # fmt: skip
+    ds = state(
+        "vertical_velocity" if on_levels else "sea_ice_cover",
+        values={"vertical_velocity": (0.1, 0.2, 0.3), "sea_ice_cover": 0.5},
+    )
     only = next(iter(ds.data_vars))
     ds = ds.rename({only: present})
     ds[present].attrs = {"units": "%" if present[0] == "r" else VARIABLES[wanted].units}
@@ -229,9 +272,13 @@ def test_no_repair_renames_one_quantity_to_another(present, wanted):
 
 @pytest.mark.parametrize(
     ("spelled", "wanted"),
-    [("Temperature", "temperature"), ("temprature", "temperature"),
-     ("2m temperature", "2m_temperature"), ("Specific Humidity", "specific_humidity")],
-)  # fmt: skip
+    [
+        ("Temperature", "temperature"),
+        ("temprature", "temperature"),
+        ("2m temperature", "2m_temperature"),
+        ("Specific Humidity", "specific_humidity"),
+    ],
+)
 def test_other_letters_are_repaired_by_a_name(spelled, wanted):
     ds = state(wanted)
     wrong = ds.rename({wanted: spelled})
@@ -244,10 +291,15 @@ def test_other_letters_are_repaired_by_a_name(spelled, wanted):
 
 @pytest.mark.parametrize(
     ("name", "standard_name"),
-    [("temperature", "air_potential_temperature"), ("temperature", "dew_point_temperature"),
-     ("specific_humidity", "relative_humidity"), ("t", "relative_humidity"),
-     ("temperature", "virtual_temperature"), ("u", "northward_wind")],
-)  # fmt: skip
+    [
+        ("temperature", "air_potential_temperature"),
+        ("temperature", "dew_point_temperature"),
+        ("specific_humidity", "relative_humidity"),
+        ("t", "relative_humidity"),
+        ("temperature", "virtual_temperature"),
+        ("u", "northward_wind"),
+    ],
+)
 def test_a_contradicting_standard_name_is_refused(name, standard_name):
     good = state("temperature", "geopotential")
     wrong = good[["geopotential"]].assign(
@@ -323,10 +375,11 @@ STATES = {
     "metres": FULL.assign_coords(level=("level", [100, 500, 850], {"units": "m"})),
     "numbers of levels": FULL.assign_coords(level=[1, 2, 3]),
     "levels without values": FULL.drop_vars("level"),
-    "curvilinear": FULL.rename(lat="y", lon="x").drop_vars(["y", "x"]).assign_coords(
-        lat=(("y", "x"), np.zeros(GRID.shape)), lon=(("y", "x"), np.zeros(GRID.shape))),
+    "curvilinear": FULL.rename(lat="y", lon="x")
+    .drop_vars(["y", "x"])
+    .assign_coords(lat=(("y", "x"), np.zeros(GRID.shape)), lon=(("y", "x"), np.zeros(GRID.shape))),
     "projection": FULL.rename(lat="y", lon="x").drop_vars(["y", "x"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", STATES)
@@ -354,12 +407,17 @@ def test_two_dimensional_places_are_one_sentence(case):
 
 def _columns(**changes) -> xr.Dataset:
     return xr.Dataset(
-        {"t": (("station", "level"), 250.0 + np.arange(6.0).reshape(3, 2), {"units": "K"}),
-         "2t": ("station", [280.0, 281.0, 282.0], {"units": "K"})},
-        {"lat": ("station", [10.0, 20.0, 30.0]), "lon": ("station", [1.0, 2.0, 3.0]),
-         "level": ("level", [500.0, 850.0]),
-         "time": ("station", np.array(["2020-01-01"] * 3, "M8[ns]"))},
-    ).assign(changes)  # fmt: skip
+        {
+            "t": (("station", "level"), 250.0 + np.arange(6.0).reshape(3, 2), {"units": "K"}),
+            "2t": ("station", [280.0, 281.0, 282.0], {"units": "K"}),
+        },
+        {
+            "lat": ("station", [10.0, 20.0, 30.0]),
+            "lon": ("station", [1.0, 2.0, 3.0]),
+            "level": ("level", [500.0, 850.0]),
+            "time": ("station", np.array(["2020-01-01"] * 3, "M8[ns]")),
+        },
+    ).assign(changes)
 
 
 GOOD = _columns()
@@ -376,19 +434,21 @@ OBSERVATIONS = {
     "surface on levels": _columns(**{"2t": GOOD["t"]}).drop_vars("t"),
     "surface on levels, table": RAW.assign(level=500.0),
     "pascals": RAW.assign(level=RAW.level * 100 / 50),
-    "pascals called hPa": GOOD.assign_coords(
-        level=("level", [50000.0, 85000.0], {"units": "hPa"})),
+    "pascals called hPa": GOOD.assign_coords(level=("level", [50000.0, 85000.0], {"units": "hPa"})),
     "a wild level": RAW.assign(level=RAW.level.where(RAW.index != 0, 1500.0)),
     "heights as levels": GOOD.assign_coords(level=("level", [5e3, 1e3], {"units": "m"})),
     "time by level": GOOD.drop_vars("2t").assign_coords(
-        time=GOOD.time.expand_dims(level=[500, 850])),
+        time=GOOD.time.expand_dims(level=[500, 850])
+    ),
     "place by level": GOOD.drop_vars("2t").assign_coords(
-        lat=GOOD.lat + xr.DataArray([0.0, 0.1], dims="level")),
+        lat=GOOD.lat + xr.DataArray([0.0, 0.1], dims="level")
+    ),
     "wild latitude": RAW.assign(lat=RAW.lat.where(RAW.index != 0, 95.0)),
     "no longitude": RAW.assign(lon=RAW.lon.where(RAW.index != 0)),
     "wild value": RAW.assign(value=RAW.value.where(RAW.index != 0, 999.0)),
     "wild value in degC": _columns(
-        t=(GOOD["t"] - 273.15).where(GOOD.lat < 25, 999.0).assign_attrs(units="degC")),
+        t=(GOOD["t"] - 273.15).where(GOOD.lat < 25, 999.0).assign_attrs(units="degC")
+    ),
     "unknown": _columns(chlorophyll=GOOD["2t"]),
     "unknown, table": RAW.assign(variable=["chlorophyll", *RAW.variable[1:]]),
     "text": RAW.assign(value=RAW.value.astype(object).where(RAW.index != 0, "M")),
@@ -396,8 +456,9 @@ OBSERVATIONS = {
     "two for one": _columns(ta=GOOD["t"] + 1.0),
     "a field": FULL.isel(level=0, drop=True)[["2m_temperature"]],
     "thin layer": RAW.iloc[:1].assign(
-        variable="thickness", value=5e4, level=500.0, level_bottom=300.0),
-}  # fmt: skip
+        variable="thickness", value=5e4, level=500.0, level_bottom=300.0
+    ),
+}
 
 
 @pytest.mark.parametrize("case", OBSERVATIONS)
@@ -418,25 +479,32 @@ def test_repairs_of_observations_end_well(case):
         tidy.value.values, tidy.level.values, tidy.lat.values, strict=True
     ):
         assert abs(truth[round(float(value), 2)] - lat) <= 0.1 + 1e-9
-        assert (level in (500.0, 850.0) and value < 260) or (np.isnan(level) and value > 270) or (
-            case == "pascals")  # fmt: skip
+        assert (
+            (level in (500.0, 850.0) and value < 260)
+            or (np.isnan(level) and value > 270)
+            or (case == "pascals")
+        )
 
 
 # ------------------------------------------------------------------ no message is forgotten
 
-CHECKED = [inspect.getmodule(function)
-           for function in (value_problems, recognise_fields, find_observation_problems)
-           ]  # fmt: skip
+CHECKED = [
+    inspect.getmodule(function)
+    for function in (value_problems, recognise_fields, find_observation_problems)
+]
 
 
 def _messages(file: str | None) -> dict[int, str]:
     """Line of each `Problem` made in a module whose repair is not empty -> its text."""
     tree = ast.parse(Path(str(file)).read_text())
     return {
-        node.lineno: ast.unparse(node) for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Problem"
-        and len(node.args) == 3 and ast.unparse(node.args[2]) not in ("''", '""')
-    }  # fmt: skip
+        node.lineno: ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") == "Problem"
+        and len(node.args) == 3
+        and ast.unparse(node.args[2]) not in ("''", '""')
+    }
 
 
 def test_every_message_with_a_repair_has_a_case(monkeypatch):
@@ -464,10 +532,13 @@ def test_every_message_with_a_repair_has_a_case(monkeypatch):
             to_tidy(obs)
     forgotten = [
         f"{module.__file__}:{line} {text}"
-        for module in CHECKED for line, text in _messages(module.__file__).items()
-        if not any(path == module.__file__ and line <= at <= line + text.count("\n") + 12
-                   for path, at in made)
-    ]  # fmt: skip
+        for module in CHECKED
+        for line, text in _messages(module.__file__).items()
+        if not any(
+            path == module.__file__ and line <= at <= line + text.count("\n") + 12
+            for path, at in made
+        )
+    ]
     assert not forgotten, "\n".join(forgotten)
 
 
@@ -487,11 +558,19 @@ def MORE_STATES() -> list[xr.Dataset]:
         lambda v: v.assign_attrs(units="m2 s-2")
     )
     return [
-        orography, gpm, rain, humid, share, cloud, q,
-        xr.Dataset({"t": t, "ta": t}), FULL.rename(names),
-        FULL.rename(temperature="Temperature"), _with("temperature", t - 273.15, units="K"),
+        orography,
+        gpm,
+        rain,
+        humid,
+        share,
+        cloud,
+        q,
+        xr.Dataset({"t": t, "ta": t}),
+        FULL.rename(names),
+        FULL.rename(temperature="Temperature"),
+        _with("temperature", t - 273.15, units="K"),
         FULL.assign(temperature=t.assign_attrs(standard_name="air_potential_temperature")),
-    ]  # fmt: skip
+    ]
 
 
 def MORE_OBSERVATIONS() -> list:
@@ -502,10 +581,15 @@ def MORE_OBSERVATIONS() -> list:
 # ------------------------------------------------------------------ all messages: arguments exist
 
 PUBLIC = {
-    "assimilate": xdiffda.assimilate, "emulate_obs": None, "regrid": xdiffda.regrid,
-    "read_obs": xdiffda.read_obs, "with_specific_humidity": xdiffda.with_specific_humidity,
-    "plan": xdiffda.plan, "open_dataset": xdiffda.open_dataset, "load_model": xdiffda.load_model,
-}  # fmt: skip
+    "assimilate": xdiffda.assimilate,
+    "emulate_obs": None,
+    "regrid": xdiffda.regrid,
+    "read_obs": xdiffda.read_obs,
+    "with_specific_humidity": xdiffda.with_specific_humidity,
+    "plan": xdiffda.plan,
+    "open_dataset": xdiffda.open_dataset,
+    "load_model": xdiffda.load_model,
+}
 
 
 def _templates() -> list[tuple[str, str]]:
@@ -517,8 +601,9 @@ def _templates() -> list[tuple[str, str]]:
                 continue
             repair = node.args[2] if len(node.args) == 3 else None
             if isinstance(repair, ast.JoinedStr):
-                parts = [str(v.value) if isinstance(v, ast.Constant) else "name"
-                         for v in repair.values]  # fmt: skip
+                parts = [
+                    str(v.value) if isinstance(v, ast.Constant) else "name" for v in repair.values
+                ]
                 found.append((f"{path.name}:{node.lineno}", "".join(parts)))
             elif isinstance(repair, ast.Constant):
                 found.append((f"{path.name}:{node.lineno}", str(repair.value)))
@@ -543,8 +628,11 @@ def test_no_repair_names_an_argument_that_the_call_does_not_have():
             signature = inspect.signature(functions[name]).parameters
             if any(p.kind is p.VAR_KEYWORD for p in signature.values()):
                 continue
-            wrong += [f"{where}: {name}({k.arg}=...)" for k in call.keywords
-                      if k.arg not in (*signature, None, "name")]  # fmt: skip
+            wrong += [
+                f"{where}: {name}({k.arg}=...)"
+                for k in call.keywords
+                if k.arg not in (*signature, None, "name")
+            ]
     assert looked_at > 15 and not wrong, wrong
 
 

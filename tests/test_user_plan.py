@@ -65,13 +65,22 @@ def test_a_mesh_that_is_fine_for_its_grid_takes_the_memory_that_xla_plans(refine
 
 def test_every_combination_gives_numbers_or_says_why_not() -> None:
     options = {
-        "grid": [0.25, 1, 5.0, "speedy", 45], "levels": [1, 37, np.int64(13)],
-        "members": [1, 5, 50], "obs": [0, 1e3, 1e12], "devices": [1, 4, 64],
-        "device": list(DEVICES), "dtype": ["float32", "bfloat16"], "latent": [16, 512],
-        "processor_steps": [1, 16], "refinement": [None, 0, 6], "n_steps": [1, np.int32(8)],
-        "max_batch": [1, 100], "edge_chunk": [0, 1, 10**12], "truncation": [None, 0, 31],
+        "grid": [0.25, 1, 5.0, "speedy", 45],
+        "levels": [1, 37, np.int64(13)],
+        "members": [1, 5, 50],
+        "obs": [0, 1e3, 1e12],
+        "devices": [1, 4, 64],
+        "device": list(DEVICES),
+        "dtype": ["float32", "bfloat16"],
+        "latent": [16, 512],
+        "processor_steps": [1, 16],
+        "refinement": [None, 0, 6],
+        "n_steps": [1, np.int32(8)],
+        "max_batch": [1, 100],
+        "edge_chunk": [0, 1, 10**12],
+        "truncation": [None, 0, 31],
         "iterations": [None, 1, 100],
-    }  # fmt: skip
+    }
     draw = random.Random(3)
     for _ in range(300):
         plan = xdiffda.plan(**{name: draw.choice(values) for name, values in options.items()})
@@ -116,11 +125,33 @@ def test_what_is_advised_needs_less_and_as_much_as_it_says(grid: float) -> None:
 
 
 def test_the_command_knows_all_options_and_speaks_to_programs() -> None:
-    given = ["--grid", "5", "--device", "cpu", "--refinement", "4", "--processor-steps", "4",
-             "--truncation", "20", "--iterations", "9", "--steps", "3", "--json"]  # fmt: skip
+    given = [
+        "--grid",
+        "5",
+        "--device",
+        "cpu",
+        "--refinement",
+        "4",
+        "--processor-steps",
+        "4",
+        "--truncation",
+        "20",
+        "--iterations",
+        "9",
+        "--steps",
+        "3",
+        "--json",
+    ]
     done = CliRunner().invoke(cli.app, ["plan", *given])
-    plan = xdiffda.plan(grid=5, device="cpu", refinement=4, processor_steps=4, truncation=20,
-                        iterations=9, n_steps=3)  # fmt: skip
+    plan = xdiffda.plan(
+        grid=5,
+        device="cpu",
+        refinement=4,
+        processor_steps=4,
+        truncation=20,
+        iterations=9,
+        n_steps=3,
+    )
     assert done.exit_code == 0
     found = json.loads(done.output)
     assert found["memory_bytes"] == plan.memory_bytes and found["seconds"] == plan.seconds

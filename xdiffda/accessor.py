@@ -109,10 +109,14 @@ def _provenance(attrs: dict[Any, Any]) -> list[Row]:
         return []
     rows = [Row("Method", f"{attrs['xdiffda_method']}, model {attrs.get('xdiffda_model', '?')}")]
     for label, key in (
-        ("Seed", "seed"), ("Evaluations", "network_evaluations"), ("Obs used", "observations_used"),
-        ("Obs rejected", "observations_rejected"), ("Error scale", "background_error"),
-        ("Left out", "left_out"), ("Version", "version"),
-    ):  # fmt: skip
+        ("Seed", "seed"),
+        ("Evaluations", "network_evaluations"),
+        ("Obs used", "observations_used"),
+        ("Obs rejected", "observations_rejected"),
+        ("Error scale", "background_error"),
+        ("Left out", "left_out"),
+        ("Version", "version"),
+    ):
         value = attrs.get(f"xdiffda_{key}")
         if value is not None:
             rows.append(Row(label, _in_words(value)))

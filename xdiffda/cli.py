@@ -20,10 +20,13 @@ from xdiffda.errors import StorageError
 
 VARIABLE, LEVEL = "geopotential", 500
 SHOWN = (
-    ("geopotential", 500, "m2 s-2"), ("temperature", 850, "K"),
-    ("u_component_of_wind", 300, "m s-1"), ("specific_humidity", 850, "kg kg-1"),
-    ("2m_temperature", None, "K"), ("mean_sea_level_pressure", None, "Pa"),
-)  # fmt: skip
+    ("geopotential", 500, "m2 s-2"),
+    ("temperature", 850, "K"),
+    ("u_component_of_wind", 300, "m s-1"),
+    ("specific_humidity", 850, "kg kg-1"),
+    ("2m_temperature", None, "K"),
+    ("mean_sea_level_pressure", None, "Pa"),
+)
 
 
 def run(out: Path, *, columns: int = 416, members: int = 8, seed: int = 0) -> xr.Dataset:
@@ -46,8 +49,10 @@ def run(out: Path, *, columns: int = 416, members: int = 8, seed: int = 0) -> xr
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{out}: no folder, and it cannot be made ({error.strerror}); repair: "
-                           "`xdiffda demo --out demo`") from error  # fmt: skip
+        raise StorageError(
+            f"{out}: no folder, and it cannot be made ({error.strerror}); repair: "
+            "`xdiffda demo --out demo`"
+        ) from error
     begin = time.perf_counter()
     at = {"time": 8}
     truth = xdiffda.open_sample("truth").isel(at).load()
@@ -63,9 +68,14 @@ def run(out: Path, *, columns: int = 416, members: int = 8, seed: int = 0) -> xr
     print(table(truth, background, interpolated, analysis))
     write_dataset(analysis, out / "analysis.zarr", overwrite=True)
     figure = map_panels(
-        analysis, VARIABLE, level=LEVEL, truth=truth, background=background, obs=obs,
+        analysis,
+        VARIABLE,
+        level=LEVEL,
+        truth=truth,
+        background=background,
+        obs=obs,
         panels=("background", "analysis", "truth", "increment", "error", "spread"),
-    )  # fmt: skip
+    )
     figure.savefig(out / "analysis.png", dpi=110)
     print(
         f"{out / 'analysis.zarr'} and {out / 'analysis.png'} written; "
@@ -128,7 +138,6 @@ def demo(
     seed: int = 0,
 ) -> None:
     """Assimilate emulated observations into the bundled sample, print scores, draw a map."""
-    
 
     run(out, columns=columns, members=members, seed=seed)
 
@@ -163,26 +172,40 @@ def assimilate(
         settings = {"method": method, "n_steps": steps}
         with _cluster(scheduler) as client:
             analyses = xdiffda.assimilate_store(
-                state, _open_obs(obs), out=out, n_members=members, model=model, seed=seed,
-                settings=settings, client=client, progress=True,
-            )  # fmt: skip
+                state,
+                _open_obs(obs),
+                out=out,
+                n_members=members,
+                model=model,
+                seed=seed,
+                settings=settings,
+                client=client,
+                progress=True,
+            )
         times = analyses.sizes.get("time", 1)
         typer.echo(f"{out}: {times} times, {analyses.sizes['member']} members")
         return
     check_target(out, overwrite=overwrite)  # before the work, not after it
     analysis = xdiffda.assimilate(
-        state, _open_obs(obs), n_members=members, model=_model(model, previous), method=method,
-        n_steps=steps, seed=seed, progress=True,
-    )  # fmt: skip
+        state,
+        _open_obs(obs),
+        n_members=members,
+        model=_model(model, previous),
+        method=method,
+        n_steps=steps,
+        seed=seed,
+        progress=True,
+    )
     write_dataset(analysis, out, overwrite=overwrite)
     typer.echo(f"{out}: {analysis.sizes['member']} members")
 
 
 @app.command()
 def verify(
-    analysis: Path, truth: Path,
+    analysis: Path,
+    truth: Path,
     background: Annotated[Path | None, typer.Option(help="adds its scores")] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Print the scores of an analysis against the truth."""
     from xdiffda.storage.files import open_dataset
     from xdiffda.verify import skill_table
@@ -216,7 +239,7 @@ def fetch(
     name: Annotated[str, typer.Argument(help="published model, see xdiffda models")],
     out: Annotated[Path | None, typer.Option(help="folder, to carry to another machine")] = None,
     mirror: Annotated[str | None, typer.Option(help="instead of the public bucket")] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Download published weights into the cache; resumes where it was interrupted."""
     from xdiffda.priors.published import fetch as bring
 
@@ -242,9 +265,7 @@ def plan(
     ] = None,
     steps: Annotated[int, typer.Option(help="network evaluations for each member")] = 8,
     max_batch: Annotated[int, typer.Option(help="members computed together at most")] = 8,
-    edge_chunk: Annotated[
-        int, typer.Option(min=0, help="edges computed at a time, 0 for all")
-    ] = 0,
+    edge_chunk: Annotated[int, typer.Option(min=0, help="edges computed at a time, 0 for all")] = 0,
     truncation: Annotated[
         int | None, typer.Option(help="largest wavenumber of V; by default 63 or the grid's")
     ] = None,
@@ -254,7 +275,7 @@ def plan(
     as_json: Annotated[
         bool, typer.Option("--json", help="for programs: bytes and seconds")
     ] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Estimate memory, time and storage of an analysis; allocates nothing."""
     import dataclasses
     import json
@@ -264,11 +285,22 @@ def plan(
 
     try:
         found = estimate(
-            grid=_number(grid), levels=levels, members=members, obs=obs, devices=devices,
-            device=device, dtype=dtype, latent=latent, processor_steps=processor_steps,
-            refinement=refinement, n_steps=steps, max_batch=max_batch, edge_chunk=edge_chunk,
-            truncation=truncation, iterations=iterations,
-        )  # fmt: skip
+            grid=_number(grid),
+            levels=levels,
+            members=members,
+            obs=obs,
+            devices=devices,
+            device=device,
+            dtype=dtype,
+            latent=latent,
+            processor_steps=processor_steps,
+            refinement=refinement,
+            n_steps=steps,
+            max_batch=max_batch,
+            edge_chunk=edge_chunk,
+            truncation=truncation,
+            iterations=iterations,
+        )
     except InputError as error:
         raise _as_typed(error) from error
     typer.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else found)

@@ -152,9 +152,13 @@ class set_options:
         mirror: str | os.PathLike | None = None,
     ) -> None:
         given = {
-            "cache_dir": cache_dir, "progress": progress, "default_model": default_model,
-            "memory_limit": memory_limit, "n_devices": n_devices, "mirror": mirror,
-        }  # fmt: skip
+            "cache_dir": cache_dir,
+            "progress": progress,
+            "default_model": default_model,
+            "memory_limit": memory_limit,
+            "n_devices": n_devices,
+            "mirror": mirror,
+        }
         checked = _checked({name: value for name, value in given.items() if value is not None})
         self._before = get_options()
         _current[0] = replace(self._before, **checked)
@@ -196,12 +200,15 @@ _RULES: dict[str, tuple[Callable[[object], object], str, str, object]] = {
     "cache_dir": (_folder, "a folder", '"~/weights"', ...),
     "progress": (lambda v: v if isinstance(v, bool) else None, "True or False", "False", ...),
     "default_model": (
-        lambda v: v if isinstance(v, str) and v else None, "the name of a model", '"speedy"', ...
+        lambda v: v if isinstance(v, str) and v else None,
+        "the name of a model",
+        '"speedy"',
+        ...,
     ),
     "memory_limit": (_limit, 'an amount of memory, or "device"', '"20 GB"', "device"),
     "n_devices": (_count, "a number of devices, or 0 for all", "1", 0),
     "mirror": (_address, "a folder or an address", '"/data/dm_graphcast"', ""),
-}  # fmt: skip
+}
 
 
 def _checked(options: dict[str, object]) -> dict:

@@ -29,6 +29,7 @@ from xdiffda.state.grid import NAMED_GRIDS, Grid, equiangular
 
 # What devices can do, and what analyses cost on them: the answer of `xdiffda.plan`.
 
+
 @dataclass(frozen=True)
 class Device:
     """What a device can do.
@@ -199,7 +200,7 @@ _EXAMPLES = {"obs": "1e4", "edge_chunk": 131072, "refinement": 6, "truncation": 
 
 def checked_plan(
     grid: Any, device: Any, dtype: str, numbers: dict[str, float]
-) -> tuple[Grid, Device]:  # fmt: skip
+) -> tuple[Grid, Device]:
     """The grid and the device that are meant; raises with all that is wrong."""
     problems = [
         Problem(f"{name}={value!r}", needed, f"xdiffda.plan({name}={_EXAMPLES.get(name, 8)})")
@@ -207,8 +208,9 @@ def checked_plan(
         if (needed := _number_needed(name, value))
     ]
     if dtype not in ("float32", "bfloat16"):
-        problems.append(Problem(f"dtype={dtype!r}", "float32 or bfloat16",
-                                'xdiffda.plan(dtype="bfloat16")'))  # fmt: skip
+        problems.append(
+            Problem(f"dtype={dtype!r}", "float32 or bfloat16", 'xdiffda.plan(dtype="bfloat16")')
+        )
     where = grid if isinstance(grid, Grid) else None
     if isinstance(grid, str) and grid in NAMED_GRIDS:
         where = NAMED_GRIDS[grid]()
@@ -222,8 +224,13 @@ def checked_plan(
         problems.append(Problem(f"grid={grid!r}", needed, "xdiffda.plan(grid=0.25)"))
     unit = DEVICES.get(str(device).lower(), device)
     if not isinstance(unit, Device):
-        problems.append(Problem(f"device={device!r}", f"one of {', '.join(DEVICES)}, or a Device",
-                                'xdiffda.plan(device="h100")'))  # fmt: skip
+        problems.append(
+            Problem(
+                f"device={device!r}",
+                f"one of {', '.join(DEVICES)}, or a Device",
+                'xdiffda.plan(device="h100")',
+            )
+        )
     elif not min(unit.float32, unit.bfloat16, unit.bandwidth, unit.efficiency) > 0:
         problems.append(
             Problem(
@@ -272,12 +279,23 @@ _FEWEST_STEPS, _STEPS = 8, 30  # of a solve: at least, and for sqrt(observations
 
 @with_own_jax
 def plan(
-    *, grid: float | str | Grid = 0.25, levels: int = 13, members: int = 8, obs: float = 1e4,
-    devices: int = 1, device: str | Device = "h100", dtype: str = "float32", latent: int = 512,
-    processor_steps: int = 16, refinement: int | None = None, n_steps: int = 8,
-    max_batch: int = 8, edge_chunk: int = 0, truncation: int | None = None,
+    *,
+    grid: float | str | Grid = 0.25,
+    levels: int = 13,
+    members: int = 8,
+    obs: float = 1e4,
+    devices: int = 1,
+    device: str | Device = "h100",
+    dtype: str = "float32",
+    latent: int = 512,
+    processor_steps: int = 16,
+    refinement: int | None = None,
+    n_steps: int = 8,
+    max_batch: int = 8,
+    edge_chunk: int = 0,
+    truncation: int | None = None,
     iterations: int | None = None,
-) -> Plan:  # fmt: skip
+) -> Plan:
     """Estimate memory, time and storage of a guided analysis.
 
     Parameters
@@ -338,12 +356,18 @@ def plan(
     memory     ...
     """
     numbers = {
-        "levels": levels, "members": members, "devices": devices, "latent": latent,
-        "processor_steps": processor_steps, "n_steps": n_steps, "max_batch": max_batch,
-        "iterations": 1 if iterations is None else iterations, "edge_chunk": edge_chunk,
+        "levels": levels,
+        "members": members,
+        "devices": devices,
+        "latent": latent,
+        "processor_steps": processor_steps,
+        "n_steps": n_steps,
+        "max_batch": max_batch,
+        "iterations": 1 if iterations is None else iterations,
+        "edge_chunk": edge_chunk,
         "refinement": 0 if refinement is None else refinement,
         "truncation": 0 if truncation is None else truncation,
-    }  # fmt: skip
+    }
     where, unit = checked_plan(grid, device, dtype, {**numbers, "obs": obs})
     # numbers of numpy overflow
     levels, members, devices, n_steps, max_batch = (
@@ -353,13 +377,21 @@ def plan(
     mesh = mesh_for(where) if refinement is None else refinement
     n_channel = 6 * levels + 4
     config = NetworkConfig(
-        3 * n_channel + _STATIC + _SEASON, n_channel, latent=latent, dtype=dtype,
-        processor_steps=processor_steps, conditioning_width=_CONDITIONING, edge_chunk=edge_chunk,
-    )  # fmt: skip
+        3 * n_channel + _STATIC + _SEASON,
+        n_channel,
+        latent=latent,
+        dtype=dtype,
+        processor_steps=processor_steps,
+        conditioning_width=_CONDITIONING,
+        edge_chunk=edge_chunk,
+    )
     task = Task(
-        where, Dimensions.of_grid(where.n_lat, where.n_lon, mesh), config,
-        min(limit, 63 if truncation is None else truncation), int(obs),
-    )  # fmt: skip
+        where,
+        Dimensions.of_grid(where.n_lat, where.n_lon, mesh),
+        config,
+        min(limit, 63 if truncation is None else truncation),
+        int(obs),
+    )
     share = -(-members // devices)
     most = min(max_batch, share)
     # a process' own memory tells a CPU, where XLA keeps much of half precision in float32
@@ -374,15 +406,26 @@ def plan(
     steps = n_steps * (iterations or task.iterations)
     kalman = task.seconds(unit, task.kalman(steps, share), "float32")
     return Plan(
-        grid=where.shape, n_channel=n_channel, n_edge=task.n_edge,
-        n_parameter=parameters(config), members=members, n_devices=devices, batch=batch,
-        device=unit, dtype=dtype, operations=tally.operations // batch,
-        evaluation_seconds=evaluation, kalman_seconds=kalman,
+        grid=where.shape,
+        n_channel=n_channel,
+        n_edge=task.n_edge,
+        n_parameter=parameters(config),
+        members=members,
+        n_devices=devices,
+        batch=batch,
+        device=unit,
+        dtype=dtype,
+        operations=tally.operations // batch,
+        evaluation_seconds=evaluation,
+        kalman_seconds=kalman,
         seconds=-(-share // batch) * n_steps * evaluation + kalman,
-        shared_bytes=held.shared_bytes, member_bytes=held.member_bytes, memory_bytes=memory,
-        fits=fits, storage_bytes=_FLOAT * members * where.n_node * n_channel,
+        shared_bytes=held.shared_bytes,
+        member_bytes=held.member_bytes,
+        memory_bytes=memory,
+        fits=fits,
+        storage_bytes=_FLOAT * members * where.n_node * n_channel,
         advice=() if fits and batch == most else task.advice(unit),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,10 @@ def _analyse(world, background=None, obs=None, **settings):
     prior, _, own_background, own_obs = world
     return xdiffda.assimilate(
         own_background if background is None else background,
-        own_obs if obs is None else obs, model=prior, **(QUICK | settings),
-    )  # fmt: skip
+        own_obs if obs is None else obs,
+        model=prior,
+        **(QUICK | settings),
+    )
 
 
 def _rmse(a, b) -> np.ndarray:
@@ -56,8 +58,11 @@ def test_3dvar_is_the_kalman_analysis(world):
     s = prior.scale.reshape(-1).astype(np.float64)
     B = s[:, None] * B * s
     tidy = to_tidy(obs)
-    node = np.argmin(np.abs(LAYOUT.grid.node_lat - tidy.lat.values[:, None])
-                     + np.abs(LAYOUT.grid.node_lon - tidy.lon.values[:, None]), axis=1)  # fmt: skip
+    node = np.argmin(
+        np.abs(LAYOUT.grid.node_lat - tidy.lat.values[:, None])
+        + np.abs(LAYOUT.grid.node_lon - tidy.lon.values[:, None]),
+        axis=1,
+    )
     level = [None if np.isnan(p) else int(p) for p in tidy.level.values]
     channel = [LAYOUT.channel_index(v, p) for v, p in zip(tidy.variable.values, level, strict=True)]
     where = node * c + np.array(channel)

@@ -145,13 +145,20 @@ def test_r_of_a_background_is_found_whatever_it_is(prior, r: float) -> None:
     found = []
     for seed in range(4):
         truth = _full(MEAN) + _drawn(prior, r, seed)
-        obs = to_tidy(emulate_obs(
-            _label(truth), n_columns=N_NODE // 2, error_std=prior.typical_error(0.05), seed=seed
-        ))  # fmt: skip
+        obs = to_tidy(
+            emulate_obs(
+                _label(truth), n_columns=N_NODE // 2, error_std=prior.typical_error(0.05), seed=seed
+            )
+        )
         likelihood, one, _ = observe(
-            obs, prior, _full(MEAN), TIME, window="6h", gross_check=10.0,
+            obs,
+            prior,
+            _full(MEAN),
+            TIME,
+            window="6h",
+            gross_check=10.0,
             background_error="estimate",
-        )  # fmt: skip
+        )
         found.append(one)
         # R is built again at that r: the instrument's share of the whole error
         used = np.asarray(likelihood.value) != 0
@@ -164,21 +171,26 @@ def test_r_of_a_background_is_found_whatever_it_is(prior, r: float) -> None:
 def test_the_gross_check_expects_the_spread_of_that_r(prior) -> None:
     """The limit between kept and rejected is at gross_check expected standard deviations."""
     r, c = 0.25, 0
-    place = {"lat": ("obs", [LAT[5]]), "lon": ("obs", [LON[4]]), "level": ("obs", [np.nan]),
-             "time": ("obs", [TIME]), "variable": ("obs", [LAYOUT.channel_names[c]])}  # fmt: skip
+    place = {
+        "lat": ("obs", [LAT[5]]),
+        "lon": ("obs", [LON[4]]),
+        "level": ("obs", [np.nan]),
+        "time": ("obs", [TIME]),
+        "variable": ("obs", [LAYOUT.channel_names[c]]),
+    }
     error = 0.1 * SCALE[LAYOUT.channel_names[c]]
     b = float(prior.covariance_at(r).variance[c]) + prior.unresolved_at(r)[0, c] ** 2
     expected = np.sqrt(error**2 + (r * prior.scale[0, c]) ** 2 * b)
     for factor, rejected in ((2.98, 0), (3.02, 1)):
         value = MEAN[LAYOUT.channel_names[c]] + factor * expected
         one, other = (
-            xr.Dataset(
-                {"value": ("obs", [v]), "error_std": ("obs", [error])}, place
-            ) for v in (value, MEAN[LAYOUT.channel_names[c]])
-        )  # fmt: skip
+            xr.Dataset({"value": ("obs", [v]), "error_std": ("obs", [error])}, place)
+            for v in (value, MEAN[LAYOUT.channel_names[c]])
+        )
         both = xr.concat([one, other], "obs")
-        _, _, record = observe(both, prior, _full(MEAN), TIME, window="6h", gross_check=3.0,
-                               background_error=r)  # fmt: skip
+        _, _, record = observe(
+            both, prior, _full(MEAN), TIME, window="6h", gross_check=3.0, background_error=r
+        )
         assert record["rejected"].get("gross error", 0) == rejected
 
 
@@ -204,10 +216,18 @@ def test_small_scales_of_a_hybrid_have_the_share_of_b(prior) -> None:
     states = xr.concat([_label(_full(MEAN) + prior.scale * one) for one in z], "member")
     obs = emulate_obs(_label(_full(MEAN)), n_columns=3, error_std=prior.typical_error(50.0), seed=0)
     analysis = xdiffda.assimilate(
-        states, obs, model=prior, n_members=24, background_error=1.0, antithetic=False,
-        hybrid=xdiffda.ensemble.Hybrid(alpha=alpha), progress=False,
-    )  # fmt: skip
-    x = np.stack([xdiffda.state.convert.to_state(analysis.isel(member=m), LAYOUT)[0] for m in range(24)])
+        states,
+        obs,
+        model=prior,
+        n_members=24,
+        background_error=1.0,
+        antithetic=False,
+        hybrid=xdiffda.ensemble.Hybrid(alpha=alpha),
+        progress=False,
+    )
+    x = np.stack(
+        [xdiffda.state.convert.to_state(analysis.isel(member=m), LAYOUT)[0] for m in range(24)]
+    )
     beyond = unresolved_part(prior.covariance.basis, (x - _full(MEAN)) / prior.scale)
     found = np.average((beyond**2).mean((0, 2)), weights=AREA)
     expected = alpha * np.average((prior.unresolved_at(1.0) ** 2).mean(1), weights=AREA)

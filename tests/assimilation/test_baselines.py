@@ -149,7 +149,10 @@ def test_oi_does_not_count_observations_that_see_nothing(covariance: SpectralCov
         jnp.pad(given.index, ((0, 12), (0, 0))),
         jnp.pad(given.weight, ((0, 12), (0, 0))),
     )
-    run = lambda obs: oi(covariance, obs, GRID, radius_km=6000.0, max_obs=6)  # noqa: E731
+
+    def run(obs):
+        return oi(covariance, obs, GRID, radius_km=6000.0, max_obs=6)
+
     np.testing.assert_allclose(run(more), run(given), atol=1e-6)
 
 
@@ -300,7 +303,10 @@ def test_nonlinear_observations_reach_the_minimum_that_scipy_finds(basis: Basis)
 
 def test_linear_observations_as_a_function_are_the_same(covariance: SpectralCovariance) -> None:
     likelihood = _likelihood(40, 2, seed=13)
-    residual = lambda z: likelihood.value - likelihood.apply(z[:, None])[:, 0]  # noqa: E731
+
+    def residual(z):
+        return likelihood.value - likelihood.apply(z[:, None])[:, 0]
+
     one = three_d_var(covariance, likelihood, solver=TIGHT)
     other = three_d_var(covariance, residual, n_outer=2, solver=TIGHT)
     np.testing.assert_allclose(one.z, other.z, atol=2e-3)
@@ -319,7 +325,10 @@ def test_oi_and_three_d_var_agree_in_the_small_world() -> None:
     obs = Likelihood(jnp.asarray(value, "f4"), jnp.asarray(index), jnp.full((120, 1), 1 / 0.3))
     var = np.asarray(three_d_var(prior.covariance, obs, solver=TIGHT).z)[:, 0]
     local = oi(prior.covariance, obs, prior.layout.grid, radius_km=5000.0)[:, 0]
-    error = lambda z: np.sqrt(np.mean((z - truth) ** 2)) / truth.std()  # noqa: E731
+
+    def error(z):
+        return np.sqrt(np.mean((z - truth) ** 2)) / truth.std()
+
     assert error(var) < 0.75
     # B's best estimate is the minimum of 3D-Var; leaving out the far ones costs little
     assert error(local) == pytest.approx(error(var), rel=0.05)

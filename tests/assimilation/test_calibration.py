@@ -43,14 +43,21 @@ def analyses(world):
     def analyse(background: xr.Dataset, obs: xr.Dataset, number: int) -> xr.Dataset:
         if number not in kept:
             likelihood, _, _ = observe_z(
-                to_tidy(obs), prior, x_b, None, window="6h", gross_check=np.inf,
+                to_tidy(obs),
+                prior,
+                x_b,
+                None,
+                window="6h",
+                gross_check=np.inf,
                 background_error=1.0,
-            )  # fmt: skip
+            )
             key = jax.random.fold_in(jax.random.key(17), number)
             z = sample_posterior(
-                prior.condition(x_b, None, 1.0), likelihood,
-                make_draws(key, jnp.arange(N_MEMBERS)), guidance=guidance,
-            )  # fmt: skip
+                prior.condition(x_b, None, 1.0),
+                likelihood,
+                make_draws(key, jnp.arange(N_MEMBERS)),
+                guidance=guidance,
+            )
             members = x_b + prior.scale * np.moveaxis(np.asarray(z), 1, 0)
             kept[number] = from_state(members, layout, convention, dims=("member",))
         return kept[number]
@@ -71,9 +78,15 @@ def observe(truth: xr.Dataset, number: int) -> xr.Dataset:
 def calibrate(world, analyse) -> xr.Dataset:
     prior, background = world
     return simulation_based_calibration(
-        prior, background, n_draws=N_DRAWS, n_members=N_MEMBERS, observe=observe, analyse=analyse,
-        seed=3, progress=False,
-    )  # fmt: skip
+        prior,
+        background,
+        n_draws=N_DRAWS,
+        n_members=N_MEMBERS,
+        observe=observe,
+        analyse=analyse,
+        seed=3,
+        progress=False,
+    )
 
 
 def test_the_exact_sampler_is_calibrated(world, analyses) -> None:
@@ -137,9 +150,16 @@ def test_too_few_evaluations_are_found(world) -> None:
     """Three evaluations leave members too close to the observations: only J_o sees it soon."""
     prior, background = world
     found = simulation_based_calibration(
-        prior, background, n_draws=20, n_members=3, n_columns=20, error_std=ERRORS,
-        settings={"n_steps": 3}, seed=3, progress=False,
-    )  # fmt: skip
+        prior,
+        background,
+        n_draws=20,
+        n_members=3,
+        n_columns=20,
+        error_std=ERRORS,
+        settings={"n_steps": 3},
+        seed=3,
+        progress=False,
+    )
     assert found.attrs["uniform"] == 0
     misfit = found["rank"].sel(function="observation term of the cost function")
     assert (misfit == 4).mean() > 0.7  # the truth fits worse than all members
@@ -172,6 +192,10 @@ def test_errors(world) -> None:
         simulation_based_calibration(prior, two, n_draws=1)
     with pytest.raises(InputError, match="1 members of an analysis"):
         simulation_based_calibration(
-            prior, background, n_members=3, analyse=lambda b, o, i: b, error_std=ERRORS,
+            prior,
+            background,
+            n_members=3,
+            analyse=lambda b, o, i: b,
+            error_std=ERRORS,
             progress=False,
-        )  # fmt: skip
+        )

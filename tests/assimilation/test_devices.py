@@ -29,9 +29,19 @@ def test_four_devices_give_the_members_of_one() -> None:
     env = os.environ | {"XLA_FLAGS": FLAG, "JAX_PLATFORMS": "cpu"}
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(SUPPORT)])
     run = subprocess.run(
-        [sys.executable, str(SUPPORT / "devices_script.py"), "uneven", "times", "repaint", "network"],
-        env=env, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
+        [
+            sys.executable,
+            str(SUPPORT / "devices_script.py"),
+            "uneven",
+            "times",
+            "repaint",
+            "network",
+        ],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert run.returncode == 0, run.stderr
     placed = {line.split()[0]: line for line in run.stdout.splitlines()}
     assert "(0, 1, 2)" in placed["uneven"]  # 5 members as 2 + 2 + 2, the last for nobody

@@ -22,14 +22,31 @@ from xdiffda.state.variables import G0
 
 LEVELS = (500, 700, 850)
 GRID = Grid.from_coords(-78.75 + 22.5 * np.arange(8), 22.5 * np.arange(16))
-NAMES = ("geopotential", "mean_sea_level_pressure", "specific_humidity", "temperature",
-         "u_component_of_wind", "v_component_of_wind")  # fmt: skip
+NAMES = (
+    "geopotential",
+    "mean_sea_level_pressure",
+    "specific_humidity",
+    "temperature",
+    "u_component_of_wind",
+    "v_component_of_wind",
+)
 LAYOUT = Layout(GRID, NAMES, LEVELS)
-MEAN = {"geopotential": (54000.0, 30000.0, 14500.0), "mean_sea_level_pressure": 101000.0,
-        "specific_humidity": (1e-3, 4e-3, 7e-3), "temperature": (255.0, 272.0, 281.0),
-        "u_component_of_wind": 8.0, "v_component_of_wind": -5.0}  # fmt: skip
-SCALE = {"geopotential": 200.0, "mean_sea_level_pressure": 200.0, "specific_humidity": 5e-4,
-         "temperature": 1.5, "u_component_of_wind": 2.0, "v_component_of_wind": 2.0}  # fmt: skip
+MEAN = {
+    "geopotential": (54000.0, 30000.0, 14500.0),
+    "mean_sea_level_pressure": 101000.0,
+    "specific_humidity": (1e-3, 4e-3, 7e-3),
+    "temperature": (255.0, 272.0, 281.0),
+    "u_component_of_wind": 8.0,
+    "v_component_of_wind": -5.0,
+}
+SCALE = {
+    "geopotential": 200.0,
+    "mean_sea_level_pressure": 200.0,
+    "specific_humidity": 5e-4,
+    "temperature": 1.5,
+    "u_component_of_wind": 2.0,
+    "v_component_of_wind": 2.0,
+}
 NOW = np.datetime64("2020-01-15T12", "ns")
 HOUR = np.timedelta64(1, "h")
 SETTINGS = {"window": "6h", "gross_check": 10.0, "background_error": 1.0}
@@ -72,7 +89,9 @@ def prior() -> GaussianPrior:
 
 @pytest.fixture(scope="module")
 def background() -> np.ndarray:
-    size = lambda name: len(range(*LAYOUT.channel_slice(name).indices(99)))  # noqa: E731
+    def size(name):
+        return len(range(*LAYOUT.channel_slice(name).indices(99)))
+
     row = np.concatenate([np.broadcast_to(MEAN[name], size(name)) for name in NAMES])
     wave = 1e-3 * np.sin(np.arange(GRID.n_node * row.size)).reshape(-1, row.size)
     return row * (1 + wave)
@@ -87,13 +106,22 @@ def _table(names=tuple(OBSERVED), n: int = 4, seed: int = 0) -> xr.Dataset:
         np.array, zip(*rows, strict=True)
     )
     value = value * (1 + 1e-3 * site)
-    column = lambda x: ("obs", x)  # noqa: E731
+
+    def column(x):
+        return ("obs", x)
+
     return xr.Dataset(
         {"value": column(value), "error_std": column(error)},
-        {"variable": column(variable), "level": column(level), "level_bottom": column(bottom),
-         "station_height": column(height), "lat": column(lat), "lon": column(lon),
-         "time": column(np.full(len(rows), NOW))},
-    )  # fmt: skip
+        {
+            "variable": column(variable),
+            "level": column(level),
+            "level_bottom": column(bottom),
+            "station_height": column(height),
+            "lat": column(lat),
+            "lon": column(lon),
+            "time": column(np.full(len(rows), NOW)),
+        },
+    )
 
 
 def _observe(prior, background, tidy, **settings):
@@ -175,7 +203,10 @@ def test_a_function_of_the_state_equals_the_sparse_operator_that_does_the_same(p
     place = {"lat": ("obs", [GRID.lat[i]]), "lon": ("obs", [GRID.lon[j]])}
     tidy = _table(("temperature",), n=1).assign_coords(place)
     mine = tidy.assign_coords(variable=("obs", ["node"]))
-    node = lambda state, obs: state["temperature@700"][i, j][None] + 0 * obs["lat"]  # noqa: E731
+
+    def node(state, obs):
+        return state["temperature@700"][i, j][None] + 0 * obs["lat"]
+
     linear, _, _ = _observe(prior, background, tidy)
     general, _, _ = _observe(prior, background, mine, operators={"node": node})
     # representativeness of a function is judged by 16 draws: the errors differ a little
@@ -241,8 +272,9 @@ def test_directions_in_calm_and_gross_values_are_rejected_by_reason(prior, backg
     value[1] += 60.0
     _, _, record = _observe(prior, calm, tidy.assign(value=("obs", value)))
     assert record["rejected"] == {
-        "of a direction in a background too calm for it": 2, "gross error": 1
-    }  # fmt: skip
+        "of a direction in a background too calm for it": 2,
+        "gross error": 1,
+    }
     assert record["kept"].tolist() == [3]
     assert [rows.tolist() for rows in record["lost"].values()] == [[0, 2], [1]]
 
@@ -251,8 +283,9 @@ def test_rejected_rows_of_a_function_see_nothing(prior, background):
     tidy = _table(("relative_humidity",), n=3)
     value = tidy.value.values.copy()
     value[0] = 199.0
-    likelihood, _, record = _observe(prior, background, tidy.assign(value=("obs", value)),
-                                     gross_check=3.0)  # fmt: skip
+    likelihood, _, record = _observe(
+        prior, background, tidy.assign(value=("obs", value)), gross_check=3.0
+    )
     assert record["used"] == 2
     z, _ = _perturbed(prior, background, size=1.0)
     predicted = np.asarray(likelihood.predict(jnp.asarray(z, jnp.float32)))
@@ -264,7 +297,10 @@ def test_operators_that_are_not_finite_are_refused_or_rejected(prior, background
     log = Operator(lambda s: jnp.log(s["temperature@850"] - 400.0), ("temperature@850",))
     _, _, record = _observe(prior, background, tidy, operators={"my_local": log})
     assert record["rejected"] == {"where the operator is not finite at the background": 2}
-    whole = lambda state, obs: jnp.log(-state["temperature@850"][0, :2])  # noqa: E731
+
+    def whole(state, obs):
+        return jnp.log(-state["temperature@850"][0, :2])
+
     with pytest.raises(InputError, match=r"H\(my_local\) or its derivative not finite.*2 of 2"):
         _observe(prior, background, tidy, operators={"my_local": whole})
 

@@ -178,8 +178,9 @@ def test_most_observations_means_the_nearest(ensemble: np.ndarray) -> None:
     )
     wide = Localisation(length_km=3000.0)
     found = letkf(ensemble, obs, LAYOUT, localisation=dataclasses.replace(wide, max_obs=1))
-    near = letkf(ensemble, _single(base + 1, channel, value=jnp.array([268.0])), LAYOUT,
-                 localisation=wide)  # fmt: skip
+    near = letkf(
+        ensemble, _single(base + 1, channel, value=jnp.array([268.0])), LAYOUT, localisation=wide
+    )
     np.testing.assert_allclose(found.ensemble[:, base], near.ensemble[:, base], atol=1e-4)
 
 
@@ -195,8 +196,10 @@ def test_places_follow_from_what_observations_see() -> None:
     """Half way between two columns and two levels; at the surface the height is NaN."""
     high, low = (LAYOUT.channel_index("temperature", p) for p in (300, 850))
     node = 3 * 16 + 2
-    index = [[node * 5 + high, (node + 1) * 5 + high, node * 5 + low, (node + 1) * 5 + low],
-             [node * 5, node * 5, node * 5, node * 5]]  # fmt: skip
+    index = [
+        [node * 5 + high, (node + 1) * 5 + high, node * 5 + low, (node + 1) * 5 + low],
+        [node * 5, node * 5, node * 5, node * 5],
+    ]
     weight = [[0.25] * 4, [1.0, 0.0, 0.0, 0.0]]
     obs = ObsVector(jnp.ones(2), jnp.ones(2), jnp.asarray(index), jnp.asarray(weight), SHAPE)
     places = places_of(obs, LAYOUT)
@@ -226,9 +229,12 @@ def test_multiplicative_inflation_is_a_larger_background_covariance(ensemble: np
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
 def test_relaxation_to_spread_and_to_perturbations(ensemble: np.ndarray, alpha: float) -> None:
     obs = _observe(11, 200, terms=1)
-    run = lambda i: letkf(  # noqa: E731
-        ensemble, obs, LAYOUT, localisation=Localisation(600.0, 0.4), inflation=i
-    ).ensemble.astype(float)
+
+    def run(i):
+        return letkf(
+            ensemble, obs, LAYOUT, localisation=Localisation(600.0, 0.4), inflation=i
+        ).ensemble.astype(float)
+
     plain, before = run(Inflation()), ensemble.astype(float)
     assert (plain.std(0) < before.std(0) * (1 + 1e-4)).all()  # no observation adds spread
     assert (plain.std(0) / before.std(0)).mean() < 0.95

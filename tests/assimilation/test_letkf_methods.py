@@ -46,17 +46,29 @@ def make_members(n: int = 10) -> xr.Dataset:
 
 
 def table(variable: str, value: np.ndarray, error: float) -> xr.Dataset:
-    columns = {"variable": [variable] * 4, "value": value, "error_std": [error] * 4,
-               "lat": GRID.node_lat[NODES], "lon": GRID.node_lon[NODES], "level": [500.0] * 4,
-               "time": [world.START] * 4}  # fmt: skip
+    columns = {
+        "variable": [variable] * 4,
+        "value": value,
+        "error_std": [error] * 4,
+        "lat": GRID.node_lat[NODES],
+        "lon": GRID.node_lon[NODES],
+        "level": [500.0] * 4,
+        "time": [world.START] * 4,
+    }
     return xr.Dataset({name: ("obs", column) for name, column in columns.items()})
 
 
 def analyse(members: xr.Dataset, obs: xr.Dataset, prior=None, **settings) -> np.ndarray:
     found = assimilate(
-        members, obs, model=prior or world.make_prior(), method="letkf", localisation=FAR,
-        background_error=1.0, progress=False, **settings,
-    )  # fmt: skip
+        members,
+        obs,
+        model=prior or world.make_prior(),
+        method="letkf",
+        localisation=FAR,
+        background_error=1.0,
+        progress=False,
+        **settings,
+    )
     return to_state(found, world.LAYOUT)[0]
 
 
@@ -93,9 +105,15 @@ def test_a_likelihood_in_another_unit_sees_the_same(members) -> None:
     operators = {"cube": CUBE, "first": lambda state: state["2m_temperature"].reshape(-1)[:4] / 280}
     tidy = xr.concat([local, plain, whole], "obs")
     likelihood, _, record = observe(
-        to_tidy(tidy, operators=operators), world.make_prior(), state, None, window="6h",
-        gross_check=np.inf, background_error=1.0, operators=operators,
-    )  # fmt: skip
+        to_tidy(tidy, operators=operators),
+        world.make_prior(),
+        state,
+        None,
+        window="6h",
+        gross_check=np.inf,
+        background_error=1.0,
+        operators=operators,
+    )
     assert record["used"] == (record["rows"] >= 0).sum() == 12
     z = np.random.default_rng(1).normal(size=(GRID.n_node, 2, 3)).astype(np.float32)
     seen = likelihood.predict(z)
@@ -139,15 +157,27 @@ def test_the_adaptive_factor_goes_from_cycle_to_cycle(tmp_path) -> None:
     mean = small.mean("member")
     small = mean + 0.3 * (small - mean)  # too sure of themselves
     stream = emulated_stream(truth, n_columns=20, error_std=world.ERRORS, seed=3)
-    settings = {"method": "letkf", "localisation": FAR, "background_error": 1.0,
-                "inflation": Inflation(adaptive=True, prior_std=0.3)}  # fmt: skip
+    settings = {
+        "method": "letkf",
+        "localisation": FAR,
+        "background_error": 1.0,
+        "inflation": Inflation(adaptive=True, prior_std=0.3),
+    }
 
     def run(name: str, n_cycles: int) -> xr.Dataset:
         return cycle(
-            small.assign_coords(time=world.START), stream, out=tmp_path / name, n_members=10,
-            n_cycles=n_cycles, carry="ensemble", model=world.make_prior(), seed=1, progress=False,
-            forecaster=world.forecaster, settings=settings,
-        ).load()  # fmt: skip
+            small.assign_coords(time=world.START),
+            stream,
+            out=tmp_path / name,
+            n_members=10,
+            n_cycles=n_cycles,
+            carry="ensemble",
+            model=world.make_prior(),
+            seed=1,
+            progress=False,
+            forecaster=world.forecaster,
+            settings=settings,
+        ).load()
 
     found = run("one.zarr", 3)
     factor = found["inflation_factor"]
@@ -158,14 +188,25 @@ def test_the_adaptive_factor_goes_from_cycle_to_cycle(tmp_path) -> None:
     second = open_cycle(tmp_path / "one.zarr", "analysis").isel(time=0, drop=True).load()
     start = world.forecaster(second.assign_coords(time=world.START))
     by_hand = assimilate(
-        start, stream(start.time.values), model=world.make_prior(), seed=1, progress=False,
-        inflation_factor=factor[0].values, **settings,
-    )  # fmt: skip
+        start,
+        stream(start.time.values),
+        model=world.make_prior(),
+        seed=1,
+        progress=False,
+        inflation_factor=factor[0].values,
+        **settings,
+    )
     np.testing.assert_allclose(by_hand["inflation_factor"], factor[1], atol=1e-5)
     # resumed, it is the same
     run("two.zarr", 1)
     again = run("two.zarr", 3)
     xr.testing.assert_identical(again, found)
     with pytest.raises(InputError, match="cycle hands it on itself"):
-        cycle(small.assign_coords(time=world.START), stream, out=tmp_path / "no.zarr", n_cycles=1,
-              settings={"inflation_factor": 1}, model=world.make_prior())  # fmt: skip
+        cycle(
+            small.assign_coords(time=world.START),
+            stream,
+            out=tmp_path / "no.zarr",
+            n_cycles=1,
+            settings={"inflation_factor": 1},
+            model=world.make_prior(),
+        )

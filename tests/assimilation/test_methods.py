@@ -33,9 +33,12 @@ def ensemble(world) -> xr.Dataset:
     """Background members: the background plus draws of the error that it has."""
     prior, _, background, _ = world
     return xr.concat(
-        [background + draw_states(prior, seed=k)[0] - draw_states(prior, seed=k)[1]
-         for k in range(100, 140)], "member",
-    )  # fmt: skip
+        [
+            background + draw_states(prior, seed=k)[0] - draw_states(prior, seed=k)[1]
+            for k in range(100, 140)
+        ],
+        "member",
+    )
 
 
 def _array(ds: xr.Dataset) -> np.ndarray:
@@ -46,7 +49,10 @@ def _ratio(world, analysis: xr.Dataset) -> np.ndarray:
     """Error of the mean over the background's, per channel."""
     _, truth, background, _ = world
     weight = LAYOUT.grid.area_weights()[:, None]
-    rmse = lambda ds: np.sqrt(np.mean(weight * (_array(ds) - _array(truth)) ** 2, axis=0))  # noqa: E731
+
+    def rmse(ds):
+        return np.sqrt(np.mean(weight * (_array(ds) - _array(truth)) ** 2, axis=0))
+
     return rmse(analysis.mean("member")) / rmse(background)
 
 
@@ -62,7 +68,10 @@ def _analyse(world, background=None, **settings):
 def test_oi_is_3dvar_but_for_far_observations(world):
     exact, local = (_array(_analyse(world, method=m)) for m in ("3dvar", "oi"))
     increment = exact - _array(world[2])
-    rms = lambda x: np.sqrt(np.mean((x / world[0].scale) ** 2))  # noqa: E731
+
+    def rms(x):
+        return np.sqrt(np.mean((x / world[0].scale) ** 2))
+
     # this B reaches farther than the 3,000 km of OI
     assert 0 < rms(local - exact) < 0.5 * rms(increment)
     assert (_ratio(world, _analyse(world, method="oi")) < 0.95).all()
@@ -107,8 +116,15 @@ def test_additive_inflation_gives_members_that_agree_a_spread(world, ensemble):
     alike = mean + 1e-4 * (ensemble - mean)
     settings = {"method": "letkf", "localisation": Localisation(length_km=300.0)}
     few = obs.isel({obs["lat"].dims[0]: slice(1)})
-    analysis = xdiffda.assimilate(alike, few, model=prior, progress=False, seed=3,
-                                  inflation=Inflation(additive=0.5), **settings)  # fmt: skip
+    analysis = xdiffda.assimilate(
+        alike,
+        few,
+        model=prior,
+        progress=False,
+        seed=3,
+        inflation=Inflation(additive=0.5),
+        **settings,
+    )
     z = (_array(analysis) - _array(mean)) / prior.scale
     expected = 0.25 * (np.asarray(prior.covariance.variance) + prior.unresolved**2)
     spread = z.var(0, ddof=1).mean() / expected.mean()
@@ -127,9 +143,13 @@ def test_members_are_drawn_around_background_members_without_counting_b_twice(wo
     """Members drawn from N(x_b, B): skill and spread are those of B itself, not of twice B."""
     prior = world[0]
     single = _analyse(world, n_members=8, antithetic=True, small_scales=False)
-    analysis = _analyse(world, ensemble, n_members=8, antithetic=True, small_scales=False,
-                        hybrid=Hybrid(alpha=0.5))  # fmt: skip
-    spread = lambda ds: np.sqrt(np.mean((_array(ds) / prior.scale).var(0, ddof=1)))  # noqa: E731
+    analysis = _analyse(
+        world, ensemble, n_members=8, antithetic=True, small_scales=False, hybrid=Hybrid(alpha=0.5)
+    )
+
+    def spread(ds):
+        return np.sqrt(np.mean((_array(ds) / prior.scale).var(0, ddof=1)))
+
     assert spread(analysis) / spread(single) == pytest.approx(1.0, abs=0.12)
     assert _ratio(world, analysis).mean() < _ratio(world, single).mean() + 0.1
     # each is the descendant of its own background member
@@ -179,9 +199,12 @@ def test_small_innovations_where_members_agree_do_not_make_r_small(world, ensemb
 
     def estimate(b: xr.Dataset) -> float:
         found = _analyse(
-            (prior, now, background, obs), b, method="3dvar", background_error="estimate",
+            (prior, now, background, obs),
+            b,
+            method="3dvar",
+            background_error="estimate",
             hybrid=Hybrid(alpha=0.1),
-        )  # fmt: skip
+        )
         return json.loads(found.attrs["xdiffda_background_error"])[0]
 
     weight = LAYOUT.grid.area_weights()[:, None]
@@ -202,14 +225,23 @@ def test_an_ensemble_that_is_certain_changes_little(world, ensemble):
 
     def increment_in_the_north(members: xr.Dataset, **settings) -> float:
         analysis = xdiffda.assimilate(
-            members, vague, model=prior, background_error=1.0, progress=False, **settings,
-        )  # fmt: skip
+            members,
+            vague,
+            model=prior,
+            background_error=1.0,
+            progress=False,
+            **settings,
+        )
         change = _array(analysis.mean("member")) - _array(members.mean("member"))
         return float(np.abs(change / prior.scale)[LAYOUT.grid.node_lat > 10].mean())
 
     # drawn around the mean, with the variance of the day in V
-    around = {"n_members": 2, "antithetic": True, "small_scales": False,
-              "hybrid": Hybrid(around="mean")}  # fmt: skip
+    around = {
+        "n_members": 2,
+        "antithetic": True,
+        "small_scales": False,
+        "hybrid": Hybrid(around="mean"),
+    }
     assert increment_in_the_north(certain, **around) < 0.92 * increment_in_the_north(
         ensemble, **around
     )
@@ -271,11 +303,22 @@ def test_a_robust_likelihood_through_the_public_call(world):
     spoilt = obs.copy(deep=True)
     spoilt["temperature"][::8] += 8 * 0.4 + 6.0  # below the gross check of ten expected deviations
     ratio = {
-        name: _ratio(world, xdiffda.assimilate(
-            background, spoilt, model=prior, n_members=2, antithetic=True, background_error=1.0,
-            robust=name, small_scales=False, progress=False)).mean()
+        name: _ratio(
+            world,
+            xdiffda.assimilate(
+                background,
+                spoilt,
+                model=prior,
+                n_members=2,
+                antithetic=True,
+                background_error=1.0,
+                robust=name,
+                small_scales=False,
+                progress=False,
+            ),
+        ).mean()
         for name in ("none", "varqc")
-    }  # fmt: skip
+    }
     assert ratio["varqc"] < 0.9 * ratio["none"]
 
 

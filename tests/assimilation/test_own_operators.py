@@ -37,13 +37,17 @@ def table() -> pd.DataFrame:
     n = len(SITES)
     rng = np.random.default_rng(3)
     expected = np.repeat([255.0, 275.0, 275.0 - 1.05 * 255.0], [n, n, len(PLACES)])
-    return pd.DataFrame({
-        "variable": ["temperature"] * 2 * n + ["lapse"] * len(PLACES),
-        "level": [500.0] * n + [850.0] * n + [np.nan] * len(PLACES),
-        "lat": GRID.node_lat[nodes], "lon": GRID.node_lon[nodes], "time": world.START,
-        "value": expected + rng.normal(0.0, 2.0, len(nodes)),
-        "error_std": [ERROR] * 2 * n + [OWN_ERROR] * len(PLACES),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "variable": ["temperature"] * 2 * n + ["lapse"] * len(PLACES),
+            "level": [500.0] * n + [850.0] * n + [np.nan] * len(PLACES),
+            "lat": GRID.node_lat[nodes],
+            "lon": GRID.node_lon[nodes],
+            "time": world.START,
+            "value": expected + rng.normal(0.0, 2.0, len(nodes)),
+            "error_std": [ERROR] * 2 * n + [OWN_ERROR] * len(PLACES),
+        }
+    )
 
 
 def dense() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -71,14 +75,26 @@ def test_own_operators_and_correlated_errors_give_the_kalman_analysis(method: st
     obs, (b, h, r) = table(), dense()
     x = to_state(background, world.LAYOUT)[0].reshape(-1).astype(float)
     departure = obs["value"].to_numpy() - h @ x
-    by = lambda r: b @ h.T @ np.linalg.solve(h @ b @ h.T + r, departure)  # noqa: E731
+
+    def by(r):
+        return b @ h.T @ np.linalg.solve(h @ b @ h.T + r, departure)
+
     expected = by(r)
     analysis = assimilate(
-        background, obs, model=world.make_prior(), method=method, n_members=2, n_steps=4,
-        background_error=1.0, gross_check=np.inf, small_scales=False, progress=False,
-        operators={"lapse": lapse}, error_correlation={"temperature": CORRELATION},
+        background,
+        obs,
+        model=world.make_prior(),
+        method=method,
+        n_members=2,
+        n_steps=4,
+        background_error=1.0,
+        gross_check=np.inf,
+        small_scales=False,
+        progress=False,
+        operators={"lapse": lapse},
+        error_correlation={"temperature": CORRELATION},
         solver=Solver(tolerance=1e-5, max_iterations=100),
-    )  # fmt: skip
+    )
     found = to_state(analysis, world.LAYOUT)[0].mean(0).reshape(-1) - x
     assert json.loads(analysis.attrs["xdiffda_observations_used"]) == [len(obs)]
     np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())

@@ -127,11 +127,15 @@ def test_a_hundred_thousand_observations_are_the_kalman_analysis(states) -> None
     node, channel = rng.integers(0, N_NODE, n), rng.integers(0, N_CHANNEL, n)
     error = rng.uniform(0.2, 1.0, n)
     value = x_t[node, channel] + error * rng.normal(size=n)
-    at = {"variable": np.array(["2m_temperature", "temperature", "temperature"])[channel],
-          "lat": np.repeat(world.LAT, len(world.LON))[node],
-          "lon": np.tile(world.LON, len(world.LAT))[node],
-          "level": np.array([np.nan, 500, 850])[channel], "time": np.full(n, world.START),
-          "value": value, "error_std": error}  # fmt: skip
+    at = {
+        "variable": np.array(["2m_temperature", "temperature", "temperature"])[channel],
+        "lat": np.repeat(world.LAT, len(world.LON))[node],
+        "lon": np.tile(world.LON, len(world.LAT))[node],
+        "level": np.array([np.nan, 500, 850])[channel],
+        "time": np.full(n, world.START),
+        "value": value,
+        "error_std": error,
+    }
     obs = xr.Dataset({name: ("obs", values) for name, values in at.items()})
 
     precision, pull = np.zeros((2, N_NODE, N_CHANNEL))
@@ -157,9 +161,12 @@ def test_the_residual_of_every_noise_level_is_watched() -> None:
     def residuals(solver: Solver) -> np.ndarray:
         seen = []
         sample_posterior(
-            prior, likelihood, make_draws(jax.random.key(0), jnp.arange(2)),
-            guidance=Guidance(solver=solver), watch=lambda found: seen.append(float(found.max())),
-        )  # fmt: skip
+            prior,
+            likelihood,
+            make_draws(jax.random.key(0), jnp.arange(2)),
+            guidance=Guidance(solver=solver),
+            watch=lambda found: seen.append(float(found.max())),
+        )
         return np.array(seen)
 
     enough, few = residuals(Solver()), residuals(Solver(max_iterations=2))
@@ -196,8 +203,12 @@ def test_an_indefinite_jacobian_in_half_precision_is_borne() -> None:
     """A network in bfloat16 with an antisymmetric part: minimal residuals stay, the others go."""
     likelihood, _ = at_elements(200, error=0.02)
     covariance, sigma = PRIOR.covariance, jnp.array(6.0)
-    half = lambda x: x.astype(jnp.bfloat16).astype(jnp.float32)  # noqa: E731
-    noise = lambda x: covariance.basis.synthesis(covariance.basis.adjoint(x))  # noqa: E731
+
+    def half(x):
+        return x.astype(jnp.bfloat16).astype(jnp.float32)
+
+    def noise(x):
+        return covariance.basis.synthesis(covariance.basis.adjoint(x))
 
     def network(z: jax.Array, sigma: jax.Array) -> jax.Array:
         turned = jnp.roll(z, 1, axis=0) - jnp.roll(z, -1, axis=0)
@@ -208,6 +219,9 @@ def test_an_indefinite_jacobian_in_half_precision_is_borne() -> None:
     guided, residual = guide_once(network, likelihood, None, z, sigma, noise_covariance=noise)
     assert float(residual[0]) < 1
     assert float(jnp.sqrt(jnp.mean((guided - estimate) ** 2))) < 3  # the observed values: one
-    v = lambda state: sigma**2 * noise(transpose(state)[0])  # noqa: E731
+
+    def v(state):
+        return sigma**2 * noise(transpose(state)[0])
+
     diverged = update(likelihood, v, estimate, solver=Solver())
     assert not float(diverged.residual[0]) < 1  # said, so that it can be warned of

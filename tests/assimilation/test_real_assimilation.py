@@ -23,9 +23,12 @@ QUICK = {"n_members": 4, "n_steps": 4, "antithetic": True, "progress": False}
 N_ERA5 = 2000  # errors of members are of small scale: fewer columns say little between them
 ERA5_ERRORS = {"geopotential": 5.0, "temperature": 0.15}
 IFS_ERRORS = {
-    "geopotential": 50.0, "temperature": 0.5, "relative_humidity": 5.0,
-    "u_component_of_wind": 1.0, "v_component_of_wind": 1.0,
-}  # fmt: skip
+    "geopotential": 50.0,
+    "temperature": 0.5,
+    "relative_humidity": 5.0,
+    "u_component_of_wind": 1.0,
+    "v_component_of_wind": 1.0,
+}
 States = tuple[xr.Dataset, xr.Dataset, xr.Dataset]
 
 

@@ -27,8 +27,15 @@ def background() -> xr.Dataset:
 
 
 def _one(**changes) -> pd.DataFrame:
-    row = {"variable": "t", "lat": LAT[7], "lon": LON[3], "level": 500, "time": TIME,
-           "value": 257.0, "error_std": 1.0}  # fmt: skip
+    row = {
+        "variable": "t",
+        "lat": LAT[7],
+        "lon": LON[3],
+        "level": 500,
+        "time": TIME,
+        "value": 257.0,
+        "error_std": 1.0,
+    }
     return pd.DataFrame([row | changes])
 
 
@@ -39,11 +46,17 @@ def _analyse(background: xr.Dataset, obs, **given) -> xr.Dataset:
 
 def test_one_observation_on_the_grid_has_the_increment_of_the_textbook(background):
     """s^2 / (s^2 + e^2) times the innovation, whatever the unit and the turn of longitude."""
-    variance = 1.5**2 * float(np.asarray(PRIOR.covariance.variance).reshape(-1)[
-        LAYOUT.channel_index("temperature", 500)])  # fmt: skip
+    variance = 1.5**2 * float(
+        np.asarray(PRIOR.covariance.variance).reshape(-1)[LAYOUT.channel_index("temperature", 500)]
+    )
     expected = 2.0 * variance / (variance + 1.0)
-    for changes in ({}, {"lon": LON[3] - 360.0}, {"value": 257.0 - 273.15, "units": "degC"},
-                    {"level": 50000}, {"time": "2020-01-15T14:00+02:00"}):  # fmt: skip
+    for changes in (
+        {},
+        {"lon": LON[3] - 360.0},
+        {"value": 257.0 - 273.15, "units": "degC"},
+        {"level": 50000},
+        {"time": "2020-01-15T14:00+02:00"},
+    ):
         analysis = _analyse(background, _one(**changes))
         increment = (analysis - background)["temperature"].squeeze()
         assert float(increment[7, 3]) == pytest.approx(expected, rel=1e-4)
@@ -58,10 +71,14 @@ def test_an_infinite_error_changes_nothing_and_warns_of_nothing(background):
     xr.testing.assert_allclose(got, _analyse(background, _one()), rtol=1e-6)
 
 
-@pytest.mark.parametrize("stamp", [
-    "2020-02-15T12", datetime.datetime(2020, 2, 15, 12),
-    cftime.DatetimeProlepticGregorian(2020, 2, 15, 12),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "stamp",
+    [
+        "2020-02-15T12",
+        datetime.datetime(2020, 2, 15, 12),
+        cftime.DatetimeProlepticGregorian(2020, 2, 15, 12),
+    ],
+)
 def test_the_window_holds_whatever_the_times_of_the_background_are_made_of(background, stamp):
     with pytest.raises(InputError, match="before the window"):
         _analyse(background.assign_coords(time=stamp), _one())
@@ -100,23 +117,51 @@ def test_backgrounds_that_are_no_fields_are_told_so(background):
 def test_numbers_of_numpy_are_numbers_to_the_end(background):
     """The settings are written as JSON when all the work is done: too late for a surprise."""
     analysis = _analyse(
-        background, _one(), seed=np.int64(3), n_members=np.int32(2), max_batch=np.uint8(2),
-        background_error=np.float32(1.0), gross_check=np.float32(5.0), withhold=np.float64(0.0),
-        antithetic=np.bool_(True), window=np.timedelta64(6, "h"),
-    )  # fmt: skip
+        background,
+        _one(),
+        seed=np.int64(3),
+        n_members=np.int32(2),
+        max_batch=np.uint8(2),
+        background_error=np.float32(1.0),
+        gross_check=np.float32(5.0),
+        withhold=np.float64(0.0),
+        antithetic=np.bool_(True),
+        window=np.timedelta64(6, "h"),
+    )
     written = json.loads(analysis.attrs["xdiffda_settings"])
     assert (written["seed"], written["gross_check"], written["max_batch"]) == (3, 5.0, 2)
     xr.testing.assert_identical(analysis.drop_attrs(), _analyse(background, _one()).drop_attrs())
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("seed", 3.0), ("seed", None), ("seed", -1), ("seed", 2**32), ("seed", "a"), ("n_steps", "8"),
-    ("n_steps", None), ("n_steps", 2.5), ("window", 6), ("window", "wide"), ("window", None),
-    ("window", np.inf), ("window", "-6h"), ("gross_check", "a"), ("gross_check", None),
-    ("gross_check", np.nan), ("gross_check", 0), ("withhold", "a"), ("withhold", None),
-    ("solver", {"tolerance": 0.1}), ("hybrid", 0.5), ("antithetic", None), ("small_scales", "no"),
-    ("background_error", "big"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", 3.0),
+        ("seed", None),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("seed", "a"),
+        ("n_steps", "8"),
+        ("n_steps", None),
+        ("n_steps", 2.5),
+        ("window", 6),
+        ("window", "wide"),
+        ("window", None),
+        ("window", np.inf),
+        ("window", "-6h"),
+        ("gross_check", "a"),
+        ("gross_check", None),
+        ("gross_check", np.nan),
+        ("gross_check", 0),
+        ("withhold", "a"),
+        ("withhold", None),
+        ("solver", {"tolerance": 0.1}),
+        ("hybrid", 0.5),
+        ("antithetic", None),
+        ("small_scales", "no"),
+        ("background_error", "big"),
+    ],
+)
 def test_settings_that_cannot_be_are_refused_by_name_before_anything_is_read(name, value):
     with pytest.raises(InputError, match=name) as caught:
         run_assimilation(None, None, model=PRIOR, method="3dvar", **{name: value})  # type: ignore[arg-type]
@@ -125,8 +170,16 @@ def test_settings_that_cannot_be_are_refused_by_name_before_anything_is_read(nam
 
 def test_all_settings_that_are_wrong_are_said_at_once():
     with pytest.raises(InputError, match="5 problems"):
-        run_assimilation(None, None, model=PRIOR, seed=None, window=6, n_steps="8",  # type: ignore[arg-type]
-                         gross_check=None, hybrid=1)  # fmt: skip
+        run_assimilation(
+            None,
+            None,
+            model=PRIOR,
+            seed=None,
+            window=6,
+            n_steps="8",  # type: ignore[arg-type]
+            gross_check=None,
+            hybrid=1,
+        )
 
 
 def test_widths_of_a_window():

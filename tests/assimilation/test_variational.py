@@ -31,10 +31,16 @@ def _observe(covariance: SpectralCovariance, *, linear: bool) -> Likelihood:
     if not linear:
         inputs = (("u", 0), ("v", 0))
         call = LocalCall("length", lambda s: jnp.hypot(s["u"], s["v"]), inputs, (), ())
-        local = (LocalRows(
-            call, 0, jnp.broadcast_to(jnp.array([4.0, -3.0]), (N_OBS, 2)),
-            jnp.ones((N_OBS, 2, 1)), jnp.zeros((N_OBS, 0)), jnp.full(N_OBS, ERROR),
-        ),)  # fmt: skip
+        local = (
+            LocalRows(
+                call,
+                0,
+                jnp.broadcast_to(jnp.array([4.0, -3.0]), (N_OBS, 2)),
+                jnp.ones((N_OBS, 2, 1)),
+                jnp.zeros((N_OBS, 0)),
+                jnp.full(N_OBS, ERROR),
+            ),
+        )
         weight = local[0].weights(jnp.zeros(n_node * N_CHANNEL), index)
     blank = Likelihood(jnp.zeros(N_OBS), index, weight, local=local, updates=N_OUTER)
     truth = covariance.sample(jax.random.split(jax.random.key(2), 1))

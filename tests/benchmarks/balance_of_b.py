@@ -5,7 +5,8 @@
 The same backgrounds, observations of whole columns and solver meet four covariances of the
 same residuals: u and v as two scalars; stream function and velocity potential in their place;
 mass regressed on the stream function as well; and that with the factor of latitude, which is
-the package's (`xdiffda.covariance.balance`).  B comes from the validation part's forecasts of 36 to 60 h,
+the package's (`xdiffda.covariance.balance`).  B comes from the validation part's forecasts of 36
+to 60 h,
 errors are those of the evaluation part's of 48 h.
 """
 

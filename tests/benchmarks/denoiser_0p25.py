@@ -109,10 +109,16 @@ def main() -> None:
     lat = np.linspace(-90, 90, round(180 / options.degrees) + 1)
     graph = build_graph(lat, np.arange(0, 360, options.degrees), refinement=options.refinement)
     config = NetworkConfig(
-        options.inputs, 83, latent=options.latent, processor_steps=options.steps,
-        conditioning_width=options.conditioning, dtype=options.dtype, unroll=False,
-        edge_chunk=options.edge_chunk, precision=options.precision,
-    )  # fmt: skip
+        options.inputs,
+        83,
+        latent=options.latent,
+        processor_steps=options.steps,
+        conditioning_width=options.conditioning,
+        dtype=options.dtype,
+        unroll=False,
+        edge_chunk=options.edge_chunk,
+        precision=options.precision,
+    )
     net = random_network(config)
     x = jnp.asarray(np.ones((graph.n_grid, options.members, options.inputs), np.float32))
     given = jnp.ones((options.members, options.conditioning)) if options.conditioning else None
@@ -125,9 +131,14 @@ def main() -> None:
     with watched("compilation"):
         compiled = apply.lower(net, x, graph, given, prepared).compile()
     planned = compiled.compiled.memory_analysis()
-    print(f"planned by the compiler: {planned.temp_size_in_bytes / 1e9:.2f} GB temporary, "
-          f"{planned.argument_size_in_bytes / 1e9:.2f} GB arguments")  # fmt: skip
-    evaluate = lambda: compiled(net, x, graph, given, prepared)  # noqa: E731
+    print(
+        f"planned by the compiler: {planned.temp_size_in_bytes / 1e9:.2f} GB temporary, "
+        f"{planned.argument_size_in_bytes / 1e9:.2f} GB arguments"
+    )
+
+    def evaluate():
+        return compiled(net, x, graph, given, prepared)
+
     with watched("first evaluation"):
         seconds(evaluate)
 
@@ -142,14 +153,20 @@ def main() -> None:
     count = options.members * operations(graph, config, prepared=prepared, plain=False)
     plain = options.members * operations(graph, config, prepared=None, plain=True)
     rate = 2.0 * rows * options.latent**2
-    print(f"{jax.devices()[0].device_kind}; {graph.n_grid} grid and {graph.n_mesh} mesh nodes; "
-          f"{options.members} members; {options.dtype}, {options.precision}")  # fmt: skip
+    print(
+        f"{jax.devices()[0].device_kind}; {graph.n_grid} grid and {graph.n_mesh} mesh nodes; "
+        f"{options.members} members; {options.dtype}, {options.precision}"
+    )
     print(f"products: {count / 1e12:.3f} e12 operations, gathering first {plain / 1e12:.3f} e12")
-    for name, ours, yard in (("wall", wall, wall_product),
-                             ("processor", processor, processor_product)):  # fmt: skip
+    for name, ours, yard in (
+        ("wall", wall, wall_product),
+        ("processor", processor, processor_product),
+    ):
         share = count / ours / (rate / yard)
-        print(f"{name}: {ours:.3f} s, {count / ours / 1e9:.0f} GFLOP/s; plain product "
-              f"{rate / yard / 1e9:.0f} GFLOP/s; share of that rate {share:.2f}")  # fmt: skip
+        print(
+            f"{name}: {ours:.3f} s, {count / ours / 1e9:.0f} GFLOP/s; plain product "
+            f"{rate / yard / 1e9:.0f} GFLOP/s; share of that rate {share:.2f}"
+        )
 
 
 if __name__ == "__main__":

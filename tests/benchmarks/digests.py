@@ -51,11 +51,11 @@ import xarray as xr  # noqa: E402
 import xdiffda  # noqa: E402
 
 # ---- every name of the package that is not directly below `xdiffda`, in one place
-from xdiffda.assimilation.baselines.letkf import Inflation
+from xdiffda.assimilation.baselines.letkf import Inflation  # noqa: E402
 from xdiffda.covariance.ensemble import Hybrid  # noqa: E402
 from xdiffda.covariance.localisation import Localisation  # noqa: E402
-from xdiffda.cycling.cycle import cycle
-from xdiffda.cycling.observation_stream import emulated_stream
+from xdiffda.cycling.cycle import cycle  # noqa: E402
+from xdiffda.cycling.observation_stream import emulated_stream  # noqa: E402
 from xdiffda.cycling.record import read_observations  # noqa: E402
 from xdiffda.observations import (  # noqa: E402
     VerticalCorrelation,

@@ -38,8 +38,12 @@ def states(degrees: float) -> xr.Dataset:
     """Two states, six hours apart, of constant fields with some noise."""
     grid = equiangular(round(180 / degrees) + 1, round(360 / degrees), poles=True)
     rng = np.random.default_rng(0)
-    coords = {"time": np.datetime64("2020-01-15T06", "ns") + np.arange(2) * np.timedelta64(6, "h"),
-              "level": list(LEVELS), "lat": list(grid.lat), "lon": list(grid.lon)}  # fmt: skip
+    coords = {
+        "time": np.datetime64("2020-01-15T06", "ns") + np.arange(2) * np.timedelta64(6, "h"),
+        "level": list(LEVELS),
+        "lat": list(grid.lat),
+        "lon": list(grid.lon),
+    }
     data = {}
     for name, (mean, scale) in FIELDS.items():
         dims = ("time", "lat", "lon") if name in SURFACE else ("time", "level", "lat", "lon")
@@ -55,20 +59,29 @@ def make_forecaster(options: argparse.Namespace, ds: xr.Dataset) -> Forecaster:
     task = TaskConfig((*targets, *forcings, *STATIC), targets, forcings, LEVELS)
     n_out = len(SURFACE) + (len(FIELDS) - len(SURFACE)) * len(LEVELS)
     config = NetworkConfig(
-        2 * n_out + 3 * len(forcings) + len(STATIC), n_out, latent=options.latent,
-        processor_steps=options.processor, dtype=options.dtype, precision=options.precision,
-        edge_chunk=options.edge_chunk, unroll=False,
-    )  # fmt: skip
+        2 * n_out + 3 * len(forcings) + len(STATIC),
+        n_out,
+        latent=options.latent,
+        processor_steps=options.processor,
+        dtype=options.dtype,
+        precision=options.precision,
+        edge_chunk=options.edge_chunk,
+        unroll=False,
+    )
     net = random_network(config)
-    last = lambda net: net.decoder.output.layers[-1]  # noqa: E731
+
+    def last(net):
+        return net.decoder.output.layers[-1]
+
     net = eqx.tree_at(last, net, jax.tree.map(jnp.zeros_like, last(net)))
     mesh = mesh_for(equiangular(ds.sizes["lat"], ds.sizes["lon"], poles=True))
     sizes = ModelConfig(options.degrees, mesh, options.latent, options.processor, 1)
     one = {name: ((), np.float32(1)) for name in FIELDS}
     mean = xr.Dataset({name: ((), np.float32(m)) for name, (m, _) in FIELDS.items()})
     spread = xr.Dataset({name: ((), np.float32(s)) for name, (_, s) in FIELDS.items()})
-    return Forecaster(BareNetwork(net, task, sizes), mean=mean, stddev=spread,
-                      diffs_stddev=xr.Dataset(one))  # fmt: skip
+    return Forecaster(
+        BareNetwork(net, task, sizes), mean=mean, stddev=spread, diffs_stddev=xr.Dataset(one)
+    )
 
 
 def main(options: argparse.Namespace) -> None:
@@ -84,8 +97,11 @@ def main(options: argparse.Namespace) -> None:
             warnings.simplefilter("ignore")  # fields of noise are no weather
             found = ds.diffda.forecast(lead, model=forecaster)
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
-        print(f"{call}: {wall / options.steps:.1f} s a step, {processor / options.steps:.1f} of "
-              "processor time", flush=True)  # fmt: skip
+        print(
+            f"{call}: {wall / options.steps:.1f} s a step, {processor / options.steps:.1f} of "
+            "processor time",
+            flush=True,
+        )
     kept = float(np.abs(found["temperature"][-1] - ds["temperature"][-1]).max())
     print(f"largest change of temperature, which is to be none: {kept:.1e} K")
 

@@ -34,20 +34,31 @@ def main() -> None:
     cases = make_cases(nature, load_pairs(given.pairs, "validation"), given.n_case)
     errors, area = quarter_errors(cases, prior.layout), prior.layout.grid.area_weights()
     seen = _methods.observed
-    print("| columns | method | scales beyond the basis | RMSE | CRPS | spread/skill | outer ranks "
-          "| s |\n" + "|---" * 8 + "|")  # fmt: skip
+    print(
+        "| columns | method | scales beyond the basis | RMSE | CRPS | spread/skill | outer ranks "
+        "| s |\n" + "|---" * 8 + "|"
+    )
     for columns in given.columns:
         for method in ("3dvar", "guided"):
             for how, (small, told) in HOW.items():
                 _methods.observed = seen if told else (lambda likelihood: False)
                 own, base, begin = [], [], 0.0
                 for case in [cases[0], *cases]:  # the first one compiles
-                    obs = emulate_obs(case.truth, n_columns=columns, error_std=errors,
-                                      seed=1000 * columns + case.number)  # fmt: skip
+                    obs = emulate_obs(
+                        case.truth,
+                        n_columns=columns,
+                        error_std=errors,
+                        seed=1000 * columns + case.number,
+                    )
                     analysis = xdiffda.assimilate(
-                        case.background, obs, model=prior, method=method, small_scales=small,
-                        seed=case.number, progress=False,
-                    )  # fmt: skip
+                        case.background,
+                        obs,
+                        model=prior,
+                        method=method,
+                        small_scales=small,
+                        seed=case.number,
+                        progress=False,
+                    )
                     if not begin:
                         begin = time.perf_counter()
                         continue
@@ -58,9 +69,11 @@ def main() -> None:
                     base.append(score(background[None], truth, area))
                 each = (time.perf_counter() - begin) / len(cases)
                 row = summary(own, base, prior.layout)
-                print(f"| {columns} | {method} | {how} | {row['rmse']:.4f} | {row['crps']:.4f} "
-                      f"| {row['spread_skill']:.2f} | {row['outer_ranks']:.2f} | {each:.1f} |",
-                      flush=True)  # fmt: skip
+                print(
+                    f"| {columns} | {method} | {how} | {row['rmse']:.4f} | {row['crps']:.4f} "
+                    f"| {row['spread_skill']:.2f} | {row['outer_ranks']:.2f} | {each:.1f} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -38,12 +38,17 @@ from xdiffda.state.grid import Layout, equiangular
 LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 # mean and scale of the errors, for all levels
 FIELDS = {
-    "geopotential": (5e4, 200.0), "specific_humidity": (3e-3, 5e-4), "temperature": (260.0, 1.5),
-    "u_component_of_wind": (5.0, 2.5), "v_component_of_wind": (0.0, 2.5),
-    "vertical_velocity": (0.0, 0.1), "2m_temperature": (285.0, 1.5),
-    "10m_u_component_of_wind": (0.0, 2.0), "10m_v_component_of_wind": (0.0, 2.0),
+    "geopotential": (5e4, 200.0),
+    "specific_humidity": (3e-3, 5e-4),
+    "temperature": (260.0, 1.5),
+    "u_component_of_wind": (5.0, 2.5),
+    "v_component_of_wind": (0.0, 2.5),
+    "vertical_velocity": (0.0, 0.1),
+    "2m_temperature": (285.0, 1.5),
+    "10m_u_component_of_wind": (0.0, 2.0),
+    "10m_v_component_of_wind": (0.0, 2.0),
     "mean_sea_level_pressure": (101e3, 150.0),
-}  # fmt: skip
+}
 
 
 def random_network(layout: Layout, latent: int, steps: int) -> DenoiserNetwork:
@@ -54,11 +59,20 @@ def random_network(layout: Layout, latent: int, steps: int) -> DenoiserNetwork:
         return jnp.asarray(rng.standard_normal(leaf.shape, np.float32) / leaf.shape[0] ** 0.5)
 
     shapes = eqx.filter_eval_shape(
-        DenoiserNetwork, layout.n_channel, 2, latent=latent, processor_steps=steps,
-        hidden_layers=1, conditioning_width=16, key=jax.random.key(0),
-    )  # fmt: skip
+        DenoiserNetwork,
+        layout.n_channel,
+        2,
+        latent=latent,
+        processor_steps=steps,
+        hidden_layers=1,
+        conditioning_width=16,
+        key=jax.random.key(0),
+    )
     network = jax.tree.map(draw, shapes)
-    last = lambda net: net.backbone.decoder.output.layers[-1]  # noqa: E731
+
+    def last(net):
+        return net.backbone.decoder.output.layers[-1]
+
     zero = jax.tree.map(jnp.zeros_like, last(network))
     return eqx.tree_at(last, network, zero)
 
@@ -77,13 +91,19 @@ def make_prior(options: argparse.Namespace) -> DiffusionPrior:
     mean, scale = np.array([FIELDS[name] for name, _ in layout.channels]).T
     unroll = {"unroll": False, "dtype": options.dtype, "edge_chunk": options.edge_chunk}
     return DiffusionPrior(
-        "random", layout, np.tile(scale, (grid.n_node, 1)),
+        "random",
+        layout,
+        np.tile(scale, (grid.n_node, 1)),
         SpectralCovariance.from_blocks(basis, blocks),
         network=random_network(layout, options.latent, options.steps),
         graph=build_graph(np.array(grid.lat), np.array(grid.lon), refinement=mesh_for(grid)),
-        static=np.zeros((grid.n_node, 2), np.float32), mean=mean, stddev=10 * scale,
-        calibrated=None, unresolved=np.zeros((grid.n_node, layout.n_channel), np.float32), card={},
-    ).reconfigured(**unroll)  # fmt: skip
+        static=np.zeros((grid.n_node, 2), np.float32),
+        mean=mean,
+        stddev=10 * scale,
+        calibrated=None,
+        unresolved=np.zeros((grid.n_node, layout.n_channel), np.float32),
+        card={},
+    ).reconfigured(**unroll)
 
 
 def states(prior: DiffusionPrior) -> tuple[xr.Dataset, xr.Dataset]:
@@ -121,12 +141,20 @@ def main(options: argparse.Namespace) -> None:
     obs = off_grid(truth, prior, options.columns)
     n_obs = options.columns * prior.layout.n_channel
     device = options.device or ("cpu" if jax.default_backend() == "cpu" else "h200")
-    print(xdiffda.plan(
-        grid=prior.layout.grid, levels=len(options.levels), members=options.members, obs=n_obs,
-        device=DEVICES[device], dtype=options.dtype, latent=options.latent,
-        processor_steps=options.steps, edge_chunk=options.edge_chunk,
-        truncation=prior.covariance.basis.mask.shape[0] - 1,
-    ))  # fmt: skip
+    print(
+        xdiffda.plan(
+            grid=prior.layout.grid,
+            levels=len(options.levels),
+            members=options.members,
+            obs=n_obs,
+            device=DEVICES[device],
+            dtype=options.dtype,
+            latent=options.latent,
+            processor_steps=options.steps,
+            edge_chunk=options.edge_chunk,
+            truncation=prior.covariance.basis.mask.shape[0] - 1,
+        )
+    )
     for call in ("first, with compilation", "second"):
         wall, processor = time.perf_counter(), time.process_time()
         analysis = background.diffda.assimilate(
@@ -134,8 +162,11 @@ def main(options: argparse.Namespace) -> None:
         )
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
         size, of = peak()
-        print(f"{call}: {wall:.1f} s, {processor:.1f} s of processor time; {of}'s peak so far "
-              f"{amount(size)}", flush=True)  # fmt: skip
+        print(
+            f"{call}: {wall:.1f} s, {processor:.1f} s of processor time; {of}'s peak so far "
+            f"{amount(size)}",
+            flush=True,
+        )
     name = "temperature"
     left = analysis[name].mean("member") - truth[name]
     ratio = float(np.sqrt((left**2).mean() / ((background[name] - truth[name]) ** 2).mean()))

@@ -32,8 +32,11 @@ def main() -> None:
     nature, pairs = load_nature(given.data), load_pairs(given.pairs, "validation")
     # those of cycles are 6 h forecasts from imperfect states, behind the forecasts
     cycled = np.arange(len(pairs.row)) > int(np.flatnonzero(pairs.lead != 6).max())
-    kinds = {"cycles": cycled, "48 h forecasts": ~cycled & (pairs.lead == 48),
-             "6 and 12 h forecasts": ~cycled & (pairs.lead <= 12)}  # fmt: skip
+    kinds = {
+        "cycles": cycled,
+        "48 h forecasts": ~cycled & (pairs.lead == 48),
+        "6 and 12 h forecasts": ~cycled & (pairs.lead <= 12),
+    }
     print("| background | model | " + " | ".join(f"noise {s:g}" for s in SIGMAS) + " |")
     print("|---" * (2 + len(SIGMAS)) + "|")
     for kind, own in kinds.items():
@@ -43,9 +46,12 @@ def main() -> None:
             prior = xdiffda.load_model(name)
             scale = prior.scale[:: nature.layout.grid.n_lon] / nature.stddev
             setting = Setting(
-                scale, prior.covariance, prior._graph, nature.static,
+                scale,
+                prior.covariance,
+                prior._graph,
+                nature.static,
                 nature.layout.grid.area_weights(),
-            )  # fmt: skip
+            )
             share = measure(
                 nature, pairs, setting, prior._network, n_pair=n, among=among, sigmas=SIGMAS
             )[1]

@@ -51,9 +51,11 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.environment = {
-            **os.environ, "PYTHONPATH": str(TESTS.parent), "JAX_PLATFORMS": "cpu",
+            **os.environ,
+            "PYTHONPATH": str(TESTS.parent),
+            "JAX_PLATFORMS": "cpu",
             **processes.LOOPBACK,
-        }  # fmt: skip
+        }
         write_nature(folder / "nature")
         self.start("one", []).wait()
         self.samples = dict(read_samples(folder / "one/samples.csv"))
@@ -69,9 +71,13 @@ class Runs:
     def start(self, out: str, launcher: list[str], fate: Fate | None = None) -> subprocess.Popen:
         with (self.folder / f"{out}.err").open("ab") as log:
             return subprocess.Popen(
-                [*launcher, *self.command(out, fate)], env=self.environment, cwd=TESTS.parent,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+                [*launcher, *self.command(out, fate)],
+                env=self.environment,
+                cwd=TESTS.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     def seen(self, out: str) -> list[int]:
         """Steps that were computed until now, in their order."""
@@ -195,12 +201,24 @@ def _story_of_slurm(runs: Runs, slurm: Slurm, srun: list[str]) -> None:
     script = (TESTS.parent / "tutorials/slurm/train.sbatch").read_text()
     (folder / "train.sbatch").write_text(script.replace("#SBATCH --gpus-per-node=4\n", ""))
     job = slurm.call(
-        "sbatch", "--parsable", "-N2", "--ntasks-per-node=1", "--cpus-per-task=2", "--time=3",
-        "--signal=USR1@60", f"--chdir={folder}", str(folder / "train.sbatch"), f"{out}.toml", out,
-    )  # fmt: skip
+        "sbatch",
+        "--parsable",
+        "-N2",
+        "--ntasks-per-node=1",
+        "--cpus-per-task=2",
+        "--time=3",
+        "--signal=USR1@60",
+        f"--chdir={folder}",
+        str(folder / "train.sbatch"),
+        f"{out}.toml",
+        out,
+    )
     assert job.isdecimal(), job
     runs.when_held(out, 5)
-    state = lambda: slurm.call("squeue", "-h", "-j", job, "-o", "%T")  # noqa: E731
+
+    def state():
+        return slurm.call("squeue", "-h", "-j", job, "-o", "%T")
+
     wait(lambda: state() == "PENDING", "the job is queued again")
     runs.stopped(out, "USR1 before the time limit, and the job queued again by its script")
     restarts = [(len(runs.seen(out)), runs.saved(out))]

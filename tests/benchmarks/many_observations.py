@@ -32,12 +32,17 @@ def main(iterations: int, guided: bool) -> None:
             obs = truth.diffda.emulate_obs(sites={"lat": lat[:n], "lon": lon[:n]}, seed=0)
             wall, cpu = time.perf_counter(), time.process_time()
             analysis = background.diffda.assimilate(
-                obs, method=method, n_members=2, solver=Solver(max_iterations=iterations),
+                obs,
+                method=method,
+                n_members=2,
+                solver=Solver(max_iterations=iterations),
                 progress=False,
-            )  # fmt: skip
+            )
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            used, residual = (json.loads(analysis.attrs[f"xdiffda_{name}"])[0]
-                              for name in ("observations_used", "solver_residual"))  # fmt: skip
+            used, residual = (
+                json.loads(analysis.attrs[f"xdiffda_{name}"])[0]
+                for name in ("observations_used", "solver_residual")
+            )
             error = analysis["temperature"].mean("member") - truth["temperature"]
             base = background["temperature"] - truth["temperature"]
             ratio = float(np.sqrt((error**2).mean() / (base**2).mean()))

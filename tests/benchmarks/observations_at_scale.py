@@ -138,33 +138,53 @@ def columns(clock: Clock, layout: Layout, n: int) -> None:
     clock("interpolated_state (kriging)", lambda: interpolated_state(tidy, layout))
     like = empty_state(layout.grid)
     clock("interpolate (user's call, whole)", lambda: interpolate(obs, like=like))
-    clock.total("GOAL 5 s: mask + kriging + H", (
-        "observation_rows (H, as assimilate)", "soft_mask", "interpolated_state (kriging)"
-    ))  # fmt: skip
-    clock.total("the same with read, check, Hx, HTy", (
-        "to_tidy (read, check)", "observation_rows (H, as assimilate)", "H x", "H^T y",
-        "soft_mask", "interpolated_state (kriging)",
-    ))  # fmt: skip
+    clock.total(
+        "GOAL 5 s: mask + kriging + H",
+        ("observation_rows (H, as assimilate)", "soft_mask", "interpolated_state (kriging)"),
+    )
+    clock.total(
+        "the same with read, check, Hx, HTy",
+        (
+            "to_tidy (read, check)",
+            "observation_rows (H, as assimilate)",
+            "H x",
+            "H^T y",
+            "soft_mask",
+            "interpolated_state (kriging)",
+        ),
+    )
 
 
 def frame(n: int) -> pd.DataFrame:
     """A tidy table as users have it: any order, own words, no errors stated, some derived."""
     rng = np.random.default_rng(1)
     names = np.array(["t", "z", "u", "v", "q", "2t", "msl", "ff"], object)
-    long = ("temperature", "geopotential", "u_component_of_wind", "v_component_of_wind",
-            "specific_humidity", "2m_temperature", "mean_sea_level_pressure",
-            "wind_speed")  # fmt: skip
+    long = (
+        "temperature",
+        "geopotential",
+        "u_component_of_wind",
+        "v_component_of_wind",
+        "specific_humidity",
+        "2m_temperature",
+        "mean_sea_level_pressure",
+        "wind_speed",
+    )
     code = rng.integers(0, names.size, n)
     level = np.exp(rng.uniform(np.log(60), np.log(990), n)).round(1)
     value = np.choose(code, [typical(name, level) for name in long])
     value = value + np.where(code == 4, 1e-6, 1.0) * rng.random(n)
     place = sites(n // 10, 2)
     station = rng.integers(0, n // 10, n)
-    return pd.DataFrame({
-        "variable": names[code], "lat": place["lat"][station], "lon": place["lon"][station] - 180,
-        "level": np.where((code == 5) | (code == 6), np.nan, level), "value": value,
-        "time": TIME + rng.integers(-240, 240, n) * np.timedelta64(1, "m"),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "variable": names[code],
+            "lat": place["lat"][station],
+            "lon": place["lon"][station] - 180,
+            "level": np.where((code == 5) | (code == 6), np.nan, level),
+            "value": value,
+            "time": TIME + rng.integers(-240, 240, n) * np.timedelta64(1, "m"),
+        }
+    )
 
 
 def rows(clock: Clock, layout: Layout, n: int) -> None:
@@ -177,9 +197,14 @@ def rows(clock: Clock, layout: Layout, n: int) -> None:
     inside, _ = clock("select_window", lambda: select_window(tidy, TIME, "6h"))
     print(f"{inside.sizes['obs']} inside the window")
     clock("observation_rows of all (H)", lambda: observation_rows(tidy, layout))
-    clock.total("GOAL 10 s: read, check, window, H", (
-        "to_tidy (DataFrame: read, check)", "select_window", "observation_rows of all (H)",
-    ))  # fmt: skip
+    clock.total(
+        "GOAL 10 s: read, check, window, H",
+        (
+            "to_tidy (DataFrame: read, check)",
+            "select_window",
+            "observation_rows of all (H)",
+        ),
+    )
 
 
 def main() -> None:

@@ -23,10 +23,18 @@ from xdiffda.state.grid import Grid, Layout
 
 LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 VARIABLES = (
-    "temperature", "geopotential", "u_component_of_wind", "v_component_of_wind",
-    "vertical_velocity", "specific_humidity", "2m_temperature", "10m_u_component_of_wind",
-    "10m_v_component_of_wind", "mean_sea_level_pressure", "total_precipitation_6hr",
-)  # fmt: skip
+    "temperature",
+    "geopotential",
+    "u_component_of_wind",
+    "v_component_of_wind",
+    "vertical_velocity",
+    "specific_humidity",
+    "2m_temperature",
+    "10m_u_component_of_wind",
+    "10m_v_component_of_wind",
+    "mean_sea_level_pressure",
+    "total_precipitation_6hr",
+)
 TYPICAL = {"temperature": 250.0, "2m_temperature": 280.0, "mean_sea_level_pressure": 1e5}
 
 
@@ -41,13 +49,20 @@ def table(layout: Layout, n: int) -> xr.Dataset:
     phi = 9.80665 * 44330.8 * (1 - (pressure / 1013.25) ** 0.190263)
     value = np.where(np.array(names) == "geopotential", phi, value)
     each = len(names)
-    column = lambda x: ("obs", np.tile(x, n))  # noqa: E731
+
+    def column(x):
+        return ("obs", np.tile(x, n))
+
     return xr.Dataset(
         {"value": column(value), "error_std": ("obs", np.ones(n * each))},
-        {"variable": column(np.array(names)), "level": column(levels),
-         "lat": ("obs", np.repeat(lat, each)), "lon": ("obs", np.repeat(lon, each)),
-         "time": ("obs", np.full(n * each, np.datetime64("2020-01-01", "ns")))},
-    )  # fmt: skip
+        {
+            "variable": column(np.array(names)),
+            "level": column(levels),
+            "lat": ("obs", np.repeat(lat, each)),
+            "lon": ("obs", np.repeat(lon, each)),
+            "time": ("obs", np.full(n * each, np.datetime64("2020-01-01", "ns"))),
+        },
+    )
 
 
 def timed(what: str, run: Callable[[], object], repeat: int = 5) -> float:
@@ -64,8 +79,9 @@ def timed(what: str, run: Callable[[], object], repeat: int = 5) -> float:
 
 def main() -> None:
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-    layout = Layout(Grid.from_coords(np.linspace(-90, 90, 721), np.arange(1440) * 0.25),
-                    VARIABLES, LEVELS)  # fmt: skip
+    layout = Layout(
+        Grid.from_coords(np.linspace(-90, 90, 721), np.arange(1440) * 0.25), VARIABLES, LEVELS
+    )
     tidy = table(layout, n)
     print(f"{n} columns x {layout.n_channel} channels on {layout.grid}")
     timed("validate (to_tidy)", lambda: to_tidy(tidy), 1)

@@ -69,8 +69,10 @@ def main() -> None:
     cases = make_cases(nature, load_pairs(given.pairs, "evaluation"), given.n_case)
     error_std = quarter_errors(cases, layout)
     truth = [_array(case.truth, layout) for case in cases]
-    base = [score(_array(case.background, layout)[None], x, area)
-            for case, x in zip(cases, truth, strict=True)]  # fmt: skip
+    base = [
+        score(_array(case.background, layout)[None], x, area)
+        for case, x in zip(cases, truth, strict=True)
+    ]
     print(
         "| columns | members | RMSE | CRPS | spread/skill | outer ranks | p |\n" + "|---" * 7 + "|"
     )
@@ -79,13 +81,21 @@ def main() -> None:
         for name in ROWS[:2]:
             found = []
             for case, x in zip(cases, truth, strict=True):
-                obs = emulate_obs(case.truth, n_columns=columns, error_std=error_std,
-                                  seed=1000 * columns + case.number)  # fmt: skip
+                obs = emulate_obs(
+                    case.truth,
+                    n_columns=columns,
+                    error_std=error_std,
+                    seed=1000 * columns + case.number,
+                )
                 analysis = xdiffda.assimilate(
-                    case.background, obs, model=prior, n_members=8, seed=case.number,
+                    case.background,
+                    obs,
+                    model=prior,
+                    n_members=8,
+                    seed=case.number,
                     progress=False,
                     background_error=true_r(prior, case) if name == ROWS[1] else "estimate",
-                )  # fmt: skip
+                )
                 found.append(_array(analysis, layout).reshape(-1, *x.shape) - x)
             errors[name] = np.stack(found)
         for name in ROWS[2:]:
@@ -93,9 +103,12 @@ def main() -> None:
         for name in ROWS:
             own = [score(e, np.zeros_like(e[0]), area, antithetic=True) for e in errors[name]]
             row = summary(own, base, layout)
-            print(f"| {columns} | {name} | {row['rmse']:.4f} | {row['crps']:.4f} "
-                  f"| {row['spread_skill']:.3f} | {row['outer_ranks']:.3f} "
-                  f"| {row.get('rank_p', np.nan):.0e} |", flush=True)  # fmt: skip
+            print(
+                f"| {columns} | {name} | {row['rmse']:.4f} | {row['crps']:.4f} "
+                f"| {row['spread_skill']:.3f} | {row['outer_ranks']:.3f} "
+                f"| {row.get('rank_p', np.nan):.0e} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

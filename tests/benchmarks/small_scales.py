@@ -44,8 +44,11 @@ def main() -> None:
         rest = unresolved_part(basis, error)
         damped = rest - prior.noise_correction(background)
         whole = np.mean(error**2)
-        print(f"| {kind} | {np.sqrt(whole):.2f} | {np.mean(rest**2) / whole:.3f} "
-              f"| {np.mean(damped**2) / whole:.3f} |", flush=True)  # fmt: skip
+        print(
+            f"| {kind} | {np.sqrt(whole):.2f} | {np.mean(rest**2) / whole:.3f} "
+            f"| {np.mean(damped**2) / whole:.3f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

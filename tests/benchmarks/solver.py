@@ -62,14 +62,18 @@ def main(columns: list[int], n_members: int) -> None:
     truth, background = (every[name].isel(time=8).load() for name in every)
     for n in columns:
         obs = truth.diffda.emulate_obs(n_columns=n, error_std=error / 4, seed=2)
-        analyse = lambda solver, obs=obs: background.diffda.assimilate(  # noqa: E731
-            obs, n_members=n_members, seed=0, small_scales=False, solver=solver
-        )
+
+        def analyse(solver, obs=obs):
+            return background.diffda.assimilate(
+                obs, n_members=n_members, seed=0, small_scales=False, solver=solver
+            )
+
         exact = run(analyse, 1e-6, True)[0]
         found = {
             (tolerance, carry): run(analyse, tolerance, carry)
-            for tolerance in (1e-2, 1e-3) for carry in (True, False)
-        }  # fmt: skip
+            for tolerance in (1e-2, 1e-3)
+            for carry in (True, False)
+        }
         default = found[1e-2, True][2]
         for (tolerance, carry), (analysis, steps, seconds) in found.items():
             apart = ((analysis - exact) / error) ** 2
@@ -78,8 +82,9 @@ def main(columns: list[int], n_members: int) -> None:
             print(
                 f"{n:5d} columns, tolerance {tolerance:g}, from {begins:16s}: "
                 f"{steps.sum():4d} steps {steps.tolist()}, time x {seconds / default:.2f}, "
-                f"members moved by {moved:.1e}", flush=True,
-            )  # fmt: skip
+                f"members moved by {moved:.1e}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -19,8 +19,14 @@ from xdiffda.cycling.store import open_cycle
 from xdiffda.priors.samples import open_named
 from xdiffda.state.convert import to_state
 
-SHOWN = ("geopotential@300", "geopotential@500", "2m_temperature", "temperature@850",
-         "u_component_of_wind@300", "specific_humidity@850")  # fmt: skip
+SHOWN = (
+    "geopotential@300",
+    "geopotential@500",
+    "2m_temperature",
+    "temperature@850",
+    "u_component_of_wind@300",
+    "specific_humidity@850",
+)
 
 
 def main() -> None:
@@ -42,8 +48,11 @@ def main() -> None:
         map_square = np.einsum("nc,n->c", error.mean(0) ** 2, weight / weight.sum())
         rows = [(n, square[names.index(n)], map_square[names.index(n)]) for n in SHOWN]
         for name, all_of, still in [*rows, ("all", square.mean(), map_square.mean())]:
-            print(f"| {Path(store).stem} | {name} | {all_of**0.5:.3f} | {still**0.5:.3f} "
-                  f"| {still / all_of:.2f} |", flush=True)  # fmt: skip
+            print(
+                f"| {Path(store).stem} | {name} | {all_of**0.5:.3f} | {still**0.5:.3f} "
+                f"| {still / all_of:.2f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -132,7 +132,10 @@ def test_a_turn_of_the_globe_changes_nothing() -> None:
     covariance = balanced_covariance()
     shape = (*LAYOUT.grid.shape, 3)
     x = np.random.default_rng(3).normal(size=(LAYOUT.grid.n_node, 3)).astype(np.float32)
-    turn = lambda f: np.roll(np.asarray(f).reshape(shape), 5, axis=1).reshape(-1, 3)  # noqa: E731
+
+    def turn(f):
+        return np.roll(np.asarray(f).reshape(shape), 5, axis=1).reshape(-1, 3)
+
     np.testing.assert_allclose(turn(covariance(x)), covariance(turn(x)), atol=1e-4)
 
 
@@ -169,9 +172,10 @@ def test_the_fit_finds_the_balance_of_samples() -> None:
     error = np.asarray(scalar(probe)) - truth
     assert np.sqrt((error**2).mean() / (truth**2).mean()) > 0.3
     np.testing.assert_allclose(
-        found.variance, LAYOUT.grid.area_weights() / LAYOUT.grid.n_node @ (drawn**2).mean(0),
+        found.variance,
+        LAYOUT.grid.area_weights() / LAYOUT.grid.n_node @ (drawn**2).mean(0),
         rtol=0.05,
-    )  # fmt: skip
+    )
 
 
 def test_scalars_stand_for_it_where_distance_is_all_that_counts() -> None:

@@ -181,7 +181,10 @@ def test_table_goes_as_sigma_squared_below_its_first_level(table: CovarianceTabl
 def test_table_of_one_shape_is_exact_for_scalar_covariances(basis: Basis) -> None:
     """One channel: the interpolated quantity is constant, so every sigma is exact."""
     b = 1.0 / (1.0 + np.arange(basis.mask.shape[0]))
-    v = lambda s: b * s**2 / (b + s**2)  # noqa: E731
+
+    def v(s):
+        return b * s**2 / (b + s**2)
+
     table = CovarianceTable(
         basis,
         jnp.asarray(SIGMAS),

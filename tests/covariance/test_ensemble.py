@@ -263,7 +263,10 @@ def test_members_around_members_have_the_exact_mean_and_covariance(
     draws = make_draws(jax.random.key(31), numbers, antithetic=True)
     moved = move_members(hybrid, obs, draws, numbers, Solver(1e-4, 200))
     assert float(moved.residual.max()) < 1e-3
-    wiener = lambda z, sigma: static.wiener(z, sigma)  # noqa: E731
+
+    def wiener(z, sigma):
+        return static.wiener(z, sigma)
+
     prior = Conditioned(jax.tree_util.Partial(wiener), static, shift=moved.z / root)
     z = sample_posterior(prior, obs.rescaled(root), draws, guidance=Guidance(n_steps=8))
     found = root * np.asarray(z, float)
@@ -333,7 +336,10 @@ def test_variance_of_the_day_is_found(basis: Basis) -> None:
     """From 20 members: smoothed it is nearer to the true ratio than raw, and than 1."""
     climate, area = _climate(basis, 4.0), GRID.area_weights()
     day = np.repeat(0.4 + 2 * np.exp((_near_the_storm()[:, None] - 1) / 0.4), N_CHANNEL, axis=1)
-    error = lambda s: np.sqrt(np.mean((s - day**2) ** 2))  # noqa: E731
+
+    def error(s):
+        return np.sqrt(np.mean((s - day**2) ** 2))
+
     smooth, raw = [], []
     for seed in range(3):
         x = _draw(climate, day, jax.random.key(30 + seed), 20)

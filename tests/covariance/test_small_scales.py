@@ -76,9 +76,10 @@ def test_filter_rolls_with_the_background(basis: ScalarBasis) -> None:
     m, truth, background = _world(basis, 1.0, 40)
     found = fit_filter(basis, truth, background, truth, AREA, n_lon=N_LON, n_class=2)
     found = found._replace(mean=np.zeros_like(m))
-    roll = lambda x: np.roll(  # noqa: E731
-        x.reshape(len(x), len(LAT), N_LON, -1), 5, axis=2
-    ).reshape(x.shape)
+
+    def roll(x):
+        return np.roll(x.reshape(len(x), len(LAT), N_LON, -1), 5, axis=2).reshape(x.shape)
+
     rolled = found.change(basis, roll(background), AREA)
     np.testing.assert_allclose(rolled, roll(found.change(basis, background, AREA)), atol=2e-5)
 
@@ -89,9 +90,12 @@ def prior(basis: ScalarBasis) -> GaussianPrior:
     blocks = (1 / (1 + degree))[:, None, None] * np.eye(N_CHANNEL)
     scale = np.tile([SCALE[c] for c in LAYOUT.channel_names], (LAYOUT.grid.n_node, 1))
     made = GaussianPrior(
-        LAYOUT, scale, SpectralCovariance.from_blocks(basis, blocks),
-        unresolved=np.full(scale.shape, 0.2, np.float32), name="coarse",
-    )  # fmt: skip
+        LAYOUT,
+        scale,
+        SpectralCovariance.from_blocks(basis, blocks),
+        unresolved=np.full(scale.shape, 0.2, np.float32),
+        name="coarse",
+    )
     damping = np.full((1, *scale.shape), 0.25, np.float32)
     mean = _noise(basis, 1, 5, 0.3)[0]
     made.small_scale_filter = SmallScaleFilter(mean, 0.25, np.ones(1), damping)
@@ -101,9 +105,12 @@ def prior(basis: ScalarBasis) -> GaussianPrior:
 def _states(prior: GaussianPrior, basis: ScalarBasis) -> tuple:
     base = np.tile([MEAN[c] for c in LAYOUT.channel_names], (LAYOUT.grid.n_node, 1))
     error = np.asarray(prior.covariance.sample(jax.random.split(jax.random.key(3), 1)))[:, 0]
-    label = lambda x: from_state(  # noqa: E731
-        x.astype(np.float32), LAYOUT, default_convention(LAYOUT)
-    ).assign_coords(time=TIME)
+
+    def label(x):
+        return from_state(x.astype(np.float32), LAYOUT, default_convention(LAYOUT)).assign_coords(
+            time=TIME
+        )
+
     truth = base + prior.scale * (error + prior.small_scale_filter.mean)
     return label(truth), base + prior.scale * _noise(basis, 1, 6)[0], label
 
@@ -123,7 +130,10 @@ def test_analysis_equals_that_of_the_filtered_background(
         size = SCALE[next(c for c in SCALE if c.split("@")[0] == name)]
         np.testing.assert_allclose(own[name], other[name], atol=3e-3 * size)
     raw = assimilate(label(background), obs, model=plain, **ask)
-    error = lambda a: float(((a.mean("member") - truth)["temperature"] ** 2).mean())  # noqa: E731
+
+    def error(a):
+        return float(((a.mean("member") - truth)["temperature"] ** 2).mean())
+
     assert error(own) < 0.7 * error(raw)  # noise of 1 is damped to a quarter of its amplitude
 
 
@@ -150,9 +160,14 @@ def test_calibration_draws_truths_around_the_filtered_background(
 ) -> None:
     _, background, label = _states(prior, basis)
     found = simulation_based_calibration(
-        prior, label(background), n_draws=24, n_members=3, n_columns=30,
-        settings={"n_steps": 8, "background_error": 1.0}, progress=False,
-    )  # fmt: skip
+        prior,
+        label(background),
+        n_draws=24,
+        n_members=3,
+        n_columns=30,
+        settings={"n_steps": 8, "background_error": 1.0},
+        progress=False,
+    )
     misfit = found["rank"].sel(function=J_O).values
     # around the background as it came every member would fit worse than the truth
     assert np.mean(misfit == 1) < 0.6  # the lowest of four ranks: 0.25 expected

@@ -104,7 +104,10 @@ def test_agrees_with_the_noise_of_gencast() -> None:
 def test_a_rotation_about_the_axis_keeps_the_power_of_each_degree() -> None:
     basis = _sphere("gaussian")
     x = np.asarray(basis.synthesis(_coefficients(basis))).reshape(12, 24)
-    power = lambda f: np.sum(np.asarray(basis.analysis(f.reshape(-1))) ** 2, axis=1)  # noqa: E731
+
+    def power(f):
+        return np.sum(np.asarray(basis.analysis(f.reshape(-1))) ** 2, axis=1)
+
     np.testing.assert_allclose(power(np.roll(x, 5, axis=1)), power(x), rtol=1e-3, atol=1e-4)
     one = jax.jit(lambda f: basis.project(f))(x.reshape(-1))
     np.testing.assert_allclose(one, x.reshape(-1), atol=2e-4)

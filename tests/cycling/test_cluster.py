@@ -36,9 +36,12 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     """Two worker processes, with the environment of the tests."""
     folder = tmp_path_factory.mktemp("cluster")
     cluster = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None,
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=None,
         local_directory=str(folder),
-    )  # fmt: skip
+    )
     with cluster, distributed.Client(cluster) as connected:
         yield connected
 
@@ -78,10 +81,19 @@ def _streams(out: Path, client=None, hold: tuple[str, Path] | None = None) -> xr
     if hold is not None:
         stream = Held(stream, np.datetime64(hold[0], "ns"), hold[1])
     return run_streams(
-        xr.concat(at, "time"), stream, out=out, starts=STARTS, end=END, spin_up="12h",
-        n_members=1, forecaster=cycle_world.forecaster, model=cycle_world.make_prior(),
-        settings=cycle_world.QUICK, client=client, progress=False,
-    )  # fmt: skip
+        xr.concat(at, "time"),
+        stream,
+        out=out,
+        starts=STARTS,
+        end=END,
+        spin_up="12h",
+        n_members=1,
+        forecaster=cycle_world.forecaster,
+        model=cycle_world.make_prior(),
+        settings=cycle_world.QUICK,
+        client=client,
+        progress=False,
+    )
 
 
 @contextlib.contextmanager
@@ -168,10 +180,16 @@ def test_streams_side_by_side_are_cycled_runs(client, tmp_path: Path) -> None:
     truth, first = cycle_world.make_states(8)
     stream = xdiffda.cycle.emulated_stream(truth, n_columns=20, error_std=cycle_world.ERRORS)
     alone = xdiffda.cycle.cycle(
-        first, stream, out=tmp_path / "alone.zarr", n_cycles=4, n_members=1,
-        forecaster=cycle_world.forecaster, model=cycle_world.make_prior(),
-        settings=cycle_world.QUICK, progress=False,
-    ).load()  # fmt: skip
+        first,
+        stream,
+        out=tmp_path / "alone.zarr",
+        n_cycles=4,
+        n_members=1,
+        forecaster=cycle_world.forecaster,
+        model=cycle_world.make_prior(),
+        settings=cycle_world.QUICK,
+        progress=False,
+    ).load()
     for name in ("temperature", "background_temperature", "n_obs_used"):
         xr.testing.assert_equal(run[name].isel(time=slice(4)).drop_vars("stream"), alone[name])
     before = (tmp_path / "run" / "streams.json").read_bytes()

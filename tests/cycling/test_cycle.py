@@ -75,9 +75,13 @@ def test_each_analysis_is_that_of_assimilate(whole) -> None:
     stream = emulated_stream(truth, n_columns=20, error_std=world.ERRORS, seed=3)
     background = open_cycle(whole[0], "background").load().isel(time=3)
     alone = xdiffda.assimilate(
-        background, stream(background.time.values), model=world.make_prior(), seed=1,
-        progress=False, **world.QUICK,
-    )  # fmt: skip
+        background,
+        stream(background.time.values),
+        model=world.make_prior(),
+        seed=1,
+        progress=False,
+        **world.QUICK,
+    )
     np.testing.assert_array_equal(_at(open_cycle(whole[0], "analysis"), 3), _array(alone))
 
 
@@ -86,14 +90,19 @@ def test_observations_are_read_as_given_and_give_the_analysis_again(whole) -> No
     stream = emulated_stream(truth, n_columns=20, error_std=world.ERRORS, seed=3)
     found = read_observations(whole[0])
     given = xr.concat([to_tidy(stream(time)) for time in truth.time.values[:6]], "obs")
-    xr.testing.assert_equal(found.drop_vars(["status", "analysis_time"]),
-                            given.drop_vars("station"))  # fmt: skip
+    xr.testing.assert_equal(
+        found.drop_vars(["status", "analysis_time"]), given.drop_vars("station")
+    )
     np.testing.assert_array_equal(found.analysis_time, given.time)
     background = open_cycle(whole[0], "background").load().isel(time=3)
     again = xdiffda.assimilate(
-        background, read_observations(whole[0], truth.time.values[3]), model=world.make_prior(),
-        seed=1, progress=False, **world.QUICK,
-    )  # fmt: skip
+        background,
+        read_observations(whole[0], truth.time.values[3]),
+        model=world.make_prior(),
+        seed=1,
+        progress=False,
+        **world.QUICK,
+    )
     np.testing.assert_array_equal(_at(open_cycle(whole[0], "analysis"), 3), _array(again))
     with pytest.raises(InputError, match="no cycle at 2020-01-20"):
         read_observations(whole[0], "2020-01-20")
@@ -116,14 +125,22 @@ def test_observations_say_what_became_of_them(tmp_path) -> None:
         return to_tidy(table)
 
     run = cycle(
-        background, spoilt, out=tmp_path / "run.zarr", n_cycles=1, model=world.make_prior(),
-        forecaster=world.forecaster, settings=world.QUICK | {"withhold": 0.2}, progress=False,
-    ).load()  # fmt: skip
+        background,
+        spoilt,
+        out=tmp_path / "run.zarr",
+        n_cycles=1,
+        model=world.make_prior(),
+        forecaster=world.forecaster,
+        settings=world.QUICK | {"withhold": 0.2},
+        progress=False,
+    ).load()
     found, given = read_observations(tmp_path / "run.zarr"), spoilt(world.START)
     where = [int(np.flatnonzero(given.value.values == value)[0]) for value in found.value.values]
     assert sorted(where) == list(range(60))
-    xr.testing.assert_equal(found.drop_vars(["status", "analysis_time", "kind"]),
-                            given.isel(obs=where).drop_vars("kind"))  # fmt: skip
+    xr.testing.assert_equal(
+        found.drop_vars(["status", "analysis_time", "kind"]),
+        given.isel(obs=where).drop_vars("kind"),
+    )
     held = found.status.values == "withheld"
     assert 0 < held.sum() < 30 and (found.status.values == wanted[where])[~held].all()
     kinds = ["" if i == 5 else given.kind.values[i].replace(" ", "_") for i in where]
@@ -147,10 +164,16 @@ def test_a_table_of_all_times_equals_the_stream_and_each_is_used_once(whole, tmp
     for table, hours in zip(tables, (0, 3, -2), strict=True):  # anywhere within the windows
         table["time"] = table.time + np.timedelta64(hours, "h")
     found = cycle(
-        background, xr.concat(tables, "obs").assign_attrs(description="in words"),
-        out=tmp_path / "run.zarr", n_cycles=3, model=world.make_prior(),
-        forecaster=world.forecaster, seed=1, settings=world.QUICK, progress=False,
-    ).load()  # fmt: skip
+        background,
+        xr.concat(tables, "obs").assign_attrs(description="in words"),
+        out=tmp_path / "run.zarr",
+        n_cycles=3,
+        model=world.make_prior(),
+        forecaster=world.forecaster,
+        seed=1,
+        settings=world.QUICK,
+        progress=False,
+    ).load()
     np.testing.assert_array_equal(found.n_obs_used, [60, 60, 60])
     assert "score_temperature" not in found and "free_run_temperature" not in found
     for name in ("temperature", "2m_temperature"):
@@ -191,10 +214,18 @@ def test_a_letkf_cycles_its_own_members(tmp_path) -> None:
     members = world.from_state(x.astype(np.float32), world.LAYOUT, convention, dims=("member",))
     stream = emulated_stream(truth, n_columns=40, error_std=world.ERRORS, seed=3)
     found = cycle(
-        members.assign_coords(time=world.START), stream, out=tmp_path / "run.zarr", n_cycles=3,
-        truth=truth, carry="ensemble", n_members=12, model=world.make_prior(),
-        forecaster=world.forecaster, settings={"method": "letkf"}, progress=False,
-    ).load()  # fmt: skip
+        members.assign_coords(time=world.START),
+        stream,
+        out=tmp_path / "run.zarr",
+        n_cycles=3,
+        truth=truth,
+        carry="ensemble",
+        n_members=12,
+        model=world.make_prior(),
+        forecaster=world.forecaster,
+        settings={"method": "letkf"},
+        progress=False,
+    ).load()
     error = found["normalized_error"].sel(state="analysis").values
     assert error[0] < 0.8 * found["normalized_error"].sel(state="free_run")[0]
     assert error[2] < error[0]
@@ -224,10 +255,17 @@ def test_without_observations_the_background_stands(tmp_path) -> None:
     gaps[truth.time.values[2]] = late.assign_coords(time=late.time + hours)
     with pytest.warns(UserWarning, match="no observation within 6h") as record:
         found = cycle(
-            background, lambda time: gaps.get(time, stream(time)), out=tmp_path / "run.zarr",
-            n_cycles=3, n_members=2, carry="ensemble", model=world.make_prior(),
-            forecaster=world.forecaster, settings=GUIDED, progress=False,
-        ).load()  # fmt: skip
+            background,
+            lambda time: gaps.get(time, stream(time)),
+            out=tmp_path / "run.zarr",
+            n_cycles=3,
+            n_members=2,
+            carry="ensemble",
+            model=world.make_prior(),
+            forecaster=world.forecaster,
+            settings=GUIDED,
+            progress=False,
+        ).load()
     assert len(record) == 2 and "60 were given for other times" in str(record[1].message)
     assert found.n_obs_used.values.tolist() == [60, 0, 0]
     assert found.n_obs_rejected.sel(reason="outside_window").values.tolist() == [0, 0, 60]
@@ -244,8 +282,15 @@ def test_without_observations_the_background_stands(tmp_path) -> None:
 
 def test_the_users_convention_is_that_of_the_store(whole, tmp_path) -> None:
     truth, background = world.make_states()
-    theirs = background.rename({"lat": "latitude", "lon": "longitude", "level": "plev",
-                                "temperature": "t", "2m_temperature": "t2m"})  # fmt: skip
+    theirs = background.rename(
+        {
+            "lat": "latitude",
+            "lon": "longitude",
+            "level": "plev",
+            "temperature": "t",
+            "2m_temperature": "t2m",
+        }
+    )
     theirs = theirs.assign_coords(plev=("plev", [50000, 85000], {"units": "Pa"}))
     theirs = theirs.isel(latitude=slice(None, None, -1), plev=[1, 0])
     theirs["t2m"] = (theirs["t2m"] - 273.15).assign_attrs(units="degC")
@@ -258,15 +303,24 @@ def test_the_users_convention_is_that_of_the_store(whole, tmp_path) -> None:
 
     stream = emulated_stream(truth, n_columns=20, error_std=world.ERRORS, seed=3)
     found = cycle(
-        theirs, stream, out=tmp_path / "run.zarr", n_cycles=2, n_members=1, seed=1,
-        truth=truth, model=world.make_prior(), forecaster=forecaster, settings=world.QUICK,
+        theirs,
+        stream,
+        out=tmp_path / "run.zarr",
+        n_cycles=2,
+        n_members=1,
+        seed=1,
+        truth=truth,
+        model=world.make_prior(),
+        forecaster=forecaster,
+        settings=world.QUICK,
         progress=False,
-    )  # fmt: skip
+    )
     assert found["t2m"].attrs["units"] == "degC" and found.latitude[0] > found.latitude[-1]
     assert found["score_temperature"].dims == ("time", "state", "score", "score_level")
     analysis = open_cycle(tmp_path / "run.zarr", "analysis").load()
-    np.testing.assert_allclose(_at(analysis, 1), _at(open_cycle(whole[0], "analysis"), 1),
-                               atol=2e-3)  # fmt: skip
+    np.testing.assert_allclose(
+        _at(analysis, 1), _at(open_cycle(whole[0], "analysis"), 1), atol=2e-3
+    )
     scores = open_cycle(tmp_path / "run.zarr", "scores")
     assert scores.level.values.tolist() == [500, 850]
 
@@ -277,8 +331,11 @@ def test_settings_are_those_of_assimilate() -> None:
 
     from xdiffda.cycling.config import OWN
 
-    theirs = {n: p.default for n, p in inspect.signature(xdiffda.assimilate).parameters.items()
-              if n not in OWN}  # fmt: skip
+    theirs = {
+        n: p.default
+        for n, p in inspect.signature(xdiffda.assimilate).parameters.items()
+        if n not in OWN
+    }
     mine = {f.name: f.default for f in dataclasses.fields(Assimilation)}
     mine["window"] = "6h"  # here None, the length of the cycle
     mine["antithetic"] = True  # here None: independent members where the ensemble is carried
@@ -296,8 +353,18 @@ def test_the_progress_bar_says_time_and_error(tmp_path, capsys) -> None:
     world.run(tmp_path / "run.zarr", 1)
     truth, background = world.make_states()
     stream = emulated_stream(truth, n_columns=20, error_std=world.ERRORS, seed=3)
-    cycle(background, stream, out=tmp_path / "run.zarr", n_cycles=2, n_members=1, seed=1,
-          truth=truth, model=world.make_prior(), forecaster=world.forecaster,
-          settings=world.QUICK, progress=True)  # fmt: skip
+    cycle(
+        background,
+        stream,
+        out=tmp_path / "run.zarr",
+        n_cycles=2,
+        n_members=1,
+        seed=1,
+        truth=truth,
+        model=world.make_prior(),
+        forecaster=world.forecaster,
+        settings=world.QUICK,
+        progress=True,
+    )
     said = capsys.readouterr().err
     assert "2020-01-15T18Z error analysis 0." in said and "free run 1." in said and "2/2" in said

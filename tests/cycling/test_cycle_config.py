@@ -71,10 +71,15 @@ def test_all_wrong_entries_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="8 problems") as error:
         CycleConfig.read(_written(tmp_path, text))
     for words in (
-        "out = 3; needed a str", "n_cycles = 'many'; needed a int", "entry colour", "carry = True",
-        "entry assimilate.methode", "assimilate.n_steps = 8.5", "emulate.fixed_sites = 1",
+        "out = 3; needed a str",
+        "n_cycles = 'many'; needed a int",
+        "entry colour",
+        "carry = True",
+        "entry assimilate.methode",
+        "assimilate.n_steps = 8.5",
+        "emulate.fixed_sites = 1",
         "no entry background",
-    ):  # fmt: skip
+    ):
         assert words in str(error.value), words
     with pytest.raises(InputError, match="no TOML"):
         CycleConfig.read(_written(tmp_path, "n_cycles = = 2"))
@@ -102,12 +107,23 @@ def test_a_run_from_files_is_the_run_from_objects(
     truth.to_netcdf("truth.nc")
     background.expand_dims("time").to_netcdf("background.nc")
     stream = emulated_stream(truth, n_columns=20, error_std=world.ERRORS, seed=3)
-    lines = ['background = "background.nc"', 'truth = "truth.nc"', 'out = "run.zarr"',
-             "n_cycles = 1", "n_members = 1", "seed = 1", 'model = "turning"',
-             'start = "2020-01-15T12"']  # fmt: skip
+    lines = [
+        'background = "background.nc"',
+        'truth = "truth.nc"',
+        'out = "run.zarr"',
+        "n_cycles = 1",
+        "n_members = 1",
+        "seed = 1",
+        'model = "turning"',
+        'start = "2020-01-15T12"',
+    ]
     if form == "emulate":
-        lines += ["[emulate]", "n_columns = 20", "seed = 3",
-                  "error_std = { 2m_temperature = 0.5, temperature = 0.4 }"]  # fmt: skip
+        lines += [
+            "[emulate]",
+            "n_columns = 20",
+            "seed = 3",
+            "error_std = { 2m_temperature = 0.5, temperature = 0.4 }",
+        ]
     else:
         tables = [to_tidy(stream(time)).to_dataframe() for time in truth.time.values]
         import pandas as pd

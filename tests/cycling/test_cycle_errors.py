@@ -16,16 +16,28 @@ def test_a_store_of_another_run_is_refused(tmp_path) -> None:
     out = tmp_path / "run.zarr"
     world.run(out, 1)
     with pytest.raises(InputError, match="(?s)5 problems.*repair") as error:
-        world.run(out, 7, seed=2, settings=world.QUICK | {"gross_check": 5.0},
-                  n_members=2, carry="ensemble")  # fmt: skip
+        world.run(
+            out,
+            7,
+            seed=2,
+            settings=world.QUICK | {"gross_check": 5.0},
+            n_members=2,
+            carry="ensemble",
+        )
     for repair in ("seed=1", "n_members=1", "carry='mean'", "settings={'gross_check': 10.0}"):
         assert f"cycle(..., {repair})" in str(error.value)
     moved = world.make_states()[1].roll(lon=1)
     with pytest.raises(InputError, match="background = .*run-2.zarr"):
         cycle(
-            moved, lambda time: None, out=out, n_cycles=7, n_members=1,
-            model=world.make_prior(), forecaster=world.forecaster, settings=world.QUICK,
-        )  # fmt: skip
+            moved,
+            lambda time: None,
+            out=out,
+            n_cycles=7,
+            n_members=1,
+            model=world.make_prior(),
+            forecaster=world.forecaster,
+            settings=world.QUICK,
+        )
 
 
 def test_all_wrong_numbers_at_once(tmp_path) -> None:
@@ -48,19 +60,29 @@ def test_all_wrong_numbers_at_once(tmp_path) -> None:
         ({"forecaster": lambda ds: world.forecaster(ds) * np.nan}, "forecast: .*NaN"),
         ({"n_cycles": 20}, "no truth at 8 of 20.*n_cycles=12"),
         ({"background": lambda b: b.drop_vars("time")}, "no valid time.*repair"),
-        ({"background": lambda b: xr.concat([b, world.forecaster(b)], "time")},
-         "2 valid times.*isel\\(time=0\\)"),
+        (
+            {"background": lambda b: xr.concat([b, world.forecaster(b)], "time")},
+            "2 valid times.*isel\\(time=0\\)",
+        ),
         ({"background": lambda b: b.drop_vars("temperature")}, "temperature"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_named_with_its_repair(change, message, tmp_path) -> None:
     truth, background = world.make_states()
     stream = emulated_stream(truth, n_columns=20, error_std=world.ERRORS, seed=3)
     given = {"n_cycles": 2, "forecaster": world.forecaster, "settings": world.QUICK} | change
     background = given.pop("background", lambda b: b)(background)
     with pytest.raises(InputError, match=f"(?s){message}") as error:
-        cycle(background, stream, out=tmp_path / "run.zarr", model=world.make_prior(),
-              truth=truth, n_members=1, progress=False, **given)  # fmt: skip
+        cycle(
+            background,
+            stream,
+            out=tmp_path / "run.zarr",
+            model=world.make_prior(),
+            truth=truth,
+            n_members=1,
+            progress=False,
+            **given,
+        )
     assert "repair" in str(error.value)
 
 
@@ -76,8 +98,14 @@ def test_observations_of_wrong_times_are_named(shift, message, tmp_path) -> None
     truth, background = world.make_states()
     obs = emulated_stream(truth, n_columns=5, error_std=world.ERRORS)(world.START)
     with pytest.raises(InputError, match=message):
-        cycle(background, shift(obs), out=tmp_path / "run.zarr", n_cycles=2,
-              model=world.make_prior(), forecaster=world.forecaster)  # fmt: skip
+        cycle(
+            background,
+            shift(obs),
+            out=tmp_path / "run.zarr",
+            n_cycles=2,
+            model=world.make_prior(),
+            forecaster=world.forecaster,
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -35,10 +35,12 @@ def _record(n: int) -> xr.Dataset:
             "obs_variable": (("time", "obs"), np.array([observed])),
         },
         coords={
-            "time": [START + n * np.timedelta64(6, "h")], "x": np.arange(3.0),
-            "state": ["analysis", "background"], "score_level": [500, 850],
+            "time": [START + n * np.timedelta64(6, "h")],
+            "x": np.arange(3.0),
+            "state": ["analysis", "background"],
+            "score_level": [500, 850],
         },
-    )  # fmt: skip
+    )
 
 
 def _write(path: Path, n_cycles: int) -> Path:
@@ -56,8 +58,6 @@ def _expected(n_cycles: int) -> xr.Dataset:
         value[n, : len(codes)], code[n, : len(codes)] = _record(n)["obs_value"][0], codes
     whole = xr.concat(records, "time", data_vars="all")
     return whole.assign(obs_value=(("time", "obs"), value), obs_variable=(("time", "obs"), code))
-
-
 
 
 @pytest.fixture(scope="module")

@@ -31,9 +31,10 @@ def test_too_little_memory_is_told_before_a_forecast(forecaster, frames, monkeyp
     monkeypatch.setattr(Forecaster, "rollout", lambda *a, **k: pytest.fail("rolled out"))
     with xdiffda.set_options(memory_limit=whole.shared + whole.member - 1):
         with pytest.raises(
-            InputError, match="(?s)iB .the option memory_limit. for a forecast with the forecaster"
+            InputError,
+            match="(?s)iB .the option memory_limit. for a forecast with the forecaster"
             ".*needed .*iB for one member.*model=forecaster.reconfigured.edge_chunk=",
-        ) as caught:  # fmt: skip
+        ) as caught:
             frames.diffda.forecast("6h", model=forecaster)
         repair = caught.value.problems[0].repair
         mended = eval(repair.removeprefix("model="), {"forecaster": forecaster})

@@ -62,11 +62,14 @@ def _dense_kalman(prior, background, obs, model_error: float = 0.0) -> np.ndarra
     step = np.round((obs.time.values - world.START) / world.STEP).astype(int)
     grid = world.LAYOUT.grid
     lon = (obs.lon.values - 22.5 * step) % 360  # where the air was at the start
-    node = np.argmin(np.abs(grid.node_lat - obs.lat.values[:, None])
-                     + np.abs(grid.node_lon - lon[:, None]), axis=1)  # fmt: skip
+    node = np.argmin(
+        np.abs(grid.node_lat - obs.lat.values[:, None]) + np.abs(grid.node_lon - lon[:, None]),
+        axis=1,
+    )
     level = [None if np.isnan(p) else int(p) for p in obs.level.values]
-    channel = [world.LAYOUT.channel_index(v, p)
-               for v, p in zip(obs.variable.values, level, strict=True)]  # fmt: skip
+    channel = [
+        world.LAYOUT.channel_index(v, p) for v, p in zip(obs.variable.values, level, strict=True)
+    ]
     where = node * C + np.array(channel)
     x_b = _array(background).reshape(-1).astype(np.float64)
     S = B[np.ix_(where, where)] + np.diag(obs.error_std.values**2)
@@ -95,9 +98,16 @@ def test_4d_var_is_the_kalman_smoother(setting) -> None:
 def test_guided_members_are_drawn_around_it(setting) -> None:
     prior, _, background, obs = setting
     found = assimilate_window(
-        background, obs, model=prior, forward=Turn(), n_members=16, max_batch=16,
-        covariance="climatological", antithetic=False, **QUICK,
-    )  # fmt: skip
+        background,
+        obs,
+        model=prior,
+        forward=Turn(),
+        n_members=16,
+        max_batch=16,
+        covariance="climatological",
+        antithetic=False,
+        **QUICK,
+    )
     members = _array(found)
     exact = _dense_kalman(prior, background, obs)
     spread = members.std(0, ddof=1)
@@ -123,9 +133,15 @@ def test_the_window_helps_and_first_guess_at_appropriate_time_less(setting) -> N
         states.append(np.asarray(Turn()(jnp.asarray(states[-1])[:, None], None))[:, 0])
     times = world.START + np.arange(3) * world.STEP
     likelihood, r, _ = observe(
-        obs, prior, x_b, world.START, window="36h", gross_check=np.inf, background_error=1.0,
+        obs,
+        prior,
+        x_b,
+        world.START,
+        window="36h",
+        gross_check=np.inf,
+        background_error=1.0,
         trajectory=(times, np.stack(states)),
-    )  # fmt: skip
+    )
     z = np.asarray(three_d_var(prior.covariance, likelihood))[:, 0]
     fgat = x_b + r * prior.scale * z
     errors = [error(x) for x in (_array(whole)[0], _array(alone)[0], fgat, x_b)]
@@ -140,15 +156,26 @@ def test_tangent_and_adjoint_of_the_network() -> None:
     )
     graph = build_graph(np.array(world.LAT), np.array(world.LON), refinement=0)
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
-    rollout = Rollout(network, graph, draw(N, 2), jnp.zeros(C), jnp.ones(C), jnp.ones(C),
-                      world.LAYOUT)  # fmt: skip
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    rollout = Rollout(
+        network, graph, draw(N, 2), jnp.zeros(C), jnp.ones(C), jnp.ones(C), world.LAYOUT
+    )
     n_obs = 30
     rows = TrajectoryRows(
-        0, n_obs, rollout, draw(2, 2), draw(N, C), jnp.ones((N, C)),
-        jnp.asarray(rng.integers(0, 3, n_obs)), jnp.asarray(rng.integers(0, N * C, (n_obs, 2))),
-        draw(n_obs, 2), jnp.ones(n_obs),
-    )  # fmt: skip
+        0,
+        n_obs,
+        rollout,
+        draw(2, 2),
+        draw(N, C),
+        jnp.ones((N, C)),
+        jnp.asarray(rng.integers(0, 3, n_obs)),
+        jnp.asarray(rng.integers(0, N * C, (n_obs, 2))),
+        draw(n_obs, 2),
+        jnp.ones(n_obs),
+    )
     point, z, y = 0.3 * draw(N, C), draw(N, C), draw(n_obs)
     h = 1e-2
 
@@ -197,12 +224,30 @@ def test_an_imperfect_forecaster_is_not_bent_to_the_observations(setting) -> Non
     prior, truth, background, obs = setting
     x_t = _array(truth.isel(time=0))
     errors = [
-        np.sqrt(np.mean(((_array(assimilate_window(
-            background, obs, model=prior, forward=Drifting(), method="3dvar",
-            model_error=q, **QUICK,
-        ))[0] - x_t) / world.SCALE) ** 2))
+        np.sqrt(
+            np.mean(
+                (
+                    (
+                        _array(
+                            assimilate_window(
+                                background,
+                                obs,
+                                model=prior,
+                                forward=Drifting(),
+                                method="3dvar",
+                                model_error=q,
+                                **QUICK,
+                            )
+                        )[0]
+                        - x_t
+                    )
+                    / world.SCALE
+                )
+                ** 2
+            )
+        )
         for q in (0.0, 1.0)
-    ]  # fmt: skip
+    ]
     assert errors[1] < 0.75 * errors[0], errors
 
 
@@ -221,9 +266,15 @@ def test_the_forecasters_error_is_shared_by_neighbours(setting) -> None:
 def test_errors_of_a_state_are_drawn_with_their_covariance(setting) -> None:
     prior, _, background, obs = setting
     likelihood, _, _ = window_likelihood(
-        Turn(), prior, _array(background), world.START, obs, n_windows=2, background_error=1.0,
+        Turn(),
+        prior,
+        _array(background),
+        world.START,
+        obs,
+        n_windows=2,
+        background_error=1.0,
         model_error=1.0,
-    )  # fmt: skip
+    )
     rows = np.array([40, 41, 80, 100])  # of the second and third time
     unit = jnp.zeros((likelihood.n_obs, 4)).at[rows, np.arange(4)].set(1.0)
     expected = np.asarray(likelihood.correlated(unit))[rows]
@@ -245,16 +296,23 @@ def test_first_guess_at_appropriate_time_is_what_assimilate_has(setting) -> None
     times = world.START + np.arange(3) * world.STEP
     for dynamics, trajectory in (("fgat", (times, np.stack(states))), ("none", None)):
         likelihood, r, _ = observe(
-            obs, prior, x_b, world.START, window="36h", gross_check=np.inf, background_error=1.0,
+            obs,
+            prior,
+            x_b,
+            world.START,
+            window="36h",
+            gross_check=np.inf,
+            background_error=1.0,
             trajectory=trajectory,
-        )  # fmt: skip
+        )
         z = np.asarray(three_d_var(prior.covariance, likelihood))[:, 0]
         found = assimilate_window(background, obs, dynamics=dynamics, gross_check=np.inf, **options)
         off = (_array(found)[0] - x_b - r * prior.scale * z) / world.SCALE
         assert np.abs(off).max() < 0.01
     first = obs.isel(obs=np.flatnonzero(obs.time.values == world.START))
-    alone = assimilate(background, first, model=prior, method="3dvar", background_error=1.0,
-                       progress=False)  # fmt: skip
+    alone = assimilate(
+        background, first, model=prior, method="3dvar", background_error=1.0, progress=False
+    )
     for dynamics in ("forecaster", "fgat", "none"):
         found = assimilate_window(background, first, dynamics=dynamics, **options)
         assert np.abs((_array(found) - _array(alone)) / world.SCALE).max() < 0.01
@@ -270,9 +328,16 @@ def test_steps_computed_again_give_the_same(setting) -> None:
 def test_the_attributes_say_how_it_was_made(setting) -> None:
     prior, _, background, obs = setting
     found = assimilate_window(
-        background, obs, model=prior, forward=Turn(), method="3dvar", dynamics="fgat",
-        model_error=0.25, seed=3, **QUICK,
-    )  # fmt: skip
+        background,
+        obs,
+        model=prior,
+        forward=Turn(),
+        method="3dvar",
+        dynamics="fgat",
+        model_error=0.25,
+        seed=3,
+        **QUICK,
+    )
     how = json.loads(found.attrs["xdiffda_settings"])
     assert how["window"] == "12h" and how["model_error"] == 0.25 and how["seed"] == 3
     assert found.attrs["xdiffda_method"] == "FGAT 3dvar"
@@ -283,10 +348,17 @@ def test_the_attributes_say_how_it_was_made(setting) -> None:
 
 def test_pairs_of_members_have_a_mean_without_sampling_error(setting) -> None:
     prior, _, background, obs = setting
-    found = _array(assimilate_window(
-        background, obs, model=prior, forward=Turn(), n_members=2, covariance="climatological",
-        **QUICK,
-    ))  # fmt: skip
+    found = _array(
+        assimilate_window(
+            background,
+            obs,
+            model=prior,
+            forward=Turn(),
+            n_members=2,
+            covariance="climatological",
+            **QUICK,
+        )
+    )
     exact = _dense_kalman(prior, background, obs)
     assert np.abs((found.mean(0) - exact) / world.SCALE).max() < 0.06
     assert np.abs((found[0] - exact) / world.SCALE).max() > 0.3
@@ -296,9 +368,17 @@ def test_what_does_not_fit_is_named(setting) -> None:
     prior, _, background, obs = setting
     with pytest.raises(InputError, match="(?s)6 problems.*'magic'.*'7h'.*'4d'.*-1.*n_members=0.*3"):
         assimilate_window(
-            background, obs, model=prior, forward=Turn(), method="magic", window="7h",
-            dynamics="4d", model_error=-1.0, n_members=0, n_steps=1,
-        )  # fmt: skip
+            background,
+            obs,
+            model=prior,
+            forward=Turn(),
+            method="magic",
+            window="7h",
+            dynamics="4d",
+            model_error=-1.0,
+            n_members=0,
+            n_steps=1,
+        )
     late = obs.assign_coords(time=obs.time + np.timedelta64(5, "D"))
     with pytest.raises(InputError, match="observations within 2020-01-15T09:00 to 2020-01-16T03"):
         assimilate_window(background, late, model=prior, forward=Turn())

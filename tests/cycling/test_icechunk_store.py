@@ -51,8 +51,9 @@ def test_a_run_killed_between_times_goes_on_to_what_zarr_holds(
     zarr.open_group(session.store, mode="r+")["temperature"][:] = 0.0
     del session
     assert _messages(repository) == [
-        "store of analyses, none complete", "analysis of 2020-01-15T12:00",
-    ]  # fmt: skip
+        "store of analyses, none complete",
+        "analysis of 2020-01-15T12:00",
+    ]
     found = world.run(*given, repository).load()
     assert len(times) == 2 + 2  # the first time was not made again
     assert len(_messages(repository)) == 1 + N_TIMES

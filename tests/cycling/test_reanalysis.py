@@ -38,8 +38,9 @@ def test_the_store_holds_what_assimilate_gives(given, whole: Path) -> None:
     found = reanalysis.open_analyses(whole).load()
     for i in range(N_TIMES):
         one = xdiffda.open_dataset(background).isel(time=[i]).load()
-        wanted = xdiffda.assimilate(one, obs, n_members=2, model=cycle_world.make_prior(),
-                                    progress=False, **world.SETTINGS)  # fmt: skip
+        wanted = xdiffda.assimilate(
+            one, obs, n_members=2, model=cycle_world.make_prior(), progress=False, **world.SETTINGS
+        )
         for name in wanted:
             assert found[name].dims == wanted[name].dims
             np.testing.assert_array_equal(found[name].isel(time=[i]), wanted[name])
@@ -92,12 +93,24 @@ def test_a_store_of_something_else_is_left_as_it_is(given, whole: Path, tmp_path
     background, obs = given
     fewer = xdiffda.open_dataset(background).isel(time=slice(2))
     with pytest.raises(InputError, match="times = '3 from .*needed '2 from"):
-        reanalysis.assimilate_store(fewer, obs, out=whole, n_members=2, settings=world.SETTINGS,
-                                    model=cycle_world.make_prior())  # fmt: skip
+        reanalysis.assimilate_store(
+            fewer,
+            obs,
+            out=whole,
+            n_members=2,
+            settings=world.SETTINGS,
+            model=cycle_world.make_prior(),
+        )
     warmer = xdiffda.open_dataset(background) + 1.0
     with pytest.raises(InputError, match="another background at 2020-01-15T12:00"):
-        reanalysis.assimilate_store(warmer, obs, out=whole, n_members=2, settings=world.SETTINGS,
-                                    model=cycle_world.make_prior())  # fmt: skip
+        reanalysis.assimilate_store(
+            warmer,
+            obs,
+            out=whole,
+            n_members=2,
+            settings=world.SETTINGS,
+            model=cycle_world.make_prior(),
+        )
     assert _stored(whole) == before
     foreign = tmp_path / "foreign.zarr"
     xdiffda.write_dataset(xr.Dataset({"a": ("x", [1.0])}), foreign)
@@ -140,8 +153,9 @@ def test_input_that_does_not_fit(given, tmp_path: Path) -> None:
         reanalysis.assimilate_store(ds, obs, settings=wrong, **choices)
     for words in (
         "`assimilate_store(..., settings={'method': ...})`",
-        "an argument of assimilate_store itself", "no time knows of the one before",
-    ):  # fmt: skip
+        "an argument of assimilate_store itself",
+        "no time knows of the one before",
+    ):
         assert words in str(error.value), words
     assert "cycle(" not in str(error.value)
     with pytest.raises(StorageError, match="needed a folder .zarr"):
@@ -155,6 +169,7 @@ def test_a_time_that_fails_stops_no_other(given, tmp_path: Path) -> None:
     broken = ds.where(ds["time"] != ds["time"][1])
     out, settings = tmp_path / "a.zarr", world.SETTINGS | {"method": "3dvar"}
     with pytest.raises(StorageError, match="(?s)1 of 3 failed.*2020-01-15T18:00: InputError.*NaN"):
-        reanalysis.assimilate_store(broken, obs, out=out, model=cycle_world.make_prior(),
-                                    settings=settings, progress=False)  # fmt: skip
+        reanalysis.assimilate_store(
+            broken, obs, out=out, model=cycle_world.make_prior(), settings=settings, progress=False
+        )
     assert world.complete(out).tolist() == [True, False, True]

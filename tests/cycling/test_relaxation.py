@@ -84,10 +84,18 @@ def test_gaps_between_fixed_sites_stay_bounded(tmp_path) -> None:
         keys = iter(range(1000))
         stream = world.emulated_stream(still, n_columns=20, error_std=world.ERRORS, seed=3)
         found = world.cycle(
-            background, stream, out=tmp_path / f"{name}.zarr", n_cycles=24, n_members=1,
-            truth=still, forecaster=noisy, model=world.make_prior(), settings=world.QUICK,
-            relaxation=relaxation, progress=False,
-        )  # fmt: skip
+            background,
+            stream,
+            out=tmp_path / f"{name}.zarr",
+            n_cycles=24,
+            n_members=1,
+            truth=still,
+            forecaster=noisy,
+            model=world.make_prior(),
+            settings=world.QUICK,
+            relaxation=relaxation,
+            progress=False,
+        )
         errors[name] = found["normalized_error"].sel(state="analysis").values
     assert errors["none"][-1] > 1.3 * errors["none"][8]  # a random walk
     assert errors["some"][-6:].mean() < 0.75 * errors["none"][-6:].mean()

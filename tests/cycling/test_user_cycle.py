@@ -75,8 +75,16 @@ def test_an_error_on_the_way_names_its_cycle_and_keeps_those_before(tmp_path) ->
 
     out = tmp_path / "run.zarr"
     with pytest.raises(InputError, match="cycle 1 at 2020-01-15T18:00, observations.*"):
-        cycle(background, scaled, out=out, n_cycles=2, n_members=1, settings=world.QUICK,
-              model=world.make_prior(), forecaster=world.forecaster)  # fmt: skip
+        cycle(
+            background,
+            scaled,
+            out=out,
+            n_cycles=2,
+            n_members=1,
+            settings=world.QUICK,
+            model=world.make_prior(),
+            forecaster=world.forecaster,
+        )
     assert open_cycle(out).sizes["time"] == 1
     with pytest.raises(InputError, match="time='soon'.*2020-01-15T12:00"):
         read_observations(out, "soon")

@@ -65,8 +65,9 @@ def test_a_table_may_have_a_description(given, whole: Path, tmp_path: Path, kind
     if kind == "column":
         table = obs.to_dataframe().reset_index(drop=True).assign(description="SYNOP")
     _run(background, table, tmp_path / "a.zarr")
-    xr.testing.assert_identical(open_analyses(tmp_path / "a.zarr").load(),
-                                open_analyses(whole).load())  # fmt: skip
+    xr.testing.assert_identical(
+        open_analyses(tmp_path / "a.zarr").load(), open_analyses(whole).load()
+    )
 
 
 def test_lazy_input_in_any_chunks_gives_the_same_bytes(given, whole: Path, tmp_path: Path) -> None:
@@ -90,8 +91,11 @@ def test_other_input_for_any_part_of_a_store_is_refused(given, halfway: Path) ->
         _run(background, warmer, halfway)
     assert before == {p: p.read_bytes() for p in halfway.rglob("*") if p.is_file()}
     # times that are missing may still have late observations
-    _run(background, obs.assign(value=obs["value"] + np.where(
-        obs["time"] == np.datetime64(TIMES[2]), 1.0, 0.0)), halfway)  # fmt: skip
+    _run(
+        background,
+        obs.assign(value=obs["value"] + np.where(obs["time"] == np.datetime64(TIMES[2]), 1.0, 0.0)),
+        halfway,
+    )
     assert world.complete(halfway).all()
 
 
@@ -208,8 +212,7 @@ def test_what_is_no_client(given, tmp_path: Path, client: Any) -> None:
     with pytest.raises(InputError, match=match):
         _run(*given, tmp_path / "a.zarr", client=client)
     with pytest.raises(InputError, match=match):
-        run_streams(xr.Dataset(), None, out=tmp_path, starts=TIMES[:1], end=TIMES[1],
-                    client=client)  # fmt: skip
+        run_streams(xr.Dataset(), None, out=tmp_path, starts=TIMES[:1], end=TIMES[1], client=client)
     assert not list(tmp_path.iterdir())
 
 

@@ -46,9 +46,10 @@ def _likelihood(share: float = 0.8) -> tuple[Likelihood, np.ndarray]:
     error = 0.5
     return Likelihood(
         jnp.asarray([0.9, -1.2, 0.3, 2.0, -0.4], jnp.float32),
-        jnp.asarray(nodes[:, None] * N_CHANNEL), jnp.full((5, 1), 1 / error),
+        jnp.asarray(nodes[:, None] * N_CHANNEL),
+        jnp.full((5, 1), 1 / error),
         instrument=jnp.full(5, share),
-    ), nodes  # fmt: skip
+    ), nodes
 
 
 def test_the_covariance_is_that_of_the_draws(complement: Complement) -> None:
@@ -100,9 +101,12 @@ def test_errors_that_are_not_told_apart_leave_the_draws(complement: Complement) 
 def test_members_are_as_far_from_each_other_as_from_the_truth_at_the_sites() -> None:
     """Half of the columns observed, a third of the error variance beyond the basis."""
     prior, base = _coarse_prior(), _full(MEAN)
-    label = lambda x: from_state(  # noqa: E731
-        x.astype(np.float32), LAYOUT, default_convention(LAYOUT)
-    ).assign_coords(time=TIME)
+
+    def label(x):
+        return from_state(x.astype(np.float32), LAYOUT, default_convention(LAYOUT)).assign_coords(
+            time=TIME
+        )
+
     spread, error, blind = [], [], []
     for seed in range(10):
         keys = jax.random.split(jax.random.key(seed), 1)
@@ -111,8 +115,14 @@ def test_members_are_as_far_from_each_other_as_from_the_truth_at_the_sites() -> 
         obs = emulate_obs(
             truth, n_columns=N_NODE // 2, error_std=prior.typical_error(0.4), seed=seed
         )
-        ask = {"model": prior, "n_members": 8, "background_error": 1.0, "antithetic": False,
-               "seed": seed, "progress": False}  # fmt: skip
+        ask = {
+            "model": prior,
+            "n_members": 8,
+            "background_error": 1.0,
+            "antithetic": False,
+            "seed": seed,
+            "progress": False,
+        }
         analysis = assimilate(label(base), obs, **ask)
         members = (to_state(analysis, LAYOUT)[0].reshape(8, N_NODE, -1) - base) / prior.scale
         resolved = assimilate(label(base), obs, **ask | {"small_scales": False})
@@ -130,16 +140,26 @@ def test_best_estimates_take_what_observations_tell(method: str) -> None:
     prior, base = _coarse_prior(), _full(MEAN)
     keys = jax.random.split(jax.random.key(5), 1)
     z = np.asarray(prior.covariance.sample(keys) + prior.small_scales(keys))[:, 0]
-    label = lambda x: from_state(  # noqa: E731
-        x.astype(np.float32), LAYOUT, default_convention(LAYOUT)
-    ).assign_coords(time=TIME)
+
+    def label(x):
+        return from_state(x.astype(np.float32), LAYOUT, default_convention(LAYOUT)).assign_coords(
+            time=TIME
+        )
+
     obs = emulate_obs(
         label(base + prior.scale * z), n_columns=140, error_std=prior.typical_error(0.2), seed=0
     )
     errors = []
     for small in (True, False):
-        analysis = assimilate(label(base), obs, model=prior, method=method, small_scales=small,
-                              background_error=1.0, progress=False)  # fmt: skip
+        analysis = assimilate(
+            label(base),
+            obs,
+            model=prior,
+            method=method,
+            small_scales=small,
+            background_error=1.0,
+            progress=False,
+        )
         found = (to_state(analysis, LAYOUT)[0].reshape(N_NODE, -1) - base) / prior.scale
         errors.append(np.mean((found - z) ** 2))
     assert errors[0] < 0.85 * errors[1]
@@ -154,9 +174,11 @@ def _coarse_prior() -> GaussianPrior:
     blocks = np.tile(np.eye(N_CHANNEL), (basis.mask.shape[0], 1, 1))
     variance = float(jnp.mean(SpectralCovariance.from_blocks(basis, blocks).variance))
     return GaussianPrior(
-        LAYOUT, _full(SCALE), SpectralCovariance.from_blocks(basis, blocks / variance),
+        LAYOUT,
+        _full(SCALE),
+        SpectralCovariance.from_blocks(basis, blocks / variance),
         unresolved=np.full((N_NODE, N_CHANNEL), 0.7, np.float32),
-    )  # fmt: skip
+    )
 
 
 def _sites(obs) -> np.ndarray:

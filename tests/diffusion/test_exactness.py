@@ -81,11 +81,14 @@ def _problem(name: str, error_std: float, n_obs: int = 12):
 @pytest.mark.parametrize(
     ("domain", "start", "n_steps", "error_std"),
     [
-        ("line", "cold", 32, 0.5), ("line", "warm", 8, 0.1),
-        ("sphere", "cold", 32, 0.1), ("sphere", "warm", 8, 0.5),
-        ("winds", "cold", 32, 0.5), ("winds", "warm", 8, 0.1),
+        ("line", "cold", 32, 0.5),
+        ("line", "warm", 8, 0.1),
+        ("sphere", "cold", 32, 0.1),
+        ("sphere", "warm", 8, 0.5),
+        ("winds", "cold", 32, 0.5),
+        ("winds", "warm", 8, 0.1),
     ],
-)  # fmt: skip
+)
 def test_members_follow_the_kalman_posterior(domain, error_std, start, n_steps):
     covariance, likelihood, mean, posterior = _problem(domain, error_std)
     guidance = Guidance(start=start, n_steps=n_steps, solver=SOLVER)

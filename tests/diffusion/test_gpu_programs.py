@@ -33,8 +33,11 @@ def test_all_programs_lower_for_a_gpu() -> None:
     path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, str(SUPPORT / "gpu_programs_script.py")],
-        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = {
         name: {entry.partition(":")[0] for entry in rest}
@@ -51,9 +54,14 @@ def test_training_lowers_for_a_gpu(dtype: str, options: dict) -> None:
     """The gradient of the network, with what saves memory in training."""
     graph = build_graph(np.linspace(-80, 80, 9), np.arange(0, 360, 20), refinement=1)
     config = NetworkConfig(
-        n_inputs=3, n_outputs=2, latent=8, processor_steps=2, conditioning_width=2,
-        dtype=dtype, **options,
-    )  # fmt: skip
+        n_inputs=3,
+        n_outputs=2,
+        latent=8,
+        processor_steps=2,
+        conditioning_width=2,
+        dtype=dtype,
+        **options,
+    )
     net = GraphCast(config, key=jax.random.key(0))
     weights, rest = eqx.partition(net, eqx.is_inexact_array)
 

@@ -59,16 +59,21 @@ def _local(function, nodes, base, error: float, start: int = 0) -> tuple[LocalRo
     n = len(nodes)
     index = np.stack([2 * np.asarray(nodes), 2 * np.asarray(nodes) + 1], -1)
     rows = LocalRows(
-        call, start, jnp.broadcast_to(jnp.asarray(base, jnp.float32), (n, 2)),
-        jnp.ones((n, 2, 1)), jnp.zeros((n, 0)), jnp.full(n, error),
-    )  # fmt: skip
+        call,
+        start,
+        jnp.broadcast_to(jnp.asarray(base, jnp.float32), (n, 2)),
+        jnp.ones((n, 2, 1)),
+        jnp.zeros((n, 0)),
+        jnp.full(n, error),
+    )
     return rows, index
 
 
 def _nonlinear(rows: LocalRows, index, value, **more) -> Likelihood:
     weight = rows.weights(jnp.zeros(2 * N_NODE), jnp.asarray(index))
-    return Likelihood(jnp.asarray(value, jnp.float32), jnp.asarray(index), weight,
-                      local=(rows,), **more)  # fmt: skip
+    return Likelihood(
+        jnp.asarray(value, jnp.float32), jnp.asarray(index), weight, local=(rows,), **more
+    )
 
 
 def _state_rows(start: int, n_obs: int) -> StateRows:
@@ -82,10 +87,14 @@ def _state_rows(start: int, n_obs: int) -> StateRows:
 
     rng = np.random.default_rng(1)
     return StateRows(
-        StateCall("h", h, layout), start, n_obs,
-        jnp.asarray(rng.normal(size=(N_NODE, 2)), jnp.float32) + 2.0, jnp.full((N_NODE, 2), 0.7),
-        {"lat": jnp.zeros(n_obs)}, jnp.full(n_obs, 1 / 0.3),
-    )  # fmt: skip
+        StateCall("h", h, layout),
+        start,
+        n_obs,
+        jnp.asarray(rng.normal(size=(N_NODE, 2)), jnp.float32) + 2.0,
+        jnp.full((N_NODE, 2), 0.7),
+        {"lat": jnp.zeros(n_obs)},
+        jnp.full(n_obs, 1 / 0.3),
+    )
 
 
 def _mixture() -> Likelihood:
@@ -95,13 +104,19 @@ def _mixture() -> Likelihood:
     index = np.concatenate([rng.integers(0, 32, (3, 2)), own, np.zeros((2, 2), int)])
     weight = np.concatenate([rng.normal(size=(3, 2)), np.zeros((4, 2))])
     factor = np.linalg.cholesky([[1.0, 0.7], [0.7, 1.0]])[None]
-    whitening = Whitening(jnp.array([[0, 1]]), jnp.asarray(factor, jnp.float32),
-                          jnp.asarray(np.linalg.inv(factor), jnp.float32))  # fmt: skip
+    whitening = Whitening(
+        jnp.array([[0, 1]]),
+        jnp.asarray(factor, jnp.float32),
+        jnp.asarray(np.linalg.inv(factor), jnp.float32),
+    )
     given = Likelihood(
-        jnp.asarray(rng.normal(size=7), jnp.float32), jnp.asarray(index),
-        jnp.asarray(weight, jnp.float32), local=(local,), general=(_state_rows(5, 2),),
+        jnp.asarray(rng.normal(size=7), jnp.float32),
+        jnp.asarray(index),
+        jnp.asarray(weight, jnp.float32),
+        local=(local,),
+        general=(_state_rows(5, 2),),
         whitening=whitening,
-    )  # fmt: skip
+    )
     return given.tangent(jnp.zeros((N_NODE, 2)))
 
 
@@ -143,13 +158,15 @@ def test_correlated_errors_give_the_kalman_analysis_with_that_r():
     correlation[:4, :4] = block
     factor = np.linalg.cholesky(block)[None]
     whitening = Whitening(
-        jnp.array([[0, 1, 2, 3]]), jnp.asarray(factor, jnp.float32),
+        jnp.array([[0, 1, 2, 3]]),
+        jnp.asarray(factor, jnp.float32),
         jnp.asarray(np.linalg.inv(factor), jnp.float32),
-    )  # fmt: skip
+    )
     departure, error = rng.normal(size=n), 0.3
     value = whitening.whiten(jnp.asarray(departure / error, jnp.float32)[:, None])[:, 0]
-    likelihood = Likelihood(value, jnp.asarray(index), jnp.full((n, 1), 1 / error),
-                            whitening=whitening)  # fmt: skip
+    likelihood = Likelihood(
+        value, jnp.asarray(index), jnp.full((n, 1), 1 / error), whitening=whitening
+    )
     B, H = _dense(covariance), np.eye(32)[index[:, 0]]
     R = error**2 * correlation
     K = B @ H.T @ np.linalg.inv(H @ B @ H.T + R)
@@ -197,8 +214,9 @@ def test_iterated_updates_minimise_the_cost_function(function, value, error):
 def test_a_direction_is_reached_the_short_way_round():
     rows, index = _local(_direction, [3], [0.3, -5.0], 5.0)  # from 356.6 degrees
     at_base = float(_direction({"u": 0.3, "v": -5.0}))
-    likelihood = _nonlinear(rows, index, [(10.0 - at_base + 360.0) / 5.0],
-                            period=jnp.array([360 / 5.0]))  # fmt: skip
+    likelihood = _nonlinear(
+        rows, index, [(10.0 - at_base + 360.0) / 5.0], period=jnp.array([360 / 5.0])
+    )
     shortest = likelihood.innovation(jnp.zeros((N_NODE, 1, 2)))
     assert float(shortest[0, 0]) == pytest.approx((10.0 - at_base + 360.0) / 5.0, rel=1e-4)
     far = dataclasses.replace(likelihood, value=likelihood.value - 72.0)
@@ -239,7 +257,10 @@ def test_the_jacobian_v_takes_the_same_observations():
     local, index = _local(_speed, [3, 9], [4.0, -3.0], 0.5)
     likelihood = _nonlinear(local, index, [1.0, -0.5], robust=Robust("huber", threshold=20.0))
     denoise = Wiener(covariance)
-    noise = lambda x: covariance.basis.synthesis(covariance.basis.adjoint(x))  # noqa: E731
+
+    def noise(x):
+        return covariance.basis.synthesis(covariance.basis.adjoint(x))
+
     z = 2.0 * covariance.sample(jax.random.split(jax.random.key(0), 2))
     a = guide(denoise, likelihood, None, noise_covariance=noise, solver=TIGHT)(z, jnp.array(1.0))
     b = guide(denoise, likelihood, covariance.posterior, solver=TIGHT)(z, jnp.array(1.0))
@@ -254,9 +275,13 @@ def test_minimal_residuals_bear_a_v_that_is_no_covariance():
     V = jnp.asarray(matrix, jnp.float32)
     index = rng.permutation(size)[:n_obs, None]
     value, weight = 3 * rng.normal(size=n_obs), np.full((n_obs, 1), 3.0)
-    likelihood = Likelihood(jnp.asarray(value, jnp.float32), jnp.asarray(index),
-                            jnp.asarray(weight, jnp.float32))  # fmt: skip
-    apply = lambda x: (V @ x[:, 0].reshape(-1)).reshape(N_NODE, 1, 2)  # noqa: E731
+    likelihood = Likelihood(
+        jnp.asarray(value, jnp.float32), jnp.asarray(index), jnp.asarray(weight, jnp.float32)
+    )
+
+    def apply(x):
+        return (V @ x[:, 0].reshape(-1)).reshape(N_NODE, 1, 2)
+
     zero = jnp.zeros((N_NODE, 1, 2))
     by_iterations = {
         n: update(likelihood, apply, zero, solver=Solver(1e-6, 400, minimal_residual=n))
@@ -280,9 +305,10 @@ def test_variance_of_v_is_known_where_v_tells_it():
     posterior = covariance.posterior(0.7)
     np.testing.assert_allclose(channel_variance(covariance, 2), expected, rtol=1e-4)
     np.testing.assert_allclose(
-        channel_variance(posterior, 2), np.diag(_dense(posterior)).reshape(N_NODE, 2).mean(0),
+        channel_variance(posterior, 2),
+        np.diag(_dense(posterior)).reshape(N_NODE, 2).mean(0),
         rtol=1e-4,
-    )  # fmt: skip
+    )
     np.testing.assert_allclose(channel_variance(diagonal_covariance(jnp.array(1.0)), 2), 0.5)
     np.testing.assert_allclose(channel_variance(lambda x: x, 2), 1.0)
     rows = Likelihood(jnp.zeros(1), jnp.array([[6, 7]]), jnp.array([[2.0, -1.0]]))

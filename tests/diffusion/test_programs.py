@@ -41,10 +41,18 @@ def test_other_numbers_of_observations_compile_nothing(method, compiled) -> None
     prior = world.make_prior()
     truth, background = world.make_states(1)
     truth = truth.isel(time=0)
-    analyse = lambda n: assimilate(  # noqa: E731
-        background, emulate_obs(truth, n_columns=n, error_std=world.ERRORS, seed=n), model=prior,
-        method=method, n_members=2, background_error=1.0, progress=False,
-    )  # fmt: skip
+
+    def analyse(n):
+        return assimilate(
+            background,
+            emulate_obs(truth, n_columns=n, error_std=world.ERRORS, seed=n),
+            model=prior,
+            method=method,
+            n_members=2,
+            background_error=1.0,
+            progress=False,
+        )
+
     analyse(30)
     assert compiled  # or the listener is deaf
     compiled.clear()

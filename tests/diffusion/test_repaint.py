@@ -42,9 +42,12 @@ def test_the_papers_settings_take_2910_evaluations_and_2610_steps_back(prior):
     zero = jnp.zeros((N, 1))
     ticks = []
     sample_repaint(
-        prior._replace(denoise=denoise), zero, zero, make_draws(jax.random.key(0), jnp.arange(1)),
+        prior._replace(denoise=denoise),
+        zero,
+        zero,
+        make_draws(jax.random.key(0), jnp.arange(1)),
         tick=ticks.append,
-    )  # fmt: skip
+    )
     jax.effects_barrier()
     assert len(calls) == sum(ticks) == RePaint().evaluations == 2910
     assert (np.diff(RePaint().walk()) > 0).sum() == 2610
@@ -84,9 +87,12 @@ def test_a_full_mask_gives_the_observed_state(prior):
     observed = prior.climatology.sample(jax.random.split(jax.random.key(3), 1))[:, 0]
     draws = make_draws(jax.random.key(1), jnp.arange(2))
     z = sample_repaint(
-        prior, observed, jnp.ones((N, 1)), draws,
+        prior,
+        observed,
+        jnp.ones((N, 1)),
+        draws,
         settings=RePaint(n_levels=10, jump_length=5, resamplings=2),
-    )  # fmt: skip
+    )
     np.testing.assert_allclose(z, jnp.broadcast_to(observed[:, None], z.shape), atol=2e-5)
 
 
@@ -116,9 +122,12 @@ def _watched(prior, mask, observed, estimate, settings, n_member=1) -> tuple[lis
         return jnp.full_like(z, estimate)
 
     z = sample_repaint(
-        prior._replace(denoise=denoise), jnp.full((N, 1), observed), mask,
-        make_draws(jax.random.key(4), jnp.arange(n_member)), settings=settings,
-    )  # fmt: skip
+        prior._replace(denoise=denoise),
+        jnp.full((N, 1), observed),
+        mask,
+        make_draws(jax.random.key(4), jnp.arange(n_member)),
+        settings=settings,
+    )
     jax.effects_barrier()
     return seen, np.asarray(z)
 
@@ -135,8 +144,9 @@ def test_every_visit_of_a_level_draws_fresh_noise(prior, known):
     share = (sigma[2] / sigma[3]) ** 2
     noises = [
         after / sigma[2] if known else (after - share * z) / (sigma[2] * np.sqrt(1 - share))
-        for (z, _), (after, _), level in zip(seen, seen[1:], at, strict=False) if level == 3
-    ]  # fmt: skip
+        for (z, _), (after, _), level in zip(seen, seen[1:], at, strict=False)
+        if level == 3
+    ]
     alike = np.corrcoef([noise.ravel() for noise in noises])
     # of 5,000 numbers: a sampling error of 0.014
     np.testing.assert_allclose(alike, np.eye(3), atol=0.07)

@@ -98,9 +98,11 @@ def test_the_update_is_that_of_kalman(kind: str) -> None:
     h = np.zeros((len(NODES), n))
     np.add.at(h, (np.arange(len(NODES))[:, None], index), weight)
     obs = Likelihood(
-        jnp.asarray(value, jnp.float32), jnp.asarray(index), jnp.asarray(weight, jnp.float32),
+        jnp.asarray(value, jnp.float32),
+        jnp.asarray(index),
+        jnp.asarray(weight, jnp.float32),
         points=_points(NODES, len(NAMES)),
-    )  # fmt: skip
+    )
     assert restricted(covariance, obs.points) is not None
     zero = jnp.zeros((GRID.n_node, 1, len(NAMES)))
     found = update(obs, covariance, zero, solver=TIGHT)
@@ -113,12 +115,15 @@ def test_the_update_is_that_of_kalman(kind: str) -> None:
 
 WARMTH = Operator(
     lambda s: jnp.hypot(s["2m_temperature"], s["temperature@500"]),
-    inputs=("2m_temperature", "temperature@500"), units="K",
-)  # fmt: skip
+    inputs=("2m_temperature", "temperature@500"),
+    units="K",
+)
 WAYS: dict[str, dict] = {
-    "linear": {}, "robust": {"robust": "huber"}, "3dvar": {"method": "3dvar"},
+    "linear": {},
+    "robust": {"robust": "huber"},
+    "3dvar": {"method": "3dvar"},
     "local function": {"operators": {"warmth": WARMTH}},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("way", list(WAYS))
@@ -138,9 +143,15 @@ def test_analyses_are_those_on_the_whole_grid(way: str, monkeypatch: pytest.Monk
 
         monkeypatch.setattr(_departures, "points_of", watched)
         return xdiffda.assimilate(
-            background, obs, model=make_small_prior(), n_members=2, background_error=1.0,
-            progress=False, solver=TIGHT, **WAYS[way],
-        )  # fmt: skip
+            background,
+            obs,
+            model=make_small_prior(),
+            n_members=2,
+            background_error=1.0,
+            progress=False,
+            solver=TIGHT,
+            **WAYS[way],
+        )
 
     found, expected = analyse(points_of), analyse(lambda *args, **sizes: None)
     assert made[0] is not None and made[-1] is None

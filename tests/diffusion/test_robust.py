@@ -46,11 +46,16 @@ def test_weights_are_those_of_the_papers():
     assert as_robust(varqc) is varqc
 
 
-@pytest.mark.parametrize(("given", "match"), [
-    ({"kind": "median"}, "not one of none, huber, varqc"), ({"gross_probability": 1.0}, "between"),
-    ({"threshold": 0.0}, "threshold=0.0 is not positive"), ({"gross_range": -1.0}, "gross_range"),
-    ({"iterations": 1}, "too few"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"kind": "median"}, "not one of none, huber, varqc"),
+        ({"gross_probability": 1.0}, "between"),
+        ({"threshold": 0.0}, "threshold=0.0 is not positive"),
+        ({"gross_range": -1.0}, "gross_range"),
+        ({"iterations": 1}, "too few"),
+    ],
+)
 def test_settings_of_robust_weights_are_checked(given, match):
     with pytest.raises(ValueError, match=match):
         Robust(**given)
@@ -68,9 +73,14 @@ def world():
     clean = truth.reshape(-1)[index[:, 0]] / error + rng.normal(size=index.size)
     wrong = rng.random(index.size) < 0.05
     gross = rng.choice([-1, 1], index.size) * rng.uniform(8, 20, index.size)
-    make = lambda value: Likelihood(  # noqa: E731
-        jnp.asarray(value, jnp.float32), jnp.asarray(index), jnp.full((index.size, 1), 1 / error)
-    )
+
+    def make(value):
+        return Likelihood(
+            jnp.asarray(value, jnp.float32),
+            jnp.asarray(index),
+            jnp.full((index.size, 1), 1 / error),
+        )
+
     return prior.covariance, truth, make(clean), make(clean + wrong * gross), wrong
 
 

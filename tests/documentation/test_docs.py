@@ -24,8 +24,11 @@ class Checker(doctest.OutputChecker):
         shown, found = list(NUMBER.finditer(want)), list(NUMBER.finditer(got))
         if not shown or len(shown) != len(found):
             return False
-        near = [abs(float(a[0]) - float(b[0])) <= 10.0 ** -len(a[1])
-                for a, b in zip(shown, found, strict=True) if "e" not in a[0]]  # fmt: skip
+        near = [
+            abs(float(a[0]) - float(b[0])) <= 10.0 ** -len(a[1])
+            for a, b in zip(shown, found, strict=True)
+            if "e" not in a[0]
+        ]
         around = NUMBER.sub("#", want), NUMBER.sub("#", got)
         return all(near) and len(near) == len(shown) and super().check_output(*around, optionflags)
 
@@ -81,8 +84,15 @@ def test_examples_are_found() -> None:
 
 @pytest.mark.parametrize(
     ("code", "wrong"),
-    [("1 + 1\n3", True), ("1 / 3\n0.33", False), ("1 / 3\n0.31", True), ("[0.5, 1]\n[0.5]", True),
-     ("'a', 0.1\n('b', 0.1)", True), ("-0.0\n0.0", False), ("1e-9\n2e-9", True)],
-)  # fmt: skip
+    [
+        ("1 + 1\n3", True),
+        ("1 / 3\n0.33", False),
+        ("1 / 3\n0.31", True),
+        ("[0.5, 1]\n[0.5]", True),
+        ("'a', 0.1\n('b', 0.1)", True),
+        ("-0.0\n0.0", False),
+        ("1e-9\n2e-9", True),
+    ],
+)
 def test_a_wrong_example_is_found(code: str, wrong: bool) -> None:
     assert bool(run_examples(f">>> {code}\n", "example", {})) == wrong

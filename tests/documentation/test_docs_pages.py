@@ -203,9 +203,11 @@ def test_commands_in_pages_exist() -> None:
     commands = typer.main.get_command(app).commands
     stages = (ROOT / "xdiffda" / "osse" / "__main__.py").read_text()
     lines = [
-        line.strip() for page in TEXT for _, content in fenced(page, "bash")
+        line.strip()
+        for page in TEXT
+        for _, content in fenced(page, "bash")
         for line in content.splitlines()
-    ]  # fmt: skip
+    ]
     seen = 0
     for line in lines:
         options = set(re.findall(r"(?<= )--?[a-z][\w-]*", line))
@@ -265,8 +267,11 @@ def test_results_of_experiments_are_there(tools: dict[str, ModuleType]) -> None:
     from xdiffda.experiments import ExperimentConfig
 
     asked = [what.split() for page in TEXT for what, _ in fenced(page, "made")]
-    shown = [tools["_tables"].MADE[name](*rest) for name, *rest in asked
-             if name.startswith("experiment-")]  # fmt: skip
+    shown = [
+        tools["_tables"].MADE[name](*rest)
+        for name, *rest in asked
+        if name.startswith("experiment-")
+    ]
     assert len(shown) > 8
     begins = ("| columns |", "```{raw} html", "```toml", "- 416 columns: at most half in ")
     assert all(text.startswith(begins) for text in shown)
@@ -282,8 +287,11 @@ def test_a_table_of_cycles_that_another_model_made_says_so(
 ) -> None:
     page = tools["_experiments"]
     monkeypatch.setattr(page, "RESULTS", tmp_path)
-    for made_by, stale in ((f"prior speedy {page._current()}, ", False), ("", False),
-                           ("prior speedy 0123456789abcdef, ", True)):  # fmt: skip
+    for made_by, stale in (
+        (f"prior speedy {page._current()}, ", False),
+        ("", False),
+        ("prior speedy 0123456789abcdef, ", True),
+    ):
         text = f"| columns |\n\nseed 0, {made_by}xdiffda 0.1.0\n"
         (tmp_path / "cycling.md").write_text(text)
         shown = page.experiment_cycles("cycling")

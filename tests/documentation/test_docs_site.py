@@ -27,8 +27,10 @@ def dead_links(site: Path) -> list[str]:
     """Links between pages of a site, and within a page, that lead nowhere."""
     pages = {p: p.read_text(encoding="utf-8") for p in sorted(site.rglob("*.html"))}
     # the text of scripts and pictures inside pages is no markup
-    pages = {p: re.sub(r"(<script[^>]*>).*?</script>|base64,[\w+/=]+", r"\1", text, flags=re.DOTALL)
-             for p, text in pages.items()}  # fmt: skip
+    pages = {
+        p: re.sub(r"(<script[^>]*>).*?</script>|base64,[\w+/=]+", r"\1", text, flags=re.DOTALL)
+        for p, text in pages.items()
+    }
     anchors = {p: {html.unescape(a) for a in ANCHOR.findall(text)} for p, text in pages.items()}
     dead = []
     for page, text in pages.items():
@@ -50,8 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in NEEDED:
         pytest.importorskip(name, reason='pip install "xdiffda[docs]"')
     out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going",
-               str(DOCS), str(out)]  # fmt: skip
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(DOCS), str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-6000:]
     return out
@@ -75,6 +76,8 @@ def test_dead_links_are_found(tmp_path: Path) -> None:
         '<a href="gone.html">c</a>'
     )
     assert dead_links(tmp_path) == [
-        "index.html: #no", "index.html: no.png", "sub/page.html: ../index.html#no",
+        "index.html: #no",
+        "index.html: no.png",
+        "sub/page.html: ../index.html#no",
         "sub/page.html: gone.html",
-    ]  # fmt: skip
+    ]

@@ -48,9 +48,12 @@ def execute(path: Path):
     for cell in code_of(notebook):
         cell.outputs, cell.execution_count = [], None
     client = nbclient.NotebookClient(
-        notebook, timeout=None, startup_timeout=300, kernel_name="python3",
+        notebook,
+        timeout=None,
+        startup_timeout=300,
+        kernel_name="python3",
         resources={"metadata": {"path": path.parent}},
-    )  # fmt: skip
+    )
     # raises with the cell and its traceback where one fails; ends the kernel in any case
     asyncio.run(asyncio.wait_for(client.async_execute(), SECONDS))
     return notebook
@@ -89,9 +92,11 @@ def texts_of(notebook) -> list[str]:
     """Tables and sentences made from the results; what is run live tells its own seconds."""
     return [
         output.data["text/markdown"]
-        for cell in code_of(notebook) if "run(" not in cell.source
-        for output in cell.outputs if "text/markdown" in output.get("data", {})
-    ]  # fmt: skip
+        for cell in code_of(notebook)
+        if "run(" not in cell.source
+        for output in cell.outputs
+        if "text/markdown" in output.get("data", {})
+    ]
 
 
 @every_notebook

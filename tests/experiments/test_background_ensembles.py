@@ -36,7 +36,9 @@ def test_the_variance_of_a_linear_forecast_is_that_of_its_recursion() -> None:
 
 
 def test_members_depend_on_time_and_seed_and_on_nothing_else() -> None:
-    still = lambda x, time: x  # noqa: E731
+    def still(x, time):
+        return x
+
     first = _rolled(still, 3)
     np.testing.assert_array_equal(first, _rolled(still, 3))
     for other in ({"seed": 1}, {"start": START + np.timedelta64(6, "h")}):
@@ -53,10 +55,11 @@ def test_methods_use_members_or_their_mean(tmp_path: Path) -> None:
     pieces, given = world.pieces(), {"background_members": 6, "background_noise": 0.5}
     exact = {"method": "3dvar", "background_error": 1.0, "antithetic": False}
     methods = {
-        "mean": exact | {"ensemble": False}, "hybrid": exact,
+        "mean": exact | {"ensemble": False},
+        "hybrid": exact,
         "LETKF": {"method": "letkf", "background_error": 1.0},
         "interpolation": {"method": "interpolation", "antithetic": False},
-    }  # fmt: skip
+    }
     small = {"columns": (40,), "n_cases": 2, "forecast_lead": "6h", "reference_lead": "6h"}
     config = world.config(tmp_path / "a", methods=methods, **small, **given)
     ds = run("lead-time", config, progress=False, **pieces)
@@ -64,8 +67,12 @@ def test_methods_use_members_or_their_mean(tmp_path: Path) -> None:
     # members say how far the truth may be; single forecasts cannot
     assert (ds["background_variance"] > 0).all()
     # the world is linear and errors have no mean: the mean is the single forecast
-    single = run("lead-time", world.config(tmp_path / "b", methods={"mean": exact}, **small),
-                 progress=False, **pieces)  # fmt: skip
+    single = run(
+        "lead-time",
+        world.config(tmp_path / "b", methods={"mean": exact}, **small),
+        progress=False,
+        **pieces,
+    )
     assert "background_variance" not in single
     for name in ("squared", "forecast_squared"):
         found = ds[name].sel(scheme="mean")

@@ -16,12 +16,16 @@ from xdiffda.experiments.cycling import CyclingConfig, runs_of
 from xdiffda.experiments.cycling_results import about, figure, largest, table
 
 CHOICES = {
-    "background": "12h", "n_cycles": 5, "columns": (20,), "error_std": world.ERRORS, "seed": 3,
+    "background": "12h",
+    "n_cycles": 5,
+    "columns": (20,),
+    "error_std": world.ERRORS,
+    "seed": 3,
     "methods": {
         "3D-Var": {"method": "3dvar", "background_error": 0.3},
         "LETKF (8)": {"method": "letkf", "n_members": 8, "carry": "ensemble"},
     },
-}  # fmt: skip
+}
 
 
 def _drifting(ds):
@@ -41,9 +45,11 @@ def found(tmp_path_factory: pytest.TempPathFactory):
 def test_all_methods_start_alike_and_beat_the_free_run(found) -> None:
     _, _, stores = found
     assert [(own.name, own.network) for own in stores] == [
-        ("3D-Var", "fixed"), ("LETKF (8)", "fixed"), ("3D-Var", "changing"),
+        ("3D-Var", "fixed"),
+        ("LETKF (8)", "fixed"),
+        ("3D-Var", "changing"),
         ("LETKF (8)", "changing"),
-    ]  # fmt: skip
+    ]
     first = [float(ds["normalized_error"].sel(state="background")[0]) for ds in stores.values()]
     np.testing.assert_allclose(first, first[0], rtol=1e-4)  # members keep the mean
     for own, ds in stores.items():
@@ -71,12 +77,17 @@ def test_it_resumes_and_says_what_it_found(found, tmp_path: Path) -> None:
     made_by = f"prior turning world {prior_digest(options['prior'])}, forecaster _drifting"
     assert f"seed {config.seed}, {made_by}, xdiffda" in about(config, stores)
     far = xr.DataArray([1.0, 1.0, 10.0], {"state": ["background", "analysis", "free_run"]})
-    drawn = figure({own: ds.assign(normalized_error=ds["normalized_error"] * far)
-                    for own, ds in stores.items()})  # fmt: skip
+    drawn = figure(
+        {
+            own: ds.assign(normalized_error=ds["normalized_error"] * far)
+            for own, ds in stores.items()
+        }
+    )
     shown = [ax for ax in drawn.axes if ax.lines]
     assert [ax.get_title() for ax in shown] == [
-        "20 columns, fixed sites", "20 columns, changing sites",
-    ]  # fmt: skip
+        "20 columns, fixed sites",
+        "20 columns, changing sites",
+    ]
     for ax in shown:
         free = np.asarray(next(x for x in ax.lines if x.get_label() == "free run").get_ydata())
         assert ax.get_ylim()[0] < free.min() and free.max() < ax.get_ylim()[1]
@@ -86,8 +97,9 @@ def test_largest_error_is_that_of_the_last_ten_days() -> None:
     time = np.datetime64("2020-01-01", "ns") + np.arange(60) * np.timedelta64(6, "h")
     error = np.full((1, 60), 0.5)
     error[0, [19, 20, 59]] = 9.0, 0.8, 0.6  # 10 days before the end, the next, the last
-    ds = xr.Dataset({"normalized_error": (("state", "time"), error)},
-                    {"state": ["analysis"], "time": time})  # fmt: skip
+    ds = xr.Dataset(
+        {"normalized_error": (("state", "time"), error)}, {"state": ["analysis"], "time": time}
+    )
     assert float(largest(ds)) == 0.8
     ds["normalized_error"][0, 40] = np.nan  # a run that broke
     assert np.isnan(float(largest(ds)))
@@ -114,9 +126,11 @@ def test_a_file_says_the_same_and_all_its_errors_are_named(tmp_path: Path) -> No
     """)
     config = CyclingConfig.read(path)
     assert [(r.columns, r.store) for r in runs_of(config)] == [
-        (5, "letkf-5-fixed.zarr"), (416, "guided-416-fixed.zarr"), (416, "letkf-416-fixed.zarr"),
+        (5, "letkf-5-fixed.zarr"),
+        (416, "guided-416-fixed.zarr"),
+        (416, "letkf-416-fixed.zarr"),
         (416, "guided-416-changing.zarr"),
-    ]  # fmt: skip
+    ]
     assert config.relaxation is not None
     assert (config.relaxation.hours, config.relaxation.power) == (8.0, 3.0)
     path.write_text("""

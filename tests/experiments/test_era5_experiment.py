@@ -86,28 +86,40 @@ def write_model(folder: Path) -> Path:
     sigma = np.array([0.01, 100.0], np.float32)
     calibrated = spectrum * sigma[:, None] ** 2 / (sigma[:, None] ** 2 + spectrum)
     stats = {k: v.sel(level=[500, 850]) for k, v in era5_world.statistics().items()}
-    by_channel = lambda kind: np.concatenate(  # noqa: E731
-        [np.atleast_1d(stats[kind][n].values) for n in layout.variables]
-    )
+
+    def by_channel(kind):
+        return np.concatenate([np.atleast_1d(stats[kind][n].values) for n in layout.variables])
+
     arrays = {
-        "lat": np.array(grid.lat), "lon": np.array(grid.lon), "mean": by_channel("mean"),
-        "stddev": by_channel("stddev"), "diffs_stddev": by_channel("diffs_stddev"),
-        "static": np.zeros((grid.n_node, 2)), "static_mean": np.zeros(2),
+        "lat": np.array(grid.lat),
+        "lon": np.array(grid.lon),
+        "mean": by_channel("mean"),
+        "stddev": by_channel("stddev"),
+        "diffs_stddev": by_channel("diffs_stddev"),
+        "static": np.zeros((grid.n_node, 2)),
+        "static_mean": np.zeros(2),
         "static_stddev": np.ones(2),
         "scale": np.tile(0.05 * by_channel("stddev"), (grid.n_lat, 1)),
         "unresolved": np.zeros((grid.n_lat, layout.n_channel)),
-        "b_blocks": pack_symmetric(spectrum[:, None, None] * one), "v_sigma": sigma,
+        "b_blocks": pack_symmetric(spectrum[:, None, None] * one),
+        "v_sigma": sigma,
         "v_blocks": pack_symmetric(calibrated[..., None, None] * one),
-    }  # fmt: skip
+    }
     write_arrays(folder / STATISTICS, {k: v.astype(np.float32) for k, v in arrays.items()})
-    write_arrays(folder / WEIGHTS, flatten(_nought(
-        DenoiserNetwork, layout.n_channel, 2, **SIZES, conditioning_width=4
-    )))  # fmt: skip
+    write_arrays(
+        folder / WEIGHTS,
+        flatten(_nought(DenoiserNetwork, layout.n_channel, 2, **SIZES, conditioning_width=4)),
+    )
     _write_persistence(folder / FORECASTER, layout)
-    write_card(folder, {
-        "name": "tiny", "variables": list(layout.variables), "levels": list(layout.levels),
-        "network": {**SIZES, "conditioning_width": 4, "refinement": 1},
-    })  # fmt: skip
+    write_card(
+        folder,
+        {
+            "name": "tiny",
+            "variables": list(layout.variables),
+            "levels": list(layout.levels),
+            "network": {**SIZES, "conditioning_width": 4, "refinement": 1},
+        },
+    )
     return folder
 
 
@@ -122,7 +134,10 @@ def _write_persistence(path: Path, layout: Layout) -> None:
 def _nought(kind: type, *sizes: Any, **named: Any) -> Any:
     """A network whose weights are all zero; to draw some would take longer than the test."""
     shapes = eqx.filter_eval_shape(kind, *sizes, **named, key=jax.random.key(0))
-    zeros = lambda leaf: np.zeros(leaf.shape, leaf.dtype)  # noqa: E731
+
+    def zeros(leaf):
+        return np.zeros(leaf.shape, leaf.dtype)
+
     return jax.tree.map(lambda x: zeros(x) if isinstance(x, jax.ShapeDtypeStruct) else x, shapes)
 
 
@@ -149,8 +164,10 @@ def _changes(folder: Path) -> np.ndarray:
     edges = np.clip(np.append(ds.latitude.values + 5, -95), -90, 90)
     area = xr.DataArray(-np.diff(np.sin(np.deg2rad(edges))), {"latitude": ds.latitude})
     fields = [ds["2m_temperature"], *(ds["temperature"].sel(level=p) for p in (500, 850))]
-    means = [(f.astype(float).diff("time") ** 2).weighted(area).mean(("latitude", "longitude"))
-             for f in fields]  # fmt: skip
+    means = [
+        (f.astype(float).diff("time") ** 2).weighted(area).mean(("latitude", "longitude"))
+        for f in fields
+    ]
     return np.stack([m.values for m in means], axis=-1)
 
 

@@ -84,12 +84,17 @@ def test_errors_fall_with_columns_where_b_is_right(tmp_path: Path) -> None:
     """Errors drawn from B: more columns of the same world cannot hurt on average."""
     given, background = world.drawn_pieces(tmp_path)
     config = world.config(
-        tmp_path, background=background, columns=(4, 32, 128), n_cases=4, reference_lead="6h",
+        tmp_path,
+        background=background,
+        columns=(4, 32, 128),
+        n_cases=4,
+        reference_lead="6h",
         forecast_lead="6h",
-    )  # fmt: skip
+    )
     ds = run("single-step", config, progress=False, **given)
-    ratio = np.sqrt(ds["squared"].mean(("case", "channel"))
-                    / ds["background_squared"].mean(("case", "channel")))  # fmt: skip
+    ratio = np.sqrt(
+        ds["squared"].mean(("case", "channel")) / ds["background_squared"].mean(("case", "channel"))
+    )
     values = ratio.sel(scheme="3D-Var").values
     assert (np.diff(values) < 0).all()
     assert values[0] < 1
@@ -101,9 +106,14 @@ def test_letkf_where_the_background_has_members(tmp_path: Path) -> None:
     given, background = world.drawn_pieces(tmp_path, n_times=2, n_member=12)
     methods = {"LETKF": {"method": "letkf"}, **world.METHODS}
     config = world.config(
-        tmp_path, background=background, columns=(100,), n_cases=2, reference_lead="6h",
-        forecast_lead="6h", methods=methods,
-    )  # fmt: skip
+        tmp_path,
+        background=background,
+        columns=(100,),
+        n_cases=2,
+        reference_lead="6h",
+        forecast_lead="6h",
+        methods=methods,
+    )
     ds = run("single-step", config, progress=False, **given)
     assert (ds["members"].sel(scheme="LETKF") == 12).all()
     assert (ds["members"].sel(scheme="3D-Var") == 1).all()
@@ -152,8 +162,9 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(
     left[0] = 100
     found = run("lead-time", world.config(tmp_path), progress=False, **pieces)
     assert left[0] == 100 - 2  # of six, four were there
-    xr.testing.assert_identical(found.drop_vars("seconds").drop_attrs(),
-                                done[0].drop_vars("seconds").drop_attrs())  # fmt: skip
+    xr.testing.assert_identical(
+        found.drop_vars("seconds").drop_attrs(), done[0].drop_vars("seconds").drop_attrs()
+    )
     assert all(json.loads(line) for line in ledger.read_text().splitlines())
     kept, scores = ledger.read_bytes(), (tmp_path / "lead-time.nc").read_bytes()
     left[0] = 0  # nothing is left to be done, for fewer columns and without forecasts either
@@ -180,15 +191,18 @@ def test_a_costly_method_is_compared_at_its_own_cases(
 ) -> None:
     out = done[1]
     usual = world.METHODS["3D-Var"]
-    methods = {"3D-Var": usual, "seldom": {**usual, "gross_check": 9.0, "n_cases": 2,
-                                           "columns": (40,)}}  # fmt: skip
+    methods = {
+        "3D-Var": usual,
+        "seldom": {**usual, "gross_check": 9.0, "n_cases": 2, "columns": (40,)},
+    }
     found = run("lead-time", world.config(out, methods=methods), progress=False, **pieces)
     assert results.cases_of(found).sel(scheme="seldom").sum("case").values.tolist() == [0, 2]
     assert "seldom" not in results.balance_ratios(found, 8)
     # no observation is grossly wrong: the same analyses at cases 0 and 2
     here = found["squared"].sel(columns=40)
-    np.testing.assert_array_equal(here.sel(scheme="seldom")[[0, 2]],
-                                  here.sel(scheme="3D-Var")[[0, 2]])  # fmt: skip
+    np.testing.assert_array_equal(
+        here.sel(scheme="seldom")[[0, 2]], here.sel(scheme="3D-Var")[[0, 2]]
+    )
     some = found.isel(case=[0, 2])
     lost, same = results.losses(found)["seldom"][40], results.losses(some)["3D-Var"][40]
     xr.testing.assert_allclose(lost, same)
@@ -235,10 +249,14 @@ def test_short_waves_are_compared_with_the_truths(done: tuple[xr.Dataset, Path])
 
 def test_widths_of_the_soft_mask(pieces: dict, tmp_path: Path) -> None:
     config = world.config(
-        tmp_path, widths=(0.5, 2.0), columns=(40,), n_cases=1, starts=("mean",),
+        tmp_path,
+        widths=(0.5, 2.0),
+        columns=(40,),
+        n_cases=1,
+        starts=("mean",),
         repaint=RePaint(n_levels=4, jump_length=2, resamplings=1),
         methods={"r": {"method": "repaint", "n_members": 2}},
-    )  # fmt: skip
+    )
     ds = run("sigma-g", config, progress=False, **pieces)
     assert ds["scheme"].values.tolist() == ["sigma_G = 0.5", "sigma_G = 2"]
     assert (ds["evaluations"] == 4).all()
@@ -276,8 +294,10 @@ mask_sigma = 0.7
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path, pieces: dict) -> None:
     path = tmp_path / "experiment.toml"
-    path.write_text('truth = "t"\nout = "o"\ncolumns = [0]\nstarts = ["middle"]\n'
-                    'forecast_lead = "5h"\nreference_lead = "1h"\n')  # fmt: skip
+    path.write_text(
+        'truth = "t"\nout = "o"\ncolumns = [0]\nstarts = ["middle"]\n'
+        'forecast_lead = "5h"\nreference_lead = "1h"\n'
+    )
     with pytest.raises(InputError, match=r"(?s)columns = \[0\].*middle.*forecast_lead.*reference"):
         ExperimentConfig.read(path)
     path.write_text('truth = "t"\nout = "o"\nfigure_format = "PNG"\nwidths = [0.0]\n')
@@ -309,8 +329,9 @@ def test_figures_show_what_was_measured(done: tuple[xr.Dataset, Path]) -> None:
     curves = {ln.get_label(): np.asarray(ln.get_ydata()) for ln in ax.lines}
     np.testing.assert_allclose(curves["3D-Var"], rmse)
     # the background is a forecast of 24 h from the truth of another time
-    np.testing.assert_allclose(curves["background"], curves["24 h forecast from the truth"],
-                               rtol=1e-3)  # fmt: skip
+    np.testing.assert_allclose(
+        curves["background"], curves["24 h forecast from the truth"], rtol=1e-3
+    )
     lost = results.losses(ds)["3D-Var"]
     ax = next(a for a in figures.lead_time_loss(ds).axes if "850" in a.get_title())
     expected = [float(lost[n]["temperature"].sel(level=850)[-1]) for n in (8, 40)]
@@ -361,8 +382,10 @@ def test_the_command_writes_scores_figures_and_table(
     pieces: dict, done: tuple[xr.Dataset, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("runner", "maps"):
-        monkeypatch.setattr(f"xdiffda.experiments.{module}.open_world",
-                            lambda config, **_: open_world(config, **pieces))  # fmt: skip
+        monkeypatch.setattr(
+            f"xdiffda.experiments.{module}.open_world",
+            lambda config, **_: open_world(config, **pieces),
+        )
     (tmp_path / "records.jsonl").write_bytes((done[1] / "records.jsonl").read_bytes())
     path = tmp_path / "experiment.toml"
     path.write_text(f'''
@@ -378,7 +401,7 @@ error_std = {{2m_temperature = 0.5, temperature = 0.4}}
 [methods."3D-Var"]
 method = "3dvar"
 background_error = 1.0
-''')  # fmt: skip
+''')
     text = command.main("lead-time", path, progress=False)
     assert text == tables.tables(done[0], lead_time=12.0)
     assert text == (tmp_path / "lead-time.md").read_text()

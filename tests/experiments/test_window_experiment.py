@@ -18,10 +18,13 @@ from xdiffda.experiments import window as window_results
 from xdiffda.experiments.window import WindowConfig, figure, ratios, table
 
 METHODS = {
-    "start alone": {"how": "start"}, "as if at the start": {"how": "none"},
-    "FGAT": {"how": "fgat"}, "4D-Var": {}, "one after another": {"how": "cycle", "columns": [20]},
+    "start alone": {"how": "start"},
+    "as if at the start": {"how": "none"},
+    "FGAT": {"how": "fgat"},
+    "4D-Var": {},
+    "one after another": {"how": "cycle", "columns": [20]},
     "seldom": {"how": "fgat", "model_error": 0.5, "n_cases": 1},
-}  # fmt: skip
+}
 
 
 class Turn(eqx.Module):
@@ -39,17 +42,31 @@ def done(tmp_path_factory: pytest.TempPathFactory):
     truth, _ = world.make_states(6)
     backgrounds = [world.make_states(1, seed)[1] for seed in (0, 5)]
     times = truth.time.values[:2]
-    error = [b - world.make_states(1, s)[0].isel(time=0, drop=True)
-             for b, s in zip(backgrounds, (0, 5), strict=True)]  # fmt: skip
-    states = [(truth.sel(time=t, drop=True) + e).assign_coords(time=t)
-              for t, e in zip(times, error, strict=True)]  # fmt: skip
+    error = [
+        b - world.make_states(1, s)[0].isel(time=0, drop=True)
+        for b, s in zip(backgrounds, (0, 5), strict=True)
+    ]
+    states = [
+        (truth.sel(time=t, drop=True) + e).assign_coords(time=t)
+        for t, e in zip(times, error, strict=True)
+    ]
     xr.concat(states, "time").to_netcdf(out / "background.nc")
     config = WindowConfig(
-        "given", str(out / "records"), str(out / "background.nc"), columns=(10, 20),
-        methods=METHODS, n_cases=2, error_std=world.ERRORS,
-    )  # fmt: skip
-    options = {"prior": world.make_prior(), "truth": truth, "forecaster": world.forecaster,
-               "forward": Turn(), "progress": False}  # fmt: skip
+        "given",
+        str(out / "records"),
+        str(out / "background.nc"),
+        columns=(10, 20),
+        methods=METHODS,
+        n_cases=2,
+        error_std=world.ERRORS,
+    )
+    options = {
+        "prior": world.make_prior(),
+        "truth": truth,
+        "forecaster": world.forecaster,
+        "forward": Turn(),
+        "progress": False,
+    }
     return config, options, window.run(config, **options)
 
 
@@ -90,8 +107,9 @@ def test_rows_that_did_not_converge_are_seen(
     done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the table that the command writes; the figure in the format that it is asked for."""
-    rows = [{**row, "residual": 0.562} if row["method"] == "4D-Var" else row
-            for row in done[2]["rows"]]  # fmt: skip
+    rows = [
+        {**row, "residual": 0.562} if row["method"] == "4D-Var" else row for row in done[2]["rows"]
+    ]
     monkeypatch.setattr(window_results, "run", lambda *_, **__: {**done[2], "rows": rows})
     path, out = tmp_path / "window.toml", tmp_path / "out"
     out.mkdir()

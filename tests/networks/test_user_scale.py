@@ -143,29 +143,43 @@ def _at(*hours: int) -> np.ndarray:
 
 
 WRONG = {
-    "spacing": (lambda i, f: (i.assign_coords(time=_at(-12, 0)), f),
-                r"input times \[12.0\] h apart; needed 6 h; repair: `inputs.sel\(time="),
+    "spacing": (
+        lambda i, f: (i.assign_coords(time=_at(-12, 0)), f),
+        r"input times \[12.0\] h apart; needed 6 h; repair: `inputs.sel\(time=",
+    ),
     "order": (lambda i, f: (i.isel(time=[1, 0]), f), r"input times \[-6.0\] h apart"),
-    "later": (lambda i, f: (i, f.assign_coords(time=_at(12))),
-              "forcings 12 h after the last input; needed 6 h"),
+    "later": (
+        lambda i, f: (i, f.assign_coords(time=_at(12))),
+        "forcings 12 h after the last input; needed 6 h",
+    ),
     "rows": (lambda i, f: (i, f.isel(lat=slice(None, None, -1))), r"forcings on other lat .*sel\("),
     "grid": (lambda i, f: (i, f.isel(lon=slice(None, None, 2))), "forcings on other lon"),
-    "half": (lambda i, f: tuple(x.isel(lon=slice(0, 18)) for x in (i, f)),
-             "columns from 0 to 170 degrees; needed the whole globe"),
-    "north": (lambda i, f: tuple(x.isel(lat=slice(9, None)) for x in (i, f)),
-              "rows from 0 to 90 degrees"),
-    "coarse": (lambda i, f: tuple(x.isel(lon=slice(None, None, 2)) for x in (i, f)),
-               "a grid of 10 degrees by 20; needed 10 degrees"),
+    "half": (
+        lambda i, f: tuple(x.isel(lon=slice(0, 18)) for x in (i, f)),
+        "columns from 0 to 170 degrees; needed the whole globe",
+    ),
+    "north": (
+        lambda i, f: tuple(x.isel(lat=slice(9, None)) for x in (i, f)),
+        "rows from 0 to 90 degrees",
+    ),
+    "coarse": (
+        lambda i, f: tuple(x.isel(lon=slice(None, None, 2)) for x in (i, f)),
+        "a grid of 10 degrees by 20; needed 10 degrees",
+    ),
     "names": (lambda i, f: (i.rename(lat="latitude"), f), r"inputs.rename\(latitude='lat'\)"),
     "member": (lambda i, f: (i.rename(batch="member"), f), r"inputs.rename\(member='batch'\)"),
     "twice": (lambda i, f: (i.isel(level=[0, 1, 2, 2]), f), "levels .* some of them twice"),
     "pascal": (lambda i, f: (i.assign_coords(level=100 * i.level), f), r"inputs.level / 100"),
-    "text": (lambda i, f: (i.assign({"2m_temperature": i["2m_temperature"].astype(str)}), f),
-             "2m_temperature.* in inputs; needed numbers"),
-    "infinite": (lambda i, f: (i.assign({"2m_temperature": i["2m_temperature"] / 0}), f),
-                 r"infinite values in \['2m_temperature'\]"),
+    "text": (
+        lambda i, f: (i.assign({"2m_temperature": i["2m_temperature"].astype(str)}), f),
+        "2m_temperature.* in inputs; needed numbers",
+    ),
+    "infinite": (
+        lambda i, f: (i.assign({"2m_temperature": i["2m_temperature"] / 0}), f),
+        r"infinite values in \['2m_temperature'\]",
+    ),
     "array": (lambda i, f: (i["temperature"], f), "a DataArray as inputs; needed a Dataset"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -269,7 +283,10 @@ def test_the_command_says_what_is_wrong_without_a_traceback(tmp_path: Path, root
     (tmp_path / "c.toml").write_text("task = 'forecaster'\ndata = 'd'\nout = 'o'\nbtach = 3\n")
     done = subprocess.run(
         [sys.executable, "-m", "xdiffda.train", str(tmp_path / "c.toml")],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)}, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        check=False,
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.startswith("xdiffda.train: ") and "found entry btach" in done.stderr

@@ -54,16 +54,21 @@ def _tidy(n: int, seed: int = 0, levels: tuple[float, float] = (300.0, 850.0)) -
             "lon": ("obs", rng.uniform(0, 360, n)),
             "time": ("obs", np.full(n, np.datetime64("2020-01-01T00", "ns"))),
         },
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="session")
 def lab() -> SimpleNamespace:
     """Makers of grids, layouts, state arrays, datasets and tidy observations."""
     return SimpleNamespace(
-        grid=_grid, layout=_layout, state=_state, dataset=_dataset, tidy=_tidy,
-        names=NAMES, levels=LEVELS,
-    )  # fmt: skip
+        grid=_grid,
+        layout=_layout,
+        state=_state,
+        dataset=_dataset,
+        tidy=_tidy,
+        names=NAMES,
+        levels=LEVELS,
+    )
 
 
 @pytest.fixture(scope="session")

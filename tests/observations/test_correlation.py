@@ -26,9 +26,14 @@ def _stations(n: int = 2, levels: np.ndarray = LEVELS) -> xr.Dataset:
     m = len(rows)
     return xr.Dataset(
         {"value": ("obs", np.zeros(m)), "error_std": ("obs", np.ones(m))},
-        {"variable": ("obs", variable), "level": ("obs", level), "lat": ("obs", lat),
-         "lon": ("obs", np.zeros(m)), "time": ("obs", np.full(m, np.datetime64("NaT", "ns")))},
-    )  # fmt: skip
+        {
+            "variable": ("obs", variable),
+            "level": ("obs", level),
+            "lat": ("obs", lat),
+            "lon": ("obs", np.zeros(m)),
+            "time": ("obs", np.full(m, np.datetime64("NaT", "ns"))),
+        },
+    )
 
 
 def _blocks(tidy, spec, share=None, good=None, position=None):
@@ -100,10 +105,16 @@ def test_a_singular_r_is_refused_with_the_repair():
     assert "2 more stations" in str(error.value)
 
 
-@pytest.mark.parametrize(("spec", "match"), [
-    (0.0, "length=0.0; needed a positive"), (-1.0, "length=-1"), (np.nan, "length=nan"),
-    ({"plankton": 0.3}, "a correlation for 'plankton'"), ({"t": "far"}, "a correlation 'far'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spec", "match"),
+    [
+        (0.0, "length=0.0; needed a positive"),
+        (-1.0, "length=-1"),
+        (np.nan, "length=nan"),
+        ({"plankton": 0.3}, "a correlation for 'plankton'"),
+        ({"t": "far"}, "a correlation 'far'"),
+    ],
+)
 def test_bad_correlations_are_refused(spec, match):
     with pytest.raises(InputError, match=match):
         read_correlation(spec)

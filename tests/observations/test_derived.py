@@ -18,10 +18,16 @@ from xdiffda.state.variables import G0
 
 LEVELS = (300, 500, 700, 850, 925, 1000)
 NAMES = (
-    "geopotential", "temperature", "specific_humidity", "u_component_of_wind",
-    "v_component_of_wind", "10m_u_component_of_wind", "10m_v_component_of_wind",
-    "2m_temperature", "mean_sea_level_pressure",
-)  # fmt: skip
+    "geopotential",
+    "temperature",
+    "specific_humidity",
+    "u_component_of_wind",
+    "v_component_of_wind",
+    "10m_u_component_of_wind",
+    "10m_v_component_of_wind",
+    "2m_temperature",
+    "mean_sea_level_pressure",
+)
 GRID = Grid.from_coords(-78.75 + 22.5 * np.arange(8), 22.5 * np.arange(16))
 LAYOUT = Layout(GRID, NAMES, LEVELS)
 
@@ -38,29 +44,45 @@ def standard_state(layout: Layout = LAYOUT) -> np.ndarray:
     t, p = icao(height)
     e = 0.5 * np.asarray(d.saturation_vapour_pressure(jnp.asarray(t)))
     columns = {
-        "geopotential": G0 * height, "temperature": t, "2m_temperature": 288.15,
+        "geopotential": G0 * height,
+        "temperature": t,
+        "2m_temperature": 288.15,
         "specific_humidity": d.EPSILON * e / (p - (1 - d.EPSILON) * e),
-        "mean_sea_level_pressure": 101325.0, "u_component_of_wind": 3.0,
-        "v_component_of_wind": -4.0, "10m_u_component_of_wind": -1.0,
+        "mean_sea_level_pressure": 101325.0,
+        "u_component_of_wind": 3.0,
+        "v_component_of_wind": -4.0,
+        "10m_u_component_of_wind": -1.0,
         "10m_v_component_of_wind": -1.0,
-    }  # fmt: skip
-    row = np.concatenate([
-        np.broadcast_to(columns[n], layout.channel_slice(n).stop - layout.channel_slice(n).start)
-        for n in layout.variables
-    ])  # fmt: skip
+    }
+    row = np.concatenate(
+        [
+            np.broadcast_to(
+                columns[n], layout.channel_slice(n).stop - layout.channel_slice(n).start
+            )
+            for n in layout.variables
+        ]
+    )
     return np.tile(row, (layout.grid.n_node, 1))
 
 
 def table(variable, value, *, level=np.nan, error=1.0, **extra) -> xr.Dataset:
     """Tidy observations at lat 3, lon 100; ``extra`` are more columns."""
     value = np.atleast_1d(np.asarray(value, float))
-    column = lambda x: ("obs", np.broadcast_to(x, value.shape).copy())  # noqa: E731
+
+    def column(x):
+        return ("obs", np.broadcast_to(x, value.shape).copy())
+
     return xr.Dataset(
         {"value": column(value), "error_std": column(error)},
-        {"variable": column(variable), "level": column(level), "lat": column(3.0),
-         "lon": column(100.0), "time": column(np.datetime64("NaT", "ns")),
-         **{name: column(x) for name, x in extra.items()}},
-    )  # fmt: skip
+        {
+            "variable": column(variable),
+            "level": column(level),
+            "lat": column(3.0),
+            "lon": column(100.0),
+            "time": column(np.datetime64("NaT", "ns")),
+            **{name: column(x) for name, x in extra.items()},
+        },
+    )
 
 
 def seen(tidy, x=None, **settings) -> np.ndarray:
@@ -75,15 +97,20 @@ def test_wind_is_that_of_the_interpolated_components(lab):
     at = {"level": [600.0, 400.0, 1000.0]}
     u, v, speed, direction = (
         seen(table(name, [1.0] * 3, **at), x)
-        for name in ("u_component_of_wind", "v_component_of_wind", "wind_speed",
-                     "wind_from_direction")
-    )  # fmt: skip
+        for name in (
+            "u_component_of_wind",
+            "v_component_of_wind",
+            "wind_speed",
+            "wind_from_direction",
+        )
+    )
     np.testing.assert_allclose(speed, np.hypot(u, v), rtol=1e-5)
     np.testing.assert_allclose(direction, np.rad2deg(np.arctan2(-u, -v)) % 360, atol=1e-3)
 
 
-@pytest.mark.parametrize(("u", "v", "degrees"), [(0, -1, 0), (-1, 0, 90), (0, 1, 180), (1, 0, 270),
-                                                 (-1, -1, 45)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("u", "v", "degrees"), [(0, -1, 0), (-1, 0, 90), (0, 1, 180), (1, 0, 270), (-1, -1, 45)]
+)
 def test_direction_is_where_the_wind_comes_from(u, v, degrees):
     found = float(d.wind_from_direction(jnp.array(float(u)), jnp.array(float(v))))
     assert found % 360 == pytest.approx(degrees, abs=1e-4)
@@ -171,8 +198,9 @@ def test_thickness_and_layer_mean_obey_the_hypsometric_equation():
 def test_tangent_linear_agrees_with_finite_differences(name):
     layer = {"level_bottom": 900.0, "station_height": 400.0}
     for way in dict(_ways({}, LAYOUT))[name]:
-        operator = Operator(way.function, way.inputs, way.parameters, way.units, way.period,
-                            around=way.around)  # fmt: skip
+        operator = Operator(
+            way.function, way.inputs, way.parameters, way.units, way.period, around=way.around
+        )
         level = np.nan if name.startswith(("10m", "surface")) else 600.0
         tidy = table(name, [96000.0 if "pressure" in name else 10.0], level=level, **layer)
         (group,) = observation_rows(tidy, LAYOUT, operators={name: operator}).local
@@ -184,8 +212,9 @@ def test_tangent_linear_agrees_with_finite_differences(name):
             slope = np.asarray(group.call.slopes(inputs, parameters))
             for i in range(inputs.shape[1]):
                 step = 1e-5 * max(abs(float(inputs[0, i])), 1e-3)
-                ends = [group.call.values(inputs.at[:, i].add(s), parameters)
-                        for s in (step, -step)]  # fmt: skip
+                ends = [
+                    group.call.values(inputs.at[:, i].add(s), parameters) for s in (step, -step)
+                ]
                 numeric = float((ends[0] - ends[1])[0]) / (2 * step)
                 scale = np.abs(slope * np.asarray(inputs)).max() / max(abs(float(inputs[0, i])), 1)
                 assert slope[0, i] == pytest.approx(numeric, rel=1e-5, abs=1e-6 * scale)
@@ -196,12 +225,19 @@ def test_tangent_linear_agrees_with_finite_differences(name):
 
 def test_names_and_units_of_reports_are_understood():
     frame = xr.Dataset(
-        {"ff": ("report", [10.0, 20.0], {"units": "kt"}), "dd": ("report", [350.0, 10.0]),
-         "r": ("report", [0.5, 0.6], {"units": "1"}), "td": ("report", [-5.0, 3.0],
-                                                            {"units": "degC"})},
-        {"lat": ("report", [1.0, 2.0]), "lon": ("report", [3.0, 4.0]),
-         "level": ("report", [700.0, 850.0]), "elevation": ("report", [12.0, 40.0])},
-    )  # fmt: skip
+        {
+            "ff": ("report", [10.0, 20.0], {"units": "kt"}),
+            "dd": ("report", [350.0, 10.0]),
+            "r": ("report", [0.5, 0.6], {"units": "1"}),
+            "td": ("report", [-5.0, 3.0], {"units": "degC"}),
+        },
+        {
+            "lat": ("report", [1.0, 2.0]),
+            "lon": ("report", [3.0, 4.0]),
+            "level": ("report", [700.0, 850.0]),
+            "elevation": ("report", [12.0, 40.0]),
+        },
+    )
     tidy = to_tidy(frame)
     by_name = tidy.to_dataframe().groupby("variable")["value"].first()
     assert by_name["wind_speed"] == pytest.approx(10 * 1852 / 3600)
@@ -242,8 +278,10 @@ def test_a_quantity_that_is_a_variable_of_the_state_is_interpolated():
 def test_a_users_local_operator_is_used_as_a_built_in_one():
     speed = Operator(
         lambda s: jnp.hypot(s["u_component_of_wind"], s["v_component_of_wind@500"]),
-        inputs=("u_component_of_wind", "v_component_of_wind@500"), units="m s-1", error_std=2.0,
-    )  # fmt: skip
+        inputs=("u_component_of_wind", "v_component_of_wind@500"),
+        units="m s-1",
+        error_std=2.0,
+    )
     tidy = table("my_wind", [5.0], level=700.0).drop_vars("error_std")
     with pytest.raises(InputError, match=r"'my_wind'.*or an operator for it"):
         to_tidy(tidy)
@@ -264,28 +302,49 @@ def test_a_function_of_the_whole_state_sees_fields_and_observations():
     np.testing.assert_allclose(found, [expected] * 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("operator", "match"), [
-    (lambda state: state["temperature@500"], r"H\(my\) of shape \(8, 16\); needed shape \(2,\)"),
-    (lambda state: jnp.mean(state["temperature@500"]), r"of shape \(\); needed shape \(2,\)"),
-    (lambda state: state["chlorophyll"], "asks for 'chlorophyll'; needed one of 10m_u_comp"),
-    (lambda state: np.asarray(state["temperature@500"]).mean(), "JAX cannot differentiate"),
-    (Operator(lambda s: jnp.ones(3), ("temperature@500",)), r"shape \(3,\) for one observation"),
-    (Operator(lambda s: s["level"], ("temperature@500",)), "asks for 'level'"),
-    (Operator(lambda s: s, ("ozone",)), "needs ozone; needed inputs among 10m_u_comp"),
-    (Operator(lambda s: s["temperature@20"], ("temperature@20",)), "a pressure between 300 and"),
-    (Operator(lambda s: float(s["temperature@500"]), ("temperature@500",)), "cannot differentiate"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("operator", "match"),
+    [
+        (
+            lambda state: state["temperature@500"],
+            r"H\(my\) of shape \(8, 16\); needed shape \(2,\)",
+        ),
+        (lambda state: jnp.mean(state["temperature@500"]), r"of shape \(\); needed shape \(2,\)"),
+        (lambda state: state["chlorophyll"], "asks for 'chlorophyll'; needed one of 10m_u_comp"),
+        (lambda state: np.asarray(state["temperature@500"]).mean(), "JAX cannot differentiate"),
+        (
+            Operator(lambda s: jnp.ones(3), ("temperature@500",)),
+            r"shape \(3,\) for one observation",
+        ),
+        (Operator(lambda s: s["level"], ("temperature@500",)), "asks for 'level'"),
+        (Operator(lambda s: s, ("ozone",)), "needs ozone; needed inputs among 10m_u_comp"),
+        (
+            Operator(lambda s: s["temperature@20"], ("temperature@20",)),
+            "a pressure between 300 and",
+        ),
+        (
+            Operator(lambda s: float(s["temperature@500"]), ("temperature@500",)),
+            "cannot differentiate",
+        ),
+    ],
+)
 def test_operators_that_cannot_be_used_are_named_with_the_repair(operator, match):
     with pytest.raises(InputError, match=match) as error:
         observation_rows(table("my", [1.0, 2.0]), LAYOUT, operators={"my": operator})
     assert "repair" in str(error.value)
 
 
-@pytest.mark.parametrize(("arguments", "match"), [
-    ({"function": 3}, "a function 3"), ({"inputs": "temperature"}, "tuples of names"),
-    ({"parameters": ("zenith",)}, "zenith"), ({"period": -1.0}, "period=-1.0"),
-    ({"error_std": 0.0}, "error_std=0.0; needed a positive"), ({"around": "here"}, "around"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"function": 3}, "a function 3"),
+        ({"inputs": "temperature"}, "tuples of names"),
+        ({"parameters": ("zenith",)}, "zenith"),
+        ({"period": -1.0}, "period=-1.0"),
+        ({"error_std": 0.0}, "error_std=0.0; needed a positive"),
+        ({"around": "here"}, "around"),
+    ],
+)
 def test_operators_are_checked_where_they_are_made(arguments, match):
     with pytest.raises(InputError, match=match):
         Operator(**({"function": lambda s: s, "inputs": ()} | arguments))

@@ -75,9 +75,17 @@ def test_sites_of_the_user(truth):
     np.testing.assert_allclose(obs.lon, [345.0, 14.2, 7.0])
     on_grid = truth["2m_temperature"].sel(lat=7.5, lon=345.0)
     assert obs["2m_temperature"][0].item() == on_grid.item()
-    xr.testing.assert_equal(obs, emulate_obs(truth, sites=xr.Dataset(
-        {"latitude": ("x", sites["lat"]), "longitude": ("x", sites["lon"])},
-        {"station": ("x", sites["station"])}), noise=False))  # fmt: skip
+    xr.testing.assert_equal(
+        obs,
+        emulate_obs(
+            truth,
+            sites=xr.Dataset(
+                {"latitude": ("x", sites["lat"]), "longitude": ("x", sites["lon"])},
+                {"station": ("x", sites["station"])},
+            ),
+            noise=False,
+        ),
+    )
 
 
 # ---------------------------------------------------------------------------- values
@@ -109,9 +117,13 @@ def test_noise_has_the_stated_size_and_is_independent(lab):
     errors = {"t": {300: 2.0, 500: 1.0, 850: 0.5}, "u": 3.0, "2t": 0.25}
     kwargs = {"n_columns": 2048, "error_std": errors}
     obs, exact = emulate_obs(ds, **kwargs), emulate_obs(ds, noise=False, **kwargs)
-    z = np.concatenate([
-        ((obs[n] - exact[n]) / obs[n + "_error_std"]).values.reshape(2048, -1) for n in _values(obs)
-    ], axis=1)  # fmt: skip
+    z = np.concatenate(
+        [
+            ((obs[n] - exact[n]) / obs[n + "_error_std"]).values.reshape(2048, -1)
+            for n in _values(obs)
+        ],
+        axis=1,
+    )
     assert z.shape == (2048, 7)
     assert np.abs(z.mean(0)).max() < 4 / np.sqrt(2048)
     assert np.abs(z.std(0) - 1).max() < 4 / np.sqrt(2 * 2048)
@@ -162,8 +174,9 @@ def test_new_sites_at_each_time(series):
     obs = emulate_obs(series, n_columns=20, seed=1, fixed_sites=False, noise=False)
     assert dict(obs.sizes) == {"station": 60, "level": 3}
     np.testing.assert_array_equal(obs.time, np.repeat(series.time.values, 20))
-    places = [set(zip(part.lat.values, part.lon.values, strict=True))
-              for _, part in obs.groupby("time")]  # fmt: skip
+    places = [
+        set(zip(part.lat.values, part.lon.values, strict=True)) for _, part in obs.groupby("time")
+    ]
     assert len(places[0] & places[1]) < 10
     seen = series["2m_temperature"].sel(lat=obs.lat, lon=obs.lon, time=obs.time)
     np.testing.assert_array_equal(obs["2m_temperature"], seen)
@@ -213,40 +226,51 @@ def test_the_seed_reproduces_in_another_process(root):
     obs = emulate_obs(field.to_dataset(name="2m_temperature"), n_columns=30, seed=7)
     digest = hashlib.sha256(obs["2m_temperature"].values.tobytes() + obs.lat.values.tobytes())
     other = subprocess.run(
-        [sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True, cwd=root,
+        [sys.executable, "-c", _SCRIPT],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=root,
         env={"PYTHONHASHSEED": "12345", "PYTHONPATH": str(root)},
-    )  # fmt: skip
+    )
     assert other.stdout.strip() == digest.hexdigest()
 
 
 # ---------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize(("kwargs", "match"), [
-    ({}, "none of fraction, n_columns, sites; needed exactly one"),
-    ({"fraction": 0.1, "n_columns": 5}, "fraction and n_columns; needed exactly one"),
-    ({"fraction": 1.5}, r"fraction=1.5.*n_columns=2"),
-    ({"n_columns": 0}, "whole number from 1 to 288"),
-    ({"n_columns": 289}, "whole number from 1 to 288"),
-    ({"n_columns": 5, "variables": ["q"]}, "variables 'q'.*some of 2m_temperature, temperature"),
-    ({"n_columns": 5, "levels": [501]}, "levels 501.*some of 300, 500, 850 hPa"),
-    ({"n_columns": 5, "error_std": 0.0}, "error_std of temperature.*noise=False"),
-    ({"n_columns": 5, "error_std": 0.0, "noise": False}, "positive standard deviations in K"),
-    ({"n_columns": 5, "error_std": {"t": {500: 1.0}}}, "temperature without 300, 850 hPa"),
-    ({"n_columns": 5, "error_std": {"plankton": 1.0}}, "error_std for 'plankton'"),
-    ({"n_columns": 5, "error_std": "typical"}, "error_std='typical'; needed `default`"),
-    ({"n_columns": 5, "seed": -1}, "seed=-1; needed a whole number from 0"),
-    ({"sites": {"lat": [0.0]}}, "sites with lat; needed lat and lon"),
-    ({"sites": {"lat": [95.0], "lon": [0.0]}}, r"lat in \[-90, 90\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({}, "none of fraction, n_columns, sites; needed exactly one"),
+        ({"fraction": 0.1, "n_columns": 5}, "fraction and n_columns; needed exactly one"),
+        ({"fraction": 1.5}, r"fraction=1.5.*n_columns=2"),
+        ({"n_columns": 0}, "whole number from 1 to 288"),
+        ({"n_columns": 289}, "whole number from 1 to 288"),
+        (
+            {"n_columns": 5, "variables": ["q"]},
+            "variables 'q'.*some of 2m_temperature, temperature",
+        ),
+        ({"n_columns": 5, "levels": [501]}, "levels 501.*some of 300, 500, 850 hPa"),
+        ({"n_columns": 5, "error_std": 0.0}, "error_std of temperature.*noise=False"),
+        ({"n_columns": 5, "error_std": 0.0, "noise": False}, "positive standard deviations in K"),
+        ({"n_columns": 5, "error_std": {"t": {500: 1.0}}}, "temperature without 300, 850 hPa"),
+        ({"n_columns": 5, "error_std": {"plankton": 1.0}}, "error_std for 'plankton'"),
+        ({"n_columns": 5, "error_std": "typical"}, "error_std='typical'; needed `default`"),
+        ({"n_columns": 5, "seed": -1}, "seed=-1; needed a whole number from 0"),
+        ({"sites": {"lat": [0.0]}}, "sites with lat; needed lat and lon"),
+        ({"sites": {"lat": [95.0], "lon": [0.0]}}, r"lat in \[-90, 90\]"),
+    ],
+)
 def test_bad_arguments_are_refused_with_the_repair(truth, kwargs, match):
     with pytest.raises(InputError, match=match):
         emulate_obs(truth, **kwargs)
 
 
 def test_members_are_to_be_chosen(lab, layout):
-    ensemble = from_state(lab.state(layout, 0, 4), layout, default_convention(layout),
-                          dims=("member",))  # fmt: skip
+    ensemble = from_state(
+        lab.state(layout, 0, 4), layout, default_convention(layout), dims=("member",)
+    )
     with pytest.raises(InputError, match=r"4 along `member`; needed one member.*isel\(member=0\)"):
         emulate_obs(ensemble, n_columns=5)
     one = emulate_obs(ensemble.isel(member=[0]), n_columns=5)

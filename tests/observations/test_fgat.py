@@ -62,7 +62,10 @@ def test_a_function_sees_its_inputs_at_the_time_of_the_observation(lab, layout, 
     squares, _ = first_guess(mine, layout, trajectory, TIMES, operators={"sq": square})
     values, _ = first_guess(plain, layout, trajectory, TIMES)
     np.testing.assert_allclose(squares, values**2, rtol=1e-5)
-    whole = lambda state, obs: 0 * obs["lat"] + state["temperature@500"].mean()  # noqa: E731
+
+    def whole(state, obs):
+        return 0 * obs["lat"] + state["temperature@500"].mean()
+
     means, _ = first_guess(mine, layout, trajectory, TIMES, operators={"sq": whole})
     hours = (tidy.time.values - TIMES[0]) / np.timedelta64(1, "h")
     mean = trajectory[:, :, layout.channel_index("temperature", 500)].mean(1)
@@ -88,12 +91,19 @@ def test_one_time_is_a_trajectory():
     assert found.inside.tolist() == [True, False] and found.share.tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize(("times", "states", "match"), [
-    (TIMES[::-1], np.zeros((3, 288, 7)), "times that do not ascend.*sortby"),
-    (TIMES, np.zeros((2, 288, 7)), r"states of shape \(2, 288, 7\); needed shape \(3, 288, 7\)"),
-    (TIMES[:0], np.zeros((0, 288, 7)), "no time"),
-    (["noon"], np.zeros((1, 288, 7)), "no pair of times and states"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("times", "states", "match"),
+    [
+        (TIMES[::-1], np.zeros((3, 288, 7)), "times that do not ascend.*sortby"),
+        (
+            TIMES,
+            np.zeros((2, 288, 7)),
+            r"states of shape \(2, 288, 7\); needed shape \(3, 288, 7\)",
+        ),
+        (TIMES[:0], np.zeros((0, 288, 7)), "no time"),
+        (["noon"], np.zeros((1, 288, 7)), "no pair of times and states"),
+    ],
+)
 def test_trajectories_that_do_not_fit_are_refused(lab, layout, times, states, match):
     with pytest.raises(InputError, match=match):
         first_guess(lab.tidy(3), layout, states, times)

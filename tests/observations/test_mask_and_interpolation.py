@@ -65,8 +65,9 @@ def test_rolling_longitude_rolls_the_mask_and_the_interpolation(lab, layout, shi
     like = lab.dataset(layout, lab.state(layout))
     for make, tolerance in ((dilate_mask, 1e-6), (interpolate, 2e-3)):
         a, b = make(tidy, like=like), make(rolled, like=like)
-        xr.testing.assert_allclose(a.roll(lon=-shift, roll_coords=False).fillna(0.0),
-                                   b.fillna(0.0), atol=tolerance)  # fmt: skip
+        xr.testing.assert_allclose(
+            a.roll(lon=-shift, roll_coords=False).fillna(0.0), b.fillna(0.0), atol=tolerance
+        )
 
 
 def test_permuting_observations_changes_nothing(lab, layout, truth):
@@ -180,8 +181,9 @@ def test_far_from_sites_the_background_or_the_area_mean(lab, truth):
     background = truth + 3.0
     filled = interpolate(obs, like=truth, background=background)
     far = _angle(*np.meshgrid(truth.lat, truth.lon, indexing="ij"), 37.5, 30.0) * RADIUS_KM > 2000
-    np.testing.assert_array_equal(filled["2m_temperature"].values[far],
-                                  background["2m_temperature"].values[far])  # fmt: skip
+    np.testing.assert_array_equal(
+        filled["2m_temperature"].values[far], background["2m_temperature"].values[far]
+    )
     np.testing.assert_array_equal(filled.temperature, background.temperature)
     assert np.all(filled["2m_temperature"].values[~far] == np.float32(obs["2m_temperature"].item()))
 
@@ -195,12 +197,26 @@ def test_several_reports_of_one_site_are_averaged_by_their_errors(lab, truth):
 def test_profiles_are_brought_to_the_levels(truth):
     """Linear in log-pressure within a profile; a lone value off the levels is left out."""
     p = np.array([280.0, 400.0, 700.0, 900.0])
-    frame = pd.DataFrame({"variable": "t", "lat": 7.5, "lon": 0.0, "level": p,
-                          "value": 250.0 + 20.0 * np.log(p / 500.0)})  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "variable": "t",
+            "lat": 7.5,
+            "lon": 0.0,
+            "level": p,
+            "value": 250.0 + 20.0 * np.log(p / 500.0),
+        }
+    )
     out = interpolate(frame, like=truth).temperature.sel(lat=7.5, lon=0.0)
     np.testing.assert_allclose(out, 250 + 20 * np.log(np.array([300, 500, 850]) / 500), atol=1e-3)
-    lone = pd.DataFrame({"variable": ["t", "2t"], "lat": 7.5, "lon": 0.0, "level": [600, np.nan],
-                         "value": [260.0, 280.0]})  # fmt: skip
+    lone = pd.DataFrame(
+        {
+            "variable": ["t", "2t"],
+            "lat": 7.5,
+            "lon": 0.0,
+            "level": [600, np.nan],
+            "value": [260.0, 280.0],
+        }
+    )
     assert interpolate(lone, like=truth).temperature.isnull().all()
     assert not dilate_mask(lone, like=truth).temperature.any()
 
@@ -215,10 +231,13 @@ def test_nugget_smooths(truth):
     assert float(smooth.std()) < 0.6 * float(sharp.std())
 
 
-@pytest.mark.parametrize(("kwargs", "match"), [
-    ({"method": "nearest"}, "method='nearest'; needed `kriging`"),
-    ({"range_km": 0.0, "n_neighbours": -1}, "2 problems"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"method": "nearest"}, "method='nearest'; needed `kriging`"),
+        ({"range_km": 0.0, "n_neighbours": -1}, "2 problems"),
+    ],
+)
 def test_bad_settings_are_refused(truth, kwargs, match):
     with pytest.raises(InputError, match=match):
         interpolate(_surface([0.0], [0.0]), like=truth, **kwargs)

@@ -23,9 +23,13 @@ def _at(lat, lon, name="2m_temperature", level=np.nan) -> xr.Dataset:
     n = lat.size
     return xr.Dataset(
         {"value": ("obs", np.zeros(n)), "error_std": ("obs", np.ones(n))},
-        {"variable": ("obs", np.full(n, name)), "level": ("obs", np.full(n, level)),
-         "lat": ("obs", lat.ravel()), "lon": ("obs", lon.ravel())},
-    )  # fmt: skip
+        {
+            "variable": ("obs", np.full(n, name)),
+            "level": ("obs", np.full(n, level)),
+            "lat": ("obs", lat.ravel()),
+            "lon": ("obs", lon.ravel()),
+        },
+    )
 
 
 def test_observations_on_the_grid_have_one_weight_and_are_exact(lab, layout):

@@ -24,9 +24,11 @@ def test_reports_of_a_file_keep_a_sounding_at_the_pole() -> None:
     from xdiffda.observations.readers.reports import Reports
 
     place = {
-        "lat": np.array([-90.00000000000001, -90.5]), "lon": np.zeros(2),
-        "time": np.full(2, np.datetime64("2020-01-01", "ns")), "level": np.full(2, 500.0),
-    }  # fmt: skip
+        "lat": np.array([-90.00000000000001, -90.5]),
+        "lon": np.zeros(2),
+        "time": np.full(2, np.datetime64("2020-01-01", "ns")),
+        "level": np.full(2, 500.0),
+    }
     reports = Reports(place)
     reports.add("t", "temperature", np.array([220.0, 221.0]), units="K")
     tidy = reports.to_dataset()

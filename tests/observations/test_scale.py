@@ -80,8 +80,7 @@ def _dense(obs, size: int) -> np.ndarray:
 
 
 @settings(max_examples=15)
-@given(seed=st.integers(0, 1000), n=st.integers(1, 8), on_levels=st.booleans(),
-       poles=st.booleans())  # fmt: skip
+@given(seed=st.integers(0, 1000), n=st.integers(1, 8), on_levels=st.booleans(), poles=st.booleans())
 def test_rows_do_not_depend_on_their_neighbours_in_the_table(lab, seed, n, on_levels, poles):
     """H of columns is made place by place: as each observation would have it alone."""
     layout = Layout(lab.grid(poles=poles), lab.names, lab.levels)
@@ -141,8 +140,13 @@ def _slow_profile(profile: pd.DataFrame, name: str, layout: Layout) -> list[tupl
         for i in range(p.size - 1):
             if apart[i] < -SNAP and apart[i + 1] > SNAP:
                 w = apart[i] / (apart[i] - apart[i + 1])
-                cells.append((channel, (1 - w) * value[i] + w * value[i + 1],
-                              np.hypot((1 - w) * error[i], w * error[i + 1])))  # fmt: skip
+                cells.append(
+                    (
+                        channel,
+                        (1 - w) * value[i] + w * value[i + 1],
+                        np.hypot((1 - w) * error[i], w * error[i + 1]),
+                    )
+                )
     return cells
 
 
@@ -180,24 +184,30 @@ def test_order_of_observations_leaves_masks_and_fields_as_they_are(lab, layout):
     tidy["level"] = tidy.level.where(tidy.level.isnull(), 500.0)
     shuffled = tidy.isel(obs=np.random.default_rng(1).permutation(80))
     np.testing.assert_array_equal(soft_mask(tidy, layout), soft_mask(shuffled, layout))
-    for a, b in zip(interpolated_state(tidy, layout), interpolated_state(shuffled, layout),
-                    strict=True):  # fmt: skip
+    for a, b in zip(
+        interpolated_state(tidy, layout), interpolated_state(shuffled, layout), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
 
 
 # ---------------------------------------------------------------------------- kriging
 
 
-@given(seed=st.integers(0, 1000), n=st.integers(1, 40), noisy=st.booleans(),
-       radius=st.floats(500, 6000))  # fmt: skip
+@given(
+    seed=st.integers(0, 1000),
+    n=st.integers(1, 40),
+    noisy=st.booleans(),
+    radius=st.floats(500, 6000),
+)
 def test_weights_solve_the_whole_system(lab, seed, n, noisy, radius):
     """Against one dense solve with the Lagrange multiplier for each node."""
     grid = lab.grid(6, 12)
     rng = np.random.default_rng(seed)
     place = unit_vectors(np.rad2deg(np.arcsin(rng.uniform(-1, 1, n))), rng.uniform(0, 360, n))
     noise = rng.uniform(0, 2, n) if noisy else np.zeros(n)
-    weights = kriging_weights(grid, place, range_km=600.0, n_neighbours=9, radius_km=radius,
-                              noise=noise)  # fmt: skip
+    weights = kriging_weights(
+        grid, place, range_km=600.0, n_neighbours=9, radius_km=radius, noise=noise
+    )
     nodes = node_vectors(grid)
     between = np.arccos(np.clip(place @ place.T, -1, 1))
     np.fill_diagonal(between, 0.0)
@@ -250,8 +260,15 @@ def test_single_precision_is_enough_for_geopotential(lab):
     rng = np.random.default_rng(2)
     n = 40
     lat, lon = rng.uniform(-90, 90, n), rng.uniform(0, 360, n)
-    frame = pd.DataFrame({"variable": "z", "lat": lat, "lon": lon, "level": 300,
-                          "value": 9e4 + 2e3 * rng.standard_normal(n)})  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "variable": "z",
+            "lat": lat,
+            "lon": lon,
+            "level": 300,
+            "value": 9e4 + 2e3 * rng.standard_normal(n),
+        }
+    )
     tidy = to_tidy(frame)
     field, covered = interpolated_state(tidy, layout)
     exact, _ = krige(layout.grid, unit_vectors(lat, tidy.lon.values), frame.value.values[:, None])
@@ -269,8 +286,15 @@ def test_times_of_any_resolution_are_read_alike():
     stamps = ["2020-01-01T02:00", "2020-01-01T03:30"]
     expected = np.array(stamps, "datetime64[ns]")
     for unit in ("s", "ms", "us", "ns"):
-        frame = pd.DataFrame({"variable": "2t", "lat": 0.0, "lon": [1.0, 2.0], "value": 280.0,
-                              "time": np.array(stamps, f"datetime64[{unit}]")})  # fmt: skip
+        frame = pd.DataFrame(
+            {
+                "variable": "2t",
+                "lat": 0.0,
+                "lon": [1.0, 2.0],
+                "value": 280.0,
+                "time": np.array(stamps, f"datetime64[{unit}]"),
+            }
+        )
         np.testing.assert_array_equal(to_tidy(frame).time, expected)
         shifted = frame.assign(time=frame.time.dt.tz_localize("UTC").dt.tz_convert("Asia/Tokyo"))
         np.testing.assert_array_equal(to_tidy(shifted).time, expected)
@@ -286,8 +310,15 @@ def test_names_take_no_more_room_than_they_need(lab):
 def test_columns_full_of_nothing_are_refused():
     """Without asking for the memory: 15,000 reports, each on a level of its own, are 4 GB."""
     n = 15_000
-    frame = pd.DataFrame({"variable": "t", "lat": np.linspace(-80, 80, n), "lon": 0.0,
-                          "level": np.linspace(100, 900, n), "value": 250.0})  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "variable": "t",
+            "lat": np.linspace(-80, 80, n),
+            "lon": 0.0,
+            "level": np.linspace(100, 900, n),
+            "value": 250.0,
+        }
+    )
     with pytest.raises(InputError, match="15000 stations on 15000 levels: columns of 4 GB"):
         to_columns(frame)
     assert to_columns(frame.iloc[:50]).sizes == {"station": 50, "level": 50}

@@ -37,20 +37,26 @@ def _columns(n_station: int = 4, seed: int = 0, missing: float = 0.3) -> xr.Data
             "2m_temperature_error_std": ("station", np.full(n_station, 0.7)),
         },
         {
-            "station": [f"s{i}" for i in range(n_station)], "level": [300, 500, 850],
+            "station": [f"s{i}" for i in range(n_station)],
+            "level": [300, 500, 850],
             "lat": ("station", rng.uniform(-90, 90, n_station)),
-            "lon": ("station", rng.uniform(0, 360, n_station)), "time": ("station", time),
+            "lon": ("station", rng.uniform(0, 360, n_station)),
+            "time": ("station", time),
         },
         {"source": "test"},
-    )  # fmt: skip
+    )
 
 
 def _frame(**changes) -> pd.DataFrame:
     base = {
-        "variable": ["temperature", "2m_temperature"], "lat": [10.0, 20.0], "lon": [30.0, 40.0],
-        "level": [500.0, np.nan], "time": pd.Timestamp("2020-01-01"), "value": [255.0, 290.0],
+        "variable": ["temperature", "2m_temperature"],
+        "lat": [10.0, 20.0],
+        "lon": [30.0, 40.0],
+        "level": [500.0, np.nan],
+        "time": pd.Timestamp("2020-01-01"),
+        "value": [255.0, 290.0],
         "error_std": [1.0, 2.0],
-    }  # fmt: skip
+    }
     return pd.DataFrame({**base, **changes})
 
 
@@ -75,9 +81,11 @@ def test_tidy_to_columns_and_back_loses_nothing(lab, n, seed, n_site):
     site = rng.integers(0, n_site, n)
     level = np.where(np.isnan(tidy.level), np.nan, rng.choice([300.0, 500.0], n))
     tidy = tidy.assign_coords(
-        lat=("obs", tidy.lat.values[site % n]), lon=("obs", tidy.lon.values[site % n]),
-        level=("obs", level), kind=("obs", rng.choice(["TEMP", "SYNOP"], n)),
-    )  # fmt: skip
+        lat=("obs", tidy.lat.values[site % n]),
+        lon=("obs", tidy.lon.values[site % n]),
+        level=("obs", level),
+        kind=("obs", rng.choice(["TEMP", "SYNOP"], n)),
+    )
     assert _rows(to_tidy(to_columns(tidy))) == _rows(tidy)
 
 
@@ -102,11 +110,12 @@ def test_any_convention_of_columns_is_understood():
             "z": (("plev", "site"), [[5600.0, 5500.0], [1500.0, np.nan]], {"units": "gpm"}),
         },
         {
-            "latitude": ("site", [52.2, -10.0]), "longitude": ("site", [-14.0, 179.0]),
+            "latitude": ("site", [52.2, -10.0]),
+            "longitude": ("site", [-14.0, 179.0]),
             "plev": ("plev", [50000.0, 85000.0], {"units": "Pa"}),
             "time": np.datetime64("2020-01-01T06", "ns"),
         },
-    )  # fmt: skip
+    )
     tidy = to_tidy(user)
     table = tidy.to_dataframe().set_index(["variable", "level", "lon"])
     assert tidy.sizes["obs"] == 3 + 1 + 3
@@ -122,16 +131,24 @@ def test_any_convention_of_columns_is_understood():
 
 
 def test_any_convention_of_frames_is_understood():
-    frame = pd.DataFrame({
-        "Variable": ["t", "2t", "msl"], "latitude": 1.0, "longitude": [-1.0, 0.0, 361.0],
-        "pressure": [85000.0, np.nan, np.nan], "value": [10.0, 12.0, 1000.0],
-        "units": ["degC", "degC", "hPa"], "error_std": [1.0, 1.0, 1.0],
-        "time": pd.to_datetime(["2020-01-01T02:00+02:00"] * 3),
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "Variable": ["t", "2t", "msl"],
+            "latitude": 1.0,
+            "longitude": [-1.0, 0.0, 361.0],
+            "pressure": [85000.0, np.nan, np.nan],
+            "value": [10.0, 12.0, 1000.0],
+            "units": ["degC", "degC", "hPa"],
+            "error_std": [1.0, 1.0, 1.0],
+            "time": pd.to_datetime(["2020-01-01T02:00+02:00"] * 3),
+        }
+    )
     tidy = to_tidy(frame)
     assert tidy.variable.values.tolist() == [
-        "temperature", "2m_temperature", "mean_sea_level_pressure"
-    ]  # fmt: skip
+        "temperature",
+        "2m_temperature",
+        "mean_sea_level_pressure",
+    ]
     np.testing.assert_allclose(tidy.value, [283.15, 285.15, 1e5])
     np.testing.assert_allclose(tidy.error_std, [1.0, 1.0, 100.0])
     np.testing.assert_allclose(tidy.lon, [359.0, 0.0, 1.0])
@@ -144,9 +161,12 @@ def test_one_level_one_station_and_levels_by_station():
     assert to_tidy(single.expand_dims("station")).level.item() == 250.0
     aircraft = xr.Dataset(
         {"t": ("report", [250.0, 220.0]), "2t": ("report", [np.nan, 280.0])},
-        {"lat": ("report", [1.0, 2.0]), "lon": ("report", [3.0, 4.0]),
-         "level": ("report", [500.0, 237.0])},
-    )  # fmt: skip
+        {
+            "lat": ("report", [1.0, 2.0]),
+            "lon": ("report", [3.0, 4.0]),
+            "level": ("report", [500.0, 237.0]),
+        },
+    )
     tidy = to_tidy(aircraft)
     np.testing.assert_array_equal(
         tidy.level.values[tidy.variable.values == "temperature"], [500.0, 237.0]
@@ -157,9 +177,12 @@ def test_one_level_one_station_and_levels_by_station():
 def test_time_dimension_gives_each_value_its_time():
     obs = xr.Dataset(
         {"2t": (("time", "station"), [[280.0, np.nan], [281.0, 282.0]])},
-        {"time": pd.date_range("2020-01-01", periods=2, freq="6h"),
-         "lat": ("station", [0.0, 1.0]), "lon": ("station", [0.0, 1.0])},
-    )  # fmt: skip
+        {
+            "time": pd.date_range("2020-01-01", periods=2, freq="6h"),
+            "lat": ("station", [0.0, 1.0]),
+            "lon": ("station", [0.0, 1.0]),
+        },
+    )
     tidy = to_tidy(obs)
     np.testing.assert_array_equal(tidy.value, [280.0, 281.0, 282.0])
     np.testing.assert_array_equal(tidy.time, obs.time.values[[0, 1, 1]])
@@ -175,23 +198,31 @@ def test_default_errors_are_filled_in_only_where_none_is_stated():
     assert default_error_std("specific_humidity", 850.0) == 1e-3  # SPEEDY-LETKF: 1 g/kg
 
 
-@pytest.mark.parametrize(("changes", "match"), [
-    ({"variable": ["chlorophyll", "2t"]}, "1 values of 'chlorophyll'.*repair: `obs\\[obs..variable"),
-    ({"value": [np.nan, np.nan]}, "no observation at all"),
-    ({"lat": [91.0, 0.0]}, r"lat` such as 91; needed degrees north"),
-    ({"lon": [np.nan, 0.0]}, "lon` missing"),
-    ({"error_std": [0.0, 1.0]}, "temperature with error_std such as 0; needed positive"),
-    ({"error_std": [-1.0, np.nan]}, "2 observations.*error_std such as -1, nan"),
-    ({"value": [20.0, 25.0], "variable": "2t", "level": np.nan},
-     'values in \\[160, 350\\] K.*repair: `obs\\["units"\\] = "degC"`'),
-    ({"value": [np.inf, 290.0]}, "1 of 1 values of temperature such as inf"),
-    ({"level": [np.nan, np.nan]}, "temperature without a pressure level"),
-    ({"level": [500.0, 1000.0]}, "surface variable 2m_temperature with a pressure level"),
-    ({"level": [-500.0, np.nan]}, "level` such as -500; needed positive pressure"),
-    ({"lat": ["north", "south"]}, "lat` that is not all numbers"),
-    ({"time": "yesterday at noon"}, "time` that is not a time"),
-    ({"units": "bananas"}, "in 'bananas'; needed temperature in units that convert to K"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (
+            {"variable": ["chlorophyll", "2t"]},
+            "1 values of 'chlorophyll'.*repair: `obs\\[obs..variable",
+        ),
+        ({"value": [np.nan, np.nan]}, "no observation at all"),
+        ({"lat": [91.0, 0.0]}, r"lat` such as 91; needed degrees north"),
+        ({"lon": [np.nan, 0.0]}, "lon` missing"),
+        ({"error_std": [0.0, 1.0]}, "temperature with error_std such as 0; needed positive"),
+        ({"error_std": [-1.0, np.nan]}, "2 observations.*error_std such as -1, nan"),
+        (
+            {"value": [20.0, 25.0], "variable": "2t", "level": np.nan},
+            'values in \\[160, 350\\] K.*repair: `obs\\["units"\\] = "degC"`',
+        ),
+        ({"value": [np.inf, 290.0]}, "1 of 1 values of temperature such as inf"),
+        ({"level": [np.nan, np.nan]}, "temperature without a pressure level"),
+        ({"level": [500.0, 1000.0]}, "surface variable 2m_temperature with a pressure level"),
+        ({"level": [-500.0, np.nan]}, "level` such as -500; needed positive pressure"),
+        ({"lat": ["north", "south"]}, "lat` that is not all numbers"),
+        ({"time": "yesterday at noon"}, "time` that is not a time"),
+        ({"units": "bananas"}, "in 'bananas'; needed temperature in units that convert to K"),
+    ],
+)
 def test_bad_frames_are_refused_with_the_repair(changes, match):
     with pytest.raises(InputError, match=match):
         to_tidy(_frame(**changes))
@@ -213,23 +244,39 @@ def test_repairs_of_frames_are_calls_that_work():
     assert to_tidy(repaired).sizes["obs"] == 1
 
 
-@pytest.mark.parametrize(("obs", "match"), [
-    (xr.Dataset({"2t": ("station", [280.0])}), "no latitude and longitude"),
-    (xr.Dataset({"2t": (("lat", "lon"), [[280.0]])}, {"lat": [0.0], "lon": [0.0]}),
-     "a field on lat x lon.*emulate_obs"),
-    (xr.Dataset({"plankton": ("station", [1.0])},
-                {"lat": ("station", [0.0]), "lon": ("station", [0.0])}),
-     "'plankton'.*drop_vars"),
-    (xr.Dataset({"2t": (("station", "beam"), [[280.0]])},
-                {"lat": ("station", [0.0]), "lon": ("station", [0.0])}),
-     "2t` on station, beam.*isel\\(beam=0\\)"),
-    (xr.Dataset({"t": ("station", [280.0])},
-                {"lat": ("station", [0.0]), "lon": ("station", [0.0])}),
-     "temperature without a pressure level.*drop_vars"),
-    (xr.Dataset({"value": ("obs", [1.0]), "variable": ("obs", ["t"])}), "no column `lat`"),
-    (xr.DataArray([1.0], dims="station"), "a DataArray.*to_dataset"),
-    ([1, 2], "a list"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("obs", "match"),
+    [
+        (xr.Dataset({"2t": ("station", [280.0])}), "no latitude and longitude"),
+        (
+            xr.Dataset({"2t": (("lat", "lon"), [[280.0]])}, {"lat": [0.0], "lon": [0.0]}),
+            "a field on lat x lon.*emulate_obs",
+        ),
+        (
+            xr.Dataset(
+                {"plankton": ("station", [1.0])},
+                {"lat": ("station", [0.0]), "lon": ("station", [0.0])},
+            ),
+            "'plankton'.*drop_vars",
+        ),
+        (
+            xr.Dataset(
+                {"2t": (("station", "beam"), [[280.0]])},
+                {"lat": ("station", [0.0]), "lon": ("station", [0.0])},
+            ),
+            "2t` on station, beam.*isel\\(beam=0\\)",
+        ),
+        (
+            xr.Dataset(
+                {"t": ("station", [280.0])}, {"lat": ("station", [0.0]), "lon": ("station", [0.0])}
+            ),
+            "temperature without a pressure level.*drop_vars",
+        ),
+        (xr.Dataset({"value": ("obs", [1.0]), "variable": ("obs", ["t"])}), "no column `lat`"),
+        (xr.DataArray([1.0], dims="station"), "a DataArray.*to_dataset"),
+        ([1, 2], "a list"),
+    ],
+)
 def test_bad_datasets_are_refused_with_the_repair(obs, match):
     with pytest.raises(InputError, match=match):
         to_tidy(obs)
@@ -259,13 +306,17 @@ def test_duplicates_are_refused_and_dropped_on_request():
 
 def test_window_is_open_at_its_beginning_and_closed_at_its_end():
     stamps = pd.date_range("2020-01-01T00", periods=5, freq="3h")
-    tidy = to_tidy(pd.DataFrame({"variable": "2t", "lat": 0.0, "lon": range(5), "value": 280.0,
-                                 "time": stamps}))  # fmt: skip
+    tidy = to_tidy(
+        pd.DataFrame(
+            {"variable": "2t", "lat": 0.0, "lon": range(5), "value": 280.0, "time": stamps}
+        )
+    )
     inside, rejected = select_window(tidy, "2020-01-01T06", "6h")
     np.testing.assert_array_equal(inside.lon, [2, 3])
     assert {reason.split(" (")[0]: list(where) for reason, where in rejected.items()} == {
-        "before the window": [0, 1], "after the window": [4],
-    }  # fmt: skip
+        "before the window": [0, 1],
+        "after the window": [4],
+    }
     centres = ("2020-01-01T03", "2020-01-01T09")
     windows = [select_window(tidy, t, "6h")[0].lon.values for t in centres]
     assert sorted(np.concatenate(windows)) == [1, 2, 3, 4]  # successive windows share nothing

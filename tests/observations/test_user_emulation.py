@@ -18,21 +18,40 @@ def truth() -> xr.Dataset:
     levels = xr.DataArray([500, 850], dims="level", coords={"level": [500, 850]})
     grid = {"lat": [67.5, 22.5, -22.5, -67.5], "lon": np.arange(0.0, 360.0, 45.0)}
     flat = xr.DataArray(np.full((4, 8), 1.0), grid, ("lat", "lon"))
-    ds = xr.Dataset({"geopotential": flat * xr.where(levels == 500, 5.4e4, 1.4e4),
-                     "2m_temperature": 280.0 * flat})  # fmt: skip
+    ds = xr.Dataset(
+        {
+            "geopotential": flat * xr.where(levels == 500, 5.4e4, 1.4e4),
+            "2m_temperature": 280.0 * flat,
+        }
+    )
     return ds.assign_coords(time=np.datetime64("2020-01-15T12", "ns"))
 
 
-@pytest.mark.parametrize("wrong", [
-    {"fraction": "0.1"}, {"fraction": np.nan}, {"n_columns": 2.7}, {"n_columns": "4"},
-    {"n_columns": np.nan}, {"n_columns": np.inf}, {"n_columns": [4]}, {"variables": []},
-    {"variables": 3}, {"levels": []}, {"levels": slice(None)}, {"error_std": [1.0]},
-    {"error_std": np.ones(3)}, {"error_std": {"geopotential": "x"}},
-    {"error_std": xr.DataArray([1.0, 2.0], {"level": [500, 850]}, ("level",))},
-    {"sites": [(1, 2)]}, {"sites": "all"}, {"sites": {"lat": ["a"], "lon": [2]}},
-    {"sites": {"lat": [1, 2], "lon": [1, 2], "station": ["a"]}},
-    {"sites": xr.Dataset(coords={"lat": [1.0, 2.0], "lon": [1.0, 2.0]})},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"fraction": "0.1"},
+        {"fraction": np.nan},
+        {"n_columns": 2.7},
+        {"n_columns": "4"},
+        {"n_columns": np.nan},
+        {"n_columns": np.inf},
+        {"n_columns": [4]},
+        {"variables": []},
+        {"variables": 3},
+        {"levels": []},
+        {"levels": slice(None)},
+        {"error_std": [1.0]},
+        {"error_std": np.ones(3)},
+        {"error_std": {"geopotential": "x"}},
+        {"error_std": xr.DataArray([1.0, 2.0], {"level": [500, 850]}, ("level",))},
+        {"sites": [(1, 2)]},
+        {"sites": "all"},
+        {"sites": {"lat": ["a"], "lon": [2]}},
+        {"sites": {"lat": [1, 2], "lon": [1, 2], "station": ["a"]}},
+        {"sites": xr.Dataset(coords={"lat": [1.0, 2.0], "lon": [1.0, 2.0]})},
+    ],
+)
 def test_what_cannot_be_is_refused(truth, wrong):
     given = wrong if {"fraction", "n_columns", "sites"} & {*wrong} else wrong | {"n_columns": 3}
     with pytest.raises(InputError, match="repair"):

@@ -15,19 +15,30 @@ NOON = np.datetime64("2020-01-15T12", "ns")
 
 
 def _frame(**columns) -> pandas.DataFrame:
-    row = {"variable": ["t", "2t"], "lat": [50.0, 51.0], "lon": [-10.0, 10.0],
-           "level": [500.0, np.nan], "time": NOON, "value": [250.0, 280.0]}  # fmt: skip
+    row = {
+        "variable": ["t", "2t"],
+        "lat": [50.0, 51.0],
+        "lon": [-10.0, 10.0],
+        "level": [500.0, np.nan],
+        "time": NOON,
+        "value": [250.0, 280.0],
+    }
     return pandas.DataFrame(row | columns)
 
 
 def _columns(n: int = 3) -> xarray.Dataset:
     return xarray.Dataset(
-        {"t": (("station", "level"), 250.0 + np.arange(2.0 * n).reshape(n, 2), {"units": "K"}),
-         "2t": ("station", 280.0 + np.arange(n), {"units": "K"})},
-        {"lat": ("station", np.linspace(10, 50, n)), "lon": ("station", np.linspace(-170, 170, n)),
-         "level": [500, 850],
-         "time": ("station", NOON + np.arange(n) * np.timedelta64(1, "h"))},
-    )  # fmt: skip
+        {
+            "t": (("station", "level"), 250.0 + np.arange(2.0 * n).reshape(n, 2), {"units": "K"}),
+            "2t": ("station", 280.0 + np.arange(n), {"units": "K"}),
+        },
+        {
+            "lat": ("station", np.linspace(10, 50, n)),
+            "lon": ("station", np.linspace(-170, 170, n)),
+            "level": [500, 850],
+            "time": ("station", NOON + np.arange(n) * np.timedelta64(1, "h")),
+        },
+    )
 
 
 def _repaired(obs, place: int = 0):
@@ -42,13 +53,16 @@ def _repaired(obs, place: int = 0):
     return eval(call, names)
 
 
-@pytest.mark.parametrize(("times", "said"), [
-    ([1579089600, 1579093200], 'unit="s"'),
-    ([2020011512, 2020011513], 'format="%Y%m%d%H"'),
-    (np.array([1579089600, 1579093200], object), 'unit="s"'),
-    (["2020011512", "2020011513"], 'format="%Y%m%d%H"'),
-    (np.array([cftime.DatetimeNoLeap(2020, 1, 15, 12)] * 2, object), "calendar noleap"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ([1579089600, 1579093200], 'unit="s"'),
+        ([2020011512, 2020011513], 'format="%Y%m%d%H"'),
+        (np.array([1579089600, 1579093200], object), 'unit="s"'),
+        (["2020011512", "2020011513"], 'format="%Y%m%d%H"'),
+        (np.array([cftime.DatetimeNoLeap(2020, 1, 15, 12)] * 2, object), "calendar noleap"),
+    ],
+)
 def test_times_that_mean_nothing_alone_are_refused_and_the_repair_reads_them(times, said):
     frame = _frame(time=times)
     with pytest.raises(InputError) as caught:
@@ -75,8 +89,10 @@ def test_years_that_nanoseconds_cannot_count_are_refused():
 
 def test_times_under_an_unknown_name_are_not_taken_for_the_analysis_time():
     late = NOON + np.timedelta64(30, "D")
-    for obs in (_frame(time=late).rename(columns={"time": "stamp"}),
-                _columns().rename(time="stamp")):  # fmt: skip
+    for obs in (
+        _frame(time=late).rename(columns={"time": "stamp"}),
+        _columns().rename(time="stamp"),
+    ):
         with pytest.raises(InputError, match="times in `stamp` and no `time`"):
             to_tidy(obs)
         assert not np.isnat(to_tidy(_repaired(obs)).time.values).any()
@@ -104,8 +120,15 @@ def test_a_wide_table_is_told_from_a_tidy_one_and_its_repair_is_the_columns_form
 
 def test_a_report_of_airports_is_read_by_following_the_repairs():
     """A wide table with clocks of its own names, as METAR come: no repair loses the time."""
-    frame = pandas.DataFrame({"Unix_time": [1579089600, 1579093200], "Latitude": [1.0, 2.0],
-                              "Longitude": 3.0, "2t": [7.0, 8.0], "Vis": 1.0})  # fmt: skip
+    frame = pandas.DataFrame(
+        {
+            "Unix_time": [1579089600, 1579093200],
+            "Latitude": [1.0, 2.0],
+            "Longitude": 3.0,
+            "2t": [7.0, 8.0],
+            "Vis": 1.0,
+        }
+    )
     obs = _repaired(frame)
     for _ in range(5):
         try:
@@ -134,11 +157,19 @@ def test_the_unit_in_the_attributes_of_tidy_values_counts():
     np.testing.assert_allclose(to_tidy(celsius).value, tidy.value, rtol=1e-15)
 
 
-@pytest.mark.parametrize("wrong", [
-    {"error_std": [-1.0, 2.0]}, {"error_std": [np.nan, 2.0]}, {"value": ["M", "280"]},
-    {"variable": [None, "2t"]}, {"lat": [95.0, 51.0]}, {"level": [-5.0, np.nan]},
-    {"level": [np.nan, np.nan]}, {"value": [np.inf, 280.0]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"error_std": [-1.0, 2.0]},
+        {"error_std": [np.nan, 2.0]},
+        {"value": ["M", "280"]},
+        {"variable": [None, "2t"]},
+        {"lat": [95.0, 51.0]},
+        {"level": [-5.0, np.nan]},
+        {"level": [np.nan, np.nan]},
+        {"value": [np.inf, 280.0]},
+    ],
+)
 def test_a_repair_mends_its_problem_and_keeps_the_other_observation(wrong):
     frame = _frame(**wrong)
     fixed = to_tidy(_repaired(frame)).to_dataframe()
@@ -160,17 +191,24 @@ def test_a_track_along_time_is_stations():
     xarray.testing.assert_identical(to_tidy(track), to_tidy(obs))
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    (lambda o: o.drop_vars("2t").assign_coords(time=o.time.expand_dims(level=[500, 850])),
-     "`time` on level, "),
-    (lambda o: o.drop_vars("2t").assign_coords(lat=o.lat.expand_dims(level=[500, 850])),
-     "`lat` on level, "),
-    (lambda o: o.assign(t_error_std=("k", [1.0, 2.0])), "`t_error_std` on k; needed"),
-    (lambda o: o.assign(t_error_std=("level", [-1.0, 2.0])), "with error_std such as -1"),
-    (lambda o: o.assign_coords(level=[0, 850]), "`level` such as 0"),
-    (lambda o: o.assign(bounds=(("station", "nv"), np.zeros((3, 2)))), "6 values of 'bounds'"),
-    (lambda o: o.assign({"2t": o["2t"] + 500}), "2m_temperature such as 780"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda o: o.drop_vars("2t").assign_coords(time=o.time.expand_dims(level=[500, 850])),
+            "`time` on level, ",
+        ),
+        (
+            lambda o: o.drop_vars("2t").assign_coords(lat=o.lat.expand_dims(level=[500, 850])),
+            "`lat` on level, ",
+        ),
+        (lambda o: o.assign(t_error_std=("k", [1.0, 2.0])), "`t_error_std` on k; needed"),
+        (lambda o: o.assign(t_error_std=("level", [-1.0, 2.0])), "with error_std such as -1"),
+        (lambda o: o.assign_coords(level=[0, 850]), "`level` such as 0"),
+        (lambda o: o.assign(bounds=(("station", "nv"), np.zeros((3, 2)))), "6 values of 'bounds'"),
+        (lambda o: o.assign({"2t": o["2t"] + 500}), "2m_temperature such as 780"),
+    ],
+)
 def test_columns_are_refused_with_a_repair_in_the_users_own_names(change, said):
     obs = change(_columns())
     with pytest.raises(InputError) as caught:

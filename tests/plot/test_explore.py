@@ -48,9 +48,13 @@ def columns() -> xr.Dataset:
     value = np.full((3, 2, 3), 261.0) + np.arange(3.0)
     return xr.Dataset(
         {"temperature": (("time", "station", "level"), value)},
-        {"lat": ("station", [22.5, 0.0]), "lon": ("station", [90.0, -22.5]), "level": LEVELS,
-         "time": TIMES},
-    )  # fmt: skip
+        {
+            "lat": ("station", [22.5, 0.0]),
+            "lon": ("station", [90.0, -22.5]),
+            "level": LEVELS,
+            "time": TIMES,
+        },
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +68,14 @@ def by_hand(view: str, name: str, choice: dict) -> xr.DataArray:
     scale = {"specific_humidity": 1e3, "mean_sea_level_pressure": 1e-2}.get(name, 1.0)
     x, x_b, x_t = (ds[name].sel(choice) * scale for ds in (ANALYSIS, BACKGROUND, TRUTH))
     return {
-        "mean": x.mean("member"), "member": x.isel(member=3), "spread": x.std("member", ddof=1),
-        "background": x_b, "increment": x.mean("member") - x_b, "truth": x_t,
+        "mean": x.mean("member"),
+        "member": x.isel(member=3),
+        "spread": x.std("member", ddof=1),
+        "background": x_b,
+        "increment": x.mean("member") - x_b,
+        "truth": x_t,
         "error": x.mean("member") - x_t,
-    }[view]  # fmt: skip
+    }[view]
 
 
 @pytest.mark.parametrize("name", list(ANALYSIS.data_vars))
@@ -155,8 +163,9 @@ def test_observations_show_value_or_innovation(explorer) -> None:
     x_b = BACKGROUND["temperature"].sel(time=TIMES[1], level=500.0)
     corners = x_b.sel(lat=[-22.5, 22.5], lon=[0.0, 315.0]).mean()
     expected = {90.0: 262 - x_b.sel(lat=22.5, lon=90.0), -22.5: 262 - corners}
-    for x, shown, text in zip(*(explorer.map.dots.data[k] for k in ("x", "shown", "text")),
-                              strict=True):  # fmt: skip
+    for x, shown, text in zip(
+        *(explorer.map.dots.data[k] for k in ("x", "shown", "text")), strict=True
+    ):
         assert shown == pytest.approx(float(expected[x]))
         assert f"innovation {shown:+.1f}"[:15] in text and "observed <b>262." in text
     explorer.view = "spread"
@@ -225,9 +234,15 @@ def test_a_forecast_is_shown_by_lead_time() -> None:
     dims = ("init_time", "lead_time", "level", "lat", "lon")
     forecast = xr.Dataset(
         {"temperature": (dims, fields, {"units": "K"})},
-        {"init_time": TIMES[:1], "lead_time": leads.astype("timedelta64[ns]"), "level": LEVELS,
-         "lat": LAT, "lon": LON, "valid_time": (("init_time", "lead_time"), TIMES[None])},
-    )  # fmt: skip
+        {
+            "init_time": TIMES[:1],
+            "lead_time": leads.astype("timedelta64[ns]"),
+            "level": LEVELS,
+            "lat": LAT,
+            "lon": LON,
+            "valid_time": (("init_time", "lead_time"), TIMES[None]),
+        },
+    )
     explorer = forecast.diffda.explore(truth=TRUTH, view="error", level=500)
     explorer.lead_time = forecast.lead_time.values[2]
     expected = fields[0, 2, 1] - TRUTH["temperature"].values[2, 1]
@@ -300,8 +315,11 @@ def test_saved_file_needs_no_network(explorer, tmp_path: Path, no_network: None)
 def test_errors_name_the_repair() -> None:
     pytest.importorskip("panel")
     elsewhere = BACKGROUND.assign_coords(lat=LAT + 1)
-    with pytest.raises(InputError, match=r"(?s)2 problems.*background on another grid.*regrid"
-                                         r".*3 times of the analysis that the truth"):  # fmt: skip
+    with pytest.raises(
+        InputError,
+        match=r"(?s)2 problems.*background on another grid.*regrid"
+        r".*3 times of the analysis that the truth",
+    ):
         ANALYSIS.diffda.explore(
             background=elsewhere, truth=TRUTH.assign_coords(time=TIMES + np.timedelta64(1, "h"))
         )

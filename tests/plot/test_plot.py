@@ -65,9 +65,14 @@ def test_coastline_passes_the_capes(lon: float, lat: float) -> None:
 
 def test_six_panels(no_network: None) -> None:
     figure = map_panels(
-        state(0, members=4), "t", level=500, truth=state(1), background=state(2),
-        panels=ALL, obs=columns(),
-    )  # fmt: skip
+        state(0, members=4),
+        "t",
+        level=500,
+        truth=state(1),
+        background=state(2),
+        panels=ALL,
+        obs=columns(),
+    )
     figure.canvas.draw()
     titles = [ax.get_title() for ax in maps_of(figure)]
     assert titles[:3] == ["background", "analysis, mean of 4", "truth"]

@@ -26,13 +26,22 @@ def scores(factor: float = 1.0, **dims: object) -> xr.Dataset:
     level = np.array([1.0, 2.0, 4.0])
     on_levels = ("score", *dims, "level")
     fields = {
-        "specific_humidity": (on_levels, 1e-3 * factor * np.stack([growth] * 2)[..., None] * level,
-                              {"units": "kg kg-1"}),
-        "geopotential": (on_levels, 100 * factor * np.stack([growth] * 2)[..., None] * level,
-                         {"units": "m2 s-2"}),
-        "mean_sea_level_pressure": (("score", *dims), 300 * factor * np.stack([growth] * 2),
-                                    {"units": "Pa"}),
-    }  # fmt: skip
+        "specific_humidity": (
+            on_levels,
+            1e-3 * factor * np.stack([growth] * 2)[..., None] * level,
+            {"units": "kg kg-1"},
+        ),
+        "geopotential": (
+            on_levels,
+            100 * factor * np.stack([growth] * 2)[..., None] * level,
+            {"units": "m2 s-2"},
+        ),
+        "mean_sea_level_pressure": (
+            ("score", *dims),
+            300 * factor * np.stack([growth] * 2),
+            {"units": "Pa"},
+        ),
+    }
     return xr.Dataset(fields, {"score": ["rmse", "bias"], "level": LEVELS, **dims})
 
 
@@ -65,9 +74,13 @@ def test_rank_histogram_of_observations() -> None:
     """One panel for each group; the surface has no level."""
     found = xr.Dataset(
         {"count": (("group", "rank"), np.full((2, 3), 5.0))},
-        {"variable": ("group", ["2m_temperature", "temperature"]), "rank": [1, 2, 3],
-         "level": ("group", [np.nan, 500.0]), "units": ("group", ["K", "K"])},
-    )  # fmt: skip
+        {
+            "variable": ("group", ["2m_temperature", "temperature"]),
+            "rank": [1, 2, 3],
+            "level": ("group", [np.nan, 500.0]),
+            "units": ("group", ["K", "K"]),
+        },
+    )
     titles = [ax.get_title() for ax in plot.rank_histogram(found).axes]
     assert titles == ["2 m temperature, surface", "temperature, 500 hPa"]
 
@@ -91,10 +104,12 @@ def test_reliability() -> None:
 
     lat, lon = np.linspace(-67.5, 67.5, 4), np.arange(8) * 45.0
     draw = np.random.default_rng(0).normal(280, 1, (5, 4, 8))
-    state = xr.Dataset({"2m_temperature": (("member", "lat", "lon"), draw)},
-                       {"lat": lat, "lon": lon})  # fmt: skip
-    found = reliability(state.isel(member=slice(1, 5)), state.isel(member=0),
-                        thresholds={"2m_temperature": 280.0})  # fmt: skip
+    state = xr.Dataset(
+        {"2m_temperature": (("member", "lat", "lon"), draw)}, {"lat": lat, "lon": lon}
+    )
+    found = reliability(
+        state.isel(member=slice(1, 5)), state.isel(member=0), thresholds={"2m_temperature": 280.0}
+    )
     figure = plot.reliability({"guided": found})
     ax = panel(figure, "2 m temperature\nat least 280 K")
     np.testing.assert_allclose(lines(ax)["guided"], found["2m_temperature"])
@@ -156,10 +171,15 @@ def test_scorecard_errors() -> None:
 def test_spectra() -> None:
     power = np.array([100.0, 4.0, 1.0]) * 1e-6
     one = xr.Dataset(
-        {"specific_humidity": (("band", "wavenumber", "level"), power[None, :, None] * np.ones(3),
-                               {"units": "(kg kg-1)^2"})},
+        {
+            "specific_humidity": (
+                ("band", "wavenumber", "level"),
+                power[None, :, None] * np.ones(3),
+                {"units": "(kg kg-1)^2"},
+            )
+        },
         {"band": ["north"], "wavenumber": [0, 1, 2], "level": LEVELS},
-    )  # fmt: skip
+    )
     given = {"truth": one, "mean": one / [[[1], [1], [4]]]}
     given["mean"]["specific_humidity"].attrs = one["specific_humidity"].attrs
     ax = plot.spectra(given, band="north", channels=["q@850"]).axes[0]
@@ -193,9 +213,12 @@ def test_lead_time_figures() -> None:
 def test_error_against_columns() -> None:
     by = {"guided": {416: scores(0.5), 45: scores(0.9)}, "3D-Var": {416: scores(0.7)}}
     figure = plot.error_against_columns(
-        by, background=scores(), forecasts=scores(0.2, lead_time=HOURS), lead_times=(7, 12, 48),
+        by,
+        background=scores(),
+        forecasts=scores(0.2, lead_time=HOURS),
+        lead_times=(7, 12, 48),
         channels=["q@850", "mslp"],
-    )  # fmt: skip
+    )
     ax = panel(figure, "mean sea level pressure")
     found = lines(ax)
     np.testing.assert_allclose(found["guided"], [2.7, 1.5])  # hPa, few columns first
@@ -212,9 +235,10 @@ def test_error_against_columns() -> None:
 
 def test_error_maps_share_a_scale() -> None:
     lat, lon = np.arange(-75.0, 90, 30), np.arange(12) * 30.0
-    base = xr.Dataset({"temperature": (("level", "lat", "lon"), np.full((1, 6, 12), 250.0),
-                                       {"units": "K"})},
-                      {"level": [850], "lat": lat, "lon": lon})  # fmt: skip
+    base = xr.Dataset(
+        {"temperature": (("level", "lat", "lon"), np.full((1, 6, 12), 250.0), {"units": "K"})},
+        {"level": [850], "lat": lat, "lon": lon},
+    )
     members = xr.concat([base + 1, base + 3], "member")
     figure = plot.error_maps({"one": base - 4, "ensemble": members}, base, "t", level=850)
     images = [ax.collections[0] for ax in figure.axes if ax.get_title()]
@@ -228,10 +252,13 @@ def test_error_maps_share_a_scale() -> None:
 def test_innovation_histogram() -> None:
     draw = np.random.default_rng(1).normal(0.5, 2, 4000)
     seen = xr.Dataset(
-        {"value": ("obs", 280 + draw), "error_std": ("obs", np.ones(4000)),
-         "equivalent": (("obs", "member"), np.full((4000, 2), 280.0))},
+        {
+            "value": ("obs", 280 + draw),
+            "error_std": ("obs", np.ones(4000)),
+            "equivalent": (("obs", "member"), np.full((4000, 2), 280.0)),
+        },
         {"variable": ("obs", ["2m_temperature"] * 4000)},
-    )  # fmt: skip
+    )
     ax = plot.innovation_histogram({"background": seen}).axes[0]
     stairs = ax.patches[0].get_data()
     assert (stairs.values * np.diff(stairs.edges)).sum() == pytest.approx(1)

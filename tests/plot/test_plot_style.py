@@ -25,8 +25,10 @@ K = {"units": "K"}
 
 def of(dims: str, *sizes: int, units: str = "K", **coords: object) -> xr.Dataset:
     values = np.random.default_rng(0).uniform(1, 2, (*sizes, 2))
-    return xr.Dataset({"temperature": ((*dims.split(), "level"), values, {"units": units})},
-                      {"level": LEVELS, **coords})  # fmt: skip
+    return xr.Dataset(
+        {"temperature": ((*dims.split(), "level"), values, {"units": units})},
+        {"level": LEVELS, **coords},
+    )
 
 
 def state(seed: int = 0, members: int = 3) -> xr.Dataset:
@@ -46,8 +48,11 @@ def scores(**dims: object) -> xr.Dataset:
 def by_probability() -> xr.Dataset:
     """As `xdiffda.verify.reliability` returns it."""
     frequency = of("probability", 3, probability=[0.0, 0.5, 1.0], units="1") / 2
-    parts = {"share": frequency["temperature"] / 3, "threshold": frequency["temperature"][0],
-             "brier": frequency["temperature"][:1].rename(probability="term")}  # fmt: skip
+    parts = {
+        "share": frequency["temperature"] / 3,
+        "threshold": frequency["temperature"][0],
+        "brier": frequency["temperature"][:1].rename(probability="term"),
+    }
     parts["brier"] = parts["brier"].assign_coords(term=["fair"])
     return frequency.assign({f"temperature_{k}": f.assign_attrs(K) for k, f in parts.items()})
 
@@ -73,36 +78,72 @@ HOURS = np.arange(0, 25, 12) * np.timedelta64(1, "h")
 LEADS = {"lead_time": HOURS}
 # name -> figure, and what stands at its axes: labels of all panels must match one of these
 FIGURES: dict[str, tuple[Callable[[], object], str, str]] = {
-    "map": (lambda: plot.map_panels(state(), "t", level=500, truth=state(1),
-                                    background=state(2)), r"K", r""),
-    "scorecard": (lambda: plot.scorecard({"a": scores(), "b": scores()}, reference="a"),
-                  r"RMSE / that of a|", r"variable, level \(hPa\)|"),
+    "map": (
+        lambda: plot.map_panels(state(), "t", level=500, truth=state(1), background=state(2)),
+        r"K",
+        r"",
+    ),
+    "scorecard": (
+        lambda: plot.scorecard({"a": scores(), "b": scores()}, reference="a"),
+        r"RMSE / that of a|",
+        r"variable, level \(hPa\)|",
+    ),
     "profiles": (lambda: plot.profiles({"a": scores()}), r"RMSE \(K\)", r"pressure \(hPa\)"),
-    "spectra": (lambda: plot.spectra({"a": of("wavenumber", 5, wavenumber=range(5),
-                                              units="(K)^2")}),
-                r"zonal wavenumber", r"variance \(K²\)"),
-    "lead times": (lambda: plot.lead_time_curves({"a": scores(**LEADS)}),
-                   r"lead time \(h\)", r"RMSE \(K\)"),
-    "lead-time loss": (lambda: plot.lead_time_loss({"a": {45: of("lead_time", 3, **LEADS)}},
-                                                   lead_time=24.0),
-                       r"observed columns", r"loss at 24 h \(h\)"),
-    "spread and error": (lambda: plot.spread_error(
-        of("quantity bin", 2, 4, quantity=["spread", "error"])),
-        r"spread \(K\)", r"error \(K\)"),
-    "ranks": (lambda: plot.rank_histogram(of("rank", 4, rank=[1, 2, 3, 4])),
-              r"rank", r"frequency / flat"),
-    "reliability": (lambda: plot.reliability({"a": by_probability(), "b": by_probability()}),
-                    r"", r"observed frequency"),  # the probability stands below, at the shares
-    "columns": (lambda: plot.error_against_columns(
-        {m: {45: scores(), 416: scores()} for m in "ab"}, background=scores(),
-        forecasts=scores(**LEADS)), r"observed columns", r"RMSE \(K\)"),
-    "error maps": (lambda: plot.error_maps({"a": state(1), "b": state(2)}, state(), "t", level=500),
-                   r"K", r""),
-    "innovations": (lambda: plot.innovation_histogram({"a": departures(), "b": departures()}),
-                    r"\(y - H x\) / error_std", r"density"),
-    "training": (lambda: plot.loss_curves({"a": training_log(), "b": training_log()}),
-                 r"step", r"loss"),
-}  # fmt: skip
+    "spectra": (
+        lambda: plot.spectra({"a": of("wavenumber", 5, wavenumber=range(5), units="(K)^2")}),
+        r"zonal wavenumber",
+        r"variance \(K²\)",
+    ),
+    "lead times": (
+        lambda: plot.lead_time_curves({"a": scores(**LEADS)}),
+        r"lead time \(h\)",
+        r"RMSE \(K\)",
+    ),
+    "lead-time loss": (
+        lambda: plot.lead_time_loss({"a": {45: of("lead_time", 3, **LEADS)}}, lead_time=24.0),
+        r"observed columns",
+        r"loss at 24 h \(h\)",
+    ),
+    "spread and error": (
+        lambda: plot.spread_error(of("quantity bin", 2, 4, quantity=["spread", "error"])),
+        r"spread \(K\)",
+        r"error \(K\)",
+    ),
+    "ranks": (
+        lambda: plot.rank_histogram(of("rank", 4, rank=[1, 2, 3, 4])),
+        r"rank",
+        r"frequency / flat",
+    ),
+    "reliability": (
+        lambda: plot.reliability({"a": by_probability(), "b": by_probability()}),
+        r"",
+        r"observed frequency",
+    ),  # the probability stands below, at the shares
+    "columns": (
+        lambda: plot.error_against_columns(
+            {m: {45: scores(), 416: scores()} for m in "ab"},
+            background=scores(),
+            forecasts=scores(**LEADS),
+        ),
+        r"observed columns",
+        r"RMSE \(K\)",
+    ),
+    "error maps": (
+        lambda: plot.error_maps({"a": state(1), "b": state(2)}, state(), "t", level=500),
+        r"K",
+        r"",
+    ),
+    "innovations": (
+        lambda: plot.innovation_histogram({"a": departures(), "b": departures()}),
+        r"\(y - H x\) / error_std",
+        r"density",
+    ),
+    "training": (
+        lambda: plot.loss_curves({"a": training_log(), "b": training_log()}),
+        r"step",
+        r"loss",
+    ),
+}
 NO_FIGURE = {"add_coastline", "coastline_lines", "save", "style"}
 every_figure = pytest.mark.parametrize("name", FIGURES)
 
@@ -176,11 +217,21 @@ def test_vector_files_keep_text(figures: dict, tmp_path: Path) -> None:
 # linear RGB as seen without one kind of cone: Machado, Oliveira & Fernandes (2009), severity 1
 SEEN_BY = {
     "all": np.eye(3),
-    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-                            [-0.003882, -0.048116, 1.051998]]),
-    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-                              [-0.011820, 0.042940, 0.968881]]),
-}  # fmt: skip
+    "protanopia": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    "deuteranopia": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+}
 XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
 
@@ -213,8 +264,13 @@ def lightness(cmap: str) -> np.ndarray:
     return lab(matplotlib.colormaps[cmap](np.linspace(0.02, 0.98, 49))[:, :3])[:, 0]
 
 
-@pytest.mark.parametrize("cmap", sorted({"viridis", styles.SPREAD_COLOURS} | {
-    c for c in styles.FIELD_COLOURS.values() if c != styles.SIGNED_COLOURS}))  # fmt: skip
+@pytest.mark.parametrize(
+    "cmap",
+    sorted(
+        {"viridis", styles.SPREAD_COLOURS}
+        | {c for c in styles.FIELD_COLOURS.values() if c != styles.SIGNED_COLOURS}
+    ),
+)
 def test_sequential_colours_keep_their_order_in_grey(cmap: str) -> None:
     steps = np.diff(lightness(cmap))
     assert (steps > 0).all() or (steps < 0).all()
@@ -243,8 +299,10 @@ def test_a_method_looks_the_same_in_every_figure():
             for n in ("a", "background", "RePaint, mask 0.1", "guided", "3D-Var")
         }
     )
-    looks = [{line.get_label(): line.get_color() for line in figure.axes[0].lines}
-             for figure in (few, many)]  # fmt: skip
+    looks = [
+        {line.get_label(): line.get_color() for line in figure.axes[0].lines}
+        for figure in (few, many)
+    ]
     assert looks[0]["guided"] == looks[1]["guided"] != looks[0]["3D-Var"] == looks[1]["3D-Var"]
     assert len(set(looks[1].values())) == 5
     both = styles.lines(["guided, FGAT", "guided, 4D", "guidedness", "OI"])

@@ -23,8 +23,6 @@ TINY = Release("graphcast-tiny", "graphcast", "GraphCast tiny.npz", "for tests",
 START, STEP = np.datetime64("2020-03-20T12", "ns"), np.timedelta64(6, "h")
 
 
-
-
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory):
     """The release in force for this module, its files in a cache."""
@@ -35,8 +33,6 @@ def release(tmp_path_factory: pytest.TempPathFactory):
         patch.setitem(RELEASES, TINY.name, TINY)
         with xdiffda.set_options(cache_dir=folder / "cache", mirror=server.address, progress=False):
             yield server
-
-
 
 
 def test_a_published_forecaster_runs_on_a_users_states(release, frames) -> None:
@@ -80,8 +76,11 @@ def test_members_and_conventions(release, frames) -> None:
 
 
 def test_wrong_states_are_refused_with_the_call_that_repairs(release, frames) -> None:
-    with pytest.raises(InputError, match=r"1 initial states \(2020-03-20T12:00\); needed 2 states "
-                       r"6 h apart.*ds.sel\(time="):  # fmt: skip
+    with pytest.raises(
+        InputError,
+        match=r"1 initial states \(2020-03-20T12:00\); needed 2 states "
+        r"6 h apart.*ds.sel\(time=",
+    ):
         frames.isel(time=[1]).diffda.forecast("6h", model="graphcast-tiny")
     far = frames.assign_coords(time=[START - 2 * STEP, START])
     with pytest.raises(InputError, match="2 states 6 h apart"):
@@ -98,8 +97,10 @@ def test_wrong_states_are_refused_with_the_call_that_repairs(release, frames) ->
 
 
 def test_a_forecaster_is_no_prior(release, frames) -> None:
-    with pytest.raises(ModelError, match="(?s)'graphcast-tiny', a forecaster; needed a prior, one "
-                       "of speedy.*gencast-1p0-mini"):  # fmt: skip
+    with pytest.raises(
+        ModelError,
+        match="(?s)'graphcast-tiny', a forecaster; needed a prior, one of speedy.*gencast-1p0-mini",
+    ):
         frames.diffda.assimilate(xr.Dataset(), model="graphcast-tiny")
 
 
@@ -109,8 +110,11 @@ def test_a_network_refuses_a_grid_it_was_not_made_for(frames) -> None:
     lat, lon = frames["lat"].values[::2], frames["lon"].values[::2]
     clocks = time_forcings(START + np.arange(-1, 2) * STEP, lat, lon)
     coarse = frames.sel(lat=lat, lon=lon).merge(clocks.isel(time=[0, 1]))
-    with pytest.raises(InputError, match=r"grid of 20 degrees; needed 10 degrees, as in the "
-                       r"checkpoint.*xdiffda.regrid"):  # fmt: skip
+    with pytest.raises(
+        InputError,
+        match=r"grid of 20 degrees; needed 10 degrees, as in the "
+        r"checkpoint.*xdiffda.regrid",
+    ):
         net(coarse, clocks.isel(time=[2]))
 
 
@@ -122,11 +126,15 @@ def test_a_file_of_another_network_is_refused(release, tmp_path: Path) -> None:
         for role, key in wrong.objects.items():
             (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / key).write_bytes(release.files[TINY.objects[role]])
-        with xdiffda.set_options(mirror=tmp_path), pytest.raises(
-            ModelError, match=r"network of 3 levels at 10 degrees on a mesh refined 2 "
-            r"times; needed 37 levels at 0.25 degrees on a mesh refined 6 times for "
-            r"graphcast-mixed; repair: `xdiffda.load_model\(\"graphcast-tiny"
-        ):  # fmt: skip
+        with (
+            xdiffda.set_options(mirror=tmp_path),
+            pytest.raises(
+                ModelError,
+                match=r"network of 3 levels at 10 degrees on a mesh refined 2 "
+                r"times; needed 37 levels at 0.25 degrees on a mesh refined 6 times for "
+                r"graphcast-mixed; repair: `xdiffda.load_model\(\"graphcast-tiny",
+            ),
+        ):
             xdiffda.load_model("graphcast-mixed")
         (tmp_path / wrong.objects["mean"]).write_bytes(b"no netCDF")
         with (
@@ -160,11 +168,15 @@ def test_a_gencast_of_another_mesh_is_refused(release, tmp_path: Path) -> None:
         for key, content in release_contents(fine, tmp_path, golden, fields).items():
             (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / key).write_bytes(content)
-        with xdiffda.set_options(mirror=tmp_path), pytest.raises(
-            ModelError, match=r"GenCast fine.npz: found a network of 3 levels on a mesh refined 2 "
-            r"times; needed 3 levels on a mesh refined 3 times for gencast-fine; repair: "
-            r"`xdiffda.load_model\(\"gencast-coarse"
-        ):  # fmt: skip
+        with (
+            xdiffda.set_options(mirror=tmp_path),
+            pytest.raises(
+                ModelError,
+                match=r"GenCast fine.npz: found a network of 3 levels on a mesh refined 2 "
+                r"times; needed 3 levels on a mesh refined 3 times for gencast-fine; repair: "
+                r"`xdiffda.load_model\(\"gencast-coarse",
+            ),
+        ):
             xdiffda.load_model("gencast-fine")
 
 
@@ -193,8 +205,11 @@ def test_models_lists_what_can_be_had(release) -> None:
 
 
 def test_unknown_names_get_near_ones() -> None:
-    with pytest.raises(ModelError, match=r"no model 'graphcast-025'.*did you mean graphcast-0p25"
-                       r".*repair: xdiffda.load_model\('graphcast-0p25'\)"):  # fmt: skip
+    with pytest.raises(
+        ModelError,
+        match=r"no model 'graphcast-025'.*did you mean graphcast-0p25"
+        r".*repair: xdiffda.load_model\('graphcast-0p25'\)",
+    ):
         xdiffda.load_model("graphcast-025")
     with pytest.raises(ModelError, match="known are speedy, graphcast-0p25"):
         xdiffda.load_model("unheard of")

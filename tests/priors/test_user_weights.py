@@ -73,9 +73,12 @@ def serve(answer: Answer) -> Iterator[tuple[str, list[str | None]]]:
 
 
 def send(
-    to: http.server.BaseHTTPRequestHandler, code: int, body: bytes, length: int | None = -1,
+    to: http.server.BaseHTTPRequestHandler,
+    code: int,
+    body: bytes,
+    length: int | None = -1,
     **headers: str,
-) -> None:  # fmt: skip
+) -> None:
     """An answer; another ``length`` than its own cuts the line, None tells none."""
     to.send_response(code)
     for name, value in headers.items():
@@ -130,8 +133,9 @@ def test_a_line_that_breaks_early_and_often(tmp_path: Path) -> None:
     def answer(to: http.server.BaseHTTPRequestHandler) -> None:
         first = _rest(to)
         headers = {"ETag": '"a"', **_span(first)} if first else TOLD
-        send(to, 206 if first else 200, WHOLE[first : first + 40_000], len(WHOLE) - first,
-             **headers)  # fmt: skip
+        send(
+            to, 206 if first else 200, WHOLE[first : first + 40_000], len(WHOLE) - first, **headers
+        )
 
     with serve(answer) as (url, asked):
         identity = download(url, tmp_path / "w")
@@ -262,14 +266,22 @@ def test_a_folder_may_be_said_as_an_address(mirror: Path) -> None:
 @pytest.mark.parametrize(
     ("role", "change", "kind", "what"),
     [
-        ("stddev", lambda ds: ds.drop_vars("2m_temperature"), ModelError,
-         "stddev without 2m_temperature; needed statistics of every variable"),
-        ("diffs_stddev", lambda ds: ds.drop_vars("temperature"), ModelError,
-         "diffs_stddev without temperature"),
+        (
+            "stddev",
+            lambda ds: ds.drop_vars("2m_temperature"),
+            ModelError,
+            "stddev without 2m_temperature; needed statistics of every variable",
+        ),
+        (
+            "diffs_stddev",
+            lambda ds: ds.drop_vars("temperature"),
+            ModelError,
+            "diffs_stddev without temperature",
+        ),
         ("mean", lambda ds: ds.isel(level=[0]), InputError, r"mean without levels \[850\]"),
         ("minimum", lambda ds: ds * np.nan, InputError, "minimum of .*sea_surface.* not finite"),
     ],
-)  # fmt: skip
+)
 def test_statistics_that_lack_something_are_refused(
     mirror: Path, tmp_path: Path, role: str, change: Callable, kind: type, what: str
 ) -> None:

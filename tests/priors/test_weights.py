@@ -82,8 +82,14 @@ def test_without_a_network_the_cache_serves(
 def test_no_network_and_no_cache_says_what_to_do() -> None:
     with pytest.raises(StorageError) as caught:
         xdiffda.fetch(NAME, mirror=_no_server())
-    for part in (f"xdiffda fetch {NAME} --out", "set_options(mirror=", "XDIFFDA_MIRROR",
-                 "5 files", "about 230 MB", "no answer from http://127.0.0.1"):  # fmt: skip
+    for part in (
+        f"xdiffda fetch {NAME} --out",
+        "set_options(mirror=",
+        "XDIFFDA_MIRROR",
+        "5 files",
+        "about 230 MB",
+        "no answer from http://127.0.0.1",
+    ):
         assert part in str(caught.value)
 
 
@@ -155,10 +161,14 @@ def test_wrong_digests_are_refused(
 ) -> None:
     true = [d for d in goog_hash(files[KEYS["mean"]]).split(",") if d[:3] != digest[:3]]
     lie = ",".join([digest, *true]) if with_the_other else digest
-    with serve(files, lies={KEYS["mean"]: lie}) as server, pytest.raises(
-        StorageError, match=r"mean_by_level.nc sent is not what it should be: (crc32c|md5) \S+, "
-        r"needed A+==; nothing was kept"
-    ):  # fmt: skip
+    with (
+        serve(files, lies={KEYS["mean"]: lie}) as server,
+        pytest.raises(
+            StorageError,
+            match=r"mean_by_level.nc sent is not what it should be: (crc32c|md5) \S+, "
+            r"needed A+==; nothing was kept",
+        ),
+    ):
         xdiffda.fetch(NAME, mirror=server.address)
     assert not list((here / "cache").rglob("mean_by_level.nc*[!k]")), "something was kept"
     assert not weights.cached(NAME)
@@ -228,8 +238,9 @@ def test_any_web_server_over_a_cache_is_a_mirror(files: dict[str, bytes], here: 
     # under the bucket's own name, as a mirror of the bucket has it
     params = here / "shared" / KEYS["params"]
     for suffix in ("", ".json"):
-        shutil.copyfile(here / "shared" / f"{weights.local_name(KEYS['params'])}{suffix}",
-                        f"{params}{suffix}")  # fmt: skip
+        shutil.copyfile(
+            here / "shared" / f"{weights.local_name(KEYS['params'])}{suffix}", f"{params}{suffix}"
+        )
     quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *a: None})
     plain = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), partial(quiet, directory=here / "shared")
@@ -265,8 +276,9 @@ def test_processes_that_fetch_together_share_one_download(
     )
     with serve(files) as server:
         command = [sys.executable, "-c", code, str(here / "cache"), server.address]
-        runs = [subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ})
-                for _ in range(2)]  # fmt: skip
+        runs = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ}) for _ in range(2)
+        ]
         answers = {run.communicate()[0] for run in runs}
         assert [run.returncode for run in runs] == [0, 0] and len(answers) == 1
         assert server.sent == sum(map(len, files.values()))

@@ -26,15 +26,21 @@ LAYOUTS = {
     "earth2studio": {"time": (START, {}), "lead_time": (DAY, {})},
     "cfgrib": {"time": (START, REFERENCE), "step": (DAY, PERIOD), "valid_time": (VALID, TIME)},
     "cfgrib without valid_time": {"time": (START, REFERENCE), "step": (DAY, PERIOD)},
-    "CF": {"time": (VALID, TIME), "forecast_reference_time": (START, REFERENCE),
-           "forecast_period": (DAY, PERIOD)},
-    "CF without attributes": {"time": (VALID, {}), "forecast_reference_time": (START, {}),
-                              "forecast_period": (DAY, {})},
+    "CF": {
+        "time": (VALID, TIME),
+        "forecast_reference_time": (START, REFERENCE),
+        "forecast_period": (DAY, PERIOD),
+    },
+    "CF without attributes": {
+        "time": (VALID, {}),
+        "forecast_reference_time": (START, {}),
+        "forecast_period": (DAY, {}),
+    },
     "initial and lead time": {"init_time": (START, {}), "lead_time": (DAY, {})},
     "ERA5 download": {"valid_time": (VALID, TIME), "expver": ("0001", {})},
     "GFS": {"time": (VALID, TIME), "reftime": (START, REFERENCE)},
     "GFS, hours in the name": {"time": (START, {}), "fhour": (np.int64(24), {})},
-}  # fmt: skip
+}
 
 
 def _state(**clock) -> xr.Dataset:
@@ -98,8 +104,9 @@ def test_an_analysis_keeps_the_lead_time_of_its_background(lead: str, along: boo
     assert (read_clock(analysis).checked("analysis") == truth.time.values).all()
     assert lead in analysis.coords
     expected = plain.diffda.assimilate(obs, **ours)
-    np.testing.assert_array_equal(analysis.temperature.values.squeeze(),
-                                  expected.temperature.values.squeeze())  # fmt: skip
+    np.testing.assert_array_equal(
+        analysis.temperature.values.squeeze(), expected.temperature.values.squeeze()
+    )
     assert analysis.diffda.verify(xdiffda.open_sample("truth")).sizes["score"]
     figure = analysis.diffda.map("t", level=500)
     assert f"{truth.time.values:}"[:10] in figure.get_suptitle()

@@ -25,9 +25,15 @@ def profile(humidity: np.ndarray | float, *, name: str = "r", units: str | None 
 @pytest.mark.parametrize(
     ("celsius", "over", "published"),
     # Smithsonian tables (Goff and Gratch), hPa: over water, and over ice
-    [(20.0, "water", 23.37), (0.0, "water", 6.108), (-30.0, "water", 0.5088),
-     (20.0, "mixed", 23.37), (-30.0, "mixed", 0.3798), (-50.0, "mixed", 0.03935)],
-)  # fmt: skip
+    [
+        (20.0, "water", 23.37),
+        (0.0, "water", 6.108),
+        (-30.0, "water", 0.5088),
+        (20.0, "mixed", 23.37),
+        (-30.0, "mixed", 0.3798),
+        (-50.0, "mixed", 0.03935),
+    ],
+)
 def test_saturation_is_that_of_the_tables(celsius, over, published):
     found = saturation_pressure(xr.DataArray(celsius + 273.15), over)
     assert found.item() == pytest.approx(published, rel=6e-3)
@@ -67,8 +73,9 @@ def test_a_share_and_pascals_and_celsius_are_read():
     percent, share = profile(70.0), profile(0.7, units="1")
     share = share.assign_coords(level=("level", np.array(LEVELS) * 100, {"units": "Pa"}))
     share["t"] = (share["t"] - 273.15).assign_attrs(units="degC")
-    one, other = (xdiffda.with_specific_humidity(ds)["specific_humidity"].values
-                  for ds in (percent, share))  # fmt: skip
+    one, other = (
+        xdiffda.with_specific_humidity(ds)["specific_humidity"].values for ds in (percent, share)
+    )
     np.testing.assert_allclose(one, other, rtol=1e-9)
 
 

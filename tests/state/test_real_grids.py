@@ -13,19 +13,31 @@ from xdiffda.storage.files import open_dataset, write_dataset
 
 GRIBS = {
     "era5-levels-members.grib": (
-        (4, 10, 61 * 120, 4), ("time", "member"), ("geopotential", "temperature"), (500, 850),
+        (4, 10, 61 * 120, 4),
+        ("time", "member"),
+        ("geopotential", "temperature"),
+        (500, 850),
     ),
     "pl_regular_ll.grib": (
-        (4, 2, 19 * 36, 30), ("time", "lead_time"),
-        ("geopotential", "relative_humidity", "temperature", "u_component_of_wind",
-         "v_component_of_wind"), (300, 400, 500, 700, 850, 1000),
+        (4, 2, 19 * 36, 30),
+        ("time", "lead_time"),
+        (
+            "geopotential",
+            "relative_humidity",
+            "temperature",
+            "u_component_of_wind",
+            "v_component_of_wind",
+        ),
+        (300, 400, 500, 700, 850, 1000),
     ),
     "ghtuv.grib": (
-        (181 * 360, 8), (),
-        ("geopotential", "temperature", "u_component_of_wind", "v_component_of_wind"), (300, 700),
+        (181 * 360, 8),
+        (),
+        ("geopotential", "temperature", "u_component_of_wind", "v_component_of_wind"),
+        (300, 700),
     ),
     "t2m_grib_older.grib": ((181 * 360, 1), (), ("2m_temperature",), ()),
-}  # fmt: skip
+}
 
 
 def open_as_users_do(path) -> xr.Dataset:

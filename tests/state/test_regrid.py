@@ -123,11 +123,14 @@ def test_unequal_meridians_can_be_mended():
         (lambda ds: ds, "nowhere", "like='nowhere'; needed one of speedy"),
         (lambda ds: ds.isel(longitude=slice(0, 40)), "speedy", "a part of the globe"),
         (lambda ds: ds.isel(latitude=slice(0, 40)), "speedy", "from pole to pole"),
-        (lambda ds: ds.assign_coords(longitude=np.linspace(0, 360, 90)), "speedy",
-         r"end point twice.*isel\(longitude=slice\(None, -1\)\)"),
+        (
+            lambda ds: ds.assign_coords(longitude=np.linspace(0, 360, 90)),
+            "speedy",
+            r"end point twice.*isel\(longitude=slice\(None, -1\)\)",
+        ),
         (lambda ds: ds.drop_vars("longitude").rename(longitude="foo"), "speedy", "no one-dim"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_regridded(change, like, match):
     with pytest.raises(InputError, match=match):
         regrid(change(field(smooth)), like=like)
@@ -135,6 +138,9 @@ def test_what_cannot_be_regridded(change, like, match):
 
 def test_levels_and_layouts():
     ds = field(smooth).rename(t2m="t").expand_dims(level=[500, 850])
-    layout = Layout(Grid.from_coords(np.linspace(-88, 88, 45), np.arange(0, 360, 8)),
-                    ("temperature",), (500, 850))  # fmt: skip
+    layout = Layout(
+        Grid.from_coords(np.linspace(-88, 88, 45), np.arange(0, 360, 8)),
+        ("temperature",),
+        (500, 850),
+    )
     assert to_state(regrid(ds, like=layout), layout)[0].shape == (45 * 45, 2)

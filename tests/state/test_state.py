@@ -98,9 +98,12 @@ def test_grid_made_by_hand_must_be_in_order():
 def test_channels_are_in_the_order_of_graphcast():
     layout = Layout(SPEEDY, ("temperature", "geopotential", "10m_u_component_of_wind"), (850, 500))
     assert layout.channel_names == (
-        "10m_u_component_of_wind", "geopotential@500", "geopotential@850",
-        "temperature@500", "temperature@850",
-    )  # fmt: skip
+        "10m_u_component_of_wind",
+        "geopotential@500",
+        "geopotential@850",
+        "temperature@500",
+        "temperature@850",
+    )
     assert layout.channel_index("temperature", 850) == 4
     assert layout.channel_slice("geopotential") == slice(1, 3)
     same = Layout(SPEEDY, ("geopotential", "10m_u_component_of_wind", "temperature"), (500, 850))
@@ -131,9 +134,16 @@ def test_values_land_in_their_channel_and_node():
 def test_convention_and_back_in_grib_clothes():
     canonical = make(time=2, member=3)
     user = canonical.rename(
-        {"temperature": "t", "geopotential": "gh", "2m_temperature": "t2m", "lat": "latitude",
-         "lon": "longitude", "level": "plev", "member": "number"}
-    )  # fmt: skip
+        {
+            "temperature": "t",
+            "geopotential": "gh",
+            "2m_temperature": "t2m",
+            "lat": "latitude",
+            "lon": "longitude",
+            "level": "plev",
+            "member": "number",
+        }
+    )
     user["t2m"] = user["t2m"] - 273.15
     user["t2m"].attrs = {"units": "degC", "GRIB_paramId": 167}
     user["gh"] = user["gh"] / 9.80665
@@ -452,35 +462,59 @@ def test_another_grid_names_regrid():
         (lambda ds: ds["temperature"], r'a DataArray.*`da.to_dataset\(name="temperature"\)`'),
         (lambda ds: "file.nc", "a str; needed an xarray.Dataset"),
         (lambda ds: ds.drop_vars(list(ds.data_vars)), "no variables"),
-        (lambda ds: ds[["2m_temperature"]].rename({"2m_temperature": "foo"}).drop_attrs(),
-         r"variables foo, none of which is known.*xdiffda.variables"),
+        (
+            lambda ds: ds[["2m_temperature"]].rename({"2m_temperature": "foo"}).drop_attrs(),
+            r"variables foo, none of which is known.*xdiffda.variables",
+        ),
         (lambda ds: ds.rename(lat="a", lon="b").drop_vars(["a", "b"]), "no latitude among"),
         (lambda ds: ds.isel(lon=slice(0, 32)), "a part of the globe"),
-        (lambda ds: ds.pad(lon=(0, 1), mode="wrap").assign_coords(lon=np.linspace(0, 360, 65)),
-         r"end point twice.*`ds.isel\(lon=slice\(None, -1\)\)`"),
+        (
+            lambda ds: ds.pad(lon=(0, 1), mode="wrap").assign_coords(lon=np.linspace(0, 360, 65)),
+            r"end point twice.*`ds.isel\(lon=slice\(None, -1\)\)`",
+        ),
         (lambda ds: ds.expand_dims(version=2), r"dimension `version` of size 2.*isel\(version=0\)"),
         (lambda ds: ds.drop_vars("level"), "dimension `level` without values"),
-        (lambda ds: ds.isel(level=0, drop=True), r"without a pressure level.*only who made the file.*drop_vars"),
-        (lambda ds: ds.assign_coords(level=[0.5, 850.0]),
-         r"`level` at 0.5 hPa.*sel\(level=\[850.0\]\)"),
+        (
+            lambda ds: ds.isel(level=0, drop=True),
+            r"without a pressure level.*only who made the file.*drop_vars",
+        ),
+        (
+            lambda ds: ds.assign_coords(level=[0.5, 850.0]),
+            r"`level` at 0.5 hPa.*sel\(level=\[850.0\]\)",
+        ),
         (lambda ds: ds.assign_coords(level=("level", [1, 2], {"units": "sigma"})), "in 'sigma'"),
-        (lambda ds: ds.assign(t2m=ds["2m_temperature"].copy(), tas=ds["2m_temperature"])
-         .drop_vars("2m_temperature").rename(t2m="a", tas="b").map(
-             lambda v: v.assign_attrs(standard_name="air_temperature")),
-         "which all look like 2m_temperature"),
+        (
+            lambda ds: (
+                ds.assign(t2m=ds["2m_temperature"].copy(), tas=ds["2m_temperature"])
+                .drop_vars("2m_temperature")
+                .rename(t2m="a", tas="b")
+                .map(lambda v: v.assign_attrs(standard_name="air_temperature"))
+            ),
+            "which all look like 2m_temperature",
+        ),
         (lambda ds: ds.assign(temperature=ds.temperature * np.nan), "NaN of 4096"),
-        (lambda ds: ds.assign(temperature=ds.temperature.where(ds.level > 600)),
-         r"2048 NaN of 4096 in `temperature` at level 500.*drop_sel\(level=\[500\]\)"),
+        (
+            lambda ds: ds.assign(temperature=ds.temperature.where(ds.level > 600)),
+            r"2048 NaN of 4096 in `temperature` at level 500.*drop_sel\(level=\[500\]\)",
+        ),
         (lambda ds: ds.assign(temperature=ds.temperature / 0.0), "NaN of 4096"),
-        (lambda ds: ds.assign(temperature=(ds.temperature - 273.15).assign_attrs(units="K")),
-         '"degC"'),
+        (
+            lambda ds: ds.assign(temperature=(ds.temperature - 273.15).assign_attrs(units="K")),
+            '"degC"',
+        ),
         (lambda ds: ds.assign(temperature=ds.temperature.assign_attrs(units="degC")), '= "K"'),
-        (lambda ds: ds.assign(geopotential=(ds.geopotential / 9.80665).assign_attrs(
-            units="m2 s-2")), 'attrs\\["units"\\] = "gpm"'),
-        (lambda ds: ds.assign(temperature=ds.temperature + 5000 * (ds.lon == 0)),
-         "temperature between 130 and 360 K"),
+        (
+            lambda ds: ds.assign(
+                geopotential=(ds.geopotential / 9.80665).assign_attrs(units="m2 s-2")
+            ),
+            'attrs\\["units"\\] = "gpm"',
+        ),
+        (
+            lambda ds: ds.assign(temperature=ds.temperature + 5000 * (ds.lon == 0)),
+            "temperature between 130 and 360 K",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input_names_its_repair(change, match):
     with pytest.raises(InputError, match=match):
         to_state(change(make()))

@@ -43,20 +43,29 @@ CLOTHES = {
     ],
 }
 RANGE = {
-    "temperature": (200, 310), "geopotential": (52000, 58000), "specific_humidity": (0, 0.02),
-    "10m_u_component_of_wind": (-40, 40), "mean_sea_level_pressure": (94e3, 106e3),
-}  # fmt: skip
+    "temperature": (200, 310),
+    "geopotential": (52000, 58000),
+    "specific_humidity": (0, 0.02),
+    "10m_u_component_of_wind": (-40, 40),
+    "mean_sea_level_pressure": (94e3, 106e3),
+}
 
 
 @st.composite
 def states(draw):
     """A canonical state array, and the same in a user's clothes."""
     n_lat, n_lon = draw(st.integers(2, 5)), draw(st.integers(2, 6))
-    grid = draw(st.sampled_from([
-        Grid(tuple(np.linspace(-90, 90, n_lat)), tuple(np.arange(n_lon) * 360 / n_lon)),
-        Grid(tuple((np.arange(n_lat) + 0.5) * 180 / n_lat - 90),
-             tuple((np.arange(n_lon) + 0.5) * 360 / n_lon)),
-    ]))  # fmt: skip
+    grid = draw(
+        st.sampled_from(
+            [
+                Grid(tuple(np.linspace(-90, 90, n_lat)), tuple(np.arange(n_lon) * 360 / n_lon)),
+                Grid(
+                    tuple((np.arange(n_lat) + 0.5) * 180 / n_lat - 90),
+                    tuple((np.arange(n_lon) + 0.5) * 360 / n_lon),
+                ),
+            ]
+        )
+    )
     names = draw(st.lists(st.sampled_from(sorted(CLOTHES)), min_size=1, unique=True))
     levels = draw(st.lists(st.sampled_from([450, 475, 500, 525]), min_size=1, unique=True))
     layout = Layout(grid, tuple(names), tuple(levels))
@@ -81,8 +90,10 @@ def states(draw):
 
 
 def _clothe(draw, x, layout: Layout, batch) -> xr.Dataset:
-    times = {"time": np.array(["2020-01-01", "2020-01-02"], "M8[ns]"),
-             "lead_time": np.array([6, 12], "m8[h]").astype("m8[ns]")}  # fmt: skip
+    times = {
+        "time": np.array(["2020-01-01", "2020-01-02"], "M8[ns]"),
+        "lead_time": np.array([6, 12], "m8[h]").astype("m8[ns]"),
+    }
     coords = {key: times[key][:n] for key, n in batch.items() if key in times}
     ds = from_state(x, layout, default_convention(layout), dims=tuple(batch), coords=coords)
     dtype = draw(st.sampled_from([np.float32, np.float64]))
@@ -112,10 +123,12 @@ def _rearrange(draw, ds: xr.Dataset) -> xr.Dataset:
             pascal = ds.level.values.astype(float) * 100
             ds = ds.assign_coords(level=("level", pascal, {"units": "Pa"}))
     words = {
-        "lat": ["lat", "latitude"], "lon": ["lon", "longitude"], "member": ["member", "number"],
+        "lat": ["lat", "latitude"],
+        "lon": ["lon", "longitude"],
+        "member": ["member", "number"],
         "level": ["level", "isobaricInhPa", "plev", "pressure_level"],
         "lead_time": ["lead_time", "step", "prediction_timedelta"],
-    }  # fmt: skip
+    }
     renamed = {key: draw(st.sampled_from(names)) for key, names in words.items() if key in ds.dims}
     ds = ds.rename({key: name for key, name in renamed.items() if key != name})
     ds = ds.transpose(*draw(st.permutations(sorted(map(str, ds.dims)))))

@@ -111,9 +111,14 @@ def test_units(units, name, value, expected):
 
 @pytest.mark.parametrize(
     ("units", "name"),
-    [("m s-1", "vertical_velocity"), ("Pa", "temperature"), ("kg m-2 s-1", "total_precipitation"),
-     ("nonsense!", "temperature"), ("(", "temperature")],
-)  # fmt: skip
+    [
+        ("m s-1", "vertical_velocity"),
+        ("Pa", "temperature"),
+        ("kg m-2 s-1", "total_precipitation"),
+        ("nonsense!", "temperature"),
+        ("(", "temperature"),
+    ],
+)
 def test_impossible_units(units, name):
     assert conversion(units, name) is None
 

@@ -17,10 +17,12 @@ from xdiffda.storage.files import open_dataset, write_dataset
 OLD = xr.Dataset({"a": ("x", [1.0, 2.0])}, attrs={"title": "old"})
 NEW = xr.Dataset(
     {"a": (("time", "x"), np.arange(6.0).reshape(2, 3))},
-    coords={"time": np.array(["2020-01-01", "2020-01-02"], "M8[ns]"),
-            "step": np.timedelta64(6, "h").astype("m8[ns]")},
+    coords={
+        "time": np.array(["2020-01-01", "2020-01-02"], "M8[ns]"),
+        "step": np.timedelta64(6, "h").astype("m8[ns]"),
+    },
     attrs={"title": "new"},
-)  # fmt: skip
+)
 SUFFIXES = pytest.mark.parametrize("suffix", [".zarr", ".nc"])
 
 
@@ -64,14 +66,20 @@ def test_a_lazy_result_may_replace_its_own_source(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("error", "raised", "match"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), StorageError,
-         "the disk is full.*nothing that existed was changed.*repair: free some space"),
-        (PermissionError(errno.EACCES, "Permission denied"), StorageError,
-         "cannot be written.*a folder of your own"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            StorageError,
+            "the disk is full.*nothing that existed was changed.*repair: free some space",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied"),
+            StorageError,
+            "cannot be written.*a folder of your own",
+        ),
         (KeyboardInterrupt(), KeyboardInterrupt, None),
         (ZeroDivisionError("in the user's graph"), ZeroDivisionError, "user's graph"),
     ],
-)  # fmt: skip
+)
 def test_a_failed_write_leaves_all_as_it_was(
     tmp_path, monkeypatch, suffix, existing, error, raised, match
 ):

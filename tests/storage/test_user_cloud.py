@@ -59,8 +59,11 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(_remote, "BACKOFF", 0.0)
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     Flaky.trouble, Flaky.reads = staticmethod(lambda: None), 0
-    axes = {"time": np.arange(2).astype("datetime64[D]").astype("datetime64[ns]"),
-            "latitude": [45.0, -45.0], "longitude": [0.0, 120.0, 240.0]}  # fmt: skip
+    axes = {
+        "time": np.arange(2).astype("datetime64[D]").astype("datetime64[ns]"),
+        "latitude": [45.0, -45.0],
+        "longitude": [0.0, 120.0, 240.0],
+    }
     ds = xr.Dataset({"x": (tuple(axes), np.arange(12.0).reshape(2, 2, 3))}, coords=axes)
     path = "flaky://bucket/ar/full.zarr-v3"  # as the store of ARCO-ERA5 is called
     ds.to_zarr(path, encoding={"x": {"chunks": (1, 2, 3)}}, zarr_format=3, consolidated=False)
@@ -94,8 +97,11 @@ def test_a_read_that_fails_is_tried_again(address: str, error: Exception) -> Non
 def test_after_all_attempts_the_chunk_and_the_repair_are_told(address: str) -> None:
     ds = open_store(address, {})
     _failing(10**9, OSError("reset by peer"))
-    with pytest.raises(StorageError, match=rf"full.zarr-v3/{CHUNK}: cannot be read in 5 attempts "
-                       r"\(OSError: reset by peer\); repair: a network.*goes on"):  # fmt: skip
+    with pytest.raises(
+        StorageError,
+        match=rf"full.zarr-v3/{CHUNK}: cannot be read in 5 attempts "
+        r"\(OSError: reset by peer\); repair: a network.*goes on",
+    ):
         _read(ds)
     assert Flaky.reads == _remote.ATTEMPTS
 
@@ -122,9 +128,11 @@ def test_a_user_opens_the_same_store(address: str) -> None:
 
 @pytest.mark.parametrize(
     ("other", "repair"),
-    [("flaky://bucket/none.zarr", "the address of a zarr store"),
-     ("gss://bucket/era5.zarr", "an address as gs://BUCKET")],
-)  # fmt: skip
+    [
+        ("flaky://bucket/none.zarr", "the address of a zarr store"),
+        ("gss://bucket/era5.zarr", "an address as gs://BUCKET"),
+    ],
+)
 def test_a_wrong_address_is_told(address: str, other: str, repair: str) -> None:
     for open_it in (xdiffda.open_dataset, lambda path: open_store(path, {})):
         with pytest.raises(StorageError, match=f"cannot be opened as zarr.*repair: {repair}"):

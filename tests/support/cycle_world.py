@@ -62,9 +62,15 @@ def run(out, n_cycles: int, *, settings=QUICK, n_members: int = 1, **choices) ->
     stream = emulated_stream(truth, n_columns=20, error_std=ERRORS, seed=3)
     keywords = {"truth": truth, "forecaster": forecaster, "model": make_prior(), "seed": 1}
     return cycle(
-        background, stream, out=out, n_cycles=n_cycles, n_members=n_members, progress=False,
-        settings=settings, **(keywords | choices),
-    )  # fmt: skip
+        background,
+        stream,
+        out=out,
+        n_cycles=n_cycles,
+        n_members=n_members,
+        progress=False,
+        settings=settings,
+        **(keywords | choices),
+    )
 
 
 def from_array(ds: xr.Dataset) -> np.ndarray:

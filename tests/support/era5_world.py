@@ -16,10 +16,17 @@ GOLDEN = GRAPHCAST_GOLDEN / "gc_a"
 LEVELS = (500, 850, 1000)
 LAT, LON = np.linspace(90, -90, 19), np.arange(36) * 10.0
 STATE = (
-    "10m_u_component_of_wind", "10m_v_component_of_wind", "2m_temperature", "geopotential",
-    "mean_sea_level_pressure", "specific_humidity", "temperature", "u_component_of_wind",
-    "v_component_of_wind", "vertical_velocity",
-)  # fmt: skip
+    "10m_u_component_of_wind",
+    "10m_v_component_of_wind",
+    "2m_temperature",
+    "geopotential",
+    "mean_sea_level_pressure",
+    "specific_humidity",
+    "temperature",
+    "u_component_of_wind",
+    "v_component_of_wind",
+    "vertical_velocity",
+)
 
 
 def statistics() -> dict[str, xr.Dataset]:

@@ -34,9 +34,7 @@ def config(out: Path, **choices: Any) -> ExperimentConfig:
     return ExperimentConfig("", str(out), **(usual | LEADS | choices))
 
 
-def drawn_pieces(
-    folder: Path, n_times: int = 4, n_member: int = 0
-) -> tuple[dict[str, Any], str]:  # fmt: skip
+def drawn_pieces(folder: Path, n_times: int = 4, n_member: int = 0) -> tuple[dict[str, Any], str]:
     """Truths whose difference from the background is drawn from B, and the background's file.
 
     With members, truth and members are drawn alike.
@@ -49,21 +47,29 @@ def drawn_pieces(
     time = cycle_world.START + np.arange(n_times) * 40 * cycle_world.STEP
     base = np.broadcast_to(cycle_world.MEAN, (layout.grid.n_node, layout.n_channel))
     states = [base + cycle_world.SCALE * errors[:, i] for i in range(n_times)]
-    as_ds = lambda xs: xr.concat(  # noqa: E731
-        [from_state(x, layout, convention) for x in xs], "time"
-    ).assign_coords(time=time)
+
+    def as_ds(xs):
+        return xr.concat([from_state(x, layout, convention) for x in xs], "time").assign_coords(
+            time=time
+        )
+
     first = as_ds([base] * n_times)
     if n_member:
         draws = np.asarray(
             prior.covariance.sample(jax.random.split(jax.random.key(8), n_member * n_times))
         ).reshape(layout.grid.n_node, n_times, n_member, layout.n_channel)
-        members = [[base + cycle_world.SCALE * draws[:, t, m] for t in range(n_times)]
-                   for m in range(n_member)]  # fmt: skip
+        members = [
+            [base + cycle_world.SCALE * draws[:, t, m] for t in range(n_times)]
+            for m in range(n_member)
+        ]
         first = xr.concat([as_ds(states) for states in members], "member")
     first.to_netcdf(folder / "background.nc")
     # `reference_lead` needs the truth afterwards: these worlds stand still
     later = [t + h * cycle_world.STEP for t in time for h in (0, 1)]
     truth = xr.concat([as_ds(states).isel(time=[i]) for i in np.repeat(range(n_times), 2)], "time")
     truth = truth.assign_coords(time=later)
-    still = lambda ds: ds.assign_coords(time=ds.time + cycle_world.STEP)  # noqa: E731
+
+    def still(ds):
+        return ds.assign_coords(time=ds.time + cycle_world.STEP)
+
     return {"prior": prior, "truth": truth, "forecaster": still}, str(folder / "background.nc")

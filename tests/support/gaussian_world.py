@@ -44,4 +44,5 @@ def draw_states(prior: GaussianPrior, seed: int = 0) -> tuple[xr.Dataset, xr.Dat
     background = from_state(base, LAYOUT, convention)
     return truth.assign_coords(time=time), background.assign_coords(time=time)
 
+
 ERRORS = {"2m_temperature": 0.5, "geopotential": 80.0, "temperature": 0.4}

@@ -21,9 +21,14 @@ def make_network_prior(seed: int = 0) -> DiffusionPrior:
     n_node, n_channel = gaussian.scale.shape
     one, two = jax.random.split(jax.random.key(seed))
     network = DenoiserNetwork(
-        n_channel, N_STATIC, latent=8, processor_steps=1, hidden_layers=1, conditioning_width=4,
+        n_channel,
+        N_STATIC,
+        latent=8,
+        processor_steps=1,
+        hidden_layers=1,
+        conditioning_width=4,
         key=one,
-    )  # fmt: skip
+    )
     # untrained it is the Gaussian prior: its output, and what conditions it, start at zero
     arrays, rest = eqx.partition(network, eqx.is_array)
     leaves, tree = jax.tree.flatten(arrays)
@@ -32,10 +37,16 @@ def make_network_prior(seed: int = 0) -> DiffusionPrior:
     moved = jax.tree.unflatten(tree, [jnp.add(a, n) for a, n in zip(leaves, noise, strict=True)])
     mean = np.array([MEAN[name] for name in gaussian.layout.channel_names], np.float32)
     return DiffusionPrior(
-        "small network", gaussian.layout, gaussian.scale, gaussian.covariance,
+        "small network",
+        gaussian.layout,
+        gaussian.scale,
+        gaussian.covariance,
         network=eqx.combine(moved, rest),
         graph=build_graph(np.array(LAT), np.array(LON), refinement=1),
         static=np.random.default_rng(seed).normal(size=(n_node, N_STATIC)).astype(np.float32),
-        mean=mean, stddev=mean / 20, calibrated=None,
-        unresolved=np.zeros((n_node, n_channel), np.float32), card={},
-    )  # fmt: skip
+        mean=mean,
+        stddev=mean / 20,
+        calibrated=None,
+        unresolved=np.zeros((n_node, n_channel), np.float32),
+        card={},
+    )

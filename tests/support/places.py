@@ -1,4 +1,4 @@
-"""Where things lie: the repository, its tests, golden files, and real files beside the repository."""
+"""Where things lie: the repository, its tests, golden files, real files beside the repository."""
 
 from __future__ import annotations
 

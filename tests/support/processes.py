@@ -68,9 +68,12 @@ def _launch(how: str, n: int, i: int, port: int) -> tuple[list[str], dict[str, s
         return [*address, "--processes", str(n), "--process-id", str(i)], {}
     if how == "srun":
         return [], {
-            "SLURM_JOB_ID": str(port), "SLURM_STEP_NODELIST": "localhost",
-            "SLURM_STEP_NUM_TASKS": str(n), "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i),
-        }  # fmt: skip
+            "SLURM_JOB_ID": str(port),
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_STEP_NUM_TASKS": str(n),
+            "SLURM_PROCID": str(i),
+            "SLURM_LOCALID": str(i),
+        }
     # alone, on another number of devices
     return [], {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
 

@@ -106,9 +106,15 @@ class Slurm:
     def _start_all(self, key: Path) -> None:
         at = self.folder
         self._start(
-            "munged", "--foreground", "--force", f"--socket={at}/munge.socket", f"--key-file={key}",
-            f"--pid-file={at}/key/pid", f"--log-file={at}/key/log", f"--seed-file={at}/key/seed",
-        )  # fmt: skip
+            "munged",
+            "--foreground",
+            "--force",
+            f"--socket={at}/munge.socket",
+            f"--key-file={key}",
+            f"--pid-file={at}/key/pid",
+            f"--log-file={at}/key/log",
+            f"--seed-file={at}/key/seed",
+        )
         time.sleep(1)
         self._start("slurmctld", "-D")
         for node in NODES:

@@ -1,6 +1,7 @@
 """A tiny nature run whose future is known: waves that travel east at fixed speeds.
 
-Written as `xdiffda.experiments.osse.nature` writes it: stream0.zarr, stream1.zarr, static fields inside.
+Written as `xdiffda.experiments.osse.nature` writes it: stream0.zarr, stream1.zarr, static fields
+inside.
 """
 
 from __future__ import annotations

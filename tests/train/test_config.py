@@ -14,9 +14,13 @@ from xdiffda.train.config import Era5, Network, Optimiser, TrainConfig
 
 GOOD = 'task = "denoiser"\ndata = "d"\nout = "o"\n'
 ERA5 = Era5(
-    variables=("2m_temperature", "temperature"), levels=(500, 850), first="1979-01-01",
-    last="2016-12-31", validation_first="2017-01-01", validation_last="2017-12-31",
-)  # fmt: skip
+    variables=("2m_temperature", "temperature"),
+    levels=(500, 850),
+    first="1979-01-01",
+    last="2016-12-31",
+    validation_first="2017-01-01",
+    validation_last="2017-12-31",
+)
 
 
 def _write(folder: Path, text: str) -> Path:

@@ -101,8 +101,13 @@ def test_the_network_stays_in_the_span_of_the_basis(setting: Setting) -> None:
     import equinox as eqx
 
     network = make_network(CONFIG, N_CHANNEL, 2)
-    last = lambda net: net.backbone.decoder.output.layers[-1].weight  # noqa: E731
-    ramp = lambda w: 1 + 0.1 * jnp.arange(w.size, dtype=w.dtype).reshape(w.shape)  # noqa: E731
+
+    def last(net):
+        return net.backbone.decoder.output.layers[-1].weight
+
+    def ramp(w):
+        return 1 + 0.1 * jnp.arange(w.size, dtype=w.dtype).reshape(w.shape)
+
     shaken = eqx.tree_at(last, network, replace_fn=ramp)
     z = jnp.zeros((128, 1, N_CHANNEL))
     found, _ = denoise_batch(

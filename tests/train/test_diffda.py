@@ -149,13 +149,19 @@ def test_untrained_it_is_the_published_network_on_residual_and_background(
     network = from_published(net.net, places, conditioning_width=8, key=jax.random.key(1))
     x = net.stack(*net.select(inputs, forcings))
     given = Conditioning(
-        jnp.asarray(background), jnp.zeros((1, 2)), jnp.asarray([1.7]),
+        jnp.asarray(background),
+        jnp.zeros((1, 2)),
+        jnp.asarray([1.7]),
         jnp.asarray(x[..., np.array(places.forcings)]),
-    )  # fmt: skip
+    )
     found = network(
-        jnp.asarray(residual), jnp.asarray(wiener), given, jnp.asarray([0.3]),
-        jnp.zeros((grid.n_node, 0)), net.graph_for(inputs),
-    )  # fmt: skip
+        jnp.asarray(residual),
+        jnp.asarray(wiener),
+        given,
+        jnp.asarray([0.3]),
+        jnp.zeros((grid.n_node, 0)),
+        net.graph_for(inputs),
+    )
     for i, (name, level) in enumerate(layout.channels):
         one = expected[name].isel(batch=0, time=0)
         one = one if level is None else one.sel(level=level)
@@ -177,9 +183,11 @@ def test_forecasts_are_those_of_the_forecaster(config: TrainConfig, forecasts: P
     assert (made.complete == 1).all() and len(made.init_time) == 7
     assert made.lead_time.values.tolist() == (np.array([6, 12]) * 3600 * 10**9).tolist()
     truth = Reanalysis(
-        open_store(config.data), forecaster.net.task, variables=config.era5.variables,
+        open_store(config.data),
+        forecaster.net.task,
+        variables=config.era5.variables,
         levels=config.era5.levels,
-    )  # fmt: skip
+    )
     start = made.init_time.values[3]
     times = start + np.array([6, 12]) * np.timedelta64(1, "h")
     out = forecaster.rollout(truth.inputs(start), truth.forcings(times), steps=2)
@@ -288,8 +296,10 @@ def test_it_learns_and_can_be_assimilated_with(config: TrainConfig, prior: DiffD
     analysis = background.diffda.assimilate(obs, n_members=2, model=prior, n_steps=4, seed=0)
     assert analysis.temperature.dims[-2:] == ("latitude", "longitude")  # the user's own form
     for name in ("temperature", "mean_sea_level_pressure"):
-        before, after = (float(np.abs(x[name] - truth[name]).mean())
-                         for x in (background, analysis.mean("member")))  # fmt: skip
+        before, after = (
+            float(np.abs(x[name] - truth[name]).mean())
+            for x in (background, analysis.mean("member"))
+        )
         assert after < 0.8 * before
     with pytest.raises(InputError, match="no valid time"):
         prior.condition(np.zeros((prior.layout.grid.n_node, prior.layout.n_channel)), None, 1.0)
@@ -368,10 +378,11 @@ def test_what_is_missing_is_said(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="(?s)no file.*0 files .mean_by_level.nc"):
         read_forecaster(
             dataclasses.replace(
-                config, initial="none.npz",
+                config,
+                initial="none.npz",
                 era5=dataclasses.replace(config.era5, statistics=str(tmp_path)),
             )
-        )  # fmt: skip
+        )
     with pytest.raises(InputError, match="(?s)leads .5.; needed multiples of 6"):
         Era5(variables=("temperature",), first="2000", last="2001", leads=(5, 6))
     with pytest.raises(InputError, match="both, for task diffda"):

@@ -89,7 +89,10 @@ def test_persistence_costs_one(nature: Nature, forecaster_folder: Path) -> None:
     """In units of ``diffs_stddev``, a network of zeros has the loss 1 by construction."""
     config = TrainConfig.read_back(forecaster_folder)
     stepper = make_stepper(nature, config)
-    last = lambda net: net.decoder.output.layers[-1]  # noqa: E731
+
+    def last(net):
+        return net.decoder.output.layers[-1]
+
     zeros = eqx.tree_at(
         last,
         stepper.network,

@@ -83,9 +83,11 @@ def _launcher(wires: list[socket.socket], *, refuses: str = "") -> threading.Thr
             return f"cmd=get_result rc=0 value={values[words['key']]}"
         return {
             "init": "cmd=response_to_init rc=0 pmi_version=1 pmi_subversion=1",
-            "get_my_kvsname": "cmd=my_kvsname kvsname=kvs_1", "put": "cmd=put_result rc=0",
-            "barrier_in": "cmd=barrier_out", "finalize": "cmd=finalize_ack",
-        }[words["cmd"]]  # fmt: skip
+            "get_my_kvsname": "cmd=my_kvsname kvsname=kvs_1",
+            "put": "cmd=put_result rc=0",
+            "barrier_in": "cmd=barrier_out",
+            "finalize": "cmd=finalize_ack",
+        }[words["cmd"]]
 
     def serve() -> None:
         files = [wire.makefile("rw") for wire in wires]
@@ -161,8 +163,11 @@ def test_mpirun_starts_two_tasks_and_one_stops_both(
     done = subprocess.run(
         [*launcher, sys.executable, processes.WORKER, config, "SIGTERM@1", "22", "0"],
         env={**os.environ, **processes.LOOPBACK, "PYTHONPATH": str(root)},
-        cwd=root, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
     assert done.returncode == 0, done.stderr
     status = json.loads((tmp_path / "out/status.json").read_text())
     assert status["processes"] == 2 and 20 <= status["step"] <= 27

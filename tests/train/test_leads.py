@@ -21,9 +21,11 @@ def test_the_scale_is_that_of_the_longest_lead_in_any_order(leads: tuple[int, ..
     pairs = [(None, number, lead) for number in range(3) for lead in range(2)]
     zero = np.zeros((6, 1))
     world = SimpleNamespace(
-        layout=layout, parts={"train": pairs}, backgrounds=SimpleNamespace(leads=leads),
+        layout=layout,
+        parts={"train": pairs},
+        backgrounds=SimpleNamespace(leads=leads),
         pair=lambda part, i: (zero, zero + leads[pairs[i][2]] / 6),
-    )  # fmt: skip
+    )
     np.testing.assert_allclose(_rms_of_longest(world, np.arange(6)), zero + 8)
     shortest = np.flatnonzero([leads[lead] == 6 for _, _, lead in pairs])
     np.testing.assert_allclose(_rms_of_longest(world, shortest), zero + 1)

@@ -73,17 +73,28 @@ class _Source:
 
 def _config(out: Path, **changes: object) -> TrainConfig:
     config = TrainConfig(
-        "forecaster", "", str(out), steps=20, batch=16, log_every=5, save_every=10,
-        validate_every=10, optimiser=Optimiser(peak=0.02, warmup_steps=4, ema=0.8),
-    )  # fmt: skip
+        "forecaster",
+        "",
+        str(out),
+        steps=20,
+        batch=16,
+        log_every=5,
+        save_every=10,
+        validate_every=10,
+        optimiser=Optimiser(peak=0.02, warmup_steps=4, ema=0.8),
+    )
     return dataclasses.replace(config, **changes)
 
 
 def _train(out: Path, source: _Source = _Source(), **changes: object) -> tuple:
     return train(
-        _model(), _Loss(), source, _config(out, **changes),
-        validation=HeldOut(_Source(first=900), 2), progress=False,
-    )  # fmt: skip
+        _model(),
+        _Loss(),
+        source,
+        _config(out, **changes),
+        validation=HeldOut(_Source(first=900), 2),
+        progress=False,
+    )
 
 
 def _rows(out: Path) -> list[dict[str, str]]:
@@ -289,7 +300,10 @@ def test_the_versions_that_made_a_run_are_noted(
 ) -> None:
     out, own = _copy(straight, tmp_path), xdiffda.__version__
     monkeypatch.setattr(xdiffda, "__version__", "9.9.9")
-    noted = lambda: json.loads((out / "config.json").read_text())["xdiffda_versions"]  # noqa: E731
+
+    def noted():
+        return json.loads((out / "config.json").read_text())["xdiffda_versions"]
+
     claim_folder(_config(out))
     assert noted() == [own]  # finished: there is nothing that the other version adds
     (out / "finished").unlink()

@@ -49,18 +49,22 @@ def test_what_was_done_already_is_not_proposed_again(tmp_path: Path) -> None:
 
 
 def test_other_errors_of_the_device_stay_as_they_are(tmp_path: Path) -> None:
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory_explained(
-        _config(tmp_path)
-    ):  # fmt: skip
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
+        memory_explained(_config(tmp_path)),
+    ):
         raise jax.errors.JaxRuntimeError("INTERNAL: no such kernel")
 
 
 def test_edges_in_chunks_reach_the_network(tmp_path: Path) -> None:
     """What they compute is in tests/networks/graphcast/test_chunks.py, gradients included."""
     config = TrainConfig(
-        "denoiser", "", str(tmp_path), compute=Compute(edge_chunk=64),
+        "denoiser",
+        "",
+        str(tmp_path),
+        compute=Compute(edge_chunk=64),
         network=Network(latent=4, processor_steps=1, conditioning_width=2),
-    )  # fmt: skip
+    )
     assert eqx.filter_eval_shape(make_network, config, 3, 2).backbone.config.edge_chunk == 64
     with pytest.raises(InputError, match="compute.edge_chunk = -1; needed at least 0"):
         Compute(edge_chunk=-1)

@@ -47,9 +47,13 @@ n_statistics = 6
 
 def _write_config(folder: Path, name: str, *, out: str, compute: str = "") -> Path:
     text = CONFIG.format(
-        folder=folder, out=out, compute=compute, steps=STEPS, save_every=SAVE_EVERY,
+        folder=folder,
+        out=out,
+        compute=compute,
+        steps=STEPS,
+        save_every=SAVE_EVERY,
         variables=list(era5_world.STATE),
-    )  # fmt: skip
+    )
     (folder / f"{name}.toml").write_text(text)
     return folder / f"{name}.toml"
 

@@ -54,8 +54,11 @@ def test_ranks_agree_with_the_library() -> None:
     ensemble, truth = members(np.round(draw(5, seed=0), 1)), field(np.round(draw(seed=1), 1))
     ensemble[T2M][2, 3, 4] = np.nan
     found = rank_histogram(ensemble, truth=truth)[T2M]
-    weights = xr.DataArray(np.diff(np.sin(np.deg2rad(np.r_[-90, LAT[:-1] + 2.8125, 90]))),
-                           dims="lat", coords={"lat": LAT})  # fmt: skip
+    weights = xr.DataArray(
+        np.diff(np.sin(np.deg2rad(np.r_[-90, LAT[:-1] + 2.8125, 90]))),
+        dims="lat",
+        coords={"lat": LAT},
+    )
     with pytest.warns(UserWarning, match="NaN"):
         expected = library(ensemble[T2M], truth[T2M], "member", weights=weights)
     np.testing.assert_allclose(found / found.sum(), expected, rtol=1e-9)
@@ -64,9 +67,13 @@ def test_ranks_agree_with_the_library() -> None:
 
 @pytest.mark.parametrize(
     ("spread", "shift", "statistic", "sign"),
-    [(0.6, 0.0, "curvature", 1), (1.6, 0.0, "curvature", -1), (1, -0.3, "slope", 1),
-     (1, 0.3, "slope", -1)],
-)  # fmt: skip
+    [
+        (0.6, 0.0, "curvature", 1),
+        (1.6, 0.0, "curvature", -1),
+        (1, -0.3, "slope", 1),
+        (1, 0.3, "slope", -1),
+    ],
+)
 def test_shapes_are_named(spread: float, shift: float, statistic: str, sign: int) -> None:
     """U for members too close together, dome for too wide, slope for biased ones."""
     ensemble = members(shift + spread * draw(8, seed=2))
@@ -97,8 +104,9 @@ def test_exchangeable_members_are_flat() -> None:
 def test_dependent_points_need_thinning() -> None:
     """Errors of long scale look U-shaped or biased when every grid point counts as one."""
     rng = np.random.default_rng(5)
-    waves = np.stack([np.real(sph_harm_y(n, m, np.pi / 2 - PHI, LAMBDA))
-                      for n in range(4) for m in range(n + 1)])  # fmt: skip
+    waves = np.stack(
+        [np.real(sph_harm_y(n, m, np.pi / 2 - PHI, LAMBDA)) for n in range(4) for m in range(n + 1)]
+    )
     smooth = np.einsum("...k,kij->...ij", rng.normal(size=(7, 60, len(waves))), waves)
     levels = np.arange(100, 700, 10)
     ensemble = field(smooth[1:], "temperature", member=np.arange(6), level=levels)
@@ -116,8 +124,9 @@ def histograms_by_time(smooth: np.ndarray) -> xr.Dataset:
     levels = np.arange(100, 100 + 10 * smooth.shape[1], 10)
     found = []
     for step in range(smooth.shape[2]):
-        ensemble = field(smooth[1:, :, step], "temperature",
-                         member=np.arange(len(smooth) - 1), level=levels)  # fmt: skip
+        ensemble = field(
+            smooth[1:, :, step], "temperature", member=np.arange(len(smooth) - 1), level=levels
+        )
         truth = field(smooth[0, :, step], "temperature", level=levels)
         found.append(rank_histogram(ensemble, truth=truth))
     return xr.concat(found, "time", combine_attrs="override")
@@ -126,8 +135,9 @@ def histograms_by_time(smooth: np.ndarray) -> xr.Dataset:
 def test_repetitions_bear_with_dependent_points() -> None:
     """With times as repetitions p-values are uniform, whatever the correlation in space."""
     rng = np.random.default_rng(6)
-    waves = np.stack([np.real(sph_harm_y(n, m, np.pi / 2 - PHI, LAMBDA))
-                      for n in range(4) for m in range(n + 1)])  # fmt: skip
+    waves = np.stack(
+        [np.real(sph_harm_y(n, m, np.pi / 2 - PHI, LAMBDA)) for n in range(4) for m in range(n + 1)]
+    )
     smooth = np.einsum("...k,kij->...ij", rng.normal(size=(4, 60, 20, len(waves))), waves)
     found = flatness(histograms_by_time(smooth), over="time")["temperature"]
     assert found.dims == ("statistic", "level")

@@ -16,8 +16,12 @@ TIMES = np.array(["2020-01-01T00", "2020-01-01T06"], "datetime64[ns]")
 def _states() -> xr.Dataset:
     """Temperature is the number of hours, all over the globe."""
     values = np.array([0.0, 6.0])[:, None, None] + np.full((2, 4, 8), 280.0)
-    field = xr.DataArray(values, dims=("time", "lat", "lon"), attrs={"units": "K"},
-                         coords={"time": TIMES, "lat": LAT, "lon": LON})  # fmt: skip
+    field = xr.DataArray(
+        values,
+        dims=("time", "lat", "lon"),
+        attrs={"units": "K"},
+        coords={"time": TIMES, "lat": LAT, "lon": LON},
+    )
     return field.to_dataset(name="2m_temperature")
 
 

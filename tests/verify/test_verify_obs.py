@@ -40,8 +40,16 @@ def draw(*shape: int, seed: int) -> np.ndarray:
 def everywhere(values: np.ndarray, error_std: float) -> pd.DataFrame:
     """Observations of every grid point at every time."""
     time, lat, lon = (a.ravel() for a in np.meshgrid(TIMES, LAT, LON, indexing="ij"))
-    return pd.DataFrame({"variable": T2M, "lat": lat, "lon": lon, "time": time,
-                         "value": values.ravel(), "error_std": error_std})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "variable": T2M,
+            "lat": lat,
+            "lon": lon,
+            "time": time,
+            "value": values.ravel(),
+            "error_std": error_std,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +102,28 @@ def test_derived_observations_and_the_users_own() -> None:
         "u_component_of_wind": -0.5 * np.ones(shape),
         "v_component_of_wind": np.full(shape, -9.0),
     }
-    fields = xr.Dataset({k: (("level", "lat", "lon"), v) for k, v in wind.items()},
-                        {"lat": LAT, "lon": LON, "level": [500]})  # fmt: skip
+    fields = xr.Dataset(
+        {k: (("level", "lat", "lon"), v) for k, v in wind.items()},
+        {"lat": LAT, "lon": LON, "level": [500]},
+    )
     direction = np.rad2deg(np.arctan2(0.5, 9.0))  # from just east of north
-    table = pd.DataFrame({
-        "variable": ["wind_speed", "wind_from_direction", "own"], "value": [9.0, 358.0, 80.0],
-        "lat": 11.0, "lon": [20.0, 21.0, 22.0], "level": [500.0, 500.0, np.nan],
-        "error_std": [1.0, 10.0, 1.0],
-    })  # fmt: skip
-    own = {"own": Operator(lambda s: s["v_component_of_wind@500"] ** 2,
-                           inputs=("v_component_of_wind@500",), units="m2 s-2")}  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "variable": ["wind_speed", "wind_from_direction", "own"],
+            "value": [9.0, 358.0, 80.0],
+            "lat": 11.0,
+            "lon": [20.0, 21.0, 22.0],
+            "level": [500.0, 500.0, np.nan],
+            "error_std": [1.0, 10.0, 1.0],
+        }
+    )
+    own = {
+        "own": Operator(
+            lambda s: s["v_component_of_wind@500"] ** 2,
+            inputs=("v_component_of_wind@500",),
+            units="m2 s-2",
+        )
+    }
     seen = equivalents(fields, table, operators=own)
     expected = [np.hypot(9, 0.5), 360 + direction, 81.0]
     np.testing.assert_allclose(seen["equivalent"], expected, rtol=1e-5)
@@ -120,8 +140,11 @@ def test_groups() -> None:
     obs["kind"] = ("obs", np.where(np.arange(20) % 4 < 2, "synop", "buoy"))
     found = innovation_statistics(fields, obs, by=("kind", "variable"))
     assert list(zip(found["kind"].values, found["variable"].values, strict=True)) == [
-        ("buoy", T2M), ("buoy", MSL), ("synop", T2M), ("synop", MSL),
-    ]  # fmt: skip
+        ("buoy", T2M),
+        ("buoy", MSL),
+        ("synop", T2M),
+        ("synop", MSL),
+    ]
     assert found["units"].values.tolist() == ["K", "Pa", "K", "Pa"]
     assert int(found["n"].sum()) == 20
     with pytest.raises(InputError, match="by='sort'"):
@@ -194,9 +217,10 @@ def test_desroziers_recovers_the_errors(world: dict, kind: str) -> None:
     found = found.sel(variable=T2M)
     # products of Gaussians: relative sampling error of a variance below sqrt(6 / n) = 5 %
     for name, expected in (
-        ("error_std_diagnosed", SIGMA_O), ("background_std_diagnosed", SIGMA_B),
+        ("error_std_diagnosed", SIGMA_O),
+        ("background_std_diagnosed", SIGMA_B),
         ("analysis_std_diagnosed", np.sqrt(GAIN) * SIGMA_O),
-    ):  # fmt: skip
+    ):
         assert float(found[name]) == pytest.approx(expected, rel=0.06), name
 
 

@@ -31,8 +31,9 @@ def ensemble(n: int, *, seed: int, correlation: float = -1.0, lag: int = 0) -> x
     members = np.stack([first, second], axis=1).reshape(-1, LAT.size, LON.size)[:n]
     return xr.Dataset(
         {"2m_temperature": (("member", "lat", "lon"), members)},
-        {"member": np.arange(n), "lat": LAT, "lon": LON}, attrs=PAIRED,
-    )  # fmt: skip
+        {"member": np.arange(n), "lat": LAT, "lon": LON},
+        attrs=PAIRED,
+    )
 
 
 def truth_of(seed: int) -> xr.Dataset:
@@ -74,9 +75,11 @@ def test_records_and_verify_agree() -> None:
     area = np.cos(np.deg2rad(LAT))[:, None] * np.ones(LON.size)
     found = verify(state, truth)["2m_temperature"]
     record = score(
-        state["2m_temperature"].values.reshape(8, -1, 1), truth["2m_temperature"].values
-        .reshape(-1, 1), area.ravel() / area.mean(), antithetic=True,
-    )  # fmt: skip
+        state["2m_temperature"].values.reshape(8, -1, 1),
+        truth["2m_temperature"].values.reshape(-1, 1),
+        area.ravel() / area.mean(),
+        antithetic=True,
+    )
     assert record.crps[0] == pytest.approx(float(found.sel(score="crps")), rel=1e-3)
     ratio = np.sqrt(record.variance[0] / record.squared[0])
     assert ratio == pytest.approx(float(found.sel(score="spread_skill")), rel=1e-3)
@@ -157,7 +160,7 @@ def test_diagnostics_of_scalar_problems_do_not_depend_on_how_members_are_drawn(
     settings = '{"antithetic": %s}' % ("true" if correlation else "false")
     draws = xr.concat(
         [ensemble(n, seed=12, correlation=correlation, lag=lag) for lag in range(2)], "time"
-    ).assign_coords(time=times)  # fmt: skip
+    ).assign_coords(time=times)
 
     def label(x: np.ndarray) -> xr.Dataset:
         field = {"2m_temperature": (("time", "lat", "lon"), x)}

@@ -130,11 +130,14 @@ def test_vorticity_and_divergence_of_a_harmonic(poles: bool, n_lon: int) -> None
     by_lon = -2 * np.cos(phi) * np.sin(phi) * np.sin(2 * lam) / A
     laplacian = -12 * psi / A**2
     rows = abs(lat) < 89.9
-    for u, v, name, zero in ((-by_lat, by_lon, "vorticity", "divergence"),
-                             (by_lon, by_lat, "divergence", "vorticity")):  # fmt: skip
+    for u, v, name, zero in (
+        (-by_lat, by_lon, "vorticity", "divergence"),
+        (by_lon, by_lat, "divergence", "vorticity"),
+    ):
         fields = {"u_component_of_wind": u, "v_component_of_wind": v}
-        state = xr.Dataset({k: (("lat", "lon"), f) for k, f in fields.items()},
-                           {"lat": lat, "lon": lon})  # fmt: skip
+        state = xr.Dataset(
+            {k: (("lat", "lon"), f) for k, f in fields.items()}, {"lat": lat, "lon": lon}
+        )
         found = divergence_vorticity(state)
         scale = abs(laplacian).max()
         np.testing.assert_allclose(found[name][rows] / scale, laplacian[rows] / scale, atol=2e-3)
@@ -180,8 +183,10 @@ def _drift(ds: xr.Dataset, lead: int = 6) -> xr.Dataset:
 def test_shock_of_noise_is_known_and_the_truth_has_none() -> None:
     time = np.datetime64("2020-01-01", "ns")
     wave = np.cos(np.deg2rad(LON))  # mean square 1/2
-    truth = xr.Dataset({"2m_temperature": (("lat", "lon"), np.full((LAT.size, LON.size), 280.0))},
-                       {"lat": LAT, "lon": LON, "time": time})  # fmt: skip
+    truth = xr.Dataset(
+        {"2m_temperature": (("lat", "lon"), np.full((LAT.size, LON.size), 280.0))},
+        {"lat": LAT, "lon": LON, "time": time},
+    )
     noisy = truth + 4 * xr.DataArray(wave, dims="lon")
     reference = {"reference": truth, "reference_forecast": _drift(truth)}
     own = initial_shock(truth, _drift(truth), **reference)["2m_temperature"]
@@ -198,8 +203,10 @@ def test_shock_of_noise_is_known_and_the_truth_has_none() -> None:
 
 def test_shock_takes_the_first_output_of_a_longer_forecast() -> None:
     time = np.datetime64("2020-01-01", "ns")
-    truth = xr.Dataset({"2m_temperature": (("lat", "lon"), np.full((LAT.size, LON.size), 280.0))},
-                       {"lat": LAT, "lon": LON, "time": time})  # fmt: skip
+    truth = xr.Dataset(
+        {"2m_temperature": (("lat", "lon"), np.full((LAT.size, LON.size), 280.0))},
+        {"lat": LAT, "lon": LON, "time": time},
+    )
     later = _drift(_drift(truth), 12)
     leads = np.array([6, 12]) * np.timedelta64(1, "h")
     longer = xr.concat([_drift(truth), later.assign_coords(time=time + leads[1])], "time")

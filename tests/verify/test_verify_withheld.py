@@ -42,11 +42,18 @@ def test_split_does_not_depend_on_the_order() -> None:
 
 
 def test_an_ascent_that_drifts_stays_whole() -> None:
-    drift = pd.DataFrame({
-        "variable": "temperature", "value": 250.0, "level": [850.0, 500.0, 200.0] * 6,
-        "lat": np.repeat(np.arange(6) * 10.0, 3) + np.tile([0, 0.1, 0.3], 6), "lon": 5.0,
-        "station": np.repeat([f"S{i}" for i in range(6)], 3), "time": TIMES[0], "error_std": 1.0,
-    })  # fmt: skip
+    drift = pd.DataFrame(
+        {
+            "variable": "temperature",
+            "value": 250.0,
+            "level": [850.0, 500.0, 200.0] * 6,
+            "lat": np.repeat(np.arange(6) * 10.0, 3) + np.tile([0, 0.1, 0.3], 6),
+            "lon": 5.0,
+            "station": np.repeat([f"S{i}" for i in range(6)], 3),
+            "time": TIMES[0],
+            "error_std": 1.0,
+        }
+    )
     used, withheld = split_obs(drift, 0.5, seed=0)
     assert not set(used["station"].values) & set(withheld["station"].values)
     assert withheld.sizes["obs"] == 9

@@ -92,9 +92,10 @@ def find_by_last_name(
         return None
     kinds = _ANY if "." in target else _ANY - {"method", "property", "attribute"}
     found = {
-        name: entry for name, kind, entry in _objects(env)
+        name: entry
+        for name, kind, entry in _objects(env)
         if name.endswith(f".{target}") and kind in kinds
-    }  # fmt: skip
+    }
     if len(found) != 1:
         return None
     ((name, entry),) = found.items()

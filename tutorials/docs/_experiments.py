@@ -135,10 +135,14 @@ def experiment_config(name: str = "experiments") -> str:
 
 
 MADE = {
-    "experiment-analyses": experiment_analyses, "experiment-cycles": experiment_cycles,
-    "experiment-forecasts": experiment_forecasts, "experiment-config": experiment_config,
-    "experiment-figure": experiment_figure, "experiment-losses": experiment_losses,
-    "experiment-late-losses": experiment_late_losses, "experiment-halves": experiment_halves,
+    "experiment-analyses": experiment_analyses,
+    "experiment-cycles": experiment_cycles,
+    "experiment-forecasts": experiment_forecasts,
+    "experiment-config": experiment_config,
+    "experiment-figure": experiment_figure,
+    "experiment-losses": experiment_losses,
+    "experiment-late-losses": experiment_late_losses,
+    "experiment-halves": experiment_halves,
     "experiment-member-losses": experiment_member_losses,
     "experiment-window": experiment_window,
-}  # fmt: skip
+}

@@ -45,20 +45,29 @@ def state() -> Any:
         return xr.concat(times, truth.time[:9])
 
     return SimpleNamespace(
-        truth=truth, background=background, forecast_6h=xdiffda.open_sample("background_6h").load(),
-        ensemble=xr.concat(members, "member"), obs=obs, persistence=persistence,
+        truth=truth,
+        background=background,
+        forecast_6h=xdiffda.open_sample("background_6h").load(),
+        ensemble=xr.concat(members, "member"),
+        obs=obs,
+        persistence=persistence,
         interpolated={n: interpolated(n) for n in (250, 416, 1000)},
-    )  # fmt: skip
+    )
 
 
 def maps(truth: Any, background: Any, ensemble: Any, obs: Any) -> Figure:
     from xdiffda.plot import map_panels
 
     return map_panels(
-        ensemble, "temperature", level=500, time="2012-12-22T06", truth=truth,
-        background=background, obs=obs,
+        ensemble,
+        "temperature",
+        level=500,
+        time="2012-12-22T06",
+        truth=truth,
+        background=background,
+        obs=obs,
         panels=("background", "analysis", "truth", "increment", "error", "spread"),
-    )  # fmt: skip
+    )
 
 
 def scorecards(truth: Any, background: Any, forecast_6h: Any, persistence: Any) -> Figure:
@@ -68,17 +77,19 @@ def scorecards(truth: Any, background: Any, forecast_6h: Any, persistence: Any) 
     starts = {"48 h forecast": background, "6 h forecast": forecast_6h}
     scores = {name: verify(persistence(start), truth) for name, start in starts.items()}
     return scorecard(
-        scores, reference="48 h forecast",
+        scores,
+        reference="48 h forecast",
         channels=["z@500", "t@850", "t@500", "u@300", "q@850", "2t", "msl"],
-    )  # fmt: skip
+    )
 
 
 def profiles(truth: Any, background: Any, forecast_6h: Any) -> Figure:
     from xdiffda.plot import profiles
     from xdiffda.verify import verify
 
-    return profiles({"48 h forecast": verify(background, truth),
-                     "6 h forecast": verify(forecast_6h, truth)})  # fmt: skip
+    return profiles(
+        {"48 h forecast": verify(background, truth), "6 h forecast": verify(forecast_6h, truth)}
+    )
 
 
 def rank_histograms(truth: Any, ensemble: Any) -> Figure:
@@ -107,10 +118,13 @@ def innovations(background: Any, forecast_6h: Any, obs: Any) -> Figure:
     from xdiffda.plot import innovation_histogram
     from xdiffda.verify import equivalents
 
-    seen = {"48 h forecast": equivalents(background, obs),
-            "6 h forecast": equivalents(forecast_6h, obs)}  # fmt: skip
-    return innovation_histogram(seen, variables=["temperature", "u_component_of_wind",
-                                                 "mean_sea_level_pressure"])  # fmt: skip
+    seen = {
+        "48 h forecast": equivalents(background, obs),
+        "6 h forecast": equivalents(forecast_6h, obs),
+    }
+    return innovation_histogram(
+        seen, variables=["temperature", "u_component_of_wind", "mean_sea_level_pressure"]
+    )
 
 
 def spectra(truth: Any, background: Any, ensemble: Any) -> Figure:
@@ -118,18 +132,25 @@ def spectra(truth: Any, background: Any, ensemble: Any) -> Figure:
     from xdiffda.verify import zonal_spectrum
 
     mean = ensemble.mean("member", keep_attrs=True)
-    return spectra({"truth": zonal_spectrum(truth), "48 h forecast": zonal_spectrum(background),
-                    "mean of 13": zonal_spectrum(mean)})  # fmt: skip
+    return spectra(
+        {
+            "truth": zonal_spectrum(truth),
+            "48 h forecast": zonal_spectrum(background),
+            "mean of 13": zonal_spectrum(mean),
+        }
+    )
 
 
 def lead_times(truth: Any, background: Any, persistence: Any) -> Figure:
     from xdiffda.plot import lead_time_curves
     from xdiffda.verify import verify
 
-    return lead_time_curves({
-        "persistence of the truth": verify(persistence(truth), truth),
-        "persistence of a 48 h forecast": verify(persistence(background), truth),
-    })  # fmt: skip
+    return lead_time_curves(
+        {
+            "persistence of the truth": verify(persistence(truth), truth),
+            "persistence of a 48 h forecast": verify(persistence(background), truth),
+        }
+    )
 
 
 def lead_time_losses(truth: Any, persistence: Any, interpolated: Any) -> Figure:
@@ -142,8 +163,9 @@ def lead_time_losses(truth: Any, persistence: Any, interpolated: Any) -> Figure:
         n_columns: loss_of(verify(persistence(start), truth), best)
         for n_columns, start in interpolated.items()
     }
-    return lead_time_loss({"interpolated": losses}, lead_time=24.0,
-                          channels=["z@500", "u@300", "msl"])  # fmt: skip
+    return lead_time_loss(
+        {"interpolated": losses}, lead_time=24.0, channels=["z@500", "u@300", "msl"]
+    )
 
 
 def errors_by_columns(truth: Any, background: Any, persistence: Any, interpolated: Any) -> Figure:
@@ -152,10 +174,12 @@ def errors_by_columns(truth: Any, background: Any, persistence: Any, interpolate
 
     scores = {n: verify(states, truth) for n, states in interpolated.items()}
     return error_against_columns(
-        {"interpolated": scores}, background=verify(background, truth),
-        forecasts=verify(persistence(truth), truth), lead_times=(6, 24),
+        {"interpolated": scores},
+        background=verify(background, truth),
+        forecasts=verify(persistence(truth), truth),
+        lead_times=(6, 24),
         channels=["z@500", "u@300", "msl"],
-    )  # fmt: skip
+    )
 
 
 def maps_of_errors(truth: Any, background: Any, forecast_6h: Any) -> Figure:
@@ -176,9 +200,7 @@ def gallery(name: str) -> str:
     from xdiffda.plot import style
 
     body = inspect.getsource(globals()[name]).split(") -> Figure:\n", 1)[1]
-    code = (
-        textwrap.dedent(body).replace("  # fmt: skip", "").replace("return ", "figure = ").strip()
-    )
+    code = textwrap.dedent(body).replace("return ", "figure = ").strip()
     picture = io.BytesIO()
     with style():
         draw(name).savefig(picture, format="png", dpi=110, bbox_inches="tight")

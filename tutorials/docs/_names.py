@@ -46,11 +46,13 @@ def public_names(module: str) -> list[str]:
     home = importlib.import_module(module)
     if not hasattr(home, "__all__"):
         return [
-            name for name, value in vars(home).items()
-            if not name.startswith("_") and callable(value)
+            name
+            for name, value in vars(home).items()
+            if not name.startswith("_")
+            and callable(value)
             and getattr(value, "__module__", None) == module
             and getattr(value, "__name__", None) == name
-        ]  # fmt: skip
+        ]
     names = [name for name in home.__all__ if not name.startswith("__")]
     return [name for name in names if not inspect.ismodule(getattr(home, name))]
 

@@ -12,9 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 SHOWN = {
-    "z500": "geopotential@500", "T850": "temperature@850", "u300": "u_component_of_wind@300",
-    "q850": "specific_humidity@850", "T2m": "2m_temperature",
-}  # fmt: skip
+    "z500": "geopotential@500",
+    "T850": "temperature@850",
+    "u300": "u_component_of_wind@300",
+    "q850": "specific_humidity@850",
+    "T2m": "2m_temperature",
+}
 BY_CHANNEL = {"channel_spread_skill": "spread / skill", "channel_outer_ranks": "outer ranks"}
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")
 
@@ -92,8 +95,10 @@ def _table(rows: Mapping[str, Mapping[str, Any]], *, with_cases: bool) -> str:
     every = list(rows.items())
     columns = {
         "RMSE": lambda n, r: f"**{r['rmse']:.3f}**",
-        **{short: lambda n, r, c=c: _number(r.get("channels", {}).get(c)) for short, c in
-           SHOWN.items()},
+        **{
+            short: lambda n, r, c=c: _number(r.get("channels", {}).get(c))
+            for short, c in SHOWN.items()
+        },
         "worst": lambda n, r: f"{r['worst']:.3f} ({_short(r['worst_channel'])})",
         "CRPS": lambda n, r: f"{r['crps']:.3f}",
         "spread / skill": lambda n, r: _of_ensemble(n, r, "spread_skill"),
@@ -104,7 +109,7 @@ def _table(rows: Mapping[str, Mapping[str, Any]], *, with_cases: bool) -> str:
         "seconds": lambda n, r: f"{r['seconds']:.1f}",
         "members": lambda n, r: r["members"] if r.get("members", 1) > 1 else "-",
         "cases": lambda n, r: f"{r['n_case']}" if "n_case" in r else "-",
-    }  # fmt: skip
+    }
     cells = {head: [str(make(*row)) for row in every] for head, make in columns.items()}
     empty = {head for head, column in cells.items() if set(column) == {"-"}}
     if not with_cases:  # said above the tables
@@ -184,8 +189,14 @@ def skill_figure(name: str = "quarter") -> str:
             if len(rows) < 2:
                 continue
             for ax, score in zip(axes, ("rmse", "crps"), strict=True):
-                ax.plot(*zip(*((n, r[score]) for n, r in rows), strict=True), "o-", color=colour,
-                        label=method, linewidth=1.3, markersize=4)  # fmt: skip
+                ax.plot(
+                    *zip(*((n, r[score]) for n, r in rows), strict=True),
+                    "o-",
+                    color=colour,
+                    label=method,
+                    linewidth=1.3,
+                    markersize=4,
+                )
         for ax, label in zip(axes, ("RMSE of the mean", "fair CRPS"), strict=True):
             ax.set(xscale="log", xlabel="observed columns", title=f"{label} / background's")
             ax.set_ylim(0, 1.25)
@@ -251,8 +262,12 @@ def _told(columns: int, row: Mapping[str, Any]) -> str:
 
 def _ensembles_table(rows: Mapping[int, Mapping[str, Any]]) -> str:
     kinds = {"channel_crps": "CRPS", **BY_CHANNEL}
-    shown = {f"{title}, {n:,}": row[name] for name, title in kinds.items()
-             for n, row in rows.items() if name in row}  # fmt: skip
+    shown = {
+        f"{title}, {n:,}": row[name]
+        for name, title in kinds.items()
+        for n, row in rows.items()
+        if name in row
+    }
     channels = list(next(iter(rows.values()))["channel_spread_skill"])
     lines = [[f"`{c}`", *(_number(v.get(c), 2) for v in shown.values())] for c in channels]
     return _folded("the numbers, by columns", _markdown(["channel", *shown], lines))
@@ -275,8 +290,15 @@ def _ensembles_figure(rows: Mapping[int, Mapping[str, Any]]) -> str:
             for (n, row), colour, mark in zip(rows.items(), COLOURS[1:], "os^Dv", strict=False):
                 for group in groups:  # levels of one variable are joined
                     values = [row[score].get(channels[i]) for i in group]
-                    ax.plot(group, values, marker=mark, color=colour, linewidth=1, markersize=3.5,
-                            label=f"{n:,} columns" if group is groups[0] else None)  # fmt: skip
+                    ax.plot(
+                        group,
+                        values,
+                        marker=mark,
+                        color=colour,
+                        linewidth=1,
+                        markersize=3.5,
+                        label=f"{n:,} columns" if group is groups[0] else None,
+                    )
             ax.set_title(title, loc="left")
             ax.spines[["top", "right"]].set_visible(False)
             for group in groups[1:]:

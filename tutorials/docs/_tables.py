@@ -54,11 +54,15 @@ def derived() -> str:
 
 def _variables(every: Iterable[Any]) -> str:
     rows = [
-        (f"`{v.name}`" + (f" ({v.role})" if v.role != "state" else ""), f"`{v.units}`",
-         "; ".join(filter(None, (code(v.aliases), v.standard_name and f"*{v.standard_name}*"))),
-         f"{v.default_error_std:.4g}", f"{v.valid_range[0]:g} to {v.valid_range[1]:g}")
+        (
+            f"`{v.name}`" + (f" ({v.role})" if v.role != "state" else ""),
+            f"`{v.units}`",
+            "; ".join(filter(None, (code(v.aliases), v.standard_name and f"*{v.standard_name}*"))),
+            f"{v.default_error_std:.4g}",
+            f"{v.valid_range[0]:g} to {v.valid_range[1]:g}",
+        )
         for v in every
-    ]  # fmt: skip
+    ]
     head = ("name", "unit", "aliases; *standard name*", "default error", "plausible")
     return table(head, rows)
 
@@ -83,10 +87,13 @@ def tidy() -> str:
 
     needed = ("variable", "value", "lat", "lon")
     rows = [
-        (f"`{name}`", code(words),
-         "yes" if name in needed else "no" if name in OPTIONAL else "no, but see below")
+        (
+            f"`{name}`",
+            code(words),
+            "yes" if name in needed else "no" if name in OPTIONAL else "no, but see below",
+        )
         for name, words in TIDY_NAMES.items()
-    ]  # fmt: skip
+    ]
     return table(("column", "names understood", "needed"), rows)
 
 
@@ -139,8 +146,9 @@ def models() -> str:
 def denoising() -> str:
     """What the network adds to the Gaussian estimate, by noise level."""
     share = _card()["denoising_error_over_gaussian"]
-    return table(["sigma", *share], [["error variance / Gaussian", *(f"{v:.2f}" for v in
-                                                                     share.values())]])  # fmt: skip
+    return table(
+        ["sigma", *share], [["error variance / Gaussian", *(f"{v:.2f}" for v in share.values())]]
+    )
 
 
 def training() -> str:
@@ -148,9 +156,14 @@ def training() -> str:
     runs = _card()["training"]
     names = ("steps", "batch", "rollout", "seed")
     rows = [
-        (task, *(run.get(name, "") for name in names), f"{run['optimiser']['peak']:g}",
-         f"{run['optimiser']['ema']:g}") for task, run in runs.items()
-    ]  # fmt: skip
+        (
+            task,
+            *(run.get(name, "") for name in names),
+            f"{run['optimiser']['peak']:g}",
+            f"{run['optimiser']['ema']:g}",
+        )
+        for task, run in runs.items()
+    ]
     return table(("network", *names, "peak learning rate", "averaging"), rows)
 
 
@@ -182,8 +195,11 @@ def command_line() -> str:
     for name, command in group.commands.items():
         usage = [p.name.upper() for p in command.params if p.param_type_name == "argument"]
         parts += [f"**`{' '.join(['xdiffda', name, *usage])}`**", "", command.help or "", ""]
-        rows = [(code(p.opts), _default(p), p.help or "") for p in command.params
-                if p.param_type_name == "option"]  # fmt: skip
+        rows = [
+            (code(p.opts), _default(p), p.help or "")
+            for p in command.params
+            if p.param_type_name == "option"
+        ]
         if rows:
             parts += [table(("option", "default", ""), rows), ""]
     return "\n".join(parts)
@@ -211,19 +227,28 @@ def substitutions() -> dict[str, str]:
     levels = card["levels"]
     n_channel = sum(len(levels) if name in _on_levels() else 1 for name in card["variables"])
     found: dict[str, Any] = {
-        "n_steps": defaults["n_steps"], "n_members": defaults["n_members"],
-        "max_batch": defaults["max_batch"], "gross_check": defaults["gross_check"],
-        "window": defaults["window"], "sigma_max": guidance.sigma_max,
-        "sigma_min": guidance.sigma_min, "sigma_start": guidance.sigma_start,
+        "n_steps": defaults["n_steps"],
+        "n_members": defaults["n_members"],
+        "max_batch": defaults["max_batch"],
+        "gross_check": defaults["gross_check"],
+        "window": defaults["window"],
+        "sigma_max": guidance.sigma_max,
+        "sigma_min": guidance.sigma_min,
+        "sigma_start": guidance.sigma_start,
         "tolerance": guidance.solver.tolerance,
-        "tolerance_3dvar": SOLVERS["3dvar"].tolerance, "repaint_levels": repaint.n_levels,
-        "repaint_jump": repaint.jump_length, "repaint_resamplings": repaint.resamplings,
-        "repaint_evaluations": f"{repaint.evaluations:,}", "mask_sigma": repaint.mask_sigma,
-        "speedy_grid": card["grid"], "speedy_channels": n_channel,
+        "tolerance_3dvar": SOLVERS["3dvar"].tolerance,
+        "repaint_levels": repaint.n_levels,
+        "repaint_jump": repaint.jump_length,
+        "repaint_resamplings": repaint.resamplings,
+        "repaint_evaluations": f"{repaint.evaluations:,}",
+        "mask_sigma": repaint.mask_sigma,
+        "speedy_grid": card["grid"],
+        "speedy_channels": n_channel,
         "speedy_levels": ", ".join(map(str, levels)),
-        "speedy_parameters": f"{card['parameters']:,}", "speedy_data": card["data"],
+        "speedy_parameters": f"{card['parameters']:,}",
+        "speedy_data": card["data"],
         "speedy_licence": card["licence"],
-    }  # fmt: skip
+    }
     return {name: f"{v:g}" if isinstance(v, float) else str(v) for name, v in found.items()}
 
 
@@ -241,9 +266,11 @@ def figure(notebook: str) -> str:
     path = Path(__file__).resolve().parents[1] / f"{notebook}.ipynb"
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     images = (
-        output["data"]["image/png"] for cell in cells for output in cell.get("outputs", ())
+        output["data"]["image/png"]
+        for cell in cells
+        for output in cell.get("outputs", ())
         if "image/png" in output.get("data", {})
-    )  # fmt: skip
+    )
     data, name = "".join(next(images)).replace("\n", ""), html.escape(notebook)
     return f'```{{raw}} html\n<img alt="{name}" src="data:image/png;base64,{data}">\n```'
 
@@ -284,11 +311,29 @@ def card_json() -> str:
 
 
 MADE: dict[str, Callable[..., str]] = {
-    "axes": axes, "card": card_json, "command-line": command_line, "denoising": denoising,
-    "derived": derived, "extras": extras, "figure": figure, "gallery": gallery,
+    "axes": axes,
+    "card": card_json,
+    "command-line": command_line,
+    "denoising": denoising,
+    "derived": derived,
+    "extras": extras,
+    "figure": figure,
+    "gallery": gallery,
     "grids": grids,
-    "height-errors": height_errors, "methods": methods, "models": models, "protocol": protocol,
-    "sbc": sbc, "sbc-figure": sbc_figure, "skill": skill, "skill-channels": skill_channels,
-    "skill-ensembles": skill_ensembles, "skill-figure": skill_figure, "sweep": sweep,
-    "tidy": tidy, "training": training, "units": units, "variables": variables, **_experiments.MADE,
-}  # fmt: skip
+    "height-errors": height_errors,
+    "methods": methods,
+    "models": models,
+    "protocol": protocol,
+    "sbc": sbc,
+    "sbc-figure": sbc_figure,
+    "skill": skill,
+    "skill-channels": skill_channels,
+    "skill-ensembles": skill_ensembles,
+    "skill-figure": skill_figure,
+    "sweep": sweep,
+    "tidy": tidy,
+    "training": training,
+    "units": units,
+    "variables": variables,
+    **_experiments.MADE,
+}

@@ -20,8 +20,12 @@ import xarray as xr
 from PIL import Image
 
 HERE = Path(__file__).parent
-SCORES = {"lead-time": "experiments/lead-time.nc", "sigma-g": "sigma-g/sigma-g.nc",
-          "ten-days": "ten-days/lead-time.nc", "ensembles": "ensembles/lead-time.nc"}  # fmt: skip
+SCORES = {
+    "lead-time": "experiments/lead-time.nc",
+    "sigma-g": "sigma-g/sigma-g.nc",
+    "ten-days": "ten-days/lead-time.nc",
+    "ensembles": "ensembles/lead-time.nc",
+}
 ALL_LEADS = ("ten-days",)
 FIGURES = {
     "balance": "experiments/figures/lead-time-balance-416.png",

@@ -39,6 +39,7 @@ from xdiffda.verify import split_obs, withheld_report
 
 # The states of a background along time: read one at a time where the data is lazy.
 
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backgrounds:
     """Background states by analysis time; made by `read_backgrounds`.
@@ -109,9 +110,15 @@ def read_backgrounds(background: xr.Dataset, layout: Layout, settings: Settings)
     if n_member < 2 and (settings.method == "letkf" or settings.background_error == "spread"):
         repair = 'method="guided"' if settings.method == "letkf" else 'background_error="estimate"'
         raise InputError(
-            [Problem(f"{n_member} background member", "2 or more along the dimension member",
-                     f"assimilate(obs, {repair})")], what="background",
-        )  # fmt: skip
+            [
+                Problem(
+                    f"{n_member} background member",
+                    "2 or more along the dimension member",
+                    f"assimilate(obs, {repair})",
+                )
+            ],
+            what="background",
+        )
     times = innovations.valid_times(convention)[::n_member]  # time comes first, members share it
     loaded = None if x is None else x.reshape(-1, n_member, *x.shape[-2:])
     return Backgrounds(convention, times, n_member, background, loaded)
@@ -189,7 +196,8 @@ def assimilate(
     inflation_factor : array (node, channel), optional
         Adaptive inflation of the cycle before: ``inflation_factor`` of its analysis.
     hybrid : Hybrid, optional
-        How background members enter guided and 3dvar (`xdiffda.covariance.ensemble.Hybrid`). By default
+        How background members enter guided and 3dvar (`xdiffda.covariance.ensemble.Hybrid`). By
+        default
         each analysis member is drawn around a background member, moved by four parts of B and
         one of the localised covariance of the ensemble.
     background_error : float, "estimate" or "spread"
@@ -198,7 +206,8 @@ def assimilate(
         members.
     window : str or timedelta64
         Width of the window around each analysis time; observations outside are rejected, those
-        inside count as if made at the analysis time. `xdiffda.cycling.four_d` compares each with the
+        inside count as if made at the analysis time. `xdiffda.cycling.four_d` compares each with
+        the
         background at its own time.
     gross_check : float
         Observations whose innovation exceeds so many expected standard deviations are
@@ -262,15 +271,34 @@ def assimilate(
     2
     """
     return run_assimilation(
-        background, obs, model=model, inflation_factor=inflation_factor, progress=progress,
-        method=method, n_members=n_members, n_steps=n_steps, start=start, sampler=sampler,
-        solver=solver, repaint=repaint, localisation=localisation, inflation=inflation,
-        hybrid=hybrid, covariance=covariance,
-        background_error=background_error, window=window, gross_check=gross_check,
-        robust=robust, operators=operators, error_correlation=error_correlation,
-        withhold=withhold, antithetic=antithetic, small_scales=small_scales,
-        max_batch=max_batch, seed=seed,
-    ).analysis  # fmt: skip
+        background,
+        obs,
+        model=model,
+        inflation_factor=inflation_factor,
+        progress=progress,
+        method=method,
+        n_members=n_members,
+        n_steps=n_steps,
+        start=start,
+        sampler=sampler,
+        solver=solver,
+        repaint=repaint,
+        localisation=localisation,
+        inflation=inflation,
+        hybrid=hybrid,
+        covariance=covariance,
+        background_error=background_error,
+        window=window,
+        gross_check=gross_check,
+        robust=robust,
+        operators=operators,
+        error_correlation=error_correlation,
+        withhold=withhold,
+        antithetic=antithetic,
+        small_scales=small_scales,
+        max_batch=max_batch,
+        seed=seed,
+    ).analysis
 
 
 class Assimilated(NamedTuple):
@@ -296,10 +324,14 @@ class Assimilated(NamedTuple):
 
 @with_own_jax
 def run_assimilation(
-    background: xr.Dataset, obs: Any, *, model: str | Prior | None = None,
+    background: xr.Dataset,
+    obs: Any,
+    *,
+    model: str | Prior | None = None,
     inflation_factor: Float[np.ndarray, "node channel"] | None = None,
-    progress: bool | None = None, **given: Any,
-) -> Assimilated:  # fmt: skip
+    progress: bool | None = None,
+    **given: Any,
+) -> Assimilated:
     """As `assimilate`, with its keywords and defaults, and with an account of the observations."""
     prior = registry.resolve(model)
     mine = ("background", "obs", "model", "inflation_factor", "progress")
@@ -324,21 +356,33 @@ def run_assimilation(
 
 
 def _analyse(
-    prior: Prior, backgrounds: Backgrounds, tidy: xr.Dataset, settings: Settings, *,
-    factor: Float[np.ndarray, "node channel"] | None, progress: bool,
-) -> list[Analysed]:  # fmt: skip
+    prior: Prior,
+    backgrounds: Backgrounds,
+    tidy: xr.Dataset,
+    settings: Settings,
+    *,
+    factor: Float[np.ndarray, "node channel"] | None,
+    progress: bool,
+) -> list[Analysed]:
     """Analyse every time, spread over the devices of this process."""
     times, schedules = backgrounds.times, plan_devices(prior, settings)
     groups = schedules[0].n_groups(settings.n_members)
     total = len(times) * max(groups * settings.evaluations, 1)
-    with tqdm(total=total, desc=f"assimilate ({settings.method})", unit="level",
-              disable=not progress) as bar:  # fmt: skip
+    with tqdm(
+        total=total, desc=f"assimilate ({settings.method})", unit="level", disable=not progress
+    ) as bar:
 
         def work(i: int, schedule: Schedule) -> Analysed:
             return analyse_time(
-                prior, backgrounds.states(i), times[i], tidy, settings, bar.update,
-                factor=factor, schedule=schedule,
-            )  # fmt: skip
+                prior,
+                backgrounds.states(i),
+                times[i],
+                tidy,
+                settings,
+                bar.update,
+                factor=factor,
+                schedule=schedule,
+            )
 
         return run_times(work, len(times), schedules)
 
@@ -352,9 +396,12 @@ def _left_out(convention: Convention) -> str:
 
 
 def _dataset(
-    members: Float[np.ndarray, "time member node channel"], convention: Convention, prior: Prior,
-    records: list[dict[str, Any]], settings: Settings,
-) -> xr.Dataset:  # fmt: skip
+    members: Float[np.ndarray, "time member node channel"],
+    convention: Convention,
+    prior: Prior,
+    records: list[dict[str, Any]],
+    settings: Settings,
+) -> xr.Dataset:
     from xdiffda import __version__
 
     # dimensions of the background's clock stay, a lead time of size one too
@@ -384,8 +431,11 @@ def _dataset(
         several = "time" in convention.batch_dims
         clock = (convention.axes["time"].dim,) if several else ()
         analysis["inflation_factor"] = (
-            (*clock, "node", "channel"), factors if several else factors[0],
-            {"long_name": "inflation of the background's variance, for the next cycle",
-             "units": "1"},
-        )  # fmt: skip
+            (*clock, "node", "channel"),
+            factors if several else factors[0],
+            {
+                "long_name": "inflation of the background's variance, for the next cycle",
+                "units": "1",
+            },
+        )
     return analysis

@@ -108,9 +108,13 @@ def n_bins(n_draws: int, n_rank: int) -> int:
 
 
 def summary(
-    rank: Int[np.ndarray, "function draw"], names: Sequence[str], n_members: int,
-    significance: float, prior: Prior, rng: np.random.Generator,
-) -> xr.Dataset:  # fmt: skip
+    rank: Int[np.ndarray, "function draw"],
+    names: Sequence[str],
+    n_members: int,
+    significance: float,
+    prior: Prior,
+    rng: np.random.Generator,
+) -> xr.Dataset:
     from scipy.stats import kstest
 
     from xdiffda.verify import flatness
@@ -130,16 +134,23 @@ def summary(
     p = np.stack([values for name, (_, values) in columns.items() if name.endswith("_p")])
     smallest = float(min(np.isfinite(p).sum() * np.nanmin(p), 1.0))
     return xr.Dataset(
-        {"rank": (("function", "draw"), rank), "count": (("function", "rank_bin"), counts),
-         **columns},
+        {
+            "rank": (("function", "draw"), rank),
+            "count": (("function", "rank_bin"), counts),
+            **columns,
+        },
         {"function": names, "draw": np.arange(n_draws), "rank_bin": np.arange(1, bins + 1)},
-        {"protocol": f"ranks of {n_draws} truths drawn from the prior among {n_members} members "
-                     "of the analyses of their own observations (Talts et al. 2018); uniform: "
-                     "smallest p of chi-square, slope, curvature and KS over all functions, "
-                     f"times their number, above {significance:g}",
-         "model": prior.name, "n_member": n_members, "smallest_p": smallest,
-         "uniform": int(smallest > significance)},
-    )  # fmt: skip
+        {
+            "protocol": f"ranks of {n_draws} truths drawn from the prior among {n_members} members "
+            "of the analyses of their own observations (Talts et al. 2018); uniform: "
+            "smallest p of chi-square, slope, curvature and KS over all functions, "
+            f"times their number, above {significance:g}",
+            "model": prior.name,
+            "n_member": n_members,
+            "smallest_p": smallest,
+            "uniform": int(smallest > significance),
+        },
+    )
 
 
 Observe = Callable[[xr.Dataset, int], xr.Dataset]
@@ -270,13 +281,20 @@ def _check(n_draws: int, n_members: int, n_columns: int, background: xr.Dataset)
     problems = [
         Problem(f"{name}={value!r}", f"{least} or more", f"{name}={least * 5}")
         for name, value, least in (
-            ("n_draws", n_draws, 4), ("n_members", n_members, 2), ("n_columns", n_columns, 1),
+            ("n_draws", n_draws, 4),
+            ("n_members", n_members, 2),
+            ("n_columns", n_columns, 1),
         )
         if value < least
-    ]  # fmt: skip
+    ]
     if (n := background.sizes.get("member", 1)) > 1:
-        problems.append(Problem(f"a background with {n} along member", "one state for each time",
-                                "background.isel(member=0)"))  # fmt: skip
+        problems.append(
+            Problem(
+                f"a background with {n} along member",
+                "one state for each time",
+                "background.isel(member=0)",
+            )
+        )
     raise_if(problems, what="simulation_based_calibration")
 
 
@@ -290,9 +308,11 @@ def _starts(background: xr.Dataset, prior: Prior) -> list[Start]:
 
     axis = find_axes(background)[0].get("time")
     dim = axis.dim if axis is not None and axis.dim in background.dims else None
-    every = [background] if dim is None else [
-        background.isel({dim: i}) for i in range(background.sizes[dim])
-    ]  # fmt: skip
+    every = (
+        [background]
+        if dim is None
+        else [background.isel({dim: i}) for i in range(background.sizes[dim])]
+    )
     starts = []
     for one in every:
         x, _, convention = to_state(one, prior.layout, what="background")
@@ -337,13 +357,20 @@ def _assimilator(prior: Prior, n_members: int, seed: int, settings: Mapping[str,
     # r is known here, and to estimate it or to reject what is far off would
     # bend the posterior; ranks are uniform for independent members only
     fixed = {
-        "background_error": 1.0, "gross_check": np.inf, "small_scales": False, "progress": False,
+        "background_error": 1.0,
+        "gross_check": np.inf,
+        "small_scales": False,
+        "progress": False,
         "antithetic": False,
-    }  # fmt: skip
+    }
     return lambda background, obs, number: assimilate(
-        background, obs, model=prior, n_members=n_members, seed=seed + number,
+        background,
+        obs,
+        model=prior,
+        n_members=n_members,
+        seed=seed + number,
         **(fixed | dict(settings)),
-    )  # fmt: skip
+    )
 
 
 def _members(

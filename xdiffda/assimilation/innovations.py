@@ -146,9 +146,11 @@ class Table:
 
 
 def assemble(
-    parts: list[Part], prior: Prior, r: float,
+    parts: list[Part],
+    prior: Prior,
+    r: float,
     day: Float[np.ndarray, "node channel"] | None = None,
-) -> Table:  # fmt: skip
+) -> Table:
     """One table of all parts for a scale r: B, and errors of representativeness, are those of r.
 
     ``day`` is the ratio of the variance of the day to B's, of a background ensemble.
@@ -185,15 +187,26 @@ def _columns(
     sensitivity = np.where(finite[:, None], part.weight * scale, 0.0) / error[:, None]
     spread = np.abs(sensitivity * std.reshape(-1)[part.index]).sum(1) + part.spread / error
     more, wider = filling(part.value.size), width - part.index.shape[1]
-    pad = lambda a, fill=0.0: np.pad(a, (0, more), constant_values=fill)  # noqa: E731
-    pad2 = lambda a: np.pad(a, ((0, more), (0, wider)))  # noqa: E731
+
+    def pad(a, fill=0.0):
+        return np.pad(a, (0, more), constant_values=fill)
+
+    def pad2(a):
+        return np.pad(a, ((0, more), (0, wider)))
+
     with np.errstate(invalid="ignore"):
         share = np.where(np.isfinite(error), part.error_std / error, 0.0)
     return (
-        pad(part.position, -1), pad(np.where(finite, departure / error, 0.0)), pad(error, 1.0),
-        pad2(part.index), pad2(sensitivity), pad(spread),
-        pad(np.full(part.value.size, part.period), np.inf), pad(share), pad(finite, True),
-    )  # fmt: skip
+        pad(part.position, -1),
+        pad(np.where(finite, departure / error, 0.0)),
+        pad(error, 1.0),
+        pad2(part.index),
+        pad2(sensitivity),
+        pad(spread),
+        pad(np.full(part.value.size, part.period), np.inf),
+        pad(share),
+        pad(finite, True),
+    )
 
 
 def linear_part(rows: Rows, tidy: xr.Dataset, states: States, at: TimeStencil) -> Part:
@@ -216,9 +229,11 @@ def local_part(group: LocalGroup, tidy: xr.Dataset, states: States, at: TimeSten
         group.index.reshape(flat), group.weight.reshape(flat), *group.parameters.T, value, error
     )
     group = group._replace(
-        position=group.position[order], index=group.index[order], weight=group.weight[order],
+        position=group.position[order],
+        index=group.index[order],
+        weight=group.weight[order],
         parameters=group.parameters[order],
-    )  # fmt: skip
+    )
     inputs, guess = local_guess(group, states, at)
     call, parameters = group.call, np.asarray(group.parameters, np.float32)
     slopes = np.asarray(call.slopes(np.asarray(inputs, np.float32), parameters), np.float64)
@@ -226,23 +241,40 @@ def local_part(group: LocalGroup, tidy: xr.Dataset, states: States, at: TimeSten
     def build(start: int, scale: np.ndarray, error: Numbers, good: Flags) -> LocalRows:
         take, used = _stand_ins(good)
         gather = group.weight * scale.reshape(-1)[group.index]
-        as32 = lambda a: jnp.asarray(a[take], jnp.float32)  # noqa: E731
+
+        def as32(a):
+            return jnp.asarray(a[take], jnp.float32)
+
         return LocalRows(
-            call, start, as32(inputs), as32(gather) * used[:, None, None], as32(parameters),
+            call,
+            start,
+            as32(inputs),
+            as32(gather) * used[:, None, None],
+            as32(parameters),
             as32(error),
-        )  # fmt: skip
+        )
 
     return Part(
-        group.position, value[order], error[order], guess, group.index.reshape(flat),
+        group.position,
+        value[order],
+        error[order],
+        guess,
+        group.index.reshape(flat),
         (slopes[:, :, None] * group.weight).reshape(flat),
-        period=group.operator.period or np.inf, build=build,
-    )  # fmt: skip
+        period=group.operator.period or np.inf,
+        build=build,
+    )
 
 
 def state_part(
-    group: StateGroup, tidy: xr.Dataset, states: States, at: TimeStencil,
-    background: Float[np.ndarray, "node channel"], prior: Prior, r: float,
-) -> Part:  # fmt: skip
+    group: StateGroup,
+    tidy: xr.Dataset,
+    states: States,
+    at: TimeStencil,
+    background: Float[np.ndarray, "node channel"],
+    prior: Prior,
+    r: float,
+) -> Part:
     """Observations of a function of the whole state; its spread is judged by draws of the prior."""
     value, error = _observed(tidy, group.position)
     if group.call.sees_observations:  # else only the user knows what their order means
@@ -263,23 +295,41 @@ def state_part(
     )
     if bad := int((~(np.isfinite(guess) & np.isfinite(spread))).sum()):
         raise InputError(
-            [Problem(f"H({group.call.name}) or its derivative not finite at the background for "
-                     f"{bad} of {guess.size} observations",
-                     "finite numbers", "jnp.where with safe arguments on both branches")],
+            [
+                Problem(
+                    f"H({group.call.name}) or its derivative not finite at the background for "
+                    f"{bad} of {guess.size} observations",
+                    "finite numbers",
+                    "jnp.where with safe arguments on both branches",
+                )
+            ],
             what="observation operator",
-        )  # fmt: skip
+        )
 
     def build(start: int, scale: np.ndarray, error: Numbers, good: Flags) -> StateRows:
         return StateRows(
-            group.call, start, guess.size, base, jnp.asarray(scale, jnp.float32), fields,
+            group.call,
+            start,
+            guess.size,
+            base,
+            jnp.asarray(scale, jnp.float32),
+            fields,
             jnp.asarray(good / error, jnp.float32),
-        )  # fmt: skip
+        )
 
     nothing = np.zeros((guess.size, 1))
     return Part(
-        group.position, value, error, guess, nothing.astype(np.int32), nothing,
-        period=group.operator.period or np.inf, spread=spread, unresolved=unresolved, build=build,
-    )  # fmt: skip
+        group.position,
+        value,
+        error,
+        guess,
+        nothing.astype(np.int32),
+        nothing,
+        period=group.operator.period or np.inf,
+        spread=spread,
+        unresolved=unresolved,
+        build=build,
+    )
 
 
 def _observed(tidy: xr.Dataset, position: Int[np.ndarray, " obs"]) -> tuple[Numbers, Numbers]:
@@ -311,14 +361,21 @@ VAGUE = 1 / 8
 
 
 def observe(
-    tidy: xr.Dataset, prior: Prior, background: Float[np.ndarray, "node channel"],
-    time: np.datetime64 | None, *, window: str | np.timedelta64, gross_check: float,
-    background_error: float | str, operators: Operators | None = None,
+    tidy: xr.Dataset,
+    prior: Prior,
+    background: Float[np.ndarray, "node channel"],
+    time: np.datetime64 | None,
+    *,
+    window: str | np.timedelta64,
+    gross_check: float,
+    background_error: float | str,
+    operators: Operators | None = None,
     orography: Float[np.ndarray, "node"] | None = None,
     trajectory: Trajectory | tuple[np.ndarray, np.ndarray] | None = None,
-    error_correlation: Any = None, robust: str | Robust | None = None,
+    error_correlation: Any = None,
+    robust: str | Robust | None = None,
     day: Float[np.ndarray, "node channel"] | None = None,
-) -> tuple[Likelihood, float, dict[str, Any]]:  # fmt: skip
+) -> tuple[Likelihood, float, dict[str, Any]]:
     """Return the likelihood of z at one analysis time, r, and the record of what was used.
 
     Parameters
@@ -387,7 +444,10 @@ def observe(
     table = table_at(1.0 if estimate else float(background_error))
     unfit = dict(rows.rejected)  # rows of the window
     fits = _checked(table, at, unfit)
-    sites = lambda n: _n_sites(tidy, n)  # noqa: E731
+
+    def sites(n):
+        return _n_sites(tidy, n)
+
     table, good = _judge(table, table_at, fits, estimate, gross_check, sites, unfit)
     r, likelihood = table.r, table.likelihood(good)
     blocks = correlated_blocks(tidy, table.position, good, table.instrument_share, correlation)
@@ -402,10 +462,14 @@ def observe(
 
 
 def _judge(
-    table: Table, table_at: Callable[[float], Table], fits: Bool[np.ndarray, " obs"],
-    estimate: bool, gross_check: float, sites: Callable[[int], int],
+    table: Table,
+    table_at: Callable[[float], Table],
+    fits: Bool[np.ndarray, " obs"],
+    estimate: bool,
+    gross_check: float,
+    sites: Callable[[int], int],
     rejected: dict[str, np.ndarray],
-) -> tuple[Table, Bool[np.ndarray, " obs"]]:  # fmt: skip
+) -> tuple[Table, Bool[np.ndarray, " obs"]]:
     """The table at its r, and which departures are not gross errors.
 
     ``rejected`` is told of the others. B and the unresolved variance, of which r is estimated,
@@ -415,9 +479,11 @@ def _judge(
     for _ in range(2 if estimate else 1):  # a gross error must not inflate the r that judges it
         if estimate:
             r = estimate_r(
-                table.departure[good], table.whole_spread[good], sites(good.sum()),
+                table.departure[good],
+                table.whole_spread[good],
+                sites(good.sum()),
                 noise=table.noise[good],
-            )  # fmt: skip
+            )
             table = table_at(r)
         expected = np.sqrt(1 + (table.r * table.spread) ** 2)
         good = fits & (np.abs(table.departure) <= gross_check * expected)
@@ -427,20 +493,26 @@ def _judge(
         rejected["gross error"] = table.position[gross]
     if not good.any():
         raise InputError(
-            [Problem(f"all {fits.sum()} observations further than {gross_check} expected "
-                     "standard deviations from the background",
-                     "observations and background of the same time, units and model",
-                     "assimilate(obs, gross_check=np.inf)")], what="observations",
-        )  # fmt: skip
+            [
+                Problem(
+                    f"all {fits.sum()} observations further than {gross_check} expected "
+                    "standard deviations from the background",
+                    "observations and background of the same time, units and model",
+                    "assimilate(obs, gross_check=np.inf)",
+                )
+            ],
+            what="observations",
+        )
     return table, good
 
 
 def _whitened(likelihood: Likelihood, blocks: Blocks) -> Likelihood:
     """The same observations, their correlated errors made independent."""
     whitening = Whitening(
-        jnp.asarray(blocks.where), jnp.asarray(blocks.factor, jnp.float32),
+        jnp.asarray(blocks.where),
+        jnp.asarray(blocks.factor, jnp.float32),
         jnp.asarray(blocks.inverse, jnp.float32),
-    )  # fmt: skip
+    )
     value = whitening.whiten(likelihood.value[:, None])[:, 0]
     return dataclasses.replace(likelihood, value=value, whitening=whitening)
 
@@ -450,15 +522,24 @@ def _read_robust(robust: str | Robust | None) -> Robust | None:
         return as_robust(robust)
     except (ValueError, TypeError) as error:
         raise InputError(
-            [Problem(str(error), "none, huber, varqc or Robust(...)",
-                     'assimilate(obs, robust="varqc")')], what="robust likelihood",
-        ) from error  # fmt: skip
+            [
+                Problem(
+                    str(error),
+                    "none, huber, varqc or Robust(...)",
+                    'assimilate(obs, robust="varqc")',
+                )
+            ],
+            what="robust likelihood",
+        ) from error
 
 
 def _background_states(
-    background: np.ndarray, trajectory: Any, tidy: xr.Dataset, prior: Prior,
+    background: np.ndarray,
+    trajectory: Any,
+    tidy: xr.Dataset,
+    prior: Prior,
     time: np.datetime64 | None,
-) -> tuple[Float[np.ndarray, "time node channel"], TimeStencil]:  # fmt: skip
+) -> tuple[Float[np.ndarray, "time node channel"], TimeStencil]:
     """States to form departures from, and where in time each observation is among them."""
     n_obs = tidy.sizes["obs"]
     if trajectory is None:
@@ -487,18 +568,26 @@ def _checked(table: Table, at: TimeStencil, rejected: dict[str, np.ndarray]) -> 
         good = good & ~bad
     if not good.any():
         raise InputError(
-            [Problem(f"none of {real.sum()} observations usable: " + "; ".join(
-                f"{len(where)} {reason}" for reason, where in rejected.items()),
-                "observations that the background can see",
-                "trajectory=(times, states) that span the window")], what="observations",
-        )  # fmt: skip
+            [
+                Problem(
+                    f"none of {real.sum()} observations usable: "
+                    + "; ".join(f"{len(where)} {reason}" for reason, where in rejected.items()),
+                    "observations that the background can see",
+                    "trajectory=(times, states) that span the window",
+                )
+            ],
+            what="observations",
+        )
     return good
 
 
 def estimate_r(
-    departure: Float[np.ndarray, " obs"], spread: Float[np.ndarray, " obs"], n_site: int, *,
+    departure: Float[np.ndarray, " obs"],
+    spread: Float[np.ndarray, " obs"],
+    n_site: int,
+    *,
     noise: Float[np.ndarray, " obs"] | float = 1.0,
-) -> float:  # fmt: skip
+) -> float:
     """Scale of the background error: the most probable r, given the innovations.
 
     Innovations have E[d^2] = noise^2 + r^2 spread^2, and log r a Gaussian prior around the

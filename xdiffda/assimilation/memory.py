@@ -101,8 +101,9 @@ def _devices_to_use() -> list[Any]:
         warnings.warn(
             f"the option n_devices is {wanted}, and this process has {len(devices)} "
             f"({devices[0].device_kind}): they are used, with the same members; repair: "
-            f"`xdiffda.set_options(n_devices=0)` takes all there are", stacklevel=2,
-        )  # fmt: skip
+            f"`xdiffda.set_options(n_devices=0)` takes all there are",
+            stacklevel=2,
+        )
     return devices[:wanted]
 
 

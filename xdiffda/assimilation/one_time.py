@@ -36,19 +36,27 @@ def check_clock(convention: Convention) -> None:
     sizes = dict(zip(convention.batch_dims, convention.batch_shape, strict=True))
     if sizes.get("lead_time", 1) > 1:
         dim = convention.axes["lead_time"].dim
-        problems.append(Problem(
-            f"{sizes['lead_time']} lead times along `{dim}`",
-            "one for each analysis time: choose one, or make the valid time a dimension",
-            f"background.isel({dim}=0)",
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                f"{sizes['lead_time']} lead times along `{dim}`",
+                "one for each analysis time: choose one, or make the valid time a dimension",
+                f"background.isel({dim}=0)",
+            )
+        )
     raise_if(problems, what="background")
 
 
 def analyse_time(
-    prior: Prior, states: Float[np.ndarray, "member node channel"], time: np.datetime64 | None,
-    tidy: xr.Dataset, settings: Settings, tick: Callable[[int], Any], *,
-    factor: Float[np.ndarray, "node channel"] | None = None, schedule: Schedule | None = None,
-) -> Analysed:  # fmt: skip
+    prior: Prior,
+    states: Float[np.ndarray, "member node channel"],
+    time: np.datetime64 | None,
+    tidy: xr.Dataset,
+    settings: Settings,
+    tick: Callable[[int], Any],
+    *,
+    factor: Float[np.ndarray, "node channel"] | None = None,
+    schedule: Schedule | None = None,
+) -> Analysed:
     """Analyse one time on arrays, physical units; also return the record of what was used.
 
     ``states`` are background members, or one state; ``factor`` is the inflation of the cycle
@@ -64,18 +72,37 @@ def analyse_time(
     if len(states) > 1 and settings.method in WITH_MEMBERS:
         day = variance_of_the_day(states, prior, settings.hybrid.alpha)
     likelihood, r, record = innovations.observe(
-        tidy, prior, background, time, window=settings.window, gross_check=settings.gross_check,
-        background_error=error, robust=settings.robust,
-        operators=settings.operators, error_correlation=settings.error_correlation,
+        tidy,
+        prior,
+        background,
+        time,
+        window=settings.window,
+        gross_check=settings.gross_check,
+        background_error=error,
+        robust=settings.robust,
+        operators=settings.operators,
+        error_correlation=settings.error_correlation,
         day=day,
-    )  # fmt: skip
+    )
     inside = tidy
     if time is not None and not np.isnat(time):
         inside, _ = select_window(tidy, time, settings.window)
     key = jax.random.fold_in(jax.random.key(settings.seed), _stamp(time))
     ensemble = states if len(states) > 1 else None
-    at = AnalysisTime(prior, given, background, time, r, likelihood, record.pop("rows"), inside,
-                      key, ensemble, factor, schedule)  # fmt: skip
+    at = AnalysisTime(
+        prior,
+        given,
+        background,
+        time,
+        r,
+        likelihood,
+        record.pop("rows"),
+        inside,
+        key,
+        ensemble,
+        factor,
+        schedule,
+    )
     drawn = METHODS[settings.method](at, settings, tick)
     _check_size(drawn.z, settings)
     record |= {"residual": drawn.residual, "inflation": drawn.inflation}
@@ -88,9 +115,12 @@ def variance_of_the_day(
 ) -> Float[np.ndarray, "node channel"]:
     """Where background members differ more or less than B says, mean 1."""
     return variance_ratio(
-        centre(states, prior.scale)[1], np.asarray(prior.covariance.variance),
-        prior.covariance.basis, alpha=alpha, area=prior.layout.grid.area_weights(),
-    )  # fmt: skip
+        centre(states, prior.scale)[1],
+        np.asarray(prior.covariance.variance),
+        prior.covariance.basis,
+        alpha=alpha,
+        area=prior.layout.grid.area_weights(),
+    )
 
 
 def r_of_spread(states: Float[np.ndarray, "member node channel"], prior: Prior) -> float:
@@ -116,18 +146,28 @@ def _check_size(z: Float[np.ndarray, "node member channel"], settings: Settings)
     """
     size = float(np.sqrt(np.mean(np.square(z, dtype=np.float64))))
     if not np.isfinite(size) and settings.method != "guided":
-        raise InputError([Problem(
-            "an analysis with numbers that are not finite",
-            "errors of observations that single precision can hold beside the background's",
-            "larger error_std: a ten-thousandth of the background's error is next to none",
-        )], what=settings.method)  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    "an analysis with numbers that are not finite",
+                    "errors of observations that single precision can hold beside the background's",
+                    "larger error_std: a ten-thousandth of the background's error is next to none",
+                )
+            ],
+            what=settings.method,
+        )
     if settings.method == "guided" and not size < DIVERGED:
         raise InputError(
-            [Problem(f"increments of {size:.2g} times the background error", "a V that is "
-                     f"symmetric and positive; covariance={settings.covariance!r} was not here",
-                     'assimilate(obs, covariance="climatological"), or the default')],
+            [
+                Problem(
+                    f"increments of {size:.2g} times the background error",
+                    "a V that is "
+                    f"symmetric and positive; covariance={settings.covariance!r} was not here",
+                    'assimilate(obs, covariance="climatological"), or the default',
+                )
+            ],
             what="guided sampling",
-        )  # fmt: skip
+        )
 
 
 def rounded(residual: float) -> float | None:
@@ -145,8 +185,9 @@ def warn_of_residual(residual: float, settings: Settings, time: np.datetime64 | 
             f"{residual:.1e}, not {solver.tolerance:.0e}, after {solver.max_iterations} "
             "iterations: errors are tiny beside the background's, or observations contradict "
             "each other; repair: larger error_std, fewer observations that say the same, or "
-            "assimilate(..., solver=Solver(max_iterations=2000))", stacklevel=4,
-        )  # fmt: skip
+            "assimilate(..., solver=Solver(max_iterations=2000))",
+            stacklevel=4,
+        )
 
 
 def _stamp(time: np.datetime64 | None) -> int:

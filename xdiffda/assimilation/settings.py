@@ -67,26 +67,42 @@ class Settings:
         own = {
             "guided": {"guidance", "covariance", "antithetic", "small_scales", "robust", "hybrid"},
             "repaint": {"repaint", "antithetic", "small_scales"},
-            "3dvar": {"robust", "hybrid", "small_scales"}, "oi": {"small_scales"},
-            "letkf": {"localisation", "inflation"}, "interpolation": set(),
-        }  # fmt: skip
+            "3dvar": {"robust", "hybrid", "small_scales"},
+            "oi": {"small_scales"},
+            "letkf": {"localisation", "inflation"},
+            "interpolation": set(),
+        }
         foreign = set().union(*own.values()) - own[self.method]
         return {name: value for name, value in kept.items() if name not in foreign}
 
 
 def check_settings(
-    prior: Prior, *, method: str, n_members: int, n_steps: int, start: str, sampler: str,
-    solver: Solver | None, repaint: RePaint | None, localisation: Localisation | None,
-    inflation: Inflation | None, hybrid: Hybrid | None, covariance: str | None, **rest: Any,
-) -> Settings:  # fmt: skip
+    prior: Prior,
+    *,
+    method: str,
+    n_members: int,
+    n_steps: int,
+    start: str,
+    sampler: str,
+    solver: Solver | None,
+    repaint: RePaint | None,
+    localisation: Localisation | None,
+    inflation: Inflation | None,
+    hybrid: Hybrid | None,
+    covariance: str | None,
+    **rest: Any,
+) -> Settings:
     """Return the settings, or raise with all that is wrong with them."""
     n_members, n_steps = (_plain(number) for number in (n_members, n_steps))
     rest = {name: _plain(value) for name, value in rest.items()}
     problems = _plain_problems(method=method, n_members=n_members, n_steps=n_steps, **rest)
     problems += _kind_problems(
-        solver=solver, repaint=repaint, localisation=localisation, inflation=inflation,
+        solver=solver,
+        repaint=repaint,
+        localisation=localisation,
+        inflation=inflation,
         hybrid=hybrid,
-    )  # fmt: skip
+    )
     guidance = Guidance()
     v = covariance or prior.default_covariance
     try:
@@ -100,20 +116,28 @@ def check_settings(
     except ValueError as error:
         problems.append(Problem(str(error), "settings that fit together", "assimilate(obs)"))
     for name, value, owners in (
-        ("repaint", repaint, ("repaint",)), ("inflation", inflation, ("letkf",)),
-        ("localisation", localisation, ("letkf",)), ("hybrid", hybrid, ("guided", "3dvar")),
-    ):  # fmt: skip
+        ("repaint", repaint, ("repaint",)),
+        ("inflation", inflation, ("letkf",)),
+        ("localisation", localisation, ("letkf",)),
+        ("hybrid", hybrid, ("guided", "3dvar")),
+    ):
         if value is not None and method not in owners:
             problems.append(
-                Problem(f"{name}=... with method={method!r}", "the method it belongs to",
-                        f'assimilate(obs, method="{owners[0]}", {name}=...)')
-            )  # fmt: skip
+                Problem(
+                    f"{name}=... with method={method!r}",
+                    "the method it belongs to",
+                    f'assimilate(obs, method="{owners[0]}", {name}=...)',
+                )
+            )
     for name in ("error_correlation", "robust"):
         if method == "letkf" and rest[name] not in (None, "none"):
             problems.append(
-                Problem(f'{name}=... with method="letkf"', "a method that solves for all "
-                        "observations together", f'assimilate(obs, method="3dvar", {name}=...)')
-            )  # fmt: skip
+                Problem(
+                    f'{name}=... with method="letkf"',
+                    "a method that solves for all observations together",
+                    f'assimilate(obs, method="3dvar", {name}=...)',
+                )
+            )
     if problems:
         raise InputError(problems, what="settings of assimilate")
     _warn_of_few_steps(method, guidance)
@@ -121,11 +145,16 @@ def check_settings(
     if rest["background_error"] == "estimate" and not prior.estimates_background_error:
         rest["background_error"] = 1.0
     return Settings(
-        method=method, n_members=n_members, guidance=guidance, repaint=repaint or RePaint(),
-        localisation=localisation or Localisation(), inflation=inflation or Inflation(),
+        method=method,
+        n_members=n_members,
+        guidance=guidance,
+        repaint=repaint or RePaint(),
+        localisation=localisation or Localisation(),
+        inflation=inflation or Inflation(),
         hybrid=hybrid or Hybrid(),
-        covariance=v, **rest,
-    )  # fmt: skip
+        covariance=v,
+        **rest,
+    )
 
 
 def _warn_of_few_steps(method: str, guidance: Guidance) -> None:
@@ -157,14 +186,22 @@ def _is_number(value: Any) -> bool:
 
 def _kind_problems(**given: Any) -> list[Problem]:
     """Settings of a class of their own that are none."""
-    kinds = {"solver": Solver, "repaint": RePaint, "localisation": Localisation,
-             "inflation": Inflation, "hybrid": Hybrid}  # fmt: skip
+    kinds = {
+        "solver": Solver,
+        "repaint": RePaint,
+        "localisation": Localisation,
+        "inflation": Inflation,
+        "hybrid": Hybrid,
+    }
     return [
-        Problem(f"{name}={value!r}", f"settings of class {kinds[name].__name__}",
-                f"assimilate(obs, {name}={kinds[name].__name__}(...))")
+        Problem(
+            f"{name}={value!r}",
+            f"settings of class {kinds[name].__name__}",
+            f"assimilate(obs, {name}={kinds[name].__name__}(...))",
+        )
         for name, value in given.items()
         if value is not None and not isinstance(value, kinds[name])
-    ]  # fmt: skip
+    ]
 
 
 def window_problem(window: Any) -> Problem | None:
@@ -172,53 +209,70 @@ def window_problem(window: Any) -> Problem | None:
     if width_of(window).total_seconds() >= 0:  # NaN where it is none
         return None
     hours = f'"{window}h"' if _is_number(window) and 0 < window < np.inf else '"6h"'
-    return Problem(f"window={window!r}", "a positive width with its unit",
-                   f"assimilate(obs, window={hours})")  # fmt: skip
+    return Problem(
+        f"window={window!r}", "a positive width with its unit", f"assimilate(obs, window={hours})"
+    )
 
 
 def _plain_problems(**given: Any) -> list[Problem]:
     problems = []
     if given["method"] not in METHODS:
         problems.append(
-            Problem(f"method={given['method']!r}", f"one of {', '.join(METHODS)}",
-                    'assimilate(obs, method="guided")')
-        )  # fmt: skip
+            Problem(
+                f"method={given['method']!r}",
+                f"one of {', '.join(METHODS)}",
+                'assimilate(obs, method="guided")',
+            )
+        )
     for name in ("n_members", "n_steps", "max_batch"):
         if not isinstance(given[name], int) or given[name] < 1:
             problems.append(
-                Problem(f"{name}={given[name]!r}", "a whole number of 1 or more",
-                        f"assimilate(obs, {name}=8)")
-            )  # fmt: skip
+                Problem(
+                    f"{name}={given[name]!r}",
+                    "a whole number of 1 or more",
+                    f"assimilate(obs, {name}=8)",
+                )
+            )
     if not (_is_number(given["withhold"]) and 0 <= given["withhold"] < 1):
         problems.append(
-            Problem(f"withhold={given['withhold']!r}", "a share of the stations below 1",
-                    "assimilate(obs, withhold=0.1)")
-        )  # fmt: skip
+            Problem(
+                f"withhold={given['withhold']!r}",
+                "a share of the stations below 1",
+                "assimilate(obs, withhold=0.1)",
+            )
+        )
     if not (_is_whole(given["seed"]) and 0 <= given["seed"] < 2**32):
         problems.append(
-            Problem(f"seed={given['seed']!r}", "a whole number from 0 to 2**32 - 1",
-                    "assimilate(obs, seed=0)")
-        )  # fmt: skip
+            Problem(
+                f"seed={given['seed']!r}",
+                "a whole number from 0 to 2**32 - 1",
+                "assimilate(obs, seed=0)",
+            )
+        )
     if not (_is_number(given["gross_check"]) and given["gross_check"] > 0):
         problems.append(
-            Problem(f"gross_check={given['gross_check']!r}",
-                    "a positive number of standard deviations, infinite for no check",
-                    "assimilate(obs, gross_check=10.0)")
-        )  # fmt: skip
+            Problem(
+                f"gross_check={given['gross_check']!r}",
+                "a positive number of standard deviations, infinite for no check",
+                "assimilate(obs, gross_check=10.0)",
+            )
+        )
     for name in ("antithetic", "small_scales"):
         if given[name] not in (True, False):
             problems.append(
-                Problem(f"{name}={given[name]!r}", "True or False",
-                        f"assimilate(obs, {name}=True)")
-            )  # fmt: skip
+                Problem(f"{name}={given[name]!r}", "True or False", f"assimilate(obs, {name}=True)")
+            )
     if (problem := window_problem(given["window"])) is not None:
         problems.append(problem)
     r = given["background_error"]
     if r not in ("estimate", "spread") and not (isinstance(r, int | float) and 0 < r < np.inf):
         problems.append(
-            Problem(f"background_error={r!r}", 'a positive number, "estimate" or "spread"',
-                    "assimilate(obs, background_error=1.0)")
-        )  # fmt: skip
+            Problem(
+                f"background_error={r!r}",
+                'a positive number, "estimate" or "spread"',
+                "assimilate(obs, background_error=1.0)",
+            )
+        )
     return problems
 
 
@@ -229,13 +283,19 @@ def check_factor(factor: Any, prior: Prior, settings: Settings) -> None:
     problems = []
     shape = prior.layout.grid.n_node, prior.layout.n_channel
     if not settings.inflation.adaptive or settings.method != "letkf":
-        problems.append(Problem(
-            "inflation_factor without adaptive inflation", "the method it belongs to",
-            'assimilate(obs, method="letkf", inflation=Inflation(adaptive=True))',
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                "inflation_factor without adaptive inflation",
+                "the method it belongs to",
+                'assimilate(obs, method="letkf", inflation=Inflation(adaptive=True))',
+            )
+        )
     if np.shape(factor) != shape or not np.all(np.asarray(factor) > 0):
-        problems.append(Problem(
-            f"inflation_factor of shape {np.shape(factor)}", f"positive numbers on {shape}",
-            'inflation_factor=analysis["inflation_factor"].values',
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                f"inflation_factor of shape {np.shape(factor)}",
+                f"positive numbers on {shape}",
+                'inflation_factor=analysis["inflation_factor"].values',
+            )
+        )
     raise_if(problems, what="settings of assimilate")

@@ -109,7 +109,10 @@ class BalancedBasis(Basis):
         psi, chi, mass = self._split(a)
         mass = mass + self._balanced(psi)
         crossed_psi, crossed_chi = self._cross(psi), self._cross(chi)
-        along = lambda rows, b: self.scalar.rows_of(b, rows)  # noqa: E731
+
+        def along(rows, b):
+            return self.scalar.rows_of(b, rows)
+
         u = along(self.east, crossed_chi) - along(self.north, psi)
         v = along(self.east, crossed_psi) + along(self.north, chi)
         rows = jnp.concatenate([u, v, along(self.scalar.along_rows, mass)], axis=-1)
@@ -123,7 +126,10 @@ class BalancedBasis(Basis):
     ) -> Float[Array, "degree order *rest channel"]:
         """Apply the exact transpose of `synthesis`."""
         u, v, mass = self._orders(x, self.scalar.along_columns, self.factor)
-        along = lambda rows, b: self.scalar.degrees_of(b, rows)  # noqa: E731
+
+        def along(rows, b):
+            return self.scalar.degrees_of(b, rows)
+
         psi = -along(self.north, u) - self._cross(along(self.east, v))
         chi = along(self.north, v) - self._cross(along(self.east, u))
         mass = along(self.scalar.along_rows, mass)
@@ -159,7 +165,10 @@ class BalancedBasis(Basis):
         Isotropic scalars cannot be correlated as wind and mass are: those parts are lost.
         """
         psi, chi, mass = (jnp.array(c) for c in (self.u, self.v, self.mass))
-        part = lambda one, other: blocks[..., one[:, None], other]  # noqa: E731
+
+        def part(one, other):
+            return blocks[..., one[:, None], other]
+
         first = (jnp.arange(blocks.shape[-3]) > 0)[:, None, None]  # degree 0 has no wind
         wind = first * (part(psi, psi) + part(chi, chi)) / 2
         count = self.multiplicity
@@ -207,7 +216,10 @@ class BalancedBasis(Basis):
     def _coriolis(self, psi: Array) -> Array:
         """Coefficients of sin(phi) psi."""
         lower, upper = _shifted(psi, 1), _shifted(psi, -1)
-        wide = lambda factor: factor.reshape(*factor.shape, *[1] * (psi.ndim - 2))  # noqa: E731
+
+        def wide(factor):
+            return factor.reshape(*factor.shape, *[1] * (psi.ndim - 2))
+
         return wide(self.raising) * lower + wide(self.lowering) * upper
 
     def _balanced(self, psi: Array) -> Array:
@@ -217,7 +229,10 @@ class BalancedBasis(Basis):
 
     def _balanced_adjoint(self, mass: Array) -> Array:
         back = jnp.einsum("dmp,do...m->do...p", self.regression, mass, precision=PRECISION)
-        wide = lambda factor: factor.reshape(*factor.shape, *[1] * (back.ndim - 2))  # noqa: E731
+
+        def wide(factor):
+            return factor.reshape(*factor.shape, *[1] * (back.ndim - 2))
+
         lower, upper = wide(self.raising) * back, wide(self.lowering) * back
         return _shifted(lower, -1) + _shifted(upper, 1)
 
@@ -278,14 +293,23 @@ def balanced_basis(
     eps = np.sqrt(np.maximum(square - wavenumber**2, 0) / (4 * square - 1))  # (degree, order)
     lower, upper = np.roll(root, 1), np.append(root[1:], 0.0)
     higher = np.concatenate([eps[1:], np.zeros((1, n_order))])
-    as32 = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
+
+    def as32(x):
+        return jnp.asarray(x, jnp.float32)
+
     return BalancedBasis(
-        scalar=scalar, north=as32(north), east=as32(east), inverse=as32(inverse),
+        scalar=scalar,
+        north=as32(north),
+        east=as32(east),
+        inverse=as32(inverse),
         regression=as32(balance.regression),
         factor=as32(np.repeat(balance.factor, grid.n_lon, axis=0)),
         raising=as32(eps * lower[:, None] * present),
-        lowering=as32(higher * upper[:, None] * present), u=u, v=v, mass=mass,
-    )  # fmt: skip
+        lowering=as32(higher * upper[:, None] * present),
+        u=u,
+        v=v,
+        mass=mass,
+    )
 
 
 # Fit of the balance between mass and wind to samples of background errors, and its files.
@@ -295,9 +319,10 @@ FACTOR = (0.2, 5.0)  # limits of g: few samples, or a channel that hardly varies
 
 
 def fit_basis(
-    layout: Layout, samples: Float[np.ndarray, "sample node channel"],
+    layout: Layout,
+    samples: Float[np.ndarray, "sample node channel"],
     truncation: int | None = None,
-) -> Basis:  # fmt: skip
+) -> Basis:
     """Basis of control variables with the balance that samples show.
 
     Parameters
@@ -340,10 +365,16 @@ def row_variance(
     n_lon = basis.scalar.along_columns.shape[1]
     rows = np.asarray(basis.scalar.along_rows, np.float64)
     k = np.asarray(basis.regression, np.float64)
+
     # degree l of psi reaches degree l + 1 of mass and degree l - 1
-    reach = lambda factor, by: _moved(np.asarray(factor)[:, :, None] * rows, by)  # noqa: E731
-    parts = [(rows, None), (reach(basis.raising, 1), _moved(k, 1)),
-             (reach(basis.lowering, -1), _moved(k, -1))]  # fmt: skip
+    def reach(factor, by):
+        return _moved(np.asarray(factor)[:, :, None] * rows, by)
+
+    parts = [
+        (rows, None),
+        (reach(basis.raising, 1), _moved(k, 1)),
+        (reach(basis.lowering, -1), _moved(k, -1)),
+    ]
     psi, mass = np.array(basis.u), np.array(basis.mass)
     to = [blocks[:, mass], *(k @ blocks[:, psi] for _, k in parts[1:])]  # covariances with all
     total = 0.0
@@ -365,12 +396,16 @@ def _moved(a: np.ndarray, by: int) -> np.ndarray:
 
 
 def with_balance(
-    basis: BalancedBasis, samples: Float[np.ndarray, "sample node channel"],
+    basis: BalancedBasis,
+    samples: Float[np.ndarray, "sample node channel"],
     factor: Float[np.ndarray, "row mass"],
-) -> BalancedBasis:  # fmt: skip
+) -> BalancedBasis:
     """The same basis with this g, and the K that then fits the samples best."""
     nodes = np.repeat(factor, basis.n_node // len(factor), axis=0)
-    places = lambda b: (b.regression, b.factor)  # noqa: E731
+
+    def places(b):
+        return (b.regression, b.factor)
+
     none = jnp.zeros_like(basis.regression), jnp.asarray(nodes, jnp.float32)
     basis = eqx.tree_at(places, basis, none)
     regression = jnp.asarray(_regression(basis, samples), jnp.float32)
@@ -398,7 +433,10 @@ def _regression(
 def _moments(basis: BalancedBasis, x: Array) -> tuple[Array, Array]:
     a = basis.analysis(x)
     predictor, mass = basis.implied(a), a[..., jnp.array(basis.mass)]
-    both = lambda one, other: jnp.einsum("dosp,dosq->dpq", one, other)  # noqa: E731
+
+    def both(one, other):
+        return jnp.einsum("dosp,dosq->dpq", one, other)
+
     return both(predictor, predictor), both(mass, predictor)
 
 

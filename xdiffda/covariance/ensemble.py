@@ -30,7 +30,21 @@ from xdiffda.covariance.localisation import HYBRID_LOCALISATION as LOCALISATION
 from xdiffda.covariance.spectral import SpectralCovariance, SpectralRoot
 from xdiffda.errors import Problem, raise_if
 
-__all__ = ["HYBRID_LOCALISATION", "EnsembleCovariance", "EnsembleRoot", "FlowDependent", "Hybrid", "HybridCovariance", "HybridRoot", "RescaledCovariance", "centre", "localisation_spectrum", "spread_scale", "variance_ratio", "vertical_root"]
+__all__ = [
+    "HYBRID_LOCALISATION",
+    "EnsembleCovariance",
+    "EnsembleRoot",
+    "FlowDependent",
+    "Hybrid",
+    "HybridCovariance",
+    "HybridRoot",
+    "RescaledCovariance",
+    "centre",
+    "localisation_spectrum",
+    "spread_scale",
+    "variance_ratio",
+    "vertical_root",
+]
 
 
 # V(sigma) of the day: a calibrated covariance rescaled by the variance of an ensemble.
@@ -128,7 +142,10 @@ class RescaledCovariance(eqx.Module):
         if inner is None:
             return None
         near = RescaledCovariance(inner.among, points.pick(self.root))
-        spread = lambda x: self.scaled(inner.spread(near.scaled(x)))  # noqa: E731
+
+        def spread(x):
+            return self.scaled(inner.spread(near.scaled(x)))
+
         return Restricted(near, spread, inner.n)
 
     def decompose(self) -> RescaledCovariance:
@@ -210,11 +227,17 @@ class Hybrid:
     def __post_init__(self) -> None:
         problems = []
         if self.around not in AROUND:
-            problems.append(Problem(f"around={self.around!r}", f"one of {', '.join(AROUND)}",
-                                    'Hybrid(around="members")'))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"around={self.around!r}",
+                    f"one of {', '.join(AROUND)}",
+                    'Hybrid(around="members")',
+                )
+            )
         if not 0 < self.alpha <= 1:
-            problems.append(Problem(f"alpha={self.alpha!r}", "above 0, up to 1",
-                                    "Hybrid(alpha=0.5)"))  # fmt: skip
+            problems.append(
+                Problem(f"alpha={self.alpha!r}", "above 0, up to 1", "Hybrid(alpha=0.5)")
+            )
         raise_if(problems, what="hybrid")
 
 
@@ -323,8 +346,13 @@ class HybridCovariance(eqx.Module):
     def at(self, points: Points) -> Restricted:
         """The same covariance among some points, and from these to the whole grid."""
         static, day, share = self.static.at(points), self.ensemble.at(points), self.alpha
-        among = lambda x: share * static.among(x) + (1 - share) * day.among(x)  # noqa: E731
-        spread = lambda x: share * static.spread(x) + (1 - share) * day.spread(x)  # noqa: E731
+
+        def among(x):
+            return share * static.among(x) + (1 - share) * day.among(x)
+
+        def spread(x):
+            return share * static.spread(x) + (1 - share) * day.spread(x)
+
         return Restricted(among, spread, static.n)
 
     def root(self) -> HybridRoot:

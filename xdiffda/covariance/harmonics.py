@@ -129,7 +129,6 @@ class ScalarBasis(Basis):
 
     def at(self, points: Points) -> ScalarBasis:
         """The same functions at some points."""
-        
 
         return at_points(self, points)
 
@@ -273,9 +272,12 @@ def _build(
         inverse[present, order] = fit
     as32 = functools.partial(jnp.asarray, dtype=jnp.float32)
     return ScalarBasis(
-        along_rows=as32(rows), along_columns=as32(columns), inverse_rows=as32(inverse),
-        inverse_columns=as32(columns / columns.shape[1]), mask=as32(mask),
-    )  # fmt: skip
+        along_rows=as32(rows),
+        along_columns=as32(columns),
+        inverse_rows=as32(inverse),
+        inverse_columns=as32(columns / columns.shape[1]),
+        mask=as32(mask),
+    )
 
 
 def wind_inverse(
@@ -300,7 +302,8 @@ def wind_inverse(
 # On a fine grid nearly all of a transform is the sums over zonal wavenumbers at every grid point.
 # Observations read few of these: 40,000 of a million at 0.25 degree for 10,000 columns. A solve for
 # the observations (`xdiffda.diffusion.kalman`) applies H V H^T at every step, and needs V nowhere
-# else. Of the package this knows `xdiffda.covariance.harmonics` only: each covariance has a method ``at``.
+# else. Of the package this knows `xdiffda.covariance.harmonics` only: each covariance has a method
+# ``at``.
 
 # Points that a solve may take, over those of the grid: beyond, the whole grid is as fast.
 WORTH = 0.25

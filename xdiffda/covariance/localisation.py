@@ -149,9 +149,11 @@ def unit_vectors(lat: np.ndarray, lon: np.ndarray) -> Float[np.ndarray, "place 3
 
 
 def centres(
-    index: Int[np.ndarray, "obs term"], weight: Float[np.ndarray, "obs term"], layout_nodes: Any,
+    index: Int[np.ndarray, "obs term"],
+    weight: Float[np.ndarray, "obs term"],
+    layout_nodes: Any,
     n_channel: int,
-) -> Float[np.ndarray, "obs 3"]:  # fmt: skip
+) -> Float[np.ndarray, "obs 3"]:
     """Unit vectors of observations: weighted means of the grid points that they see."""
     share = np.abs(np.asarray(weight, np.float64))
     place = np.einsum("op,opx->ox", share, layout_nodes[np.asarray(index) // n_channel])
@@ -211,10 +213,14 @@ class Patches(NamedTuple):
 
 
 def neighbourhoods(
-    nodes: Float[np.ndarray, "node 3"], obs: Float[np.ndarray, "obs 3"], *, radius_km: float,
-    max_obs: int | None = None, floats: Callable[[int], int] = lambda width: width,
+    nodes: Float[np.ndarray, "node 3"],
+    obs: Float[np.ndarray, "obs 3"],
+    *,
+    radius_km: float,
+    max_obs: int | None = None,
+    floats: Callable[[int], int] = lambda width: width,
     budget: int = 2**26,
-) -> Iterator[Patches]:  # fmt: skip
+) -> Iterator[Patches]:
     """Grid points and their neighbours, a chunk at a time.
 
     Points with about as many neighbours share a chunk; the numbers of points and neighbours
@@ -250,9 +256,13 @@ def neighbourhoods(
 
 
 def _chunks(
-    pairs: np.ndarray, start: int, n_node: int, max_obs: int | None,
-    floats: Callable[[int], int], budget: int,
-) -> Iterator[Patches]:  # fmt: skip
+    pairs: np.ndarray,
+    start: int,
+    n_node: int,
+    max_obs: int | None,
+    floats: Callable[[int], int],
+    budget: int,
+) -> Iterator[Patches]:
     count = np.bincount(pairs["i"], minlength=n_node)
     first = np.cumsum(count) - count
     kept = np.minimum(count, max_obs) if max_obs is not None else count
@@ -361,15 +371,22 @@ class EnsembleCovariance(eqx.Module):
 
     @classmethod
     def localised(
-        cls, perturbations: Float[np.ndarray, "node sample channel"], basis: Basis, layout: Layout,
-        *, localisation: Localisation = HYBRID_LOCALISATION,
-    ) -> EnsembleCovariance:  # fmt: skip
+        cls,
+        perturbations: Float[np.ndarray, "node sample channel"],
+        basis: Basis,
+        layout: Layout,
+        *,
+        localisation: Localisation = HYBRID_LOCALISATION,
+    ) -> EnsembleCovariance:
         """Localise the sample covariance of ``perturbations`` in km and in ln p.
 
         Source: Houtekamer & Mitchell (2001),
         doi 10.1175/1520-0493(2001)129<0123:ASEKFF>2.0.CO;2.
         """
-        as32 = lambda a: jnp.asarray(a, jnp.float32)  # noqa: E731
+
+        def as32(a):
+            return jnp.asarray(a, jnp.float32)
+
         horizontal = localisation_spectrum(basis, localisation.length_km)
         vertical = vertical_root(layout, localisation.length_log_p)
         return cls(basis.scalar, as32(perturbations), as32(horizontal), as32(vertical))
@@ -404,14 +421,18 @@ class EnsembleCovariance(eqx.Module):
     def sample(self, keys: PRNGKeyArray) -> Float[Array, "node member channel"]:
         """Draw one state for each key."""
         shape = self.root().control().shape
-        draw = lambda key: self.root()(jax.random.normal(key, shape))  # noqa: E731
+
+        def draw(key):
+            return self.root()(jax.random.normal(key, shape))
+
         return jax.vmap(draw, out_axes=1)(keys)
 
 
 def _between(
-    source: EnsembleCovariance, target: EnsembleCovariance,
+    source: EnsembleCovariance,
+    target: EnsembleCovariance,
     x: Float[Array, "source *rest channel"],
-) -> Float[Array, "target *rest channel"]:  # fmt: skip
+) -> Float[Array, "target *rest channel"]:
     """V x at the points of ``target``, x at those of ``source``."""
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
 

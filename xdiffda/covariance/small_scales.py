@@ -25,6 +25,7 @@ from xdiffda.state.grid import Layout
 
 # Sizes of background errors by row and channel, and what a truncated basis leaves out.
 
+
 def unresolved_part(
     basis: Basis, samples: Float[np.ndarray, "sample node channel"], *, batch: int = 32
 ) -> Float[np.ndarray, "sample node channel"]:
@@ -108,9 +109,11 @@ class SmallScaleFilter(NamedTuple):
     damping: Float[np.ndarray, "class node channel"]
 
     def change(
-        self, basis: Basis, x: Float[np.ndarray, "state node channel"],
+        self,
+        basis: Basis,
+        x: Float[np.ndarray, "state node channel"],
         area: Float[np.ndarray, " node"],
-    ) -> Float[np.ndarray, "state node channel"]:  # fmt: skip
+    ) -> Float[np.ndarray, "state node channel"]:
         """What to add to states so that they hold the estimate; nothing within the basis.
 
         ``area`` are weights of mean 1.
@@ -133,19 +136,24 @@ class SmallScaleFilter(NamedTuple):
 
 
 def roughness(
-    about: Float[np.ndarray, "state node channel"], variance: float,
+    about: Float[np.ndarray, "state node channel"],
+    variance: float,
     area: Float[np.ndarray, " node"],
-) -> Float[np.ndarray, " state"]:  # fmt: skip
+) -> Float[np.ndarray, " state"]:
     """Variance of small scales about their mean over that of the truth; ``area`` of mean 1."""
     return np.mean(area[:, None] * about**2, axis=(1, 2)) / variance
 
 
 def fit_filter(
-    basis: Basis, truths: Float[np.ndarray, "sample node channel"],
+    basis: Basis,
+    truths: Float[np.ndarray, "sample node channel"],
     backgrounds: Float[np.ndarray, "pair node channel"],
     their_truths: Float[np.ndarray, "pair node channel"],
-    area: Float[np.ndarray, " node"], *, n_lon: int, n_class: int = 6,
-) -> SmallScaleFilter:  # fmt: skip
+    area: Float[np.ndarray, " node"],
+    *,
+    n_lon: int,
+    n_class: int = 6,
+) -> SmallScaleFilter:
     """Regress the truth's small scales on the background's, by class of roughness.
 
     Parameters

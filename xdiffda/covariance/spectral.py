@@ -37,7 +37,10 @@ class SpectralCovariance(eqx.Module):
     def from_blocks(cls, basis: Basis, blocks: np.ndarray | Array) -> SpectralCovariance:
         """Decompose symmetric ``blocks`` (degree, channel, channel); negatives become 0."""
         values, vectors = np.linalg.eigh(np.asarray(blocks, np.float64))
-        as32 = lambda a: jnp.asarray(a, jnp.float32)  # noqa: E731
+
+        def as32(a):
+            return jnp.asarray(a, jnp.float32)
+
         return cls(basis, as32(vectors), as32(np.maximum(values, 0.0)))
 
     @property
@@ -87,7 +90,10 @@ def white_coefficients(
     """Independent unit normals for every coefficient, one draw for each key."""
     n_channel = covariance.values.shape[1]
     mask = covariance.basis.mask
-    draw = lambda key: jax.random.normal(key, (*mask.shape, n_channel))  # noqa: E731
+
+    def draw(key):
+        return jax.random.normal(key, (*mask.shape, n_channel))
+
     return jax.vmap(draw, out_axes=2)(keys) * mask[:, :, None, None]
 
 

@@ -28,9 +28,14 @@ CARRY = ("mean", "ensemble")
 
 
 def plain_problems(
-    *, n_cycles: object, n_members: object, carry: object, cycle_length: object, seed: object,
+    *,
+    n_cycles: object,
+    n_members: object,
+    carry: object,
+    cycle_length: object,
+    seed: object,
     line: str = "cycle(..., {name}={value})",
-) -> list[Problem]:  # fmt: skip
+) -> list[Problem]:
     """What is wrong with single values; ``line`` shows how one is written."""
 
     def problem(name: str, value: object, needed: str, better: str) -> Problem:
@@ -38,8 +43,10 @@ def plain_problems(
 
     problems = []
     for name, value, least in (
-        ("n_cycles", n_cycles, 1), ("n_members", n_members, 1), ("seed", seed, 0),
-    ):  # fmt: skip
+        ("n_cycles", n_cycles, 1),
+        ("n_members", n_members, 1),
+        ("seed", seed, 0),
+    ):
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not whole or value < least:  # pyright: ignore[reportOperatorIssue]
             needed = f"a whole number of {least} or more"
@@ -58,19 +65,29 @@ def kind_problems(
     """Arguments of `cycle` that are not at all of the kind they should be."""
     problems = []
     if not isinstance(out, str | os.PathLike) or not str(out).strip():
-        problems.append(Problem(f"out={out!r}", "the name of a zarr store",
-                                'cycle(..., out="run.zarr")'))  # fmt: skip
+        problems.append(
+            Problem(f"out={out!r}", "the name of a zarr store", 'cycle(..., out="run.zarr")')
+        )
     if forecaster is not None and not _takes_one(forecaster):
-        problems.append(Problem(
-            f"a forecaster of type {type(forecaster).__name__}, not to be called with one state",
-            "a function from a Dataset to the Dataset one cycle later, or None for the model's own",
-            "cycle(..., forecaster=lambda ds: my_model(ds))",
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                f"a forecaster of type {type(forecaster).__name__}, not to be called with one "
+                f"state",
+                "a function from a Dataset to the Dataset one cycle later, or None for the "
+                "model's own",
+                "cycle(..., forecaster=lambda ds: my_model(ds))",
+            )
+        )
     for name, value, kind in (("truth", truth, xr.Dataset), ("relaxation", relaxation, Relaxation)):
         if value is not None and not isinstance(value, kind):
             better = "xdiffda.open_dataset(path)" if kind is xr.Dataset else "Relaxation(climate)"
-            problems.append(Problem(f"{name} of type {type(value).__name__}", f"a {kind.__name__}",
-                                    f"cycle(..., {name}={better})"))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"{name} of type {type(value).__name__}",
+                    f"a {kind.__name__}",
+                    f"cycle(..., {name}={better})",
+                )
+            )
     return problems
 
 
@@ -172,11 +189,24 @@ class Emulation:
 
     def __post_init__(self) -> None:
         tables = self.error_std if isinstance(self.error_std, dict) else {}
-        wrong = [(name, p) for name, of in tables.items() if isinstance(of, dict)
-                 for p in of if not is_number(p)]  # fmt: skip
-        raise_if([Problem(f"error_std of {name} at {p!r}", "a level in hPa",
-                          f'error_std = {{ {name} = {{ "850" = 0.5 }} }}') for name, p in wrong],
-                 what="emulate")  # fmt: skip
+        wrong = [
+            (name, p)
+            for name, of in tables.items()
+            if isinstance(of, dict)
+            for p in of
+            if not is_number(p)
+        ]
+        raise_if(
+            [
+                Problem(
+                    f"error_std of {name} at {p!r}",
+                    "a level in hPa",
+                    f'error_std = {{ {name} = {{ "850" = 0.5 }} }}',
+                )
+                for name, p in wrong
+            ],
+            what="emulate",
+        )
 
     def choices(self) -> dict[str, Any]:
         """Arguments of `emulated_stream`; levels, which TOML writes as text, are numbers."""
@@ -234,21 +264,35 @@ class CycleConfig:
 
     def __post_init__(self) -> None:
         problems = plain_problems(
-            n_cycles=self.n_cycles, n_members=self.n_members, carry=self.carry,
-            cycle_length=self.cycle_length, seed=self.seed, line="{name} = {value}",
-        )  # fmt: skip
+            n_cycles=self.n_cycles,
+            n_members=self.n_members,
+            carry=self.carry,
+            cycle_length=self.cycle_length,
+            seed=self.seed,
+            line="{name} = {value}",
+        )
         if bool(self.observations) == (self.emulate is not None):
-            problems.append(Problem(
-                "both observations and [emulate]" if self.observations
-                else "neither observations nor [emulate]",
-                "one of them", 'observations = "obs.zarr"',
-            ))  # fmt: skip
+            problems.append(
+                Problem(
+                    "both observations and [emulate]"
+                    if self.observations
+                    else "neither observations nor [emulate]",
+                    "one of them",
+                    'observations = "obs.zarr"',
+                )
+            )
         if self.start and not is_time(self.start):
-            problems.append(Problem(f"start = {self.start!r}", "the time of the first analysis",
-                                    'start = "2020-01-01T06"'))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"start = {self.start!r}",
+                    "the time of the first analysis",
+                    'start = "2020-01-01T06"',
+                )
+            )
         if self.emulate is not None and not self.truth:
-            problems.append(Problem("[emulate] without truth", "what is to be observed",
-                                    'truth = "truth.zarr"'))  # fmt: skip
+            problems.append(
+                Problem("[emulate] without truth", "what is to be observed", 'truth = "truth.zarr"')
+            )
         raise_if(problems, what="configuration of a cycled run")
 
     @classmethod
@@ -264,9 +308,12 @@ class CycleConfig:
 
 
 def assimilation_settings(
-    given: Assimilation | Mapping[str, Any] | None, assimilate: Callable, cycle_length: str,
-    carry: str = "mean", call: str = "cycle",
-) -> dict[str, Any]:  # fmt: skip
+    given: Assimilation | Mapping[str, Any] | None,
+    assimilate: Callable,
+    cycle_length: str,
+    carry: str = "mean",
+    call: str = "cycle",
+) -> dict[str, Any]:
     """Keywords of ``assimilate``, the defaults filled in; ``call`` is who takes them.
 
     Raises
@@ -279,21 +326,37 @@ def assimilation_settings(
         settings = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
     else:
         if not isinstance(given, Mapping):
-            raise InputError([Problem(f"settings={given!r}", "a mapping from setting to value",
-                                      f'{call}(..., settings={{"method": "3dvar"}})')],
-                             what="settings of assimilate")  # fmt: skip
+            raise InputError(
+                [
+                    Problem(
+                        f"settings={given!r}",
+                        "a mapping from setting to value",
+                        f'{call}(..., settings={{"method": "3dvar"}})',
+                    )
+                ],
+                what="settings of assimilate",
+            )
         known = [name for name in inspect.signature(assimilate).parameters if name not in OWN]
-        raise_if([_unknown(name, known, call) for name in given if name not in known],
-                 what="settings of assimilate")  # fmt: skip
+        raise_if(
+            [_unknown(name, known, call) for name in given if name not in known],
+            what="settings of assimilate",
+        )
         settings = assimilation_settings(None, assimilate, cycle_length, carry, call) | dict(given)
     if settings["antithetic"] is None:
         settings["antithetic"] = carry == "mean"
     if settings["window"] is None:
         settings["window"] = cycle_length
     if not seconds(settings["window"]) > 0:
-        raise InputError([Problem(f"window={settings['window']!r}", "a positive width",
-                                  f"{call}(..., settings={{'window': '6h'}})")],
-                         what="settings of assimilate")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"window={settings['window']!r}",
+                    "a positive width",
+                    f"{call}(..., settings={{'window': '6h'}})",
+                )
+            ],
+            what="settings of assimilate",
+        )
     return settings
 
 
@@ -303,11 +366,17 @@ def _unknown(name: str, known: list[str], call: str) -> Problem:
         repair = f"{call}(..., settings={{'inflation': Inflation(adaptive=True)}})"
         return Problem("settings={'inflation_factor': ...}", f"nothing: {why}", repair)
     if name in OWN:
-        return Problem(f"settings={{{name!r}: ...}}", f"an argument of {call} itself",
-                       f"{call}(..., {name}=...)")  # fmt: skip
+        return Problem(
+            f"settings={{{name!r}: ...}}",
+            f"an argument of {call} itself",
+            f"{call}(..., {name}=...)",
+        )
     near = difflib.get_close_matches(name, known, n=1) or known[:1]
-    return Problem(f"the setting {name!r}", f"some of {', '.join(known)}",
-                   f"{call}(..., settings={{{near[0]!r}: ...}})")  # fmt: skip
+    return Problem(
+        f"the setting {name!r}",
+        f"some of {', '.join(known)}",
+        f"{call}(..., settings={{{near[0]!r}: ...}})",
+    )
 
 
 def as_plain(value: Any) -> Any:

@@ -54,7 +54,19 @@ from xdiffda.priors.prior import Prior
 from xdiffda.priors.samples import open_named, open_named_obs
 from xdiffda.storage.lock import Writer
 
-__all__ = ["Assimilation", "CycleConfig", "Emulation", "ObservationStream", "Relaxation", "cycle", "emulated_stream", "mean_states", "open_cycle", "read_observations", "run_config"]
+__all__ = [
+    "Assimilation",
+    "CycleConfig",
+    "Emulation",
+    "ObservationStream",
+    "Relaxation",
+    "cycle",
+    "emulated_stream",
+    "mean_states",
+    "open_cycle",
+    "read_observations",
+    "run_config",
+]
 
 
 @with_own_jax
@@ -157,22 +169,34 @@ def cycle(
     >>> int((obs["status"] == "used").sum()) == int(run["n_obs_used"].sum())
     True
     """
-    wrong = plain_problems(n_cycles=n_cycles, n_members=n_members, carry=carry,
-                           cycle_length=cycle_length, seed=seed)  # fmt: skip
+    wrong = plain_problems(
+        n_cycles=n_cycles, n_members=n_members, carry=carry, cycle_length=cycle_length, seed=seed
+    )
     wrong += kind_problems(out=out, forecaster=forecaster, truth=truth, relaxation=relaxation)
     raise_if(wrong, what="cycle")
     chosen = assimilation_settings(settings, assimilate, cycle_length, carry)
     prior, path = registry.resolve(model), Path(out).expanduser()
     plan = make_plan(
-        background, obs, prior, n_cycles=n_cycles, cycle_length=cycle_length, model=model,
-        truth=truth, forecaster=forecaster, settings=chosen, n_members=n_members, carry=carry,
-        seed=int(seed), relaxation=relaxation,
-    )  # fmt: skip
+        background,
+        obs,
+        prior,
+        n_cycles=n_cycles,
+        cycle_length=cycle_length,
+        model=model,
+        truth=truth,
+        forecaster=forecaster,
+        settings=chosen,
+        n_members=n_members,
+        carry=carry,
+        seed=int(seed),
+        relaxation=relaxation,
+    )
     with Writer(path) as writer:
         done = resume(path, plan.config)
         wanted = get_options().progress if progress is None else progress
-        with tqdm(total=max(n_cycles, done), initial=done, desc="cycle", unit="cycle",
-                  disable=not wanted) as bar:  # fmt: skip
+        with tqdm(
+            total=max(n_cycles, done), initial=done, desc="cycle", unit="cycle", disable=not wanted
+        ) as bar:
             for n in range(done, n_cycles):
                 try:
                     outcome = _one_cycle(plan, path, n)
@@ -208,18 +232,24 @@ def _one_cycle(plan: Plan, path: Path, n: int) -> Outcome:
         record: dict[str, Any] = {"used": 0, "rejected": {}, "r": float("nan"), "parts": []}
     else:
         result, tidy, records, held = run_assimilation(
-            plan.states.dataset(forecasts, time), window.tidy, model=plan.prior,
-            n_members=plan.config["n_members"], seed=plan.config["seed"], progress=False,
-            inflation_factor=factor, **plan.settings,
-        )  # fmt: skip
+            plan.states.dataset(forecasts, time),
+            window.tidy,
+            model=plan.prior,
+            n_members=plan.config["n_members"],
+            seed=plan.config["seed"],
+            progress=False,
+            inflation_factor=factor,
+            **plan.settings,
+        )
         if factor is not None:
             factor = result["inflation_factor"].values
         analysis = plan.states.array(result, what="analysis")
         record = {
-            "used": records[0]["used"], "rejected": dict(records[0]["rejected"]),
+            "used": records[0]["used"],
+            "rejected": dict(records[0]["rejected"]),
             "r": json.loads(result.attrs["xdiffda_background_error"])[0],
             "parts": [status_of(tidy, records[0]["lost"])],
-        }  # fmt: skip
+        }
         if held is not None:
             record["parts"].append(all_of(held, WITHHELD))
     if window.outside is not None:
@@ -260,15 +290,19 @@ def _warn(time: np.datetime64, window: Window, plan: Plan) -> None:
     outside = f" ({window.n_outside} were given for other times)" if window.n_outside else ""
     warnings.warn(
         f"no observation within {plan.settings['window']} around {str(time)[:16]}{outside}: the "
-        "background stands as the analysis", stacklevel=4,
-    )  # fmt: skip
+        "background stands as the analysis",
+        stacklevel=4,
+    )
 
 
 def _provenance() -> dict[str, str]:
     from xdiffda import __version__
 
-    return {"title": "cycled assimilation", "xdiffda_version": __version__,
-            "xdiffda_jax_version": jax.__version__}  # fmt: skip
+    return {
+        "title": "cycled assimilation",
+        "xdiffda_version": __version__,
+        "xdiffda_jax_version": jax.__version__,
+    }
 
 
 @with_own_jax
@@ -299,8 +333,17 @@ def run_config(path: str | os.PathLike, *, progress: bool | None = None) -> xr.D
     if relaxation is not None and isinstance(relaxation.climatology, str):
         relaxation = replace(relaxation, climatology=open_named(relaxation.climatology))
     return cycle(
-        background, obs, out=config.out, n_cycles=config.n_cycles, n_members=config.n_members,
-        carry=config.carry, cycle_length=config.cycle_length, seed=config.seed,
-        model=config.model or None, truth=truth, relaxation=relaxation,
-        settings=config.assimilate, progress=progress,
-    )  # fmt: skip
+        background,
+        obs,
+        out=config.out,
+        n_cycles=config.n_cycles,
+        n_members=config.n_members,
+        carry=config.carry,
+        cycle_length=config.cycle_length,
+        seed=config.seed,
+        model=config.model or None,
+        truth=truth,
+        relaxation=relaxation,
+        settings=config.assimilate,
+        progress=progress,
+    )

@@ -28,6 +28,7 @@ __all__ = ["Forecaster", "forecast", "load_forecaster", "load_rollout"]
 
 # Forecasts of networks that start from several states, as the published GraphCast does.
 
+
 @dataclass(frozen=True, eq=False)
 class Start:
     """The states that forecasts start from, as the network takes them.
@@ -70,8 +71,10 @@ def read_start(ds: xr.Dataset, forecaster: Forecaster, name: str) -> Start:
     inputs = inputs.assign({v: inputs[v].isel(batch=0, time=0, drop=True) for v in static})
     given = {convention.user_name(v): ds[convention.user_name(v)] for v in static}
     moving = [str(axis.dim) for name, axis in convention.axes.items() if name in BATCH_DIMS]
-    still = {name: field.isel(dict.fromkeys({*moving} & {*field.dims}, 0), drop=True)
-             for name, field in given.items()}  # fmt: skip
+    still = {
+        name: field.isel(dict.fromkeys({*moving} & {*field.dims}, 0), drop=True)
+        for name, field in given.items()
+    }
     return Start(inputs, convention, times, still)
 
 
@@ -210,16 +213,25 @@ def forecast(
     """
     name = get_options().default_model if model is None else model
     if not isinstance(name, str | Path | Forecaster):
-        raise InputError([Problem(f"model of type {type(name).__name__}", "the name of a model, a "
-                                  "folder of the same files, or a Forecaster",
-                                  'ds.diffda.forecast("48h", model="speedy")')],
-                         what="forecast")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"model of type {type(name).__name__}",
+                    "the name of a model, a folder of the same files, or a Forecaster",
+                    'ds.diffda.forecast("48h", model="speedy")',
+                )
+            ],
+            what="forecast",
+        )
     if isinstance(name, Forecaster) or is_published(name):
         return _from_two_frames(ds, lead_time, name, max_batch)
     rollout = load_rollout(name)
     x, layout, convention = to_state(ds, rollout.layout, what="initial state")
     times, n_steps = _checked(convention, lead_time, max_batch)
-    need = lambda own: needed_to_forecast(own.network, own.graph)  # noqa: E731
+
+    def need(own):
+        return needed_to_forecast(own.network, own.graph)
+
     batch = states_that_fit(rollout, need, max_batch, name=repr(str(name)))
     states = rollout.run(x.reshape(-1, *x.shape[-2:]), times.reshape(-1), n_steps, max_batch=batch)
     states = states.reshape(n_steps, *x.shape)
@@ -229,16 +241,21 @@ def forecast(
 
 
 def _from_two_frames(
-    ds: xr.Dataset, lead_time: str | np.timedelta64, model: str | Path | Forecaster,
+    ds: xr.Dataset,
+    lead_time: str | np.timedelta64,
+    model: str | Path | Forecaster,
     max_batch: int,
-) -> xr.Dataset:  # fmt: skip
+) -> xr.Dataset:
     """Forecast with a network that starts from two states."""
     forecaster, name = model, "the forecaster"
     if not isinstance(model, Forecaster):
         forecaster, name = load_published(str(model)), str(model)
     if not isinstance(forecaster, Forecaster):
-        problem = Problem(f"model={name!r}, which draws states 12 h on", "a forecaster",
-                          'ds.diffda.forecast(model="graphcast-small-1p0")')  # fmt: skip
+        problem = Problem(
+            f"model={name!r}, which draws states 12 h on",
+            "a forecaster",
+            'ds.diffda.forecast(model="graphcast-small-1p0")',
+        )
         raise InputError([problem], what="forecast")
     n_steps, problems = _settings(lead_time, max_batch)
     raise_if(problems, what="forecast")
@@ -269,12 +286,22 @@ def _settings(lead_time: str | np.timedelta64, max_batch: int) -> tuple[int, lis
         n_steps, rest = 0, 0
     if not n_steps >= 1 or rest:  # not a time is NaN here
         n_steps = 0
-        problems.append(Problem(f"lead_time={lead_time!r}", "a positive multiple of 6 h",
-                                'ds.diffda.forecast("48h")'))  # fmt: skip
+        problems.append(
+            Problem(
+                f"lead_time={lead_time!r}",
+                "a positive multiple of 6 h",
+                'ds.diffda.forecast("48h")',
+            )
+        )
     whole = isinstance(max_batch, int | np.integer)
     if not whole or max_batch < 1:
-        problems.append(Problem(f"max_batch={max_batch!r}", "a whole number of 1 or more",
-                                "ds.diffda.forecast(max_batch=8)"))  # fmt: skip
+        problems.append(
+            Problem(
+                f"max_batch={max_batch!r}",
+                "a whole number of 1 or more",
+                "ds.diffda.forecast(max_batch=8)",
+            )
+        )
     return int(n_steps), problems
 
 
@@ -285,20 +312,32 @@ def _checked(
     n_steps, problems = _settings(lead_time, max_batch)
     times = convention.valid_times
     if times is None or np.isnat(times).any():
-        problems.append(Problem("no valid time", "a coordinate time, one for each state",
-                                'ds.assign_coords(time=np.datetime64("2020-01-01"))'))  # fmt: skip
+        problems.append(
+            Problem(
+                "no valid time",
+                "a coordinate time, one for each state",
+                'ds.assign_coords(time=np.datetime64("2020-01-01"))',
+            )
+        )
     sizes = dict(zip(convention.batch_dims, convention.batch_shape, strict=True))
     if (n := sizes.get("lead_time", 1)) > 1:
-        problems.append(Problem(f"states of {n} lead times", "one lead time",
-                                f"ds.isel({convention.axes['lead_time'].dim}=0)"))  # fmt: skip
+        problems.append(
+            Problem(
+                f"states of {n} lead times",
+                "one lead time",
+                f"ds.isel({convention.axes['lead_time'].dim}=0)",
+            )
+        )
     raise_if(problems, what="forecast")
     return np.asarray(times), n_steps
 
 
 def _of_one_time(
-    states: Float[np.ndarray, "step *batch node channel"], start: np.datetime64, layout: Layout,
+    states: Float[np.ndarray, "step *batch node channel"],
+    start: np.datetime64,
+    layout: Layout,
     convention: Convention,
-) -> xr.Dataset:  # fmt: skip
+) -> xr.Dataset:
     """On the dimension ``time`` of valid times."""
     single = [1 + i for i, dim in enumerate(convention.batch_dims) if dim != "member"]
     dims = ("time", *(dim for dim in convention.batch_dims if dim == "member"))
@@ -312,9 +351,11 @@ def _of_one_time(
 
 
 def _of_several_times(
-    states: Float[np.ndarray, "step time *batch node channel"], times: np.ndarray, layout: Layout,
+    states: Float[np.ndarray, "step time *batch node channel"],
+    times: np.ndarray,
+    layout: Layout,
     convention: Convention,
-) -> xr.Dataset:  # fmt: skip
+) -> xr.Dataset:
     """On the dimensions ``init_time`` and ``lead_time``."""
     leads = (np.arange(1, len(states) + 1) * STEP).astype("timedelta64[ns]")
     if "lead_time" in convention.batch_dims:  # of size 1: the new one takes its place
@@ -340,5 +381,8 @@ def _dimension(name: str, convention: Convention) -> str:
 
 def _front(ds: xr.Dataset, *names: str) -> xr.Dataset:
     """Put the clock in front; static fields have none."""
-    move = lambda field: field.transpose(*names, ...) if names[0] in field.dims else field  # noqa: E731
+
+    def move(field):
+        return field.transpose(*names, ...) if names[0] in field.dims else field
+
     return ds.map(move, keep_attrs=True)

@@ -49,17 +49,29 @@ SMALL_SCALES = 0x5CA1E
 METHODS = ("guided", "3dvar")
 
 
-
 @with_own_jax
 def assimilate_window(
-    background: xr.Dataset, obs: Any, *, window: str = "12h", n_members: int = 8,
-    model: str | Prior | None = None, forward: Any = None, method: str = "guided",
-    dynamics: str = "forecaster", model_error: float = 0.0, n_steps: int = 8,
-    covariance: str | None = None, solver: Solver | None = None,
-    background_error: float | str = "estimate", gross_check: float = 10.0,
-    antithetic: bool = True, small_scales: bool = True, max_batch: int = 8, remat: bool = False,
+    background: xr.Dataset,
+    obs: Any,
+    *,
+    window: str = "12h",
+    n_members: int = 8,
+    model: str | Prior | None = None,
+    forward: Any = None,
+    method: str = "guided",
+    dynamics: str = "forecaster",
+    model_error: float = 0.0,
+    n_steps: int = 8,
+    covariance: str | None = None,
+    solver: Solver | None = None,
+    background_error: float | str = "estimate",
+    gross_check: float = 10.0,
+    antithetic: bool = True,
+    small_scales: bool = True,
+    max_batch: int = 8,
+    remat: bool = False,
     seed: int = 0,
-) -> xr.Dataset:  # fmt: skip
+) -> xr.Dataset:
     """Analyse the state at the start of a window from the observations of all of it.
 
     The analysis is valid at the time of the background, the start of the window; that of
@@ -131,22 +143,41 @@ def assimilate_window(
     """
     prior = registry.resolve(model)
     x, layout, convention = to_state(background, prior.layout, what="background")
-    own = _problems(x, layout, convention, method, window, dynamics, model_error, gross_check,
-                    background_error)  # fmt: skip
+    own = _problems(
+        x, layout, convention, method, window, dynamics, model_error, gross_check, background_error
+    )
     settings = _settings(
-        own, prior, method=method, n_members=n_members, n_steps=n_steps, covariance=covariance,
-        solver=solver, background_error=background_error, window=window,
-        gross_check=gross_check, antithetic=antithetic, small_scales=small_scales,
-        max_batch=max_batch, seed=seed,
-    )  # fmt: skip
+        own,
+        prior,
+        method=method,
+        n_members=n_members,
+        n_steps=n_steps,
+        covariance=covariance,
+        solver=solver,
+        background_error=background_error,
+        window=window,
+        gross_check=gross_check,
+        antithetic=antithetic,
+        small_scales=small_scales,
+        max_batch=max_batch,
+        seed=seed,
+    )
     time = np.asarray(convention.valid_times).reshape(-1)[0]
     given = x.reshape(x.shape[-2:])
     x = prior.filtered(given[None])[0]
     likelihood, r, record = window_likelihood(
-        _forward(model, prior) if forward is None else forward, prior, x, time, to_tidy(obs),
-        n_windows=int(duration(window) // STEP), background_error=settings.background_error,
-        gross_check=gross_check, model_error=model_error, dynamics=dynamics, remat=remat,
-    )  # fmt: skip
+        _forward(model, prior) if forward is None else forward,
+        prior,
+        x,
+        time,
+        to_tidy(obs),
+        n_windows=int(duration(window) // STEP),
+        background_error=settings.background_error,
+        gross_check=gross_check,
+        model_error=model_error,
+        dynamics=dynamics,
+        remat=remat,
+    )
     if method == "3dvar":
         found = _variational(prior.covariance, likelihood, settings.guidance.solver)
         z, residual = np.asarray(found[0]), float(found[1])
@@ -160,9 +191,13 @@ def assimilate_window(
 
 
 def _members(
-    prior: Prior, given: Float[np.ndarray, "node channel"], time: np.datetime64, r: float,
-    likelihood: Likelihood, settings: Settings,
-) -> tuple[Float[np.ndarray, "node member channel"], float]:  # fmt: skip
+    prior: Prior,
+    given: Float[np.ndarray, "node channel"],
+    time: np.datetime64,
+    r: float,
+    likelihood: Likelihood,
+    settings: Settings,
+) -> tuple[Float[np.ndarray, "node member channel"], float]:
     """Draw members, a group at a time; a member is the same in any group."""
     key = jax.random.key(time_seed(settings.seed, time))
     conditioned, residuals = prior.condition(given, time, r), []
@@ -171,9 +206,13 @@ def _members(
         last = min(first + settings.max_batch, settings.n_members)
         draws = make_draws(key, jnp.arange(first, last), antithetic=settings.antithetic)
         part = sample_posterior(
-            conditioned, likelihood, draws, covariance=settings.covariance,
-            guidance=settings.guidance, watch=lambda found: residuals.append(float(found.max())),
-        )  # fmt: skip
+            conditioned,
+            likelihood,
+            draws,
+            covariance=settings.covariance,
+            guidance=settings.guidance,
+            watch=lambda found: residuals.append(float(found.max())),
+        )
         if settings.small_scales:  # of keys that nothing else uses
             keys = jax.vmap(lambda k: jax.random.fold_in(k, SMALL_SCALES))(draws.keys)
             part = part + draws.signs[:, None] * prior.small_scales(keys, r)
@@ -182,9 +221,7 @@ def _members(
 
 
 @eqx.filter_jit
-def _variational(
-    covariance: Any, likelihood: Likelihood, solver: Solver
-) -> tuple[Array, Array]:  # fmt: skip
+def _variational(covariance: Any, likelihood: Likelihood, solver: Solver) -> tuple[Array, Array]:
     """4D-Var with outer loops: Gauss-Newton, linearised anew at each."""
     shape = (covariance.basis.n_node, 1, covariance.values.shape[1])
     found = update(likelihood, covariance, jnp.zeros(shape), solver=solver)
@@ -192,9 +229,16 @@ def _variational(
 
 
 def _problems(
-    x: np.ndarray, layout: Layout, convention: Convention, method: str, window: str,
-    dynamics: str, model_error: float, gross_check: float, background_error: float | str,
-) -> list[Problem]:  # fmt: skip
+    x: np.ndarray,
+    layout: Layout,
+    convention: Convention,
+    method: str,
+    window: str,
+    dynamics: str,
+    model_error: float,
+    gross_check: float,
+    background_error: float | str,
+) -> list[Problem]:
     """What is wrong with all that `assimilate` does not know, or knows otherwise."""
     call, times = "assimilate_window(background, obs, {})", convention.valid_times
     try:
@@ -204,31 +248,66 @@ def _problems(
     single = times is not None and x.size == layout.grid.n_node * layout.n_channel
     single = single and not np.isnat(np.asarray(times)).any()
     checks = [
-        (not single, "several states, or none with a time", "one state with its time",
-         "background.isel(time=0)"),
-        (method not in METHODS, f"method={method!r}", f"one of {', '.join(METHODS)}",
-         call.format('method="guided"')),
-        (not length > 0 * STEP or bool(length % STEP), f"window={window!r}",
-         "a positive multiple of 6 h", call.format('window="12h"')),
-        (dynamics not in DYNAMICS, f"dynamics={dynamics!r}", f"one of {', '.join(DYNAMICS)}",
-         call.format('dynamics="forecaster"')),
-        (not 0 <= model_error < np.inf, f"model_error={model_error}", "a number of 0 or more",
-         call.format("model_error=0.23")),
-        (not gross_check > 0, f"gross_check={gross_check}", "a positive number",
-         call.format("gross_check=10.0")),
-        (background_error == "spread", 'background_error="spread" of one state',
-         'a positive number, or "estimate"', call.format("background_error=1.0")),
-    ]  # fmt: skip
+        (
+            not single,
+            "several states, or none with a time",
+            "one state with its time",
+            "background.isel(time=0)",
+        ),
+        (
+            method not in METHODS,
+            f"method={method!r}",
+            f"one of {', '.join(METHODS)}",
+            call.format('method="guided"'),
+        ),
+        (
+            not length > 0 * STEP or bool(length % STEP),
+            f"window={window!r}",
+            "a positive multiple of 6 h",
+            call.format('window="12h"'),
+        ),
+        (
+            dynamics not in DYNAMICS,
+            f"dynamics={dynamics!r}",
+            f"one of {', '.join(DYNAMICS)}",
+            call.format('dynamics="forecaster"'),
+        ),
+        (
+            not 0 <= model_error < np.inf,
+            f"model_error={model_error}",
+            "a number of 0 or more",
+            call.format("model_error=0.23"),
+        ),
+        (
+            not gross_check > 0,
+            f"gross_check={gross_check}",
+            "a positive number",
+            call.format("gross_check=10.0"),
+        ),
+        (
+            background_error == "spread",
+            'background_error="spread" of one state',
+            'a positive number, or "estimate"',
+            call.format("background_error=1.0"),
+        ),
+    ]
     return [Problem(found, needed, repair) for bad, found, needed, repair in checks if bad]
 
 
 def _settings(own: list[Problem], prior: Prior, *, method: str, **given: Any) -> Settings:
     """The settings, or all that is wrong with them and ``own`` problems."""
     usual = {
-        "start": "warm", "sampler": "dpm-solver", "repaint": None, "localisation": None,
-        "inflation": None, "hybrid": None, "robust": None, "operators": None,
-        "error_correlation": None, "withhold": 0.0,
-    }  # fmt: skip
+        "start": "warm",
+        "sampler": "dpm-solver",
+        "repaint": None,
+        "localisation": None,
+        "inflation": None,
+        "hybrid": None,
+        "robust": None,
+        "operators": None,
+        "error_correlation": None,
+        "withhold": 0.0,
+    }
     known = method if method in METHODS else METHODS[0]
     try:
         settings = check_settings(prior, method=known, **usual, **given)
@@ -241,13 +320,15 @@ def _settings(own: list[Problem], prior: Prior, *, method: str, **given: Any) ->
 
 def _provenance(
     prior: Prior, settings: Settings, how: dict[str, Any], record: dict[str, Any], residual: float
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     from xdiffda import __version__
 
     label = {"forecaster": "4D", "fgat": "FGAT", "none": "3D"}[how["dynamics"]]
     return {
-        "xdiffda_version": __version__, "xdiffda_jax_version": jax.__version__,
-        "xdiffda_model": prior.name, "xdiffda_method": f"{label} {settings.method}",
+        "xdiffda_version": __version__,
+        "xdiffda_jax_version": jax.__version__,
+        "xdiffda_model": prior.name,
+        "xdiffda_method": f"{label} {settings.method}",
         "xdiffda_seed": settings.seed,
         "xdiffda_settings": json.dumps(settings.provenance() | how),
         "xdiffda_network_evaluations": settings.evaluations,
@@ -255,14 +336,21 @@ def _provenance(
         "xdiffda_observations_rejected": json.dumps([record["rejected"]]),
         "xdiffda_background_error": json.dumps([round(record["r"], 4)]),
         "xdiffda_solver_residual": json.dumps([rounded(residual)]),
-    }  # fmt: skip
+    }
 
 
 def _forward(model: Any, prior: Prior) -> Callable:
     name = prior.name if isinstance(model, Prior) else model or get_options().default_model
     rollout = load_rollout(Path(name) if Path(name).is_dir() else name)
     if rollout.layout != prior.layout:
-        raise InputError([Problem(f"a forecaster for {rollout.layout}", f"{prior.layout}",
-                                  "assimilate_window(..., forward=rollout)")],
-                         what="4D assimilation")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"a forecaster for {rollout.layout}",
+                    f"{prior.layout}",
+                    "assimilate_window(..., forward=rollout)",
+                )
+            ],
+            what="4D assimilation",
+        )
     return rollout

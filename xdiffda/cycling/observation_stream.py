@@ -53,11 +53,18 @@ class ObservationStream:
 
 
 def emulated_stream(
-    truth: xr.Dataset, *, n_columns: int | None = None, fraction: float | None = None,
-    sites: xr.Dataset | Mapping[str, Any] | None = None, fixed_sites: bool = True,
-    variables: Sequence[str] | None = None, levels: Sequence[float] | None = None,
-    error_std: Any = "default", seed: int = 0, on_grid: bool = True,
-) -> ObservationStream:  # fmt: skip
+    truth: xr.Dataset,
+    *,
+    n_columns: int | None = None,
+    fraction: float | None = None,
+    sites: xr.Dataset | Mapping[str, Any] | None = None,
+    fixed_sites: bool = True,
+    variables: Sequence[str] | None = None,
+    levels: Sequence[float] | None = None,
+    error_std: Any = "default",
+    seed: int = 0,
+    on_grid: bool = True,
+) -> ObservationStream:
     """Observe a nature run at every analysis time, at fixed sites or at new ones each time.
 
     Parameters
@@ -88,21 +95,32 @@ def emulated_stream(
     45
     """
     choices: dict[str, Any] = {
-        "n_columns": n_columns, "fraction": fraction, "sites": sites, "variables": variables,
-        "levels": levels, "error_std": error_std, "on_grid": on_grid,
-    }  # fmt: skip
+        "n_columns": n_columns,
+        "fraction": fraction,
+        "sites": sites,
+        "variables": variables,
+        "levels": levels,
+        "error_std": error_std,
+        "on_grid": on_grid,
+    }
     first = state_at(truth, clock_of(truth, what="truth")[0], what="truth")
     probe = emulate_obs(first, seed=seed, noise=False, **choices)
     if fixed_sites and sites is None:
-        choices |= {"n_columns": None, "fraction": None,
-                    "sites": {n: probe[n].values for n in ("lat", "lon", "station")}}  # fmt: skip
+        choices |= {
+            "n_columns": None,
+            "fraction": None,
+            "sites": {n: probe[n].values for n in ("lat", "lon", "station")},
+        }
     fixed = choices["sites"] is not None
     errors = [probe[n].values for n in sorted(map(str, probe.data_vars)) if n.endswith("_std")]
     places = [probe["lat"].values, probe["lon"].values] if fixed else []
     description = {
-        "kind": "emulated", "seed": int(seed), "n_columns": int(probe.sizes["station"]),
-        "fixed_sites": fixed, "digest": digest(*places, *errors),
-    }  # fmt: skip
+        "kind": "emulated",
+        "seed": int(seed),
+        "n_columns": int(probe.sizes["station"]),
+        "fixed_sites": fixed,
+        "digest": digest(*places, *errors),
+    }
     return ObservationStream(truth, choices, int(seed), description)
 
 
@@ -146,11 +164,16 @@ def make_source(obs: Any, window: str | np.timedelta64) -> tuple[Source, np.ndar
     tidy = to_tidy(obs)
     stamps = tidy["time"].values
     if np.isnat(stamps).any():
-        raise InputError([Problem(
-            f"{np.isnat(stamps).sum()} of {stamps.size} observations without a time",
-            "a time for each: it says to which cycle they belong",
-            'obs.assign_coords(time=("station", times))',
-        )], what="observations")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"{np.isnat(stamps).sum()} of {stamps.size} observations without a time",
+                    "a time for each: it says to which cycle they belong",
+                    'obs.assign_coords(time=("station", times))',
+                )
+            ],
+            what="observations",
+        )
     return lambda time: Window(_split(tidy, time, window).tidy, None), stamps
 
 
@@ -182,8 +205,11 @@ def _of_many(obs: Any) -> Problem:
         return Problem(f"the text {str(obs)!r}", needed, f"xdiffda.read_obs({str(obs)!r})")
     if isinstance(obs, Mapping):
         return Problem(f"a {kind}", needed, "obs.get  # its keys the times, datetime64[ns]")
-    return Problem(f"a {kind} of several", needed,
-                   'xr.concat([xdiffda.observations.to_tidy(o) for o in obs], "obs")')  # fmt: skip
+    return Problem(
+        f"a {kind} of several",
+        needed,
+        'xr.concat([xdiffda.observations.to_tidy(o) for o in obs], "obs")',
+    )
 
 
 def _split(tidy: xr.Dataset, time: Time, window: str | np.timedelta64) -> Window:
@@ -209,10 +235,17 @@ def state_at(ds: xr.Dataset, time: Time, *, what: str) -> xr.Dataset:
     times = np.atleast_1d(clock.values)
     where = np.flatnonzero(times == time)
     if not where.size:
-        raise InputError([Problem(
-            f"a {what} from {str(times.min())[:16]} to {str(times.max())[:16]}, "
-            f"{times.size} times", f"the time {str(time)[:16]}", f"{what}.sel(time=...)",
-        )], what=what)  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"a {what} from {str(times.min())[:16]} to {str(times.max())[:16]}, "
+                    f"{times.size} times",
+                    f"the time {str(time)[:16]}",
+                    f"{what}.sel(time=...)",
+                )
+            ],
+            what=what,
+        )
     return ds.isel({clock.dims[0]: int(where[0])}) if clock.ndim else ds
 
 
@@ -223,8 +256,16 @@ def state_of_start(background: xr.Dataset, start: str) -> xr.Dataset:
     times = read_clock(background).checked("background")
     if times is not None and times.size > 1:
         first = str(times.values.min())[:16]
-        raise InputError([Problem(f"a background of {times.size} times and no start", "one of them",
-                                  f'start = "{first}"')], what="background")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"a background of {times.size} times and no start",
+                    "one of them",
+                    f'start = "{first}"',
+                )
+            ],
+            what="background",
+        )
     return background
 
 
@@ -242,11 +283,18 @@ def clock_of(ds: xr.Dataset, *, what: str) -> np.ndarray:
 def _clock(ds: xr.Dataset, what: str) -> xr.DataArray:
     times = read_clock(ds).checked(what)
     if times is None or times.ndim > 1:
-        raise InputError([Problem(
-            f"a {what} without valid times" if times is None
-            else f"a {what} with valid times on {', '.join(map(str, times.dims))}",
-            "one coordinate time of type datetime64", f"{what}.assign_coords(time=times)",
-        )], what=what)  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"a {what} without valid times"
+                    if times is None
+                    else f"a {what} with valid times on {', '.join(map(str, times.dims))}",
+                    "one coordinate time of type datetime64",
+                    f"{what}.assign_coords(time=times)",
+                )
+            ],
+            what=what,
+        )
     return times.astype("datetime64[ns]")
 
 

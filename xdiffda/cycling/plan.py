@@ -96,16 +96,27 @@ class States:
         other = [i for i, dim in enumerate(convention.batch_dims) if dim != "member"]
         if any(x.shape[i] > 1 for i in other):
             many = convention.axes[convention.batch_dims[other[0]]].dim
-            raise InputError([Problem(f"several states along {many}", "one state",
-                                      f"ds.isel({many}=-1)")], what=what)  # fmt: skip
+            raise InputError(
+                [Problem(f"several states along {many}", "one state", f"ds.isel({many}=-1)")],
+                what=what,
+            )
         return x.squeeze(tuple(other))
 
 
 def make_plan(
-    background: xr.Dataset, obs: Any, prior: Prior, *, n_cycles: int, cycle_length: str,
-    model: Any, truth: xr.Dataset | None, forecaster: Callable | None,
-    settings: Mapping[str, Any], relaxation: Relaxation | None = None, **rest: Any,
-) -> Plan:  # fmt: skip
+    background: xr.Dataset,
+    obs: Any,
+    prior: Prior,
+    *,
+    n_cycles: int,
+    cycle_length: str,
+    model: Any,
+    truth: xr.Dataset | None,
+    forecaster: Callable | None,
+    settings: Mapping[str, Any],
+    relaxation: Relaxation | None = None,
+    **rest: Any,
+) -> Plan:
     """Check everything and put it together; ``rest`` goes into the configuration."""
     _, _, convention = to_state(background, prior.layout, what="background")
     states, start = States(prior.layout, convention), _start(convention)
@@ -115,37 +126,48 @@ def make_plan(
     source, stamps = make_source(obs, settings["window"])
     problems = _truth_problems(truth, times) + _obs_problems(stamps, times, settings["window"])
     if forecaster is None and length % STEP:
-        problems.append(Problem(
-            f"cycle_length={cycle_length!r}", "a multiple of 6 h, the step of the forecaster",
-            'cycle(..., cycle_length="6h")',
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                f"cycle_length={cycle_length!r}",
+                "a multiple of 6 h, the step of the forecaster",
+                'cycle(..., cycle_length="6h")',
+            )
+        )
     if hasattr(prior, "given"):  # a forecast brings one state, GenCast asks for two
-        problems.append(Problem(
-            f"the prior {prior.name!r}, which is conditioned on two earlier states",
-            "a prior that is conditioned on the background alone",
-            "for each time: background.diffda.assimilate(obs, model=model.given(states))",
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                f"the prior {prior.name!r}, which is conditioned on two earlier states",
+                "a prior that is conditioned on the background alone",
+                "for each time: background.diffda.assimilate(obs, model=model.given(states))",
+            )
+        )
     if settings["method"] == "letkf" and rest.get("carry") == "mean" and n_cycles > 1:
-        problems.append(Problem(
-            'carry="mean" with method="letkf", which would have one member in the second cycle',
-            "members carried from cycle to cycle", 'cycle(..., carry="ensemble")',
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                'carry="mean" with method="letkf", which would have one member in the second cycle',
+                "members carried from cycle to cycle",
+                'cycle(..., carry="ensemble")',
+            )
+        )
     raise_if(problems, what="cycle")
     forecast, description = make_forecast(states, length, model, prior, forecaster)
     forecast, relaxed = _relaxed(forecast, relaxation, prior, length)
     config = {
-        "format": 1, "relaxation": relaxed, "variables": states.names, "first": str(start)[:19],
+        "format": 1,
+        "relaxation": relaxed,
+        "variables": states.names,
+        "first": str(start)[:19],
         "cycle_length": f"{length / np.timedelta64(1, 'h'):g}h",
-        "background": digest(first), "model": f"{prior.name} {prior_digest(prior)}",
-        "forecaster": description, "truth": truth is not None,
+        "background": digest(first),
+        "model": f"{prior.name} {prior_digest(prior)}",
+        "forecaster": description,
+        "truth": truth is not None,
         # a table may have a description too, in words: whoever made it, or a column
         "observations": dict(getattr(obs, "description", {}) if callable(obs) else {}) or None,
         **rest,
         **{f"settings.{k}": v for k, v in as_plain(settings).items()},
-    }  # fmt: skip
-    return Plan(
-        prior, first, start, length, states, forecast, source, settings, config, truth
-    )  # fmt: skip
+    }
+    return Plan(prior, first, start, length, states, forecast, source, settings, config, truth)
 
 
 def prior_digest(prior: Prior) -> str:
@@ -162,12 +184,18 @@ def _start(convention: Convention) -> np.datetime64:
     times = times[~np.isnat(times)]
     if times.size != 1:
         name = convention.axes["time"].name if "time" in convention.axes else "time"
-        raise InputError([Problem(
-            f"{times.size} valid times" if times.size else "no valid time",
-            "one, that of the first analysis",
-            f"background.isel({name}=0)" if times.size
-            else 'background.assign_coords(time=np.datetime64("2020-01-01"))',
-        )], what="background")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"{times.size} valid times" if times.size else "no valid time",
+                    "one, that of the first analysis",
+                    f"background.isel({name}=0)"
+                    if times.size
+                    else 'background.assign_coords(time=np.datetime64("2020-01-01"))',
+                )
+            ],
+            what="background",
+        )
     return times[0]
 
 
@@ -179,10 +207,14 @@ def _truth_problems(truth: xr.Dataset | None, times: np.ndarray) -> list[Problem
         return []
     until = int(np.argmin(known))
     repair = f"cycle(..., n_cycles={until})" if until else "cycle(..., truth=None)"
-    return [Problem(
-        f"no truth at {(~known).sum()} of {times.size} analysis times, first at "
-        f"{str(times[until])[:16]}", "the truth at each of them", repair,
-    )]  # fmt: skip
+    return [
+        Problem(
+            f"no truth at {(~known).sum()} of {times.size} analysis times, first at "
+            f"{str(times[until])[:16]}",
+            "the truth at each of them",
+            repair,
+        )
+    ]
 
 
 def _obs_problems(
@@ -195,18 +227,26 @@ def _obs_problems(
     stamps = np.sort(stamps)
     if (np.searchsorted(stamps, times + half) > np.searchsorted(stamps, times - half)).any():
         return []
-    return [Problem(
-        f"observations from {str(stamps[0])[:16]} to {str(stamps[-1])[:16]}, none in the window "
-        f"of an analysis from {str(times[0])[:16]} to {str(times[-1])[:16]}",
-        "observations and background of the same period",
-        f'background.assign_coords(time=np.datetime64("{str(stamps[0])[:16]}"))',
-    )]  # fmt: skip
+    return [
+        Problem(
+            f"observations from {str(stamps[0])[:16]} to {str(stamps[-1])[:16]}, none in the "
+            f"window "
+            f"of an analysis from {str(times[0])[:16]} to {str(times[-1])[:16]}",
+            "observations and background of the same period",
+            f'background.assign_coords(time=np.datetime64("{str(stamps[0])[:16]}"))',
+        )
+    ]
 
 
 def make_forecast(
-    states: States, length: np.timedelta64, model: Any, prior: Prior,
-    forecaster: Callable | None, *, what: str = "cycle",
-) -> tuple[Forecast, str]:  # fmt: skip
+    states: States,
+    length: np.timedelta64,
+    model: Any,
+    prior: Prior,
+    forecaster: Callable | None,
+    *,
+    what: str = "cycle",
+) -> tuple[Forecast, str]:
     """The forecast of one cycle on arrays, and what to call it; ``what`` asks for it."""
     if forecaster is not None:
         name = getattr(forecaster, "__qualname__", type(forecaster).__qualname__)
@@ -219,17 +259,29 @@ def make_forecast(
     try:
         folder = registry.model_folder(name)
     except ModelError as error:
-        raise InputError([Problem(
-            f"the prior {name!r}, which brings no forecaster", "a model of the atmosphere",
-            f"{what}(..., forecaster=lambda ds: my_model(ds))",
-        )], what=what) from error  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"the prior {name!r}, which brings no forecaster",
+                    "a model of the atmosphere",
+                    f"{what}(..., forecaster=lambda ds: my_model(ds))",
+                )
+            ],
+            what=what,
+        ) from error
     rollout = load_rollout(folder)
     if rollout.layout != states.layout:
-        raise InputError([Problem(
-            f"the forecaster of {name!r} for {rollout.layout.n_channel} channels on "
-            f"{rollout.layout.grid}", f"{states.layout.n_channel} on {states.layout.grid}",
-            f"{what}(..., forecaster=lambda ds: my_model(ds))",
-        )], what=what)  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"the forecaster of {name!r} for {rollout.layout.n_channel} channels on "
+                    f"{rollout.layout.grid}",
+                    f"{states.layout.n_channel} on {states.layout.grid}",
+                    f"{what}(..., forecaster=lambda ds: my_model(ds))",
+                )
+            ],
+            what=what,
+        )
 
     def bundled(x: State, time: np.datetime64) -> State:
         flat = x.reshape(-1, *x.shape[-2:])
@@ -251,8 +303,11 @@ def _relaxed(
     def both(x: State, time: np.datetime64) -> State:
         return draw(forecast(x, time), time + length)
 
-    return both, {"hours": relaxation.hours, "power": relaxation.power,
-                  "climatology": digest(draw.harmonics)}  # fmt: skip
+    return both, {
+        "hours": relaxation.hours,
+        "power": relaxation.power,
+        "climatology": digest(draw.harmonics),
+    }
 
 
 def _asked(given: Any, x: State, time: np.datetime64, states: States) -> State:
@@ -260,20 +315,25 @@ def _asked(given: Any, x: State, time: np.datetime64, states: States) -> State:
     result = states.array(given, what="forecast")
     problems = []
     if result.shape != x.shape:
-        problems.append(Problem(
-            f"a forecast of {result.shape[0] if result.ndim == 3 else 1} members",
-            f"{x.shape[0] if x.ndim == 3 else 1}, as many as the forecaster was given",
-            "forecaster=lambda ds: ds.map(step)",
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                f"a forecast of {result.shape[0] if result.ndim == 3 else 1} members",
+                f"{x.shape[0] if x.ndim == 3 else 1}, as many as the forecaster was given",
+                "forecaster=lambda ds: ds.map(step)",
+            )
+        )
     clock = read_clock(given).checked("forecast")
     found = time if clock is None else np.atleast_1d(clock.values)[-1]
     if found != time:
         wanted = str(time)[:16]
         stale = [name for name in clock_names(given) if name != "time"]
         drop = f".drop_vars({stale})" if stale else ""
-        problems.append(Problem(
-            f"a forecast for {str(found)[:16]}", wanted,
-            f'forecast{drop}.assign_coords(time=np.datetime64("{wanted}"))',
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                f"a forecast for {str(found)[:16]}",
+                wanted,
+                f'forecast{drop}.assign_coords(time=np.datetime64("{wanted}"))',
+            )
+        )
     raise_if(problems, what="forecast")
     return result

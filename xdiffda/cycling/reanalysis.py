@@ -57,29 +57,33 @@ def describe(
     plain.pop("max_batch")  # no member depends on its group
     times = np.array(backgrounds.times, "datetime64[s]")
     return {
-        "format": 1, "version": __version__, "dim": str(convention.axes["time"].dim),
+        "format": 1,
+        "version": __version__,
+        "dim": str(convention.axes["time"].dim),
         "model": f"{prior.name} {prior_digest(prior)}",
         "variables": [field.user_name for field in convention.fields],
         "times": f"{times.size} from {times[0]} to {times[-1]} {digest(times)}",
         "observations": dict(getattr(obs, "description", {})) or None,
-        "n_members": plain.pop("n_members"), "seed": plain.pop("seed"),
+        "n_members": plain.pop("n_members"),
+        "seed": plain.pop("seed"),
         **{f"settings.{name}": value for name, value in plain.items()},
-    }  # fmt: skip
+    }
 
 
 def provenance(prior: Prior, settings: Settings) -> dict[str, Any]:
     from xdiffda import __version__
 
     return {
-        "title": "analyses", "xdiffda_version": __version__, "xdiffda_jax_version": jax.__version__,
-        "xdiffda_model": prior.name, "xdiffda_method": settings.method,
+        "title": "analyses",
+        "xdiffda_version": __version__,
+        "xdiffda_jax_version": jax.__version__,
+        "xdiffda_model": prior.name,
+        "xdiffda_method": settings.method,
         "xdiffda_seed": settings.seed,
-    }  # fmt: skip
+    }
 
 
-def template(
-    backgrounds: Backgrounds, prior: Prior, settings: Settings, dim: str
-) -> xr.Dataset:  # fmt: skip
+def template(backgrounds: Backgrounds, prior: Prior, settings: Settings, dim: str) -> xr.Dataset:
     """The store's variables at full length, lazy where they depend on time."""
     import dask.array
 
@@ -107,9 +111,7 @@ def template(
     return xr.Dataset(variables, coords, one.attrs | provenance(prior, settings))
 
 
-def account(
-    observed: Mapping[str, Any], digests: tuple[int, int], dim: str
-) -> xr.Dataset:  # fmt: skip
+def account(observed: Mapping[str, Any], digests: tuple[int, int], dim: str) -> xr.Dataset:
     """What one analysis was made of, along ``dim``."""
     record = with_flags(observations_account(observed))
     for (name, what), value in zip(DIGESTS.items(), digests, strict=True):
@@ -122,8 +124,10 @@ def state_digest(state: xr.Dataset, prior: Prior) -> int:
 
 
 def tidy_digest(tidy: xr.Dataset) -> int:
-    parts = [tidy[n].values.astype("U" if tidy[n].dtype.kind == "O" else tidy[n].dtype)
-             for n in sorted(map(str, tidy.variables))]  # fmt: skip
+    parts = [
+        tidy[n].values.astype("U" if tidy[n].dtype.kind == "O" else tidy[n].dtype)
+        for n in sorted(map(str, tidy.variables))
+    ]
     return _number(digest(*parts))
 
 
@@ -134,27 +138,35 @@ def _number(hexadecimal: str) -> int:
 
 # What `xdiffda.assimilate_store` asks of its input, and of a store that is there already.
 
+
 def need_times(background: xr.Dataset, times: list[Any], dims: tuple[str, ...]) -> None:
     """Raise unless a background has one axis of valid times, each of them once."""
     problems = []
     if "lead_time" in dims:
         lead = next(str(d) for d in background.dims if role_of(str(d), {}) == "lead")
         problems.append(
-            Problem(f"a background along {', '.join(dims)}",
-                    "one valid time after another along the dimension time",
-                    f"background.isel({lead}=0)")
-        )  # fmt: skip
+            Problem(
+                f"a background along {', '.join(dims)}",
+                "one valid time after another along the dimension time",
+                f"background.isel({lead}=0)",
+            )
+        )
     elif "time" not in dims:
         problems.append(
-            Problem(f"a background along {', '.join(dims) or 'no time'}",
-                    "one valid time after another along the dimension time",
-                    'background.expand_dims("time")')
-        )  # fmt: skip
+            Problem(
+                f"a background along {', '.join(dims) or 'no time'}",
+                "one valid time after another along the dimension time",
+                'background.expand_dims("time")',
+            )
+        )
     elif any(t is None or np.isnat(t) for t in times) or len(set(times)) != len(times):
         problems.append(
-            Problem("times that are missing or not unique", "a valid time for each state",
-                    'background.drop_duplicates("time")')
-        )  # fmt: skip
+            Problem(
+                "times that are missing or not unique",
+                "a valid time for each state",
+                'background.drop_duplicates("time")',
+            )
+        )
     if problems:
         raise InputError(problems, what="background")
 
@@ -185,10 +197,15 @@ def need_observations(stamps: np.ndarray | None, times: list[Any], window: Any, 
     if empty:
         shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
         raise InputError(
-            [Problem(f"no observation within {window} around {len(empty)} times: {shown}",
-                     "at least one for each", f"background.drop_sel({dim}=[{empty[0]!r}])")],
+            [
+                Problem(
+                    f"no observation within {window} around {len(empty)} times: {shown}",
+                    "at least one for each",
+                    f"background.drop_sel({dim}=[{empty[0]!r}])",
+                )
+            ],
             what="observations",
-        )  # fmt: skip
+        )
 
 
 def same_input(store: Store, backgrounds: Backgrounds, source: Source, prior: Prior) -> None:
@@ -206,10 +223,13 @@ def same_input(store: Store, backgrounds: Backgrounds, source: Source, prior: Pr
             if own != int(store.read_array(f"{name}_digest")[i]):
                 what = "another background" if name == "background" else "other observations"
                 problems.append(
-                    Problem(f"{what} at {str(backgrounds.times[i])[:16]} than those of the "
-                            f"analysis in {store.name}", "the same, or another store",
-                            f"assimilate_store(..., out={store.another})")
-                )  # fmt: skip
+                    Problem(
+                        f"{what} at {str(backgrounds.times[i])[:16]} than those of the "
+                        f"analysis in {store.name}",
+                        "the same, or another store",
+                        f"assimilate_store(..., out={store.another})",
+                    )
+                )
     raise_if(problems, what="existing store, which is left as it is")
 
 
@@ -304,9 +324,13 @@ def assimilate_store(
     job = Job(store, dim, name, config["version"], n_members, seed, keywords)
     wanted = get_options().progress if progress is None else progress
     run_tasks(
-        analyse_one, _tasks(job, backgrounds, source, missing), client, total=len(missing),
-        what="assimilate", progress=wanted,
-    )  # fmt: skip
+        analyse_one,
+        _tasks(job, backgrounds, source, missing),
+        client,
+        total=len(missing),
+        what="assimilate",
+        progress=wanted,
+    )
     done = store.read_array(COMPLETE) == 1
     need_written(store, [i for i in missing if not done[i]], backgrounds)
     return open_analyses(store)
@@ -383,15 +407,24 @@ def analyse_one(job: Job, i: int, given: Input) -> None:
         )
     if given.tidy is None:
         raise InputError(
-            [Problem("no observation in its window", "at least one",
-                     "background.drop_sel(time=...)")], what="observations",
-        )  # fmt: skip
+            [
+                Problem(
+                    "no observation in its window", "at least one", "background.drop_sel(time=...)"
+                )
+            ],
+            what="observations",
+        )
     with dask.config.set(scheduler="synchronous"):  # a task must not wait for other tasks
         state = given.state.load()
     analysis = assimilate(
-        state, given.tidy, n_members=job.n_members, seed=job.seed, model=job.model,
-        progress=False, **job.settings,
-    )  # fmt: skip
+        state,
+        given.tidy,
+        n_members=job.n_members,
+        seed=job.seed,
+        model=job.model,
+        progress=False,
+        **job.settings,
+    )
     observed = {
         "used": json.loads(analysis.attrs["xdiffda_observations_used"])[0],
         "rejected": json.loads(analysis.attrs["xdiffda_observations_rejected"])[0],
@@ -412,9 +445,15 @@ def _keywords(settings: Assimilation | Mapping[str, Any] | None) -> dict[str, An
         keywords.pop(own)
     if keywords["withhold"]:
         raise InputError(
-            [Problem(f"withhold={keywords['withhold']!r}", "observations to be used",
-                     "xdiffda.verify.split_obs(obs, 0.1)")], what="settings of assimilate_store",
-        )  # fmt: skip
+            [
+                Problem(
+                    f"withhold={keywords['withhold']!r}",
+                    "observations to be used",
+                    "xdiffda.verify.split_obs(obs, 0.1)",
+                )
+            ],
+            what="settings of assimilate_store",
+        )
     return keywords
 
 

@@ -19,18 +19,22 @@ from xdiffda.storage.flags import ABSENT, decode_words
 OBS_PREFIX = "obs_"
 # beginning of a reason that `assimilate` gives -> its label in the store
 REASONS = {
-    "gross error": "gross_error", "outside the levels": "outside_levels",
-    "of a variable": "unknown_variable", "outside the window": "outside_window",
-}  # fmt: skip
+    "gross error": "gross_error",
+    "outside the levels": "outside_levels",
+    "of a variable": "unknown_variable",
+    "outside the window": "outside_window",
+}
 OTHER, USED, WITHHELD = "other", "used", "withheld"
 STATUS = (ABSENT, USED, *REASONS.values(), OTHER, WITHHELD)
 NUMBERS = {
     "value": "observed value, canonical units of the variable",
     "error_std": "standard deviation of the observation error",
-    "lat": "latitude, degrees north", "lon": "longitude, degrees east", "level": "pressure, hPa",
+    "lat": "latitude, degrees north",
+    "lon": "longitude, degrees east",
+    "level": "pressure, hPa",
     "station_height": "height above mean sea level, m",
     "level_bottom": "lower bound of a layer, hPa",
-}  # fmt: skip
+}
 WORDS = {"variable": "observed variable", "kind": "kind of instrument"}
 TIME_UNITS = EPOCH.replace("seconds", "nanoseconds")
 Part = tuple[xr.Dataset, np.ndarray]
@@ -59,16 +63,21 @@ def observation_record(parts: Sequence[Part]) -> xr.Dataset:
     n = sum(tidy.sizes["obs"] for tidy, _ in parts)
 
     def column(name: str, default: Any) -> np.ndarray:
-        pieces = [tidy[name].values if name in tidy.variables
-                  else np.full(tidy.sizes["obs"], default) for tidy, _ in parts]  # fmt: skip
+        pieces = [
+            tidy[name].values if name in tidy.variables else np.full(tidy.sizes["obs"], default)
+            for tidy, _ in parts
+        ]
         # no dimension has the size zero: a cycle without observations has one that is absent
         return np.concatenate(pieces) if n else np.array([default])
 
     status = np.concatenate([status for _, status in parts]) if n else np.array([""])
     no_time = np.datetime64("NaT", "ns")
     stamps = column("time", no_time).astype("datetime64[ns]").astype(np.int64)
-    clock = {"long_name": "time of observation", "units": TIME_UNITS,
-             "_FillValue": no_time.astype(np.int64)}  # fmt: skip
+    clock = {
+        "long_name": "time of observation",
+        "units": TIME_UNITS,
+        "_FillValue": no_time.astype(np.int64),
+    }
     columns: dict[str, Any] = {
         name: (OBS, column(name, np.nan).astype(np.float64), {"long_name": long_name})
         for name, long_name in NUMBERS.items()
@@ -78,9 +87,14 @@ def observation_record(parts: Sequence[Part]) -> xr.Dataset:
         for name, long_name in WORDS.items()
     }
     columns["time"] = OBS, stamps, clock
-    columns["status"] = OBS, status, {
-        "long_name": "used, or why not", "flag_meanings": " ".join(STATUS),
-    }  # fmt: skip
+    columns["status"] = (
+        OBS,
+        status,
+        {
+            "long_name": "used, or why not",
+            "flag_meanings": " ".join(STATUS),
+        },
+    )
     return xr.Dataset({f"{OBS_PREFIX}{name}": content for name, content in columns.items()})
 
 
@@ -146,16 +160,29 @@ def _positions(run: xr.Dataset, time: Any, path: Path) -> np.ndarray:
     try:
         wanted = np.atleast_1d(np.asarray(time, "datetime64[ns]"))
     except (ValueError, TypeError) as error:
-        raise InputError([Problem(f"time={time!r}", "an analysis time, or several",
-                                  f'read_observations(out, "{str(known[-1])[:16]}")')],
-                         what="observations") from error  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"time={time!r}",
+                    "an analysis time, or several",
+                    f'read_observations(out, "{str(known[-1])[:16]}")',
+                )
+            ],
+            what="observations",
+        ) from error
     absent = wanted[~np.isin(wanted, known)]
     if absent.size:
         span = f"{str(known[0])[:16]} to {str(known[-1])[:16]}"
         raise InputError(
-            [Problem(f"no cycle at {str(absent[0])[:16]} in {path}", f"one of {span}",
-                     f'read_observations(out, "{str(known[-1])[:16]}")')], what="observations",
-        )  # fmt: skip
+            [
+                Problem(
+                    f"no cycle at {str(absent[0])[:16]} in {path}",
+                    f"one of {span}",
+                    f'read_observations(out, "{str(known[-1])[:16]}")',
+                )
+            ],
+            what="observations",
+        )
     return np.flatnonzero(np.isin(known, wanted))
 
 
@@ -215,8 +242,10 @@ def make_record(plan: Plan, outcome: Outcome) -> xr.Dataset:
     record = record.assign(account(outcome.observed))
     record = record.assign(observation_record(outcome.observed["parts"]))
     if outcome.inflation is not None:
-        attrs = {"long_name": "inflation of the background's variance, for the next cycle",
-                 "units": "1"}  # fmt: skip
+        attrs = {
+            "long_name": "inflation of the background's variance, for the next cycle",
+            "units": "1",
+        }
         record["inflation_factor"] = ("node", "channel"), outcome.inflation, attrs
         record = record.assign_coords(channel=list(plan.prior.layout.channel_names))
     if outcome.truth is not None:
@@ -243,23 +272,35 @@ def account(observed: Mapping[str, Any]) -> xr.Dataset:
         counts[label(reason)] += int(n)
     return xr.Dataset(
         {
-            "n_obs_used": ((), np.int32(observed["used"]),
-                           {"long_name": "observations assimilated", "units": "1"}),
-            "n_obs_rejected": ("reason", np.array([counts[k] for k in labels], np.int32),
-                               {"long_name": "observations rejected", "units": "1"}),
-            "background_error": ((), np.float32(observed["r"]),
-                                 {"long_name": "scale r of the background error", "units": "1"}),
+            "n_obs_used": (
+                (),
+                np.int32(observed["used"]),
+                {"long_name": "observations assimilated", "units": "1"},
+            ),
+            "n_obs_rejected": (
+                "reason",
+                np.array([counts[k] for k in labels], np.int32),
+                {"long_name": "observations rejected", "units": "1"},
+            ),
+            "background_error": (
+                (),
+                np.float32(observed["r"]),
+                {"long_name": "scale r of the background error", "units": "1"},
+            ),
         },
         coords={"reason": labels},
-    )  # fmt: skip
+    )
 
 
 def _scores(plan: Plan, outcome: Outcome) -> xr.Dataset:
     """Scores of analysis, background and free run on (state, score[, level])."""
     from xdiffda.verify import verify
 
-    scored = {"analysis": outcome.analysis, "background": outcome.forecasts,
-              "free_run": outcome.free}  # fmt: skip
+    scored = {
+        "analysis": outcome.analysis,
+        "background": outcome.forecasts,
+        "free_run": outcome.free,
+    }
     parts, errors = [], []
     for x in scored.values():
         ds = verify(plan.states.dataset(x, outcome.time), outcome.truth)
@@ -274,9 +315,14 @@ def _scores(plan: Plan, outcome: Outcome) -> xr.Dataset:
     out = out.rename({name: f"{PREFIX['scores']}{name}" for name in out.data_vars})
     if "level" in out.dims and not _shares_levels(plan):
         out = out.rename(level=SCORE_LEVEL)
-    out["normalized_error"] = "state", np.array(errors, np.float32), {
-        "long_name": "root mean square over variables and levels of rmse / s", "units": "1",
-    }  # fmt: skip
+    out["normalized_error"] = (
+        "state",
+        np.array(errors, np.float32),
+        {
+            "long_name": "root mean square over variables and levels of rmse / s",
+            "units": "1",
+        },
+    )
     return out.drop_attrs(deep=False)
 
 

@@ -82,9 +82,13 @@ class Relaxed:
         stamps = convention.valid_times
         problems = []
         if len(x) > 1 and (stamps is None or np.isnat(stamps).any() or np.size(stamps) != len(x)):
-            problems.append(Problem(f"{len(x)} mean states without their times of the year",
-                                    "a coordinate time for each, or one state",
-                                    'climatology.mean("month")'))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"{len(x)} mean states without their times of the year",
+                    "a coordinate time for each, or one state",
+                    'climatology.mean("month")',
+                )
+            )
         raise_if(problems, what="climatology")
         n_wave = min(2, (len(x) - 1) // 2)
         times = np.zeros(1, "datetime64[ns]") if len(x) == 1 else np.asarray(stamps).reshape(-1)
@@ -121,9 +125,11 @@ def _waves(times: np.ndarray, n_wave: int) -> Float[np.ndarray, "time wave"]:
     """One, and cosine and sine of the phase of the year and its multiples."""
     cos, sin = year_phase(times).astype(np.float64).T
     angle = np.arctan2(sin, cos)
-    return np.stack([np.ones_like(angle)] + [
-        f((k + 1) * angle) for k in range(n_wave) for f in (np.cos, np.sin)
-    ], axis=1)  # fmt: skip
+    return np.stack(
+        [np.ones_like(angle)]
+        + [f((k + 1) * angle) for k in range(n_wave) for f in (np.cos, np.sin)],
+        axis=1,
+    )
 
 
 @with_own_jax
@@ -156,8 +162,16 @@ def mean_states(truth: xr.Dataset, n_times: int = 12) -> xr.Dataset:
     """
     clock = read_clock(truth).checked("truth")
     if clock is None or clock.ndim != 1:
-        raise InputError([Problem("no axis of valid times", "a coordinate time along the states",
-                                  "truth.assign_coords(time=times)")], what="truth")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    "no axis of valid times",
+                    "a coordinate time along the states",
+                    "truth.assign_coords(time=times)",
+                )
+            ],
+            what="truth",
+        )
     stamps = np.asarray(clock.values, "datetime64[ns]")
     start = stamps.astype("datetime64[Y]").astype("datetime64[ns]")
     part = ((stamps - start) / np.timedelta64(366, "D") * n_times).astype(int)

@@ -78,9 +78,14 @@ class Rollout(eqx.Module):
         return x + self.diffs_stddev * out[..., back]
 
     def run(
-        self, x: Float[np.ndarray, "batch node channel"], times: np.ndarray, n_steps: int, *,
-        max_batch: int = 8, tick: Callable[[int], object] = lambda n: None,
-    ) -> Float[np.ndarray, "step batch node channel"]:  # fmt: skip
+        self,
+        x: Float[np.ndarray, "batch node channel"],
+        times: np.ndarray,
+        n_steps: int,
+        *,
+        max_batch: int = 8,
+        tick: Callable[[int], object] = lambda n: None,
+    ) -> Float[np.ndarray, "step batch node channel"]:
         """Roll out states, each from its own initial time, ``max_batch`` at a time.
 
         Parameters
@@ -192,17 +197,23 @@ def _load(folder: Path, stamp: tuple[tuple[int, int], ...]) -> tuple[Forecaster,
         "forcings": (set(task.forcing_variables), set(FORCINGS)),
         "input frames": (task.n_frames, 1),
     }
-    unlike = [f"{what} {found}, needed {needed}" for what, (found, needed) in wrong.items()
-              if found != needed]  # fmt: skip
+    unlike = [
+        f"{what} {found}, needed {needed}"
+        for what, (found, needed) in wrong.items()
+        if found != needed
+    ]
     if unlike:
         raise ModelError(f"{folder / 'forecaster.npz'} cannot be rolled out: {'; '.join(unlike)}")
     grid = xr.Dataset(coords={"lat": np.array(layout.grid.lat), "lon": np.array(layout.grid.lon)})
     rollout = Rollout(
-        net.net, net.graph_for(grid), jnp.asarray(statistics["static"]),
+        net.net,
+        net.graph_for(grid),
+        jnp.asarray(statistics["static"]),
         jnp.asarray(statistics["mean"], jnp.float32),
         jnp.asarray(statistics["stddev"], jnp.float32),
-        jnp.asarray(statistics["diffs_stddev"], jnp.float32), layout,
-    )  # fmt: skip
+        jnp.asarray(statistics["diffs_stddev"], jnp.float32),
+        layout,
+    )
     return forecaster, rollout
 
 
@@ -213,9 +224,11 @@ def _forecaster(net, statistics: dict[str, np.ndarray], layout: Layout) -> Forec
     }
     fields = {k: _by_variable(statistics[k], layout) for k in ("mean", "stddev", "diffs_stddev")}
     return Forecaster(
-        net, mean=fields["mean"].assign(static["mean"]),
-        stddev=fields["stddev"].assign(static["stddev"]), diffs_stddev=fields["diffs_stddev"],
-    )  # fmt: skip
+        net,
+        mean=fields["mean"].assign(static["mean"]),
+        stddev=fields["stddev"].assign(static["stddev"]),
+        diffs_stddev=fields["diffs_stddev"],
+    )
 
 
 def _by_variable(values: np.ndarray, layout: Layout) -> xr.Dataset:

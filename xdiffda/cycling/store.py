@@ -63,9 +63,13 @@ def check_configuration(stored: dict[str, Any], given: dict[str, Any], path: Pat
                 repair = f"cycle(..., {key}={value!r})"
             else:
                 repair = f"cycle(..., out={str(path.with_name(f'{path.stem}-2.zarr'))!r})"
-            problems.append(Problem(f"{key} = {value!r} in {path}",
-                                    f"{given.get(key)!r}, as this call says, or another store",
-                                    repair))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"{key} = {value!r} in {path}",
+                    f"{given.get(key)!r}, as this call says, or another store",
+                    repair,
+                )
+            )
     raise_if(problems, what="store of another configuration")
 
 
@@ -112,14 +116,22 @@ def open_cycle(out: str | os.PathLike, part: str | None = None) -> xr.Dataset:
     if part is None:
         return ds
     if part not in PREFIX:
-        raise InputError([Problem(f"part={part!r}", f"one of {', '.join(PREFIX)}",
-                                  'open_cycle(out, "analysis")')], what="open_cycle")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"part={part!r}", f"one of {', '.join(PREFIX)}", 'open_cycle(out, "analysis")'
+                )
+            ],
+            what="open_cycle",
+        )
     names = [f"{PREFIX[part]}{name}" for name in config["variables"]]
     if part == "scores":
         names = [str(name) for name in ds.data_vars if str(name).startswith(PREFIX[part])]
     if not names or names[0] not in ds:
-        raise InputError([Problem(f"no {part} in {path}", "a run with a truth",
-                                  "cycle(..., truth=truth)")], what="open_cycle")  # fmt: skip
+        raise InputError(
+            [Problem(f"no {part} in {path}", "a run with a truth", "cycle(..., truth=truth)")],
+            what="open_cycle",
+        )
     chosen = ds[names].rename({name: name.removeprefix(PREFIX[part]) for name in names})
     if part == "scores":
         return chosen.rename({SCORE_LEVEL: "level"} if SCORE_LEVEL in chosen.dims else {})
@@ -139,11 +151,15 @@ def resume(path: Path, config: Mapping[str, Any]) -> int:
         If the store is that of another configuration, naming all that differs.
     """
     if "://" in os.fspath(path) or ":/" in os.fspath(path)[1:]:
-        raise StorageError(f"{path}: an address; needed a folder .zarr on a disk, which can be "
-                           "replaced in one step; repair: `out='run.zarr'`")  # fmt: skip
+        raise StorageError(
+            f"{path}: an address; needed a folder .zarr on a disk, which can be "
+            "replaced in one step; repair: `out='run.zarr'`"
+        )
     if path.suffix != ".zarr":
-        raise StorageError(f"{path}: unknown kind {path.suffix!r}; needed a folder .zarr; "
-                           f"repair: `out={str(path.with_suffix('.zarr'))!r}`")  # fmt: skip
+        raise StorageError(
+            f"{path}: unknown kind {path.suffix!r}; needed a folder .zarr; "
+            f"repair: `out={str(path.with_suffix('.zarr'))!r}`"
+        )
     if not path.parent.is_dir():
         raise StorageError(f"{path}: no folder {path.parent}; repair: `mkdir -p {path.parent}`")
     shutil.rmtree(_partial(path), ignore_errors=True)
@@ -159,8 +175,10 @@ def resume(path: Path, config: Mapping[str, Any]) -> int:
     for name, metadata in root["consolidated_metadata"]["metadata"].items():
         folder = path / name
         if not folder.is_dir():
-            raise StorageError(f"{path}: a damaged store, without the array {name}; repair: bring "
-                               "that folder back, or a run into another `out`")  # fmt: skip
+            raise StorageError(
+                f"{path}: a damaged store, without the array {name}; repair: bring "
+                "that folder back, or a run into another `out`"
+            )
         _write_json(folder / "zarr.json", metadata)
         _discard(folder, n if _along_time(metadata) and name != "time" else None)
     return n
@@ -284,8 +302,10 @@ def _commit(path: Path, n: int) -> None:
             entry["shape"][0] = n
     root = json.loads((path / "zarr.json").read_text())
     root["consolidated_metadata"] = {
-        "kind": "inline", "must_understand": False, "metadata": metadata
-    }  # fmt: skip
+        "kind": "inline",
+        "must_understand": False,
+        "metadata": metadata,
+    }
     _write_json(path / "zarr.json", root)
     _write_json(path / "time" / "zarr.json", metadata["time"])
 

@@ -70,20 +70,27 @@ class Streams:
         if problems := self._unreadable():
             return problems
         length = duration(self.cycle_length)
-        marks = [*(self.counts_from(k) for k in range(len(self.starts))),
-                 np.datetime64(self.end, "ns") + length]  # fmt: skip
+        marks = [
+            *(self.counts_from(k) for k in range(len(self.starts))),
+            np.datetime64(self.end, "ns") + length,
+        ]
         steps = np.diff(np.array(marks))
         if not self.starts or (steps < length).any() or (steps % length).any():
             problems.append(
-                Problem(f"starts={list(self.starts)}, end={self.end!r}",
-                        f"rising times, whole cycles of {self.cycle_length} apart",
-                        'run_streams(..., starts=["2020-01-01", "2020-07-01"], end="2020-12-31")')
-            )  # fmt: skip
+                Problem(
+                    f"starts={list(self.starts)}, end={self.end!r}",
+                    f"rising times, whole cycles of {self.cycle_length} apart",
+                    'run_streams(..., starts=["2020-01-01", "2020-07-01"], end="2020-12-31")',
+                )
+            )
         if duration(self.spin_up) < np.timedelta64(0, "ns") or duration(self.spin_up) % length:
             problems.append(
-                Problem(f"spin_up={self.spin_up!r}", f"whole cycles of {self.cycle_length}",
-                        'run_streams(..., spin_up="10D")')
-            )  # fmt: skip
+                Problem(
+                    f"spin_up={self.spin_up!r}",
+                    f"whole cycles of {self.cycle_length}",
+                    'run_streams(..., spin_up="10D")',
+                )
+            )
         return problems
 
     def _unreadable(self) -> list[Problem]:
@@ -91,19 +98,28 @@ class Streams:
         import pandas as pd
 
         problems = []
-        for name, word in (*((f"starts[{k}]", t) for k, t in enumerate(self.starts)),
-                           ("end", self.end)):  # fmt: skip
+        for name, word in (
+            *((f"starts[{k}]", t) for k, t in enumerate(self.starts)),
+            ("end", self.end),
+        ):
             if pd.isna(pd.to_datetime(word, errors="coerce")) or not word[:4].isdigit():
-                problems.append(Problem(f"{name}={word!r}", "a time",
-                                        'run_streams(..., starts=["2020-01-01"], '
-                                        'end="2020-12-31")'))  # fmt: skip
+                problems.append(
+                    Problem(
+                        f"{name}={word!r}",
+                        "a time",
+                        'run_streams(..., starts=["2020-01-01"], end="2020-12-31")',
+                    )
+                )
         for name in ("spin_up", "cycle_length"):
             length = width_of(getattr(self, name)).total_seconds()
             if not (length > 0 or (name == "spin_up" and length == 0)):
                 problems.append(
-                    Problem(f"{name}={getattr(self, name)!r}", "a length of time with its unit",
-                            f'run_streams(..., {name}="6h")')
-                )  # fmt: skip
+                    Problem(
+                        f"{name}={getattr(self, name)!r}",
+                        "a length of time with its unit",
+                        f'run_streams(..., {name}="6h")',
+                    )
+                )
         return problems
 
 
@@ -140,7 +156,8 @@ def run_streams(
         First backgrounds: a state at the first time of each stream (``starts``, less the
         spin-up), along time.
     obs, n_members, carry, cycle_length, seed, model, forecaster, truth, settings
-        As in `xdiffda.cycling.cycle.cycle`; a cluster's workers must be able to import the forecaster.
+        As in `xdiffda.cycling.cycle.cycle`; a cluster's workers must be able to import the
+        forecaster.
     out : path
         Folder, made if it is absent: ``stream-00.zarr``, ``stream-01.zarr``, ...
     starts : sequence of str
@@ -172,13 +189,21 @@ def run_streams(
     given = [starts] if isinstance(starts, str | np.datetime64) else starts
     streams = Streams(tuple(map(str, given)), str(end), spin_up, cycle_length)
     raise_if(streams.problems(), what="reanalysis")
-    firsts = [state_at(background, streams.first(k), what="background")
-              for k in range(len(streams.starts))]  # fmt: skip
+    firsts = [
+        state_at(background, streams.first(k), what="background")
+        for k in range(len(streams.starts))
+    ]
     _index(folder, streams)
     shared = {
-        "n_members": n_members, "carry": carry, "cycle_length": cycle_length, "seed": seed,
-        "model": model, "forecaster": forecaster, "truth": truth, "settings": settings,
-    }  # fmt: skip
+        "n_members": n_members,
+        "carry": carry,
+        "cycle_length": cycle_length,
+        "seed": seed,
+        "model": model,
+        "forecaster": forecaster,
+        "truth": truth,
+        "settings": settings,
+    }
 
     def tasks() -> Iterator[Task]:
         for k, first in enumerate(firsts):
@@ -216,8 +241,16 @@ def open_streams(out: str | os.PathLike, *, stream: int | None = None) -> xr.Dat
     folder = Path(out).expanduser()
     streams = _read_index(folder)
     if stream is not None and stream not in range(len(streams.starts)):
-        raise InputError([Problem(f"stream={stream!r}", f"one of 0 to {len(streams.starts) - 1}",
-                                  "open_streams(out, stream=0)")], what="open_streams")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"stream={stream!r}",
+                    f"one of 0 to {len(streams.starts) - 1}",
+                    "open_streams(out, stream=0)",
+                )
+            ],
+            what="open_streams",
+        )
     parts = []
     for k in range(len(streams.starts)):
         if stream not in (None, k) or not _path(folder, k).exists():
@@ -232,9 +265,14 @@ def open_streams(out: str | os.PathLike, *, stream: int | None = None) -> xr.Dat
         raise StorageError(f"{folder}: no whole cycle yet; repair: `run_streams(..., out=...)`")
     along: list[Any] = [name for name in parts[0].data_vars if "time" in parts[0][name].dims]
     whole = xr.concat(
-        parts, "time", data_vars=along, coords="minimal", compat="override", join="exact",
+        parts,
+        "time",
+        data_vars=along,
+        coords="minimal",
+        compat="override",
+        join="exact",
         combine_attrs="override",
-    )  # fmt: skip
+    )
     assert isinstance(whole, xr.Dataset)
     return whole
 
@@ -257,8 +295,14 @@ def run_stream(stream: Stream) -> None:
 
     path = Path(stream.path)
     with dask.config.set(scheduler="synchronous"), single_writer(path):
-        cycle(stream.background, stream.obs, out=path, n_cycles=stream.n_cycles, progress=False,
-              **stream.shared)  # fmt: skip
+        cycle(
+            stream.background,
+            stream.obs,
+            out=path,
+            n_cycles=stream.n_cycles,
+            progress=False,
+            **stream.shared,
+        )
 
 
 def _path(folder: Path, k: int) -> Path:
@@ -271,10 +315,15 @@ def _index(folder: Path, streams: Streams) -> None:
         stored = _read_index(folder)
         if stored != streams:
             raise InputError(
-                [Problem(f"{stored} in {folder}", f"{streams}, as this call says",
-                         f"run_streams(..., out={str(folder) + '-2'!r})")],
+                [
+                    Problem(
+                        f"{stored} in {folder}",
+                        f"{streams}, as this call says",
+                        f"run_streams(..., out={str(folder) + '-2'!r})",
+                    )
+                ],
                 what="existing reanalysis, which is left as it is",
-            )  # fmt: skip
+            )
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)

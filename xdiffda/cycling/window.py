@@ -24,6 +24,7 @@ from xdiffda.state.grid import Layout
 
 # Observations of several times as functions of one state, through the forecaster.
 
+
 class TrajectoryRows(eqx.Module):
     """Rows of a likelihood that see the states that follow from z at the start of the window.
 
@@ -162,11 +163,19 @@ class _Table(NamedTuple):
 
 @with_own_jax
 def window_likelihood(
-    forward: Any, prior: Prior, background: Float[np.ndarray, "node channel"],
-    time: np.datetime64, tidy: xr.Dataset, *, n_windows: int,
-    background_error: float | str = "estimate", gross_check: float = 10.0,
-    model_error: float = 0.0, dynamics: str = FORECASTER, remat: bool = False,
-) -> tuple[Likelihood, float, dict[str, Any]]:  # fmt: skip
+    forward: Any,
+    prior: Prior,
+    background: Float[np.ndarray, "node channel"],
+    time: np.datetime64,
+    tidy: xr.Dataset,
+    *,
+    n_windows: int,
+    background_error: float | str = "estimate",
+    gross_check: float = 10.0,
+    model_error: float = 0.0,
+    dynamics: str = FORECASTER,
+    remat: bool = False,
+) -> tuple[Likelihood, float, dict[str, Any]]:
     """Likelihood of z at the start of a window, given the observations of its times.
 
     Parameters
@@ -207,11 +216,18 @@ def window_likelihood(
     steps = time + np.arange(1, n_windows + 1) * STEP
     # per instrument's error; what depends on r comes with the estimate
     rows = TrajectoryRows(
-        0, real.size, forward, jnp.asarray(year_phase(steps)),
-        jnp.asarray(background, jnp.float32), jnp.asarray(prior.scale, jnp.float32),
-        jnp.asarray(np.where(dynamics == NONE, 0, table.when)), jnp.asarray(table.index),
-        jnp.asarray(table.weight, jnp.float32), jnp.asarray(1 / table.error, jnp.float32), remat,
-    )  # fmt: skip
+        0,
+        real.size,
+        forward,
+        jnp.asarray(year_phase(steps)),
+        jnp.asarray(background, jnp.float32),
+        jnp.asarray(prior.scale, jnp.float32),
+        jnp.asarray(np.where(dynamics == NONE, 0, table.when)),
+        jnp.asarray(table.index),
+        jnp.asarray(table.weight, jnp.float32),
+        jnp.asarray(1 / table.error, jnp.float32),
+        remat,
+    )
     scale = prior.scale.reshape(-1)[table.index]
     own = table.weight * scale / table.error[:, None]  # of z where it stands still, per error
     still = None if dynamics == FORECASTER else jnp.asarray(own, jnp.float32)
@@ -222,13 +238,20 @@ def window_likelihood(
         spread = np.asarray(_spread(rows, still, prior.covariance_at(r)), np.float64)
         # what the basis lacks counts as error of representativeness
         lost = own * prior.unresolved_at(r).reshape(-1)[table.index]
-        return _Seen((table.value - guess) / table.error, spread, np.sqrt((lost**2).sum(1)),
-                     np.abs(drift).sum(1))  # fmt: skip
+        return _Seen(
+            (table.value - guess) / table.error,
+            spread,
+            np.sqrt((lost**2).sum(1)),
+            np.abs(drift).sum(1),
+        )
 
     good, r, lost = _judge(
-        seen_at, real, table.site, r=None if estimate else float(background_error),
+        seen_at,
+        real,
+        table.site,
+        r=None if estimate else float(background_error),
         gross_check=gross_check,
-    )  # fmt: skip
+    )
     if gross := int((real & ~good).sum()):
         rejected["gross error"] = gross
     more = np.sqrt(1 + (r * lost) ** 2)  # the whole error over the instrument's
@@ -237,16 +260,26 @@ def window_likelihood(
     own, drift = (a / more[:, None] for a in (own, drift))
     return (
         _likelihood(rows, value, good, r, own, drift, prior, dynamics),
-        r, {"used": int(good.sum()), "rejected": rejected, "r": r},
-    )  # fmt: skip
+        r,
+        {"used": int(good.sum()), "rejected": rejected, "r": r},
+    )
 
 
 def _likelihood(
-    rows: TrajectoryRows, value: np.ndarray, good: Bool[np.ndarray, " obs"], r: float,
-    own: np.ndarray, drift: np.ndarray, prior: Prior, dynamics: str,
-) -> Likelihood:  # fmt: skip
+    rows: TrajectoryRows,
+    value: np.ndarray,
+    good: Bool[np.ndarray, " obs"],
+    r: float,
+    own: np.ndarray,
+    drift: np.ndarray,
+    prior: Prior,
+    dynamics: str,
+) -> Likelihood:
     """The rows that are good; the others keep their places with weight zero."""
-    used = lambda a: jnp.asarray(good[:, None] * a, jnp.float32)  # noqa: E731
+
+    def used(a):
+        return jnp.asarray(good[:, None] * a, jnp.float32)
+
     late = None
     # through the forecaster even where it is nothing: compiling takes longer than solving
     if drift.any() or dynamics == FORECASTER:
@@ -292,9 +325,13 @@ class _Seen(NamedTuple):
 
 
 def _judge(
-    seen_at: Callable[[float], _Seen], real: Bool[np.ndarray, " obs"],
-    site: Int[np.ndarray, " obs"], *, r: float | None, gross_check: float,
-) -> tuple[Bool[np.ndarray, " obs"], float, Float[np.ndarray, " obs"]]:  # fmt: skip
+    seen_at: Callable[[float], _Seen],
+    real: Bool[np.ndarray, " obs"],
+    site: Int[np.ndarray, " obs"],
+    *,
+    r: float | None,
+    gross_check: float,
+) -> tuple[Bool[np.ndarray, " obs"], float, Float[np.ndarray, " obs"]]:
     """Which departures are not gross errors, r, and what the basis cannot represent then."""
     used = 1.0 if r is None else r
     seen = seen_at(used)
@@ -302,18 +339,25 @@ def _judge(
     for _ in range(2 if r is None else 1):  # a gross error must not inflate the r that judges it
         if r is None:
             used = estimate_r(
-                seen.departure[good], seen.whole_spread[good], np.unique(site[good]).size,
+                seen.departure[good],
+                seen.whole_spread[good],
+                np.unique(site[good]).size,
                 noise=seen.noise[good],
-            )  # fmt: skip
+            )
             seen = seen_at(used)
         expected = np.hypot(seen.noise, used * seen.whole_spread)
         good = real & (np.abs(seen.departure) <= gross_check * expected)
         if not good.any():
-            raise InputError([Problem(
-                f"all {real.sum()} observations far from the background's forecast",
-                "observations and background of the same time and model",
-                "assimilate_window(..., gross_check=np.inf)",
-            )], what="observations")  # fmt: skip
+            raise InputError(
+                [
+                    Problem(
+                        f"all {real.sum()} observations far from the background's forecast",
+                        "observations and background of the same time and model",
+                        "assimilate_window(..., gross_check=np.inf)",
+                    )
+                ],
+                what="observations",
+            )
     return good, used, seen.lost
 
 
@@ -324,9 +368,7 @@ def _guess(rows: TrajectoryRows) -> Array:
 
 
 @eqx.filter_jit
-def _spread(
-    rows: TrajectoryRows, still: Float[Array, "obs term"] | None, covariance: Any
-) -> Array:
+def _spread(rows: TrajectoryRows, still: Float[Array, "obs term"] | None, covariance: Any) -> Array:
     """Standard deviation of the observations for a unit r, per error.
 
     ``still`` are the weights of an increment that stands still; without them the forecaster
@@ -369,19 +411,33 @@ def _collect(
         for reason, where in reasons.items():
             rejected[reason] = rejected.get(reason, 0) + len(where)
         places = np.round(np.stack([inside["lat"], inside["lon"]], 1)[kept], 4)
-        pieces.append((
-            np.asarray(obs.value, np.float64), np.asarray(obs.error_std, np.float64),
-            np.full(obs.n_obs, step), np.asarray(obs.index), np.asarray(obs.weight), places,
-        ))  # fmt: skip
+        pieces.append(
+            (
+                np.asarray(obs.value, np.float64),
+                np.asarray(obs.error_std, np.float64),
+                np.full(obs.n_obs, step),
+                np.asarray(obs.index),
+                np.asarray(obs.weight),
+                places,
+            )
+        )
     if not pieces:
-        raise InputError([Problem(
-            f"{stamps.size} observations from {str(stamps.min())[:16]} to "
-            f"{str(stamps.max())[:16]}",
-            f"observations within {str(before)[:16]} to {str(last)[:16]}",
-            f'background.sel(time="{str(stamps.min())[:16]}")',
-        )], what="observations")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"{stamps.size} observations from {str(stamps.min())[:16]} to "
+                    f"{str(stamps.max())[:16]}",
+                    f"observations within {str(before)[:16]} to {str(last)[:16]}",
+                    f'background.sel(time="{str(stamps.min())[:16]}")',
+                )
+            ],
+            what="observations",
+        )
     width = max(piece[3].shape[1] for piece in pieces)
-    wide = lambda a: np.pad(a, ((0, 0), (0, width - a.shape[1])))  # noqa: E731
+
+    def wide(a):
+        return np.pad(a, ((0, 0), (0, width - a.shape[1])))
+
     value, error, when, index, weight, places = (
         np.concatenate([wide(p[i]) if i in (3, 4) else p[i] for p in pieces]) for i in range(6)
     )

@@ -80,9 +80,14 @@ class Explained(NamedTuple):
 
 
 def explain(
-    complement: Complement, likelihood: Likelihood, z: State, drawn: State,
-    draws: Draws | None = None, *, solver: Solver = Solver(),
-) -> Explained:  # fmt: skip
+    complement: Complement,
+    likelihood: Likelihood,
+    z: State,
+    drawn: State,
+    draws: Draws | None = None,
+    *,
+    solver: Solver = Solver(),
+) -> Explained:
     """Add w to z: the draw ``drawn``, moved to the observations, given z.
 
     Parameters
@@ -122,9 +127,13 @@ def _draw(complement: Complement, keys: Array, mesh: Mesh | None) -> Array:
 
 @eqx.filter_jit
 def _explain(
-    complement: Complement, likelihood: Likelihood, start: State, noise: Array, solver: Solver,
+    complement: Complement,
+    likelihood: Likelihood,
+    start: State,
+    noise: Array,
+    solver: Solver,
     mesh: Mesh | None,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Array, Array]:
     def own(shared: tuple, start: State, noise: Array) -> tuple[Array, Array]:
         complement, likelihood = shared
         share = likelihood.instrument

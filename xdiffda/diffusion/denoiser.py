@@ -27,6 +27,7 @@ from xdiffda.networks.graphcast.static import InFactors, Prepared
 
 # A prior conditioned on a background: all that a sampler knows of it.
 
+
 class Conditioned(NamedTuple):
     """A prior conditioned on one background, or for each member on its own.
 
@@ -93,26 +94,44 @@ class DenoiserNetwork(eqx.Module):
     encoder: NoiseEncoder
 
     def __init__(
-        self, n_channel: int, n_static: int, *, latent: int, processor_steps: int,
-        hidden_layers: int, conditioning_width: int, key: PRNGKeyArray,
-    ) -> None:  # fmt: skip
+        self,
+        n_channel: int,
+        n_static: int,
+        *,
+        latent: int,
+        processor_steps: int,
+        hidden_layers: int,
+        conditioning_width: int,
+        key: PRNGKeyArray,
+    ) -> None:
         one, two = jax.random.split(key)
         config = NetworkConfig(
-            n_inputs=3 * n_channel + n_static + 2, n_outputs=n_channel, latent=latent,
-            processor_steps=processor_steps, hidden_layers=hidden_layers,
+            n_inputs=3 * n_channel + n_static + 2,
+            n_outputs=n_channel,
+            latent=latent,
+            processor_steps=processor_steps,
+            hidden_layers=hidden_layers,
             conditioning_width=conditioning_width,
-        )  # fmt: skip
+        )
         backbone = GraphCast(config, key=one)
+
         # the output starts at zero: the untrained denoiser is the Gaussian prior
-        last = lambda net: net.decoder.output.layers[-1].weight  # noqa: E731
+        def last(net):
+            return net.decoder.output.layers[-1].weight
+
         self.backbone = eqx.tree_at(last, backbone, replace_fn=jnp.zeros_like)
         self.encoder = NoiseEncoder(conditioning_width, key=two)
 
     def __call__(
-        self, noisy: Float[Array, "node batch channel"], wiener: Float[Array, "node batch channel"],
-        given: Conditioning, sigma: Float[Array, " batch"], static: Float[Array, "node static"],
-        graph: Graph, prepared: Prepared | InFactors | None = None,
-    ) -> Float[Array, "node batch channel"]:  # fmt: skip
+        self,
+        noisy: Float[Array, "node batch channel"],
+        wiener: Float[Array, "node batch channel"],
+        given: Conditioning,
+        sigma: Float[Array, " batch"],
+        static: Float[Array, "node static"],
+        graph: Graph,
+        prepared: Prepared | InFactors | None = None,
+    ) -> Float[Array, "node batch channel"]:
         """F: of z scaled to unit variance, the Wiener estimate and all that is given."""
         shape = noisy.shape[:2]
         inputs = jnp.concatenate(
@@ -150,9 +169,10 @@ class Conditioning(eqx.Module):
 
 
 def gaussian_estimate(
-    covariance: SpectralCovariance, z: Float[Array, "node batch channel"],
+    covariance: SpectralCovariance,
+    z: Float[Array, "node batch channel"],
     sigma: Float[Array, " batch"],
-) -> tuple[Float[Array, "node batch channel"], Float[Array, "batch channel"]]:  # fmt: skip
+) -> tuple[Float[Array, "node batch channel"], Float[Array, "batch channel"]]:
     """Wiener estimate at one noise level per batch entry, and its error's standard deviation."""
     basis = covariance.basis
     coefficients = basis.analysis(z)
@@ -166,11 +186,15 @@ def gaussian_estimate(
 
 
 def denoise_batch(
-    network: DenoiserNetwork, covariance: SpectralCovariance, graph: Graph,
-    static: Float[Array, "node static"], given: Conditioning,
-    z: Float[Array, "node batch channel"], sigma: Float[Array, " batch"],
+    network: DenoiserNetwork,
+    covariance: SpectralCovariance,
+    graph: Graph,
+    static: Float[Array, "node static"],
+    given: Conditioning,
+    z: Float[Array, "node batch channel"],
+    sigma: Float[Array, " batch"],
     prepared: Prepared | InFactors | None = None,
-) -> tuple[Float[Array, "node batch channel"], Float[Array, "batch channel"]]:  # fmt: skip
+) -> tuple[Float[Array, "node batch channel"], Float[Array, "batch channel"]]:
     """Evaluate D at one noise level per batch entry; also return c_out (batch, channel).
 
     ``prepared``: what the backbone computes from the graph alone, if known.
@@ -198,6 +222,12 @@ class Denoiser(eqx.Module):
     def __call__(self, z: Float[Array, "node member channel"], sigma: Array) -> Array:
         sigmas = jnp.broadcast_to(jnp.asarray(sigma, z.dtype), (z.shape[1],))
         return denoise_batch(
-            self.network, self.covariance, self.graph, self.static, self.given, z, sigmas,
+            self.network,
+            self.covariance,
+            self.graph,
+            self.static,
+            self.given,
+            z,
+            sigmas,
             self.prepared,
-        )[0]  # fmt: skip
+        )[0]

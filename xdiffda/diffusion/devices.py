@@ -44,9 +44,13 @@ def replicate(tree: Tree, devices: Sequence[Any]) -> Tree:
 
 
 def over_members(
-    function: Callable[..., Any], mesh: Mesh | None, shared: Any, *members: Any,
-    axes: Sequence[int], out_axes: int | tuple[int, ...] = 1,
-) -> Any:  # fmt: skip
+    function: Callable[..., Any],
+    mesh: Mesh | None,
+    shared: Any,
+    *members: Any,
+    axes: Sequence[int],
+    out_axes: int | tuple[int, ...] = 1,
+) -> Any:
     """Call ``function`` so that each device of ``mesh`` works on its own members.
 
     Parameters
@@ -75,6 +79,9 @@ def over_members(
 
     out = spec(out_axes) if isinstance(out_axes, int) else tuple(map(spec, out_axes))
     return jax.shard_map(
-        own, mesh=mesh, in_specs=(PartitionSpec(), *map(spec, axes)), out_specs=out,
+        own,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), *map(spec, axes)),
+        out_specs=out,
         check_vma=False,
-    )(arrays, *members)  # fmt: skip
+    )(arrays, *members)

@@ -25,7 +25,24 @@ from xdiffda.covariance.spectral import CovarianceTable, SpectralCovariance
 from xdiffda.diffusion.kalman import Covariance, Update, kalman_increment, update
 from xdiffda.diffusion.likelihood import Likelihood, State
 
-__all__ = ["MINIMUM", "Covariance", "DiagonalCovariance", "Likelihood", "Solver", "State", "Update", "choose_covariance", "diagonal_covariance", "gaussian_posterior", "guide", "guide_once", "kalman_increment", "perturbed_update", "robust_scale", "update"]
+__all__ = [
+    "MINIMUM",
+    "Covariance",
+    "DiagonalCovariance",
+    "Likelihood",
+    "Solver",
+    "State",
+    "Update",
+    "choose_covariance",
+    "diagonal_covariance",
+    "gaussian_posterior",
+    "guide",
+    "guide_once",
+    "kalman_increment",
+    "perturbed_update",
+    "robust_scale",
+    "update",
+]
 
 
 JACOBIAN_ITERATIONS = 16
@@ -57,12 +74,6 @@ MINIMUM = Solver(tolerance=1e-3)
 """Where a single solve is the whole analysis, and its result a minimum that others compare with."""
 
 
-
-
-
-
-
-
 def guide(
     denoise: Callable[[Array, Array], Array],
     likelihood: Likelihood,
@@ -92,18 +103,28 @@ def guide(
 
     def guided(z: State, sigma: Array) -> State:
         return guide_once(
-            denoise, likelihood, covariance, z, sigma, noise_covariance=noise_covariance,
+            denoise,
+            likelihood,
+            covariance,
+            z,
+            sigma,
+            noise_covariance=noise_covariance,
             solver=solver,
-        )[0]  # fmt: skip
+        )[0]
 
     return guided
 
 
 def guide_once(
-    denoise: Callable[[Array, Array], Array], likelihood: Likelihood,
-    covariance: Callable[[Array], Covariance] | None, z: State, sigma: Array, *,
-    noise_covariance: Covariance | None = None, solver: Solver = Solver(),
-) -> tuple[State, Float[Array, " member"]]:  # fmt: skip
+    denoise: Callable[[Array, Array], Array],
+    likelihood: Likelihood,
+    covariance: Callable[[Array], Covariance] | None,
+    z: State,
+    sigma: Array,
+    *,
+    noise_covariance: Covariance | None = None,
+    solver: Solver = Solver(),
+) -> tuple[State, Float[Array, " member"]]:
     """One evaluation of the guided denoiser, and the relative residual of the solve behind it.
 
     Parameters are those of `guide` and of what it returns.
@@ -204,9 +225,14 @@ def gaussian_posterior(
 
 
 def perturbed_update(
-    mean: State, drawn: State, covariance: Covariance, likelihood: Likelihood, draws: Draws, *,
+    mean: State,
+    drawn: State,
+    covariance: Covariance,
+    likelihood: Likelihood,
+    draws: Draws,
+    *,
     solver: Solver = Solver(),
-) -> Update:  # fmt: skip
+) -> Update:
     """Update draws ``mean + drawn`` of a prior, each by observations with its own errors."""
     prior = mean + drawn
     error = likelihood.draw_errors(draws.keys)
@@ -217,9 +243,13 @@ def perturbed_update(
 
 
 def robust_scale(
-    likelihood: Likelihood, covariance: Covariance, mean: State, n_member: int, *,
+    likelihood: Likelihood,
+    covariance: Covariance,
+    mean: State,
+    n_member: int,
+    *,
     solver: Solver = Solver(),
-) -> Float[Array, "obs member"] | None:  # fmt: skip
+) -> Float[Array, "obs member"] | None:
     """Square roots of robust weights, of unperturbed observations against ``mean``, for all draws.
 
     None where the likelihood is not robust.

@@ -50,9 +50,14 @@ class Solved(NamedTuple):
 
 
 def conjugate_gradients(
-    system: System, b: Float[Array, " n"], *, tolerance: float, max_iterations: int,
-    guess: Float[Array, " n"] | None = None, axis: str | None = None,
-) -> Solved:  # fmt: skip
+    system: System,
+    b: Float[Array, " n"],
+    *,
+    tolerance: float,
+    max_iterations: int,
+    guess: Float[Array, " n"] | None = None,
+    axis: str | None = None,
+) -> Solved:
     """Solve a symmetric positive definite system (Hestenes and Stiefel 1952).
 
     Stops at a residual of ``tolerance`` relative to ``b``, or after ``max_iterations``. Under
@@ -68,7 +73,10 @@ def conjugate_gradients(
     >>> [round(float(v), 4) for v in found.x], int(found.n_steps)
     ([0.0909, 0.6364], 2)
     """
-    dot = lambda u, v: jnp.vdot(u, v, precision="highest")  # noqa: E731
+
+    def dot(u, v):
+        return jnp.vdot(u, v, precision="highest")
+
     square = dot(b, b)
     goal = tolerance**2 * square
     x, stage = (jnp.zeros_like(b), STEP) if guess is None else (guess, GUESS)
@@ -164,10 +172,16 @@ class Update(NamedTuple):
 
 
 def kalman_increment(
-    likelihood: Likelihood, covariance: Covariance, innovation: Array, shape: tuple,
-    solver: Solver, *, point: State | None = None, scale: Array | None = None,
+    likelihood: Likelihood,
+    covariance: Covariance,
+    innovation: Array,
+    shape: tuple,
+    solver: Solver,
+    *,
+    point: State | None = None,
+    scale: Array | None = None,
     first_guess: Array | None = None,
-) -> tuple[State, Float[Array, " member"]]:  # fmt: skip
+) -> tuple[State, Float[Array, " member"]]:
     """Return ``V H^T (I + H V H^T)^-1 innovation`` and the relative residual of the solve.
 
     Parameters
@@ -194,9 +208,15 @@ def kalman_increment(
 
 
 def _solve(
-    likelihood: Likelihood, covariance: Covariance, innovation: Array, shape: tuple,
-    solver: Solver, point: State | None, scale: Array | None, first_guess: Array | None,
-) -> tuple[State, Float[Array, " member"], State, Float[Array, "obs member"]]:  # fmt: skip
+    likelihood: Likelihood,
+    covariance: Covariance,
+    innovation: Array,
+    shape: tuple,
+    solver: Solver,
+    point: State | None,
+    scale: Array | None,
+    first_guess: Array | None,
+) -> tuple[State, Float[Array, " member"], State, Float[Array, "obs member"]]:
     node, member, channel = shape
     near = restricted(covariance, likelihood.points)
     among, n = (covariance, node) if near is None else (near.among, near.n)
@@ -217,9 +237,13 @@ def _solve(
         if solver.minimal_residual:
             return minimal_residual(system, b, iterations=solver.minimal_residual)
         return conjugate_gradients(
-            system, b, tolerance=solver.tolerance, max_iterations=solver.max_iterations,
-            guess=guess, axis=AXIS,
-        )  # fmt: skip
+            system,
+            b,
+            tolerance=solver.tolerance,
+            max_iterations=solver.max_iterations,
+            guess=guess,
+            axis=AXIS,
+        )
 
     axes = tuple(None if given is None else 1 for given in (point, scale, first_guess))
     # one solve per member, so that a member never depends on the others beside it
@@ -242,10 +266,17 @@ def _solve(
 
 
 def update(
-    likelihood: Likelihood, covariance: Covariance, estimate: State, *,
-    solver: Solver, variance: Array | None = None, noise: Array | None = None,
-    scale: Array | None = None, member: Array | None = None, first_guess: Array | None = None,
-) -> Update:  # fmt: skip
+    likelihood: Likelihood,
+    covariance: Covariance,
+    estimate: State,
+    *,
+    solver: Solver,
+    variance: Array | None = None,
+    noise: Array | None = None,
+    scale: Array | None = None,
+    member: Array | None = None,
+    first_guess: Array | None = None,
+) -> Update:
     """Kalman update of an estimate by observations of any kind; for linear ones a single solve.
 
     Where H is not linear, it is linearised at the estimate and again at each update of it

@@ -286,7 +286,10 @@ class Likelihood(eqx.Module):
         x = scatter(self.index, self.weight, y, shape)
         for part in self.general:
             at = jnp.zeros((node, channel)) if self.point is None else self.point
-            pull = lambda own, part=part, at=at: part.pull(own, at)  # noqa: E731
+
+            def pull(own, part=part, at=at):
+                return part.pull(own, at)
+
             x = x + jax.vmap(pull, 1, 1)(y[part.rows])
         return x
 
@@ -296,7 +299,10 @@ class Likelihood(eqx.Module):
         flat = jnp.moveaxis(z, 1, 2).reshape(node * channel, member)
         y = jnp.einsum("opm,op->om", flat[self.index], self.weight)
         for part in self.local:
-            one = lambda x, part=part: part.predict(x, self.index)  # noqa: E731
+
+            def one(x, part=part):
+                return part.predict(x, self.index)
+
             y = y.at[part.rows].set(jax.vmap(one, 1, 1)(flat))
         for part in self.general:
             y = y.at[part.rows].set(jax.vmap(part.predict, 1, 1)(z))

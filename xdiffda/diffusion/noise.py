@@ -76,8 +76,6 @@ class LogNormalNoise:
         return jnp.exp(jnp.clip(logs, low, high))
 
 
-
-
 def noise_features(sigma: Float[Array, " batch"], n_frequency: int = 16) -> Array:
     """Fourier features of ``log sigma``: [cos, sin](2 pi k log sigma / 16), k = 1 ...
 

@@ -39,7 +39,10 @@ fold_in = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
 @eqx.filter_jit
 def evaluate(denoise: Any, z: State, sigma: Array, mesh: Mesh | None = None) -> State:
     """The denoiser alone."""
-    own = lambda shared, z: shared[0](z, shared[1])  # noqa: E731
+
+    def own(shared, z):
+        return shared[0](z, shared[1])
+
     return over_members(own, mesh, (denoise, sigma), z, axes=(1,))
 
 
@@ -77,7 +80,10 @@ def draw_errors(
     likelihood: Likelihood, keys: Array, mesh: Mesh | None = None
 ) -> Float[Array, "obs member"]:
     """Whitened errors of the observations."""
-    own = lambda likelihood, keys: likelihood.draw_errors(keys)  # noqa: E731
+
+    def own(likelihood, keys):
+        return likelihood.draw_errors(keys)
+
     return over_members(own, mesh, likelihood, keys, axes=(0,))
 
 
@@ -91,10 +97,15 @@ def known_scale(
 
 @eqx.filter_jit
 def updated(
-    likelihood: Likelihood, covariance: Covariance, estimate: State,
-    noise: Float[Array, "obs member"], guess: Float[Array, "obs member"],
-    scale: Float[Array, "obs member"] | None, solver: Solver, mesh: Mesh | None = None,
-) -> tuple[State, Float[Array, " member"], Float[Array, "obs member"]]:  # fmt: skip
+    likelihood: Likelihood,
+    covariance: Covariance,
+    estimate: State,
+    noise: Float[Array, "obs member"],
+    guess: Float[Array, "obs member"],
+    scale: Float[Array, "obs member"] | None,
+    solver: Solver,
+    mesh: Mesh | None = None,
+) -> tuple[State, Float[Array, " member"], Float[Array, "obs member"]]:
     """The Kalman update of ``estimate``, the relative residual of its solve, and the solution."""
 
     def own(
@@ -120,17 +131,27 @@ def updated(
 
 @eqx.filter_jit
 def guided_by_jacobian(
-    denoise: Any, basis: Any, likelihood: Likelihood, z: State, sigma: Array, solver: Solver,
+    denoise: Any,
+    basis: Any,
+    likelihood: Likelihood,
+    z: State,
+    sigma: Array,
+    solver: Solver,
     mesh: Mesh | None = None,
-) -> Updated:  # fmt: skip
+) -> Updated:
     """A level with V from the denoiser's own derivative: one program by necessity."""
 
     def own(shared: tuple, z: State) -> Updated:
         denoise, basis, likelihood, sigma = shared
         return guide_once(
-            denoise, likelihood, None, z, sigma, solver=solver,
+            denoise,
+            likelihood,
+            None,
+            z,
+            sigma,
+            solver=solver,
             noise_covariance=lambda x: basis.synthesis(basis.adjoint(x)),
-        )  # fmt: skip
+        )
 
     shared = (denoise, basis, likelihood, sigma)
     return over_members(own, mesh, shared, z, axes=(1,), out_axes=(1, 0))
@@ -288,9 +309,12 @@ def sample_posterior(
 
 
 def three_d_var(
-    covariance: Any, likelihood: Likelihood, *, solver: Solver = MINIMUM,
+    covariance: Any,
+    likelihood: Likelihood,
+    *,
+    solver: Solver = MINIMUM,
     watch: Watch = lambda residual: None,
-) -> Float[Array, "node 1 channel"]:  # fmt: skip
+) -> Float[Array, "node 1 channel"]:
     """The minimum of 3D-Var's cost function: the Kalman update of z = 0.
 
     With B climatological (`SpectralCovariance`) or hybrid (`xdiffda.covariance.ensemble`).
@@ -331,9 +355,13 @@ def _mean_covariance(prior: Conditioned, guidance: Guidance) -> Covariance:
 
 
 def _warm_start(
-    prior: Conditioned, mean: Array, likelihood: Likelihood, draws: Draws, guidance: Guidance,
+    prior: Conditioned,
+    mean: Array,
+    likelihood: Likelihood,
+    draws: Draws,
+    guidance: Guidance,
     mesh: Mesh | None,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Array, Array]:
     """Draws of the Gaussian posterior around ``mean``, and the residual of their solve."""
     spread, v = prior.climatology, _mean_covariance(prior, guidance)
     if prior.calibrated is not None:
@@ -342,9 +370,15 @@ def _warm_start(
 
 
 def _final(
-    prior: Conditioned, likelihood: Likelihood, z: Array, sigma: Array, draws: Draws,
-    covariance: str, guidance: Guidance, mesh: Mesh | None,
-) -> tuple[Array, Array]:  # fmt: skip
+    prior: Conditioned,
+    likelihood: Likelihood,
+    z: Array,
+    sigma: Array,
+    draws: Draws,
+    covariance: str,
+    guidance: Guidance,
+    mesh: Mesh | None,
+) -> tuple[Array, Array]:
     """Draws of the clean state from that of the last level, and the residual of their solve.
 
     Its law given the noisy state is N(D, V); its mean alone lacks what is left at that level,
@@ -363,9 +397,14 @@ def _final(
 
 
 def _perturbed(
-    mean: Array, spread: Any, v: Covariance, likelihood: Likelihood, draws: Draws,
-    solver: Solver, mesh: Mesh | None,
-) -> tuple[Array, Array]:  # fmt: skip
+    mean: Array,
+    spread: Any,
+    v: Covariance,
+    likelihood: Likelihood,
+    draws: Draws,
+    solver: Solver,
+    mesh: Mesh | None,
+) -> tuple[Array, Array]:
     """Draws from N(mean, ``spread``), each moved by V to observations with errors of its own."""
     keys, error_keys = split_keys(draws.keys)
     drawn = draws.signs[:, None] * sample(spread, keys, mesh)
@@ -376,16 +415,20 @@ def _perturbed(
 
 
 def _guided(
-    prior: Conditioned, likelihood: Likelihood, z: Array, sigma: Array, guess: Array,
-    covariance: str, guidance: Guidance, mesh: Mesh | None,
-) -> tuple[Array, Array, Array]:  # fmt: skip
+    prior: Conditioned,
+    likelihood: Likelihood,
+    z: Array,
+    sigma: Array,
+    guess: Array,
+    covariance: str,
+    guidance: Guidance,
+    mesh: Mesh | None,
+) -> tuple[Array, Array, Array]:
     """One level: the members given the observations, residuals, and the solutions behind them."""
     denoise = prior.own_denoiser()
     if covariance == "jacobian":
         basis = prior.climatology.basis
-        found = guided_by_jacobian(
-            denoise, basis, likelihood, z, sigma, guidance.solver, mesh
-        )
+        found = guided_by_jacobian(denoise, basis, likelihood, z, sigma, guidance.solver, mesh)
         return *found, guess
     v = covariance_at(covariance, prior.climatology, prior.calibrated, sigma)
     estimate = evaluate(denoise, z, sigma, mesh)

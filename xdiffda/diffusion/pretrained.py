@@ -46,9 +46,11 @@ class Places(NamedTuple):
 
 
 def find_places(
-    inputs: tuple[Channel, ...], outputs: tuple[Channel, ...], layout: Layout,
+    inputs: tuple[Channel, ...],
+    outputs: tuple[Channel, ...],
+    layout: Layout,
     forcings: tuple[str, ...],
-) -> Places:  # fmt: skip
+) -> Places:
     """Match the channels of a task with those of a state.
 
     Parameters
@@ -105,10 +107,15 @@ class PretrainedNetwork(eqx.Module):
     places: Places = eqx.field(static=True)
 
     def __call__(
-        self, noisy: Float[Array, "node batch channel"], wiener: Float[Array, "node batch channel"],
-        given: Conditioning, sigma: Float[Array, " batch"], static: Float[Array, "node static"],
-        graph: Graph, prepared: Prepared | InFactors | None = None,
-    ) -> Float[Array, "node batch channel"]:  # fmt: skip
+        self,
+        noisy: Float[Array, "node batch channel"],
+        wiener: Float[Array, "node batch channel"],
+        given: Conditioning,
+        sigma: Float[Array, " batch"],
+        static: Float[Array, "node static"],
+        graph: Graph,
+        prepared: Prepared | InFactors | None = None,
+    ) -> Float[Array, "node batch channel"]:
         """F: of z scaled to unit variance, the Wiener estimate and all that is given."""
         forcings = given.forcings
         assert forcings is not None, "this network reads forcings"
@@ -159,10 +166,12 @@ def from_published(
         zeros = jnp.zeros((n_new, weight.shape[1]), weight.dtype)
         return jnp.concatenate([weight[:n_old], zeros, weight[n_old:]])
 
-    first = lambda net: [  # noqa: E731
-        net.encoder.grid_embed.layers[0].weight,
-        net.encoder.mesh_embed.layers[0].weight,
-    ]
+    def first(net):
+        return [
+            net.encoder.grid_embed.layers[0].weight,
+            net.encoder.mesh_embed.layers[0].weight,
+        ]
+
     wide = eqx.tree_at(first, published, [widened(w) for w in first(published)])
     leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(wide, eqx.is_inexact_array))
     known = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}

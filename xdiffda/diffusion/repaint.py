@@ -159,9 +159,15 @@ def _noise(prior: Conditioned, keys: Array, number: Array, mesh: Mesh | None = N
 
 @eqx.filter_jit
 def _advance(
-    prior: Conditioned, observed: Array, mask: Array, draws: Draws, z: Array, moves: Array,
-    first: Array, mesh: Mesh | None,
-) -> Array:  # fmt: skip
+    prior: Conditioned,
+    observed: Array,
+    mask: Array,
+    draws: Draws,
+    z: Array,
+    moves: Array,
+    first: Array,
+    mesh: Mesh | None,
+) -> Array:
     """Make a chunk of moves between noise levels."""
 
     def own(shared: tuple, keys: Array, signs: Array, z: Array) -> Array:
@@ -173,9 +179,14 @@ def _advance(
 
 
 def _walk(
-    prior: Conditioned, observed: Array, mask: Array, draws: Draws, z: Array, moves: Array,
+    prior: Conditioned,
+    observed: Array,
+    mask: Array,
+    draws: Draws,
+    z: Array,
+    moves: Array,
     first: Array,
-) -> Array:  # fmt: skip
+) -> Array:
     signs = draws.signs[:, None]
 
     def move(z: Array, step: tuple[Array, Array]) -> tuple[Array, Any]:

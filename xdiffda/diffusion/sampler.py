@@ -17,9 +17,12 @@ Noise = Callable[[int], Array]
 
 
 def dpm_solver(
-    denoise: Denoise, z: Float[Array, "*state"], ladder: Float[Array, " level"], *,
+    denoise: Denoise,
+    z: Float[Array, "*state"],
+    ladder: Float[Array, " level"],
+    *,
     final: Denoise | None = None,
-) -> Float[Array, "*state"]:  # fmt: skip
+) -> Float[Array, "*state"]:
     """DPM-Solver++(2M): second order, multistep, one evaluation per level.
 
     Lu et al. (2022), arXiv 2211.01095, algorithm 2, for noise added without scaling
@@ -61,9 +64,12 @@ def dpm_solver(
 
 
 def heun(
-    denoise: Denoise, z: Float[Array, "*state"], ladder: Float[Array, " level"], *,
+    denoise: Denoise,
+    z: Float[Array, "*state"],
+    ladder: Float[Array, " level"],
+    *,
     final: Denoise | None = None,
-) -> Float[Array, "*state"]:  # fmt: skip
+) -> Float[Array, "*state"]:
     """Heun's second-order method: two evaluations per level, one at the last.
 
     Karras et al. (2022), arXiv 2206.00364, algorithm 1.
@@ -86,9 +92,14 @@ def heun(
 
 
 def churned(
-    denoise: Denoise, z: Float[Array, "*state"], ladder: Float[Array, " level"], *, noise: Noise,
-    churn: float = 0.4, final: Denoise | None = None,
-) -> Float[Array, "*state"]:  # fmt: skip
+    denoise: Denoise,
+    z: Float[Array, "*state"],
+    ladder: Float[Array, " level"],
+    *,
+    noise: Noise,
+    churn: float = 0.4,
+    final: Denoise | None = None,
+) -> Float[Array, "*state"]:
     """Heun's method with fresh noise before each step: errors of earlier steps are forgotten.
 
     Karras et al. (2022), arXiv 2206.00364, algorithm 2, with S_noise = 1 and the same share
@@ -123,8 +134,10 @@ def churned(
 
 
 SAMPLERS: dict[str, Callable[..., Array]] = {
-    "dpm-solver": dpm_solver, "heun": heun, "stochastic": churned,
-}  # fmt: skip
+    "dpm-solver": dpm_solver,
+    "heun": heun,
+    "stochastic": churned,
+}
 NOISY = ("stochastic",)
 """Samplers that take ``noise``."""
 

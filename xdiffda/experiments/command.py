@@ -36,9 +36,16 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
     """
     kinds = (*KINDS, MAPS, CYCLING, WINDOW)
     if kind not in kinds:
-        raise InputError([Problem(f"the experiment {kind!r}", f"one of {', '.join(kinds)}",
-                                  f"xdiffda experiment {KINDS[0]} {path}")],
-                         what="experiment")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"the experiment {kind!r}",
+                    f"one of {', '.join(kinds)}",
+                    f"xdiffda experiment {KINDS[0]} {path}",
+                )
+            ],
+            what="experiment",
+        )
     if kind == CYCLING:
         from xdiffda.experiments import cycling_results
 
@@ -53,8 +60,9 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
     config = ExperimentConfig.read(path)
     folder = Path(config.out) / FIGURES
     if kind == MAPS:
-        drawn = figures.write_maps(maps.states_of_case(config), folder,
-                                   figure_format=config.figure_format)  # fmt: skip
+        drawn = figures.write_maps(
+            maps.states_of_case(config), folder, figure_format=config.figure_format
+        )
         return "".join(f"{p}\n" for p in drawn)
     found = run(kind, config, progress=progress)
     text = tables.tables(found, start=config.starts[0], lead_time=_shown_leads(config))
@@ -65,6 +73,9 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
 
 def _shown_leads(config: ExperimentConfig) -> tuple[float, ...]:
     """Hours of the configured lead times, the last of the forecasts where they are shorter."""
-    hours = lambda text: float(duration(text) / np.timedelta64(1, "h"))  # noqa: E731
+
+    def hours(text):
+        return float(duration(text) / np.timedelta64(1, "h"))
+
     last = hours(config.forecast_lead)
     return tuple(dict.fromkeys(min(last, hours(lead)) for lead in config.lead_times))

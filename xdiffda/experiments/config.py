@@ -167,11 +167,13 @@ def of_widths(config: ExperimentConfig) -> ExperimentConfig:
     """The ablation of sigma_G: RePaint with one soft mask after another."""
     methods = {
         width_name(width): Method(
-            method="repaint", antithetic=False, n_members=config_members(config),
+            method="repaint",
+            antithetic=False,
+            n_members=config_members(config),
             repaint=dataclasses.replace(config.repaint, mask_sigma=width),
         )
         for width in config.widths
-    }  # fmt: skip
+    }
     return dataclasses.replace(config, methods=methods)
 
 
@@ -197,8 +199,13 @@ def format_problems(figure_format: str) -> list[Problem]:
     """What is wrong with the format of figures."""
     if figure_format in FORMATS:
         return []
-    return [Problem(f"figure_format = {figure_format!r}", f"one of {', '.join(FORMATS)}",
-                    f'figure_format = "{FORMATS[0]}"')]  # fmt: skip
+    return [
+        Problem(
+            f"figure_format = {figure_format!r}",
+            f"one of {', '.join(FORMATS)}",
+            f'figure_format = "{FORMATS[0]}"',
+        )
+    ]
 
 
 def _problems(config: ExperimentConfig) -> list[Problem]:
@@ -210,41 +217,68 @@ def _problems(config: ExperimentConfig) -> list[Problem]:
 
     need(bool(config.methods), "no methods", "one or more", "[methods.guided]")
     for name in ("n_cases", "map_columns"):
-        need(getattr(config, name) >= 1, f"{name} = {getattr(config, name)}",
-             "a whole number of 1 or more", f"{name} = 10")  # fmt: skip
-    need(bool(config.columns) and all(isinstance(n, int) and n > 0 for n in config.columns),
-         f"columns = {list(config.columns)}", "whole numbers of 1 or more",
-         "columns = [45, 416]")  # fmt: skip
-    need(bool(config.starts) and set(config.starts) <= set(STARTS),
-         f"starts = {list(config.starts)}", f"some of {', '.join(STARTS)}",
-         'starts = ["mean"]')  # fmt: skip
-    need(bool(config.widths) and all(w > 0 for w in config.widths),
-         f"widths = {list(config.widths)}", "positive numbers", "widths = [0.7, 1.5]")  # fmt: skip
+        need(
+            getattr(config, name) >= 1,
+            f"{name} = {getattr(config, name)}",
+            "a whole number of 1 or more",
+            f"{name} = 10",
+        )
+    need(
+        bool(config.columns) and all(isinstance(n, int) and n > 0 for n in config.columns),
+        f"columns = {list(config.columns)}",
+        "whole numbers of 1 or more",
+        "columns = [45, 416]",
+    )
+    need(
+        bool(config.starts) and set(config.starts) <= set(STARTS),
+        f"starts = {list(config.starts)}",
+        f"some of {', '.join(STARTS)}",
+        'starts = ["mean"]',
+    )
+    need(
+        bool(config.widths) and all(w > 0 for w in config.widths),
+        f"widths = {list(config.widths)}",
+        "positive numbers",
+        "widths = [0.7, 1.5]",
+    )
     n, noise = config.background_members, config.background_noise
-    need(isinstance(n, int) and (n == 0 or n > 1), f"background_members = {n!r}",
-         "0, or a whole number of 2 or more", "background_members = 20")  # fmt: skip
+    need(
+        isinstance(n, int) and (n == 0 or n > 1),
+        f"background_members = {n!r}",
+        "0, or a whole number of 2 or more",
+        "background_members = 20",
+    )
     need(noise > 0, f"background_noise = {noise!r}", "above 0", "background_noise = 0.36")
-    need(not n or config.background_lead() is not None,
-         f"background_members = {n} with backgrounds of {config.background!r}",
-         'backgrounds that are forecasts from the truth', 'background = "48h"')  # fmt: skip
+    need(
+        not n or config.background_lead() is not None,
+        f"background_members = {n} with backgrounds of {config.background!r}",
+        "backgrounds that are forecasts from the truth",
+        'background = "48h"',
+    )
     hours = {}
     for name in ("forecast_lead", "reference_lead"):
         try:
             hours[name] = duration(getattr(config, name)) / duration("6h")
         except ValueError:
             hours[name] = 0.0
-        need(hours[name] > 0 and hours[name] % 1 == 0, f"{name} = {getattr(config, name)!r}",
-             "a positive multiple of 6 h", f'{name} = "48h"')  # fmt: skip
+        need(
+            hours[name] > 0 and hours[name] % 1 == 0,
+            f"{name} = {getattr(config, name)!r}",
+            "a positive multiple of 6 h",
+            f'{name} = "48h"',
+        )
     for lead in config.lead_times:
         try:
             fits = duration(lead) > duration("0h") and not duration(lead) % duration("6h")
         except ValueError:
             fits = False
-        need(fits, f"lead_times with {lead!r}", "positive multiples of 6 h",
-             'lead_times = ["48h"]')  # fmt: skip
-    need(hours["reference_lead"] >= hours["forecast_lead"],
-         f"reference_lead = {config.reference_lead!r}",
-         f"at least forecast_lead, {config.forecast_lead}", 'reference_lead = "144h"')  # fmt: skip
+        need(fits, f"lead_times with {lead!r}", "positive multiples of 6 h", 'lead_times = ["48h"]')
+    need(
+        hours["reference_lead"] >= hours["forecast_lead"],
+        f"reference_lead = {config.reference_lead!r}",
+        f"at least forecast_lead, {config.forecast_lead}",
+        'reference_lead = "144h"',
+    )
     return problems
 
 
@@ -252,9 +286,13 @@ def check_columns(config: ExperimentConfig) -> None:
     """Raise if a method asks for columns that the experiment does not have."""
     wrong = {n: sorted(set(m.columns) - set(config.columns)) for n, m in config.methods.items()}
     problems = [
-        Problem(f"methods.{name}.columns with {columns}", f"some of {list(config.columns)}",
-                f"columns = {sorted({*config.columns, *columns})}")
-        for name, columns in wrong.items() if columns
-    ]  # fmt: skip
+        Problem(
+            f"methods.{name}.columns with {columns}",
+            f"some of {list(config.columns)}",
+            f"columns = {sorted({*config.columns, *columns})}",
+        )
+        for name, columns in wrong.items()
+        if columns
+    ]
     if problems:
         raise InputError(problems, what="configuration of an experiment")

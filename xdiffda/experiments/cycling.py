@@ -92,7 +92,8 @@ class CyclingConfig:
     networks : list of str
         ``fixed`` sites, ``changing`` sites, or both.
     error_std, variables
-        Of the observations, as in `xdiffda.cycling.cycle.Emulation`; or ``quarter``, a quarter of the
+        Of the observations, as in `xdiffda.cycling.cycle.Emulation`; or ``quarter``, a quarter of
+        the
         model's background errors, channel by channel.
     model : str
     relaxation : Relaxation, optional
@@ -130,11 +131,17 @@ class CyclingConfig:
                 problems.append(Problem(found, needed, 'carry = "mean"'))
         given = [*self.networks, *(n for m in built.values() if m is not None for n in m.networks)]
         if unknown := [n for n in given if n not in NETWORKS] or not self.networks:
-            problems.append(Problem(f"networks = {unknown}", f"some of {', '.join(NETWORKS)}",
-                                    'networks = ["fixed"]'))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"networks = {unknown}",
+                    f"some of {', '.join(NETWORKS)}",
+                    'networks = ["fixed"]',
+                )
+            )
         if not self.columns or min(self.columns) < 1:
-            problems.append(Problem(f"columns = {self.columns}", "positive numbers",
-                                    "columns = [416]"))  # fmt: skip
+            problems.append(
+                Problem(f"columns = {self.columns}", "positive numbers", "columns = [416]")
+            )
         problems += format_problems(self.figure_format)
         raise_if(problems, what="configuration of an experiment")
 
@@ -170,19 +177,23 @@ def runs_of(config: CyclingConfig) -> list[Run]:
     """All runs, in the order in which they are made."""
     return [
         Run(name, method, columns, network)
-        for columns in config.columns for network in config.networks
+        for columns in config.columns
+        for network in config.networks
         for name, method in config.methods.items()
         if columns in (method.columns or config.columns)
         and network in (method.networks or config.networks)
-    ]  # fmt: skip
+    ]
 
 
 @with_own_jax
 def run(
-    config: CyclingConfig | str | Path, *, prior: Prior | None = None,
-    truth: xr.Dataset | None = None, forecaster: Forecaster | None = None,
+    config: CyclingConfig | str | Path,
+    *,
+    prior: Prior | None = None,
+    truth: xr.Dataset | None = None,
+    forecaster: Forecaster | None = None,
     progress: bool | None = None,
-) -> dict[Run, xr.Dataset]:  # fmt: skip
+) -> dict[Run, xr.Dataset]:
     """Run or resume the experiment.
 
     Parameters
@@ -222,20 +233,31 @@ def run(
         relaxation = dataclasses.replace(relaxation, climatology=climatology)
     for own in runs_of(config):
         emulation = Emulation(
-            n_columns=own.columns, fixed_sites=NETWORKS[own.network], seed=config.seed,
-            error_std=errors_of, variables=list(config.variables) or None,
-        )  # fmt: skip
+            n_columns=own.columns,
+            fixed_sites=NETWORKS[own.network],
+            seed=config.seed,
+            error_std=errors_of,
+            variables=list(config.variables) or None,
+        )
         ensemble = own.method.method == "letkf"
         cycle(
-            _ensemble(background, prior, own.method.n_members, config.seed) if ensemble
+            _ensemble(background, prior, own.method.n_members, config.seed)
+            if ensemble
             else background,
             emulated_stream(truth, levels=prior.layout.levels or None, **emulation.choices()),
-            out=out / own.store, n_cycles=config.n_cycles, n_members=own.method.n_members,
-            carry=own.method.carry, cycle_length=config.cycle_length, seed=config.seed,
+            out=out / own.store,
+            n_cycles=config.n_cycles,
+            n_members=own.method.n_members,
+            carry=own.method.carry,
+            cycle_length=config.cycle_length,
+            seed=config.seed,
             model=prior if forecaster is not None or not config.model else config.model,
-            forecaster=forecaster, truth=truth, relaxation=relaxation,
-            settings=own.method.settings(), progress=progress,
-        )  # fmt: skip
+            forecaster=forecaster,
+            truth=truth,
+            relaxation=relaxation,
+            settings=own.method.settings(),
+            progress=progress,
+        )
     return {own: open_cycle(out / own.store) for own in runs_of(config)}
 
 
@@ -248,8 +270,11 @@ def _first_background(
         lead = duration(config.background)
     except ValueError:
         file = open_named(config.background)
-        time = np.datetime64(config.start, "ns") if config.start else clock_of(
-            file, what="background")[0]  # fmt: skip
+        time = (
+            np.datetime64(config.start, "ns")
+            if config.start
+            else clock_of(file, what="background")[0]
+        )
         return state_at(file, time, what="background").compute()
     start = np.datetime64(config.start, "ns") if config.start else known[0] + lead
     x = state_at(truth, start - lead, what="truth").compute()
@@ -275,9 +300,20 @@ def _ensemble(background: xr.Dataset, prior: Prior, n_members: int, seed: int) -
 def _of_model(ds: xr.Dataset, prior: Prior) -> xr.Dataset:
     """The variables that the model knows: a truth may have others."""
     known = set(prior.layout.variables)
-    of = lambda n: {canonical_name(n, on_levels=on) for on in (True, False)}  # noqa: E731
+
+    def of(n):
+        return {canonical_name(n, on_levels=on) for on in (True, False)}
+
     names = [str(n) for n in ds.data_vars if known & of(str(n))]
     if not names:
-        raise InputError([Problem(f"the variables {', '.join(map(str, ds.data_vars))}",
-                                  f"{', '.join(known)}", "truth = ...")], what="truth")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"the variables {', '.join(map(str, ds.data_vars))}",
+                    f"{', '.join(known)}",
+                    "truth = ...",
+                )
+            ],
+            what="truth",
+        )
     return ds[names]

@@ -24,8 +24,13 @@ TABLE, FIGURE = "cycling.md", "cycling.{}"
 SETTLED = 0.25  # share of a run at its end, over which the settled error is averaged
 LAST = np.timedelta64(10, "D")  # at the end of a run: does the error stay?
 # RMSE in the units of the field, where the model has them
-SHOWN = (("temperature", 500), ("u_component_of_wind", 500), ("geopotential", 500),
-         ("specific_humidity", 850), ("mean_sea_level_pressure", None))  # fmt: skip
+SHOWN = (
+    ("temperature", 500),
+    ("u_component_of_wind", 500),
+    ("geopotential", 500),
+    ("specific_humidity", 850),
+    ("mean_sea_level_pressure", None),
+)
 
 
 def main(path: str | Path, *, progress: bool | None = True) -> str:
@@ -48,24 +53,45 @@ def table(found: Mapping[Run, xr.Dataset]) -> str:
     """
     first = next(iter(found.values()))
     shown = [(n, p) for n, p in SHOWN if f"score_{n}" in first]
-    names = [f"{n.replace('_', ' ')}{f' {p} hPa' if p else ''} ({_unit(first, n)})"
-             for n, p in shown]  # fmt: skip
-    head = ["columns", "sites", "method", "cycles", "first analysis", "settled analysis",
-            "largest of the last 10 days", "settled background", "free run", "r",
-            "spread/skill", *names]  # fmt: skip
+    names = [
+        f"{n.replace('_', ' ')}{f' {p} hPa' if p else ''} ({_unit(first, n)})" for n, p in shown
+    ]
+    head = [
+        "columns",
+        "sites",
+        "method",
+        "cycles",
+        "first analysis",
+        "settled analysis",
+        "largest of the last 10 days",
+        "settled background",
+        "free run",
+        "r",
+        "spread/skill",
+        *names,
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for own, ds in found.items():
         error = ds["normalized_error"]
         late = ds.isel(time=slice(-max(1, round(SETTLED * ds.sizes["time"])), None))
-        settled = {s: _number(_rms(late["normalized_error"].sel(state=s)))
-                   for s in ("analysis", "background", "free_run")}  # fmt: skip
+        settled = {
+            s: _number(_rms(late["normalized_error"].sel(state=s)))
+            for s in ("analysis", "background", "free_run")
+        }
         cells = [
-            f"{own.columns}", own.network, own.name, f"{ds.sizes['time']}",
+            f"{own.columns}",
+            own.network,
+            own.name,
+            f"{ds.sizes['time']}",
             _number(error.sel(state="analysis")[0]),
-            settled["analysis"], _number(largest(ds)), settled["background"], settled["free_run"],
-            _number(late["background_error"].mean()), _number(spread_skill(late)),
+            settled["analysis"],
+            _number(largest(ds)),
+            settled["background"],
+            settled["free_run"],
+            _number(late["background_error"].mean()),
+            _number(spread_skill(late)),
             *(_number(_rms(_score(late, n, p, "rmse"))) for n, p in shown),
-        ]  # fmt: skip
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -76,10 +102,14 @@ def about(config: CyclingConfig, found: Mapping[Run, xr.Dataset]) -> str:
 
     store = next(iter(found.values()))
     made, first = json.loads(store.attrs[CONFIG]), store["time"].values[0]
-    relaxed = "" if config.relaxation is None else (
-        f", small scales relaxed to a climatology ({config.relaxation.hours:g} h, power "
-        f"{config.relaxation.power:g})"
-    )  # fmt: skip
+    relaxed = (
+        ""
+        if config.relaxation is None
+        else (
+            f", small scales relaxed to a climatology ({config.relaxation.hours:g} h, power "
+            f"{config.relaxation.power:g})"
+        )
+    )
     return (
         f"Cycles of {config.cycle_length} from {np.datetime_as_string(first, 'h')}, first "
         f"background {config.background}{relaxed}; seed {config.seed}, prior {made['model']}, "
@@ -116,15 +146,20 @@ def figure(found: Mapping[Run, xr.Dataset]) -> Figure:
     """Error of analyses against time; the free run and the first analysis beside it."""
     from xdiffda.plot.styles import legend, lines, panels, style
 
-    rows = sorted({(own.columns, own.network) for own in found},
-                  key=lambda k: (k[0], list(NETWORKS).index(k[1])))  # fmt: skip
+    rows = sorted(
+        {(own.columns, own.network) for own in found},
+        key=lambda k: (k[0], list(NETWORKS).index(k[1])),
+    )
     names = list(dict.fromkeys(own.name for own in found))
     with style():
         drawn, axes = panels(len(rows), height=2.6, sharex=True)
         look = lines(names)
         for ax, (columns, network) in zip(axes, rows, strict=True):
-            here = {own.name: ds for own, ds in found.items()
-                    if (own.columns, own.network) == (columns, network)}  # fmt: skip
+            here = {
+                own.name: ds
+                for own, ds in found.items()
+                if (own.columns, own.network) == (columns, network)
+            }
             for name, ds in here.items():
                 days = (ds["time"] - ds["time"][0]).values / np.timedelta64(1, "D")
                 error = ds["normalized_error"].sel(state="analysis")
@@ -135,8 +170,11 @@ def figure(found: Mapping[Run, xr.Dataset]) -> Figure:
             days = (longest["time"] - longest["time"][0]).values / np.timedelta64(1, "D")
             free = longest["normalized_error"].sel(state="free_run")
             ax.plot(days, free, color="0.3", linestyle="--", label="free run")
-            ax.set(title=f"{columns} columns, {network} sites", xlabel="days",
-                   ylabel="RMSE / typical background error")  # fmt: skip
+            ax.set(
+                title=f"{columns} columns, {network} sites",
+                xlabel="days",
+                ylabel="RMSE / typical background error",
+            )
             _log(ax)
         legend(drawn, axes)
     return drawn

@@ -30,9 +30,13 @@ MAPS = (("geopotential", 500.0), ("temperature", 850.0), ("2m_temperature", None
 
 
 def write_figures(
-    kind: str, results: xr.Dataset, folder: Path, *, dpi: float = 130.0,
+    kind: str,
+    results: xr.Dataset,
+    folder: Path,
+    *,
+    dpi: float = 130.0,
     figure_format: str = FORMATS[0],
-) -> list[Path]:  # fmt: skip
+) -> list[Path]:
     """Draw what belongs to an experiment; return the files.
 
     Parameters
@@ -51,16 +55,19 @@ def write_figures(
         f"scorecard-{n}": lambda n=n: scorecard(results, n) for n in _columns(results)
     }
     drawn |= {f"balance-{n}": lambda n=n: balance(results, n) for n in _columns(results)}
-    drawn |= {f"spectra-{n}": lambda n=n: plot.spectra(make.spectra(results, n), reference="truth")
-              for n in _columns(results)}  # fmt: skip
+    drawn |= {
+        f"spectra-{n}": lambda n=n: plot.spectra(make.spectra(results, n), reference="truth")
+        for n in _columns(results)
+    }
     if kind != "sigma-g":
         drawn["error-against-columns"] = lambda: error_against_columns(results)
     else:
         drawn["width"] = lambda: width_curves(results)
     if "forecast_squared" in results and kind != "sigma-g":
         drawn |= {"loss": lambda: lead_time_loss(results)}
-        drawn |= {f"forecast-error-{n}": lambda n=n: forecast_error(results, n)
-                  for n in _columns(results)}  # fmt: skip
+        drawn |= {
+            f"forecast-error-{n}": lambda n=n: forecast_error(results, n) for n in _columns(results)
+        }
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, draw in drawn.items():
@@ -72,9 +79,10 @@ def write_figures(
 def error_against_columns(results: xr.Dataset) -> Figure:
     """Experiment 1: errors of analyses, the background's, and those of forecasts by age."""
     return plot.error_against_columns(
-        make.rmse(results), background=make.background_rmse(results),
+        make.rmse(results),
+        background=make.background_rmse(results),
         forecasts=make.truth_forecast_rmse(results),
-    )  # fmt: skip
+    )
 
 
 def lead_time_loss(results: xr.Dataset, *, start: str = "mean") -> Figure:
@@ -89,8 +97,10 @@ def forecast_error(results: xr.Dataset, columns: int, *, start: str = "mean") ->
     """Errors of forecasts from analyses, from the background and from the truth."""
     last = results["lead_time"].values[-1]
     truth = make.truth_forecast_rmse(results)
-    curves = {"truth": truth.sel(lead_time=slice(None, last)),
-              "background": make.background_forecast_rmse(results)}  # fmt: skip
+    curves = {
+        "truth": truth.sel(lead_time=slice(None, last)),
+        "background": make.background_forecast_rmse(results),
+    }
     by = make.forecast_rmse(results, start=_start(results, start))
     curves |= {method: of[columns] for method, of in by.items() if columns in of}
     longer = last > LONG  # before that, no error is near its end
@@ -102,9 +112,7 @@ def scorecard(results: xr.Dataset, columns: int) -> Figure:
     return plot.scorecard(make.rmse_ratios(results, columns), reference="background")
 
 
-def balance(
-    results: xr.Dataset, columns: int, *, channels: Sequence[str] | None = None
-) -> Figure:  # fmt: skip
+def balance(results: xr.Dataset, columns: int, *, channels: Sequence[str] | None = None) -> Figure:
     """Tendencies of the first 6 h, divergence and ageostrophic wind over the truth's.
 
     ``channels`` chooses rows, such as ``divergence@500`` or ``tendency of msl``.
@@ -127,8 +135,14 @@ def width_curves(results: xr.Dataset) -> Figure:
         rows[f"{hours:g} h forecast / background's"] = (own / base) ** 0.5
     shown = _channels(results)
     with style():
-        figure, axes = panels(len(rows) * len(shown), width=1.9, height=2.0,
-                              n_column=len(shown), sharex=True, sharey="row")  # fmt: skip
+        figure, axes = panels(
+            len(rows) * len(shown),
+            width=1.9,
+            height=2.0,
+            n_column=len(shown),
+            sharex=True,
+            sharey="row",
+        )
         for ax, (label, field, name) in zip(
             axes, ((k, f, c) for k, f in rows.items() for c in shown), strict=True
         ):
@@ -144,9 +158,12 @@ def width_curves(results: xr.Dataset) -> Figure:
 
 
 def write_maps(
-    states: Mapping[str, xr.Dataset], folder: Path, *, dpi: float = 130.0,
+    states: Mapping[str, xr.Dataset],
+    folder: Path,
+    *,
+    dpi: float = 130.0,
     figure_format: str = FORMATS[0],
-) -> list[Path]:  # fmt: skip
+) -> list[Path]:
     """Maps of errors of one case; ``states`` as `xdiffda.experiments.figures.states_of_case`."""
     truth, rest = states["truth"], {k: ds for k, ds in states.items() if k != "truth"}
     folder.mkdir(parents=True, exist_ok=True)
@@ -185,9 +202,12 @@ STORE = "maps.nc"
 
 
 def states_of_case(
-    config: ExperimentConfig, *, prior: Prior | None = None, truth: xr.Dataset | None = None,
+    config: ExperimentConfig,
+    *,
+    prior: Prior | None = None,
+    truth: xr.Dataset | None = None,
     forecaster: Callable[[xr.Dataset], xr.Dataset] | None = None,
-) -> dict[str, xr.Dataset]:  # fmt: skip
+) -> dict[str, xr.Dataset]:
     """Truth, background and the analyses' means at the first time, with ``map_columns`` columns.
 
     They are kept in ``maps.nc`` in the folder ``out``, and read from there the next time.

@@ -24,11 +24,18 @@ Record = dict[str, Any]
 WIND = {"u_component_of_wind", "v_component_of_wind"}
 
 DIMS: dict[str, tuple[str, ...]] = {
-    "squared": ("channel",), "crps": ("channel",), "variance": ("channel",),
-    "tendency": ("channel",), "divergence": ("level",), "ageostrophic_ratio": ("level",),
-    "spectrum": ("channel", "wavenumber"), "members": (), "evaluations": (), "seconds": (),
+    "squared": ("channel",),
+    "crps": ("channel",),
+    "variance": ("channel",),
+    "tendency": ("channel",),
+    "divergence": ("level",),
+    "ageostrophic_ratio": ("level",),
+    "spectrum": ("channel", "wavenumber"),
+    "members": (),
+    "evaluations": (),
+    "seconds": (),
     "forecast_squared": ("start", "lead_time", "channel"),
-}  # fmt: skip
+}
 """Dimensions of what a record holds, besides those that tell records apart."""
 
 
@@ -63,9 +70,14 @@ def analyse(world: World, case: Case, method: Method, obs: xr.Dataset) -> xr.Dat
     if not method.ensemble and "member" in background.dims:
         background = background.mean("member", keep_attrs=True)
     return assimilate(
-        background, obs, model=world.prior, seed=world.config.seed, progress=False,
-        window=window, **settings,
-    )  # fmt: skip
+        background,
+        obs,
+        model=world.prior,
+        seed=world.config.seed,
+        progress=False,
+        window=window,
+        **settings,
+    )
 
 
 def members_of(world: World, ds: xr.Dataset, *, what: str) -> Ensemble:
@@ -75,19 +87,28 @@ def members_of(world: World, ds: xr.Dataset, *, what: str) -> Ensemble:
 
 
 def analysis_record(
-    world: World, case: Case, x: Ensemble, *, antithetic: bool = False, evaluations: int = 0,
+    world: World,
+    case: Case,
+    x: Ensemble,
+    *,
+    antithetic: bool = False,
+    evaluations: int = 0,
     seconds: float = 0.0,
-) -> Record:  # fmt: skip
+) -> Record:
     """Scores and balance of an analysis; ``x`` are its members, in pairs if antithetic."""
     scored = score(x, case.truths[0], world.area, antithetic=antithetic)
     first = world.step(x, case.time)
     change = np.mean((first.astype(np.float64) - x) ** 2, axis=0)
     return {
-        "squared": scored.squared, "crps": scored.crps, "variance": scored.variance,
+        "squared": scored.squared,
+        "crps": scored.crps,
+        "variance": scored.variance,
         "tendency": _rounded(_area_mean(world, change)),
         **balance_record(world, x, case.time),
-        "members": len(x), "evaluations": evaluations, "seconds": round(seconds, 3),
-    }  # fmt: skip
+        "members": len(x),
+        "evaluations": evaluations,
+        "seconds": round(seconds, 3),
+    }
 
 
 def balance_record(world: World, x: Ensemble, time: np.datetime64) -> Record:
@@ -141,11 +162,14 @@ def reference_record(world: World, case: Case) -> Record:
     of_first = forecast_record(world, case, base)["forecast_squared"]
     return {
         **{f"truth_{name}": own[name] for name in BALANCE if name in own},
-        **{f"background_{name}": first[name] for name in ("squared", "crps", *spread, *BALANCE)
-           if name in first},
+        **{
+            f"background_{name}": first[name]
+            for name in ("squared", "crps", *spread, *BALANCE)
+            if name in first
+        },
         "truth_forecast_squared": forecast_errors(world, case, truth, lead)[0],
         "background_forecast_squared": of_first,
-    }  # fmt: skip
+    }
 
 
 SATURATION_DAYS = (15, 20, 25, 30)
@@ -158,8 +182,9 @@ def saturation_record(world: World, time: np.datetime64) -> Record:
     as far as there is a truth: twice the variance about the climate of the season.
     """
     known = clock_of(world.truth, what="truth")
-    wanted = [time + sign * np.timedelta64(days, "D") for days in SATURATION_DAYS
-              for sign in (-1, 1)]  # fmt: skip
+    wanted = [
+        time + sign * np.timedelta64(days, "D") for days in SATURATION_DAYS for sign in (-1, 1)
+    ]
     others = [t for t in wanted if t in known]
     if not others:
         return {"saturation_squared": [float("nan")] * world.states.layout.n_channel}

@@ -189,8 +189,7 @@ def _short_waves(ratio: xr.DataArray, results: xr.Dataset) -> dict[str, xr.DataA
     shown = [c for c in HEADLINES.values() if c in known] or known[:6]
     field = ratio.isel(wavenumber=slice(ratio.sizes["wavenumber"] // 2, None)).mean("wavenumber")
     names = {c: " ".join([_short(c.partition("@")[0]), *c.split("@")[1:]]) for c in shown}
-    return {f"short waves of {n}": field.sel(channel=c, drop=True) ** 0.5
-            for c, n in names.items()}  # fmt: skip
+    return {f"short waves of {n}": field.sel(channel=c, drop=True) ** 0.5 for c, n in names.items()}
 
 
 def _with_ones(label: str, fields: Mapping[str, xr.DataArray], score: str) -> dict[str, xr.Dataset]:
@@ -250,8 +249,9 @@ def _by(results: xr.Dataset, make: Any) -> By:
 
 def _scored(fields: Mapping[str, xr.DataArray]) -> xr.Dataset:
     """As `xdiffda.verify.verify` gives them: variables on ``score``, with units."""
-    parts = [by_variable(f.drop_vars(["scheme", "columns"], errors="ignore"))
-             for f in fields.values()]  # fmt: skip
+    parts = [
+        by_variable(f.drop_vars(["scheme", "columns"], errors="ignore")) for f in fields.values()
+    ]
     out = xr.concat(parts, "score").assign_coords(score=list(fields))
     for name, field in out.data_vars.items():
         field.attrs = {"units": VARIABLES[str(name)].units} if name in VARIABLES else {}

@@ -32,6 +32,7 @@ from xdiffda.verify.partners import is_antithetic
 
 # What is to be run, and where its records stand in the ledger.
 
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """One method at one time with so many columns."""
@@ -66,8 +67,11 @@ def tasks_of(world: World) -> list[Task]:
 
 def reference_of(config: ExperimentConfig, time: np.datetime64) -> tuple[Any, ...]:
     """Key of the record of truth and background."""
-    return (f"reference {config.reference_lead}", *forecast_kind(config).split(" ", 1),
-            str(time)[:19])  # fmt: skip
+    return (
+        f"reference {config.reference_lead}",
+        *forecast_kind(config).split(" ", 1),
+        str(time)[:19],
+    )
 
 
 def saturation_of(time: np.datetime64) -> tuple[Any, ...]:
@@ -100,9 +104,7 @@ LONG_NAMES = {
 }
 
 
-def assemble(
-    world: World, tasks: Sequence[Task], book: Ledger, *, forecasts: bool
-) -> xr.Dataset:  # fmt: skip
+def assemble(world: World, tasks: Sequence[Task], book: Ledger, *, forecasts: bool) -> xr.Dataset:
     """All records as one Dataset; NaN where a method was not run.
 
     Methods lie along ``scheme``: ``ds.sel(method=...)`` means another thing in xarray.
@@ -113,20 +115,29 @@ def assemble(
     config, layout = world.config, world.states.layout
     names = list(dict.fromkeys(t.name for t in tasks))
     coords: dict[str, Any] = {
-        "case": world.times, "columns": list(config.columns), "scheme": names,
-        "channel": list(layout.channel_names), "level": np.array(layout.levels, float),
-        "start": list(config.starts), "lead_time": _leads(config.forecast_lead),
+        "case": world.times,
+        "columns": list(config.columns),
+        "scheme": names,
+        "channel": list(layout.channel_names),
+        "level": np.array(layout.levels, float),
+        "start": list(config.starts),
+        "lead_time": _leads(config.forecast_lead),
         "reference_lead_time": _leads(config.reference_lead),
-    }  # fmt: skip
-    where = {d: {v: i for i, v in enumerate(np.asarray(coords[d]).tolist())} for d in
-             ("case", "columns", "scheme")}  # fmt: skip
+    }
+    where = {
+        d: {v: i for i, v in enumerate(np.asarray(coords[d]).tolist())}
+        for d in ("case", "columns", "scheme")
+    }
     rows = []
     for task in tasks:
         record = dict(book[task.of("analysis")])
         if forecasts:
             record |= book[task.of(forecast_kind(config))]
-        at = (world.times.tolist().index(task.time.tolist()), where["columns"][task.columns],
-              where["scheme"][task.name])  # fmt: skip
+        at = (
+            world.times.tolist().index(task.time.tolist()),
+            where["columns"][task.columns],
+            where["scheme"][task.name],
+        )
         rows.append((at, record))
     shape = (len(world.times), len(config.columns), len(names))
     variables = _filled(rows, ("case", "columns", "scheme"), shape)
@@ -153,9 +164,10 @@ def _leads(lead: str) -> np.ndarray:
 
 
 def _filled(
-    rows: Sequence[tuple[tuple[int, ...], Mapping[str, Any]]], dims: tuple[str, ...],
+    rows: Sequence[tuple[tuple[int, ...], Mapping[str, Any]]],
+    dims: tuple[str, ...],
     shape: tuple[int, ...],
-) -> dict[str, xr.Variable]:  # fmt: skip
+) -> dict[str, xr.Variable]:
     """Arrays of what the records hold."""
     arrays: dict[str, np.ndarray] = {}
     for at, record in rows:
@@ -212,10 +224,14 @@ LEDGER, SCORES = "records.jsonl", "{kind}.nc"
 
 @with_own_jax
 def run(
-    kind: str, config: ExperimentConfig | str | os.PathLike, *, prior: Prior | None = None,
+    kind: str,
+    config: ExperimentConfig | str | os.PathLike,
+    *,
+    prior: Prior | None = None,
     truth: xr.Dataset | None = None,
-    forecaster: Callable[[xr.Dataset], xr.Dataset] | None = None, progress: bool | None = None,
-) -> xr.Dataset:  # fmt: skip
+    forecaster: Callable[[xr.Dataset], xr.Dataset] | None = None,
+    progress: bool | None = None,
+) -> xr.Dataset:
     """Run or resume one of the experiments of the DiffDA paper, with every method beside it.
 
     Records of single analyses are kept in ``records.jsonl`` in the folder ``out``: what they
@@ -285,7 +301,7 @@ def run(
 
 def _run_case(
     world: World, time: np.datetime64, tasks: list[Task], book: Ledger, forecasts: bool, bar: Any
-) -> None:  # fmt: skip
+) -> None:
     kinds = ["analysis", forecast_kind(world.config)] if forecasts else ["analysis"]
     missing = [t for t in tasks if any(t.of(kind) not in book for kind in kinds)]
     reference = reference_of(world.config, time)
@@ -302,10 +318,17 @@ def _run_case(
         analysis, seconds = measure.timed_analysis(world, case, task.method, task.columns)
         x = measure.members_of(world, analysis, what="analysis")
         if task.of("analysis") not in book:
-            book.add(task.of("analysis"), measure.analysis_record(
-                world, case, x, antithetic=is_antithetic(analysis), seconds=seconds,
-                evaluations=int(analysis.attrs.get("xdiffda_network_evaluations", 0)),
-            ))  # fmt: skip
+            book.add(
+                task.of("analysis"),
+                measure.analysis_record(
+                    world,
+                    case,
+                    x,
+                    antithetic=is_antithetic(analysis),
+                    seconds=seconds,
+                    evaluations=int(analysis.attrs.get("xdiffda_network_evaluations", 0)),
+                ),
+            )
         if forecasts and task.of(forecast_kind(world.config)) not in book:
             book.add(task.of(forecast_kind(world.config)), measure.forecast_record(world, case, x))
         bar.update()
@@ -313,17 +336,29 @@ def _run_case(
 
 def _check_kind(kind: str) -> None:
     if kind not in KINDS:
-        raise InputError([Problem(f"the experiment {kind!r}", f"one of {', '.join(KINDS)}",
-                                  'run("lead-time", config)')], what="experiment")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"the experiment {kind!r}",
+                    f"one of {', '.join(KINDS)}",
+                    'run("lead-time", config)',
+                )
+            ],
+            what="experiment",
+        )
 
 
 def _provenance(kind: str, world: World) -> dict[str, Any]:
     from xdiffda import __version__
 
     return {
-        "title": f"experiment {kind}", "command": f"xdiffda experiment {kind} CONFIG.toml",
-        "config": plain(world.config), "model": world.prior.name, "world": world.key,
-        "xdiffda_version": __version__, "jax_version": jax.__version__,
+        "title": f"experiment {kind}",
+        "command": f"xdiffda experiment {kind} CONFIG.toml",
+        "config": plain(world.config),
+        "model": world.prior.name,
+        "world": world.key,
+        "xdiffda_version": __version__,
+        "jax_version": jax.__version__,
         "protocol": "squared errors are means over the globe, weighted by area, of the mean of "
         "the members; average them over cases before taking roots",
-    }  # fmt: skip
+    }

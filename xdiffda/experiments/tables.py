@@ -38,19 +38,36 @@ def analysis_table(results: xr.Dataset) -> str:
     }
     error, jump = ratios["squared"] ** 0.5, shock(results).mean("channel")
     shown = _shown(results)
-    head = ["columns", "method", "RMSE", *shown, "CRPS", "shock", "members", "calls", "seconds",
-            "cases"]  # fmt: skip
+    head = [
+        "columns",
+        "method",
+        "RMSE",
+        *shown,
+        "CRPS",
+        "shock",
+        "members",
+        "calls",
+        "seconds",
+        "cases",
+    ]
     rows = []
     for at, n_case in _ran(results):
         row = error.sel(at)
         cost = [int(results[k].sel(at).max()) for k in ("members", "evaluations")]
-        rows.append([
-            f"{at['columns']:,}", at["scheme"], f"**{float(row.mean()):.3f}**",
-            *(f"{float(row.sel(channel=c)):.3f}" for c in shown.values()),
-            f"{float(ratios['crps'].sel(at).mean()):.3f}", f"{float(jump.sel(at)):+.2f}",
-            str(cost[0]), str(cost[1] or "-"), f"{float(results['seconds'].sel(at).median()):.1f}",
-            str(n_case),
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"{at['columns']:,}",
+                at["scheme"],
+                f"**{float(row.mean()):.3f}**",
+                *(f"{float(row.sel(channel=c)):.3f}" for c in shown.values()),
+                f"{float(ratios['crps'].sel(at).mean()):.3f}",
+                f"{float(jump.sel(at)):+.2f}",
+                str(cost[0]),
+                str(cost[1] or "-"),
+                f"{float(results['seconds'].sel(at).median()):.1f}",
+                str(n_case),
+            ]
+        )
     return _markdown(head, rows)
 
 
@@ -86,8 +103,10 @@ def forecast_table(
     truth = results["truth_forecast_squared"].rename(reference_lead_time="lead_time")
     kept = truth.reindex(lead_time=np.array(leads, "timedelta64[ns]"))
     count = str(results.sizes["case"])
-    rows += [["-", "background", *_numbers(_share(base, end)), count],
-             ["-", "truth", *_numbers(_share(kept, end)), count]]  # fmt: skip
+    rows += [
+        ["-", "background", *_numbers(_share(base, end)), count],
+        ["-", "truth", *_numbers(_share(kept, end)), count],
+    ]
     return _markdown(head, rows)
 
 
@@ -109,8 +128,9 @@ def _ran(results: xr.Dataset) -> list[tuple[dict[str, Any], int]]:
     count = cases_of(results).sum("case")
     every = [
         {"columns": n, "scheme": method}
-        for n in results["columns"].values.tolist() for method in results["scheme"].values.tolist()
-    ]  # fmt: skip
+        for n in results["columns"].values.tolist()
+        for method in results["scheme"].values.tolist()
+    ]
     return [(at, int(count.sel(at))) for at in every if int(count.sel(at))]
 
 

@@ -58,7 +58,8 @@ class WindowMethod:
     ----------
     how : {"start", "none", "fgat", "forecaster", "cycle"}
         start: the observations of the start alone. none, fgat, forecaster: all of them, by
-        `xdiffda.cycling.four_d.assimilate_window`. cycle: one time after another, a forecast between.
+        `xdiffda.cycling.four_d.assimilate_window`. cycle: one time after another, a forecast
+        between.
     method : {"3dvar", "guided"}
     model_error : float
         See `xdiffda.cycling.four_d.assimilate_window`; of none, fgat and forecaster.
@@ -125,13 +126,21 @@ class WindowConfig:
         for name, own in built.items():
             for entry, known in (("how", HOW), ("method", PRIORS)):
                 if (found := getattr(own, entry)) not in known:
-                    problems.append(Problem(f"methods.{name}: {entry} = {found!r}",
-                                            f"one of {', '.join(known)}",
-                                            f'{entry} = "{known[-1]}"'))  # fmt: skip
+                    problems.append(
+                        Problem(
+                            f"methods.{name}: {entry} = {found!r}",
+                            f"one of {', '.join(known)}",
+                            f'{entry} = "{known[-1]}"',
+                        )
+                    )
             if more := sorted(set(own.columns) - set(self.columns)):
-                problems.append(Problem(f"methods.{name}: columns = {more}",
-                                        f"some of {list(self.columns)}",
-                                        f"columns = {list(self.columns)}"))  # fmt: skip
+                problems.append(
+                    Problem(
+                        f"methods.{name}: columns = {more}",
+                        f"some of {list(self.columns)}",
+                        f"columns = {list(self.columns)}",
+                    )
+                )
         raise_if(problems, what="configuration of an experiment")
         self.world()  # has checks of its own
 
@@ -148,12 +157,25 @@ class WindowConfig:
 
     def world(self) -> ExperimentConfig:
         """What it takes place in."""
-        shared = ("truth", "out", "background", "model", "columns", "first", "last", "n_cases",
-                  "error_std", "variables", "seed", "figure_format")  # fmt: skip
+        shared = (
+            "truth",
+            "out",
+            "background",
+            "model",
+            "columns",
+            "first",
+            "last",
+            "n_cases",
+            "error_std",
+            "variables",
+            "seed",
+            "figure_format",
+        )
         return ExperimentConfig(
             **{name: getattr(self, name) for name in shared},
-            forecast_lead=self.window, reference_lead=self.window,
-        )  # fmt: skip
+            forecast_lead=self.window,
+            reference_lead=self.window,
+        )
 
 
 REFERENCE = "reference"
@@ -162,10 +184,14 @@ Trajectory = Float[np.ndarray, "time node channel"]
 
 @with_own_jax
 def run(
-    config: WindowConfig, *, prior: Prior | None = None, truth: xr.Dataset | None = None,
-    forecaster: Callable[[xr.Dataset], xr.Dataset] | None = None, forward: Any = None,
+    config: WindowConfig,
+    *,
+    prior: Prior | None = None,
+    truth: xr.Dataset | None = None,
+    forecaster: Callable[[xr.Dataset], xr.Dataset] | None = None,
+    forward: Any = None,
     progress: bool | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Run or resume; return the pooled errors of every row, as ``window.json`` has them.
 
     Parameters
@@ -219,7 +245,7 @@ def _key(config: WindowConfig, columns: int, method: Any, time: np.datetime64) -
 
 def _record(
     world: World, case: Case, config: WindowConfig, columns: int, method: WindowMethod, forward: Any
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     times = case.time + np.arange(len(case.truths)) * STEP
     each = [to_tidy(world.observe(x, t, columns)) for x, t in zip(case.truths, times, strict=True)]
     begin = clock.perf_counter()
@@ -234,26 +260,40 @@ def _record(
     residual = json.loads(attrs["xdiffda_solver_residual"])[0]
     r = json.loads(attrs["xdiffda_background_error"])[0]
     return {
-        "squared": _squared(world, states, case), "r": r,
+        "squared": _squared(world, states, case),
+        "r": r,
         "residual": np.nan if residual is None else residual,
         "seconds": round(clock.perf_counter() - begin, 1),
-    }  # fmt: skip
+    }
 
 
 def _analysis(
-    world: World, case: Case, config: WindowConfig, obs: xr.Dataset, method: WindowMethod,
+    world: World,
+    case: Case,
+    config: WindowConfig,
+    obs: xr.Dataset,
+    method: WindowMethod,
     forward: Any,
-) -> xr.Dataset:  # fmt: skip
+) -> xr.Dataset:
     shared = {
-        "model": world.prior, "method": method.method, "n_members": method.n_members,
-        "n_steps": method.n_steps, "solver": method.solver, "seed": config.seed,
-    }  # fmt: skip
+        "model": world.prior,
+        "method": method.method,
+        "n_members": method.n_members,
+        "n_steps": method.n_steps,
+        "solver": method.solver,
+        "seed": config.seed,
+    }
     if method.how == START:
         return assimilate(case.background, obs, progress=False, **shared)
     return assimilate_window(
-        case.background, obs, window=config.window, dynamics=method.how, forward=forward,
-        model_error=method.model_error, **shared,
-    )  # fmt: skip
+        case.background,
+        obs,
+        window=config.window,
+        dynamics=method.how,
+        forward=forward,
+        model_error=method.model_error,
+        **shared,
+    )
 
 
 def _cycle(
@@ -264,10 +304,16 @@ def _cycle(
     for n, obs in enumerate(each):
         time = case.time + n * STEP
         analysis = assimilate(
-            background, obs, model=world.prior, method=method.method, solver=method.solver,
-            n_members=method.n_members, n_steps=method.n_steps, seed=world.config.seed,
+            background,
+            obs,
+            model=world.prior,
+            method=method.method,
+            solver=method.solver,
+            n_members=method.n_members,
+            n_steps=method.n_steps,
+            seed=world.config.seed,
             progress=False,
-        )  # fmt: skip
+        )
         mean = members_of(world, analysis, what="analysis").mean(0, dtype=np.float64)
         states.append(mean.astype(np.float32))
         attrs = analysis.attrs
@@ -290,8 +336,10 @@ def _reference(world: World, case: Case, config: WindowConfig) -> dict[str, Any]
     """The background that goes on, and forecasts from the truth."""
     base = members_of(world, case.background, what="background").mean(0)
     both = {"background": base, "truth": case.truths[0]}
-    return {name: _squared(world, _forecast(world, x, case.time, len(case.truths)), case)
-            for name, x in both.items()}  # fmt: skip
+    return {
+        name: _squared(world, _forecast(world, x, case.time, len(case.truths)), case)
+        for name, x in both.items()
+    }
 
 
 def _pooled(config: WindowConfig, world: World, book: Ledger) -> dict[str, Any]:
@@ -304,25 +352,35 @@ def _pooled(config: WindowConfig, world: World, book: Ledger) -> dict[str, Any]:
                 continue
             records = [book[_key(config, columns, method, t)] for t in times]
             first = [book[_key(config, 0, REFERENCE, t)] for t in times]
-            rows.append({
-                "columns": columns, "method": name, "cases": len(times),
-                "squared": _mean([r["squared"] for r in records]),
-                **{k: _mean([r[k] for r in first]) for k in ("background", "truth")},
-                "r": _mean([r["r"] for r in records]),
-                "residual": max(r["residual"] for r in records),
-                "seconds": float(np.median([r["seconds"] for r in records])),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "columns": columns,
+                    "method": name,
+                    "cases": len(times),
+                    "squared": _mean([r["squared"] for r in records]),
+                    **{k: _mean([r[k] for r in first]) for k in ("background", "truth")},
+                    "r": _mean([r["r"] for r in records]),
+                    "residual": max(r["residual"] for r in records),
+                    "seconds": float(np.median([r["seconds"] for r in records])),
+                }
+            )
     steps = np.arange(int(duration(config.window) // STEP) + 1)
     return {
-        "title": "experiment window", "command": "xdiffda experiment window CONFIG.toml",
-        "config": json.loads(plain(config)), "seed": config.seed, "model": world.prior.name,
-        "world": world.key, "versions": made_with(), "device": jax.devices()[0].platform,
+        "title": "experiment window",
+        "command": "xdiffda experiment window CONFIG.toml",
+        "config": json.loads(plain(config)),
+        "seed": config.seed,
+        "model": world.prior.name,
+        "world": world.key,
+        "versions": made_with(),
+        "device": jax.devices()[0].platform,
         "protocol": "squared errors of the mean of the members, over the globe, weighted by "
         "area, meaned over cases; by time in the window and channel",
         "cases": [str(t)[:16] for t in world.times],
         "hours": (steps * STEP / np.timedelta64(1, "h")).tolist(),
-        "channels": list(world.states.layout.channel_names), "rows": rows,
-    }  # fmt: skip
+        "channels": list(world.states.layout.channel_names),
+        "rows": rows,
+    }
 
 
 def _mean(values: list[Any]) -> Any:
@@ -360,16 +418,29 @@ def table(found: Mapping[str, Any]) -> str:
     """
     shown = {k: found["channels"].index(c) for k, c in HEADLINES.items() if c in found["channels"]}
     at = [f"{h:g} h" for h in found["hours"]]
-    head = ["columns", "method", *at, *(f"{name}, {at[0]}" for name in shown), "r", "residual",
-            "seconds", "cases"]  # fmt: skip
+    head = [
+        "columns",
+        "method",
+        *at,
+        *(f"{name}, {at[0]}" for name in shown),
+        "r",
+        "residual",
+        "seconds",
+        "cases",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in found["rows"]:
         error = ratios(row)
         cells = [
-            f"{row['columns']:,}", row["method"], *(f"**{e:.3f}**" for e in error.mean(1)),
-            *(f"{error[0, i]:.3f}" for i in shown.values()), f"{row['r']:.2f}",
-            f"{row['residual']:.2g}", f"{row['seconds']:.0f}", str(row["cases"]),
-        ]  # fmt: skip
+            f"{row['columns']:,}",
+            row["method"],
+            *(f"**{e:.3f}**" for e in error.mean(1)),
+            *(f"{error[0, i]:.3f}" for i in shown.values()),
+            f"{row['r']:.2f}",
+            f"{row['residual']:.2g}",
+            f"{row['seconds']:.0f}",
+            str(row["cases"]),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -388,14 +459,23 @@ def figure(found: Mapping[str, Any]) -> Figure:
         for ax, n in zip(axes, columns, strict=True):
             here = [row for row in found["rows"] if row["columns"] == n]
             for row in here:
-                ax.plot(found["hours"], ratios(row).mean(1), label=row["method"],
-                        **look[row["method"]])  # fmt: skip
+                ax.plot(
+                    found["hours"], ratios(row).mean(1), label=row["method"], **look[row["method"]]
+                )
             most = max(here, key=lambda row: row["cases"])
-            ax.plot(found["hours"], ratios(most, of="truth").mean(1), color="0.3",
-                    linestyle="--", label="forecast from the truth")  # fmt: skip
+            ax.plot(
+                found["hours"],
+                ratios(most, of="truth").mean(1),
+                color="0.3",
+                linestyle="--",
+                label="forecast from the truth",
+            )
             ax.axhline(1, color="0.4", linewidth=0.9, zorder=1)
-            ax.set(title=f"{n:,} columns each time", xlabel="time in the window (h)",
-                   xticks=found["hours"])  # fmt: skip
+            ax.set(
+                title=f"{n:,} columns each time",
+                xlabel="time in the window (h)",
+                xticks=found["hours"],
+            )
         axes[0].set_ylabel("RMSE / background's")
         legend(drawn, axes, n_column=4 if len(columns) > 1 else 2)
     return drawn

@@ -41,9 +41,16 @@ def errors(prior: Prior, key: Any, n_members: int) -> Ensemble:
 
 
 def roll_members(
-    x: State, start: np.datetime64, n_steps: int, step: Callable[[Any, np.datetime64], Any],
-    prior: Prior, *, n_members: int, noise: float, seed: int,
-) -> Ensemble:  # fmt: skip
+    x: State,
+    start: np.datetime64,
+    n_steps: int,
+    step: Callable[[Any, np.datetime64], Any],
+    prior: Prior,
+    *,
+    n_members: int,
+    noise: float,
+    seed: int,
+) -> Ensemble:
     """Forecast an ensemble, with errors added to each member every 6 h.
 
     All members start from ``x``, and part because each is told, after every step, to be
@@ -121,8 +128,9 @@ class World:
         where = order[np.searchsorted(clock[order], times).clip(max=len(clock) - 1)]
         for gap in times[clock[where] != times][:1]:
             state_at(self.truth, gap, what="truth")  # says what is missing
-        (dim,) = {d for d in self.truth.dims if d not in state_at(self.truth, times[0],
-                                                                   what="truth").dims}  # fmt: skip
+        (dim,) = {
+            d for d in self.truth.dims if d not in state_at(self.truth, times[0], what="truth").dims
+        }
         x, layout, _ = to_state(self.truth.isel({dim: where}), self.states.layout, what="truth")
         return x.reshape(len(times), layout.grid.n_node, layout.n_channel)
 
@@ -135,9 +143,15 @@ class World:
         x = self.true(np.array([start]))[0]
         if self.config.background_members:
             last = roll_members(
-                x, start, int(lead // STEP), self.step, self.prior, seed=self.config.seed,
-                n_members=self.config.background_members, noise=self.config.background_noise,
-            )  # fmt: skip
+                x,
+                start,
+                int(lead // STEP),
+                self.step,
+                self.prior,
+                seed=self.config.seed,
+                n_members=self.config.background_members,
+                noise=self.config.background_noise,
+            )
         else:
             last = self.roll(x, start, lead)[-1]
         return self.states.dataset(last, time)
@@ -161,9 +175,12 @@ class World:
 
 
 def open_world(
-    config: ExperimentConfig, *, prior: Prior | None = None, truth: xr.Dataset | None = None,
+    config: ExperimentConfig,
+    *,
+    prior: Prior | None = None,
+    truth: xr.Dataset | None = None,
     forecaster: Callable[[xr.Dataset], xr.Dataset] | None = None,
-) -> World:  # fmt: skip
+) -> World:
     """Open what a configuration names; prior, truth and forecaster may be given instead.
 
     Raises
@@ -181,18 +198,28 @@ def open_world(
     _, _, convention = to_state(first, prior.layout, what="truth")
     states = States(prior.layout, convention)
     step, forecast_name = make_forecast(
-        states, STEP.astype("timedelta64[ns]"), name if forecaster is None else prior, prior,
-        forecaster, what="run",
-    )  # fmt: skip
+        states,
+        STEP.astype("timedelta64[ns]"),
+        name if forecaster is None else prior,
+        prior,
+        forecaster,
+        what="run",
+    )
     members = (config.background_members, config.background_noise)
-    key = plain({
-        **({"members": members} if members[0] else {}),
-        "prior": f"{prior.name} {prior_digest(prior)}", "forecaster": forecast_name,
-        "truth": _content(opened, prior, "truth"),
-        "background": config.background if backgrounds is None
-        else _content(backgrounds, prior, "background"),
-        "errors": config.error_std, "variables": config.variables, "seed": config.seed,
-    })  # fmt: skip
+    key = plain(
+        {
+            **({"members": members} if members[0] else {}),
+            "prior": f"{prior.name} {prior_digest(prior)}",
+            "forecaster": forecast_name,
+            "truth": _content(opened, prior, "truth"),
+            "background": config.background
+            if backgrounds is None
+            else _content(backgrounds, prior, "background"),
+            "errors": config.error_std,
+            "variables": config.variables,
+            "seed": config.seed,
+        }
+    )
     return World(config, prior, opened, backgrounds, states, step, times, key)
 
 
@@ -220,11 +247,17 @@ def choose_times(
     if len(chosen) < config.n_cases:
         span = f"{str(known.min())[:16]} to {str(known.max())[:16]}"
         needs = f"truth {config.background} before" if lead is not None else "a background"
-        raise InputError([Problem(
-            f"{len(chosen)} analysis times in a truth from {span}",
-            f"{config.n_cases} with {needs} and truth {config.reference_lead} after",
-            f"n_cases = {max(len(chosen), 1)}, a shorter reference_lead, or a longer period",
-        )], what="truth")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"{len(chosen)} analysis times in a truth from {span}",
+                    f"{config.n_cases} with {needs} and truth {config.reference_lead} after",
+                    f"n_cases = {max(len(chosen), 1)}, a shorter reference_lead, or a longer "
+                    f"period",
+                )
+            ],
+            what="truth",
+        )
     return chosen[np.linspace(0, len(chosen) - 1, config.n_cases).astype(int)]
 
 

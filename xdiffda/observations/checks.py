@@ -33,15 +33,24 @@ def find_problems(raw: Raw) -> list[Problem]:
     """All problems of observations that could be read."""
     fields = raw.fields
     if not fields or not fields["value"].size:
-        return [Problem(
-            "no observation at all (no rows, or every value is NaN)" if fields
-            else "no observation at all",
-            "at least one observed value", "truth.diffda.emulate_obs(n_columns=416)",
-        )]  # fmt: skip
+        return [
+            Problem(
+                "no observation at all (no rows, or every value is NaN)"
+                if fields
+                else "no observation at all",
+                "at least one observed value",
+                "truth.diffda.emulate_obs(n_columns=416)",
+            )
+        ]
     return [
-        *_places(raw), *_errors(raw), *_levels(raw), *_layers(raw), *_ranges(raw),
-        *_heights(raw), *_duplicates(raw),
-    ]  # fmt: skip
+        *_places(raw),
+        *_errors(raw),
+        *_levels(raw),
+        *_layers(raw),
+        *_ranges(raw),
+        *_heights(raw),
+        *_duplicates(raw),
+    ]
 
 
 def _select(raw: Raw, name: str, condition: str) -> str:
@@ -70,16 +79,22 @@ def _places(raw: Raw) -> list[Problem]:
     raw.fields["lat"] = lat
     bad = ~(np.abs(lat) <= 90.0)
     if bad.any():
-        problems.append(Problem(
-            f"{bad.sum()} observations with `{raw.word('lat')}` such as {_examples(lat[bad])}",
-            "degrees north in [-90, 90]", _select(raw, "lat", "abs({x}) <= 90"),
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                f"{bad.sum()} observations with `{raw.word('lat')}` such as {_examples(lat[bad])}",
+                "degrees north in [-90, 90]",
+                _select(raw, "lat", "abs({x}) <= 90"),
+            )
+        )
     bad = ~np.isfinite(lon)
     if bad.any():
-        problems.append(Problem(
-            f"{bad.sum()} observations with `{raw.word('lon')}` missing", "degrees east",
-            _select(raw, "lon", "{x}.notnull()"),
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                f"{bad.sum()} observations with `{raw.word('lon')}` missing",
+                "degrees east",
+                _select(raw, "lon", "{x}.notnull()"),
+            )
+        )
     return problems
 
 
@@ -102,10 +117,14 @@ def _errors(raw: Raw) -> list[Problem]:
         repair = f'obs["{user}"] = obs["{user}"].where(obs["{word}"] > 0)'
     else:
         repair = _select(raw, "error_std", "{x} > 0")
-    return [Problem(
-        f"{bad.sum()} observations of {', '.join(names)} with error_std such as "
-        f"{_examples(np.unique(error_std[bad]))}", needed, repair,
-    )]  # fmt: skip
+    return [
+        Problem(
+            f"{bad.sum()} observations of {', '.join(names)} with error_std such as "
+            f"{_examples(np.unique(error_std[bad]))}",
+            needed,
+            repair,
+        )
+    ]
 
 
 def _levels(raw: Raw) -> list[Problem]:
@@ -115,35 +134,48 @@ def _levels(raw: Raw) -> list[Problem]:
     word = raw.word("level")
     for name, count in _present(raw, ~has_level):
         if name not in raw.own and raw.known(name).on_levels:
-            problems.append(Problem(
-                f"{count} values of {name} without a pressure level",
-                "the pressure of each in hPa, which only who made the observations knows",
-                _level_repair(raw, name),
-            ))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"{count} values of {name} without a pressure level",
+                    "the pressure of each in hPa, which only who made the observations knows",
+                    _level_repair(raw, name),
+                )
+            )
     for name, count in _present(raw, has_level):
         if name not in raw.own and not raw.known(name).on_levels:
-            problems.append(Problem(
-                f"{count} values of the surface variable {name} with a pressure level",
-                "no level (NaN) at the surface; what is observed at a pressure level is no "
-                f"{name}", without(raw, raw.word(name)),
-            ))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"{count} values of the surface variable {name} with a pressure level",
+                    "no level (NaN) at the surface; what is observed at a pressure level is no "
+                    f"{name}",
+                    without(raw, raw.word(name)),
+                )
+            )
     bad = has_level & ~(level > 0)
     if bad.any():
-        problems.append(Problem(
-            f"{bad.sum()} observations with `{word}` such as {_examples(level[bad])}",
-            "positive pressure in hPa", _select(raw, "level", "~({x} <= 0)"),
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                f"{bad.sum()} observations with `{word}` such as {_examples(level[bad])}",
+                "positive pressure in hPa",
+                _select(raw, "level", "~({x} <= 0)"),
+            )
+        )
     bad = has_level & (level > HIGHEST_PRESSURE)
     if bad.any():
         pascals = bool(np.median(level[has_level]) > HIGHEST_PRESSURE) and raw.level_factor == 1.0
         highest = HIGHEST_PRESSURE / raw.level_factor
-        says_pa = (f'obs["{word}"] = obs["{word}"] / 100' if raw.form == "frame"
-                   else f'obs["{word}"].attrs["units"] = "Pa"')  # fmt: skip
-        problems.append(Problem(
-            f"{bad.sum()} observations with `{word}` such as {_examples(level[bad])} hPa",
-            f"pressures up to {HIGHEST_PRESSURE:g} hPa" + ", or units that say Pa" * pascals,
-            says_pa if pascals else _select(raw, "level", f"~({{x}} > {highest:g})"),
-        ))  # fmt: skip
+        says_pa = (
+            f'obs["{word}"] = obs["{word}"] / 100'
+            if raw.form == "frame"
+            else f'obs["{word}"].attrs["units"] = "Pa"'
+        )
+        problems.append(
+            Problem(
+                f"{bad.sum()} observations with `{word}` such as {_examples(level[bad])} hPa",
+                f"pressures up to {HIGHEST_PRESSURE:g} hPa" + ", or units that say Pa" * pascals,
+                says_pa if pascals else _select(raw, "level", f"~({{x}} > {highest:g})"),
+            )
+        )
     return problems
 
 
@@ -168,12 +200,14 @@ def _layers(raw: Raw) -> list[Problem]:
     if not bad.any():
         return []
     name = raw.names[raw.fields["variable"][bad][0]]
-    return [Problem(
-        f"{bad.sum()} values of {name} with `{raw.word('level')}` such as "
-        f"{_examples(level[bad])} and `{raw.word('level_bottom')}` {_examples(bottom[bad])}",
-        "the pressure of the top of the layer, and the higher one of its bottom, in hPa",
-        without(raw, raw.word(name)),
-    )]  # fmt: skip
+    return [
+        Problem(
+            f"{bad.sum()} values of {name} with `{raw.word('level')}` such as "
+            f"{_examples(level[bad])} and `{raw.word('level_bottom')}` {_examples(bottom[bad])}",
+            "the pressure of the top of the layer, and the higher one of its bottom, in hPa",
+            without(raw, raw.word(name)),
+        )
+    ]
 
 
 def _ranges(raw: Raw) -> list[Problem]:
@@ -204,11 +238,13 @@ def _ranges(raw: Raw) -> list[Problem]:
         if guess is not None:
             found = f"{of_all.size} values of {name} with median {np.median(user):.4g}"
             said = f" {written}" if written else ", without a unit"
-            problems.append(Problem(
-                found + said,
-                f"values in [{lowest:g}, {highest:g}] {units}; these fit {guess}",
-                unit_repair(raw, name, guess),
-            ))  # fmt: skip
+            problems.append(
+                Problem(
+                    found + said,
+                    f"values in [{lowest:g}, {highest:g}] {units}; these fit {guess}",
+                    unit_repair(raw, name, guess),
+                )
+            )
             continue
         if not bad.size:
             continue
@@ -223,17 +259,24 @@ def _ranges(raw: Raw) -> list[Problem]:
             keep = f"({{x}} >= {ends[0]}) & ({{x}} <= {ends[1]})"
             other = f'(obs["{raw.word("variable")}"] != "{user_name}")'
             repair = _select(raw, "value", f"{other} | ({keep})")
-        problems.append(Problem(
-            f"{bad.size} of {of_all.size} values of {name} such as {_examples(bad)} {units}",
-            f"values in [{lowest:g}, {highest:g}] {units}, give or take their errors", repair,
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                f"{bad.size} of {of_all.size} values of {name} such as {_examples(bad)} {units}",
+                f"values in [{lowest:g}, {highest:g}] {units}, give or take their errors",
+                repair,
+            )
+        )
     return problems
 
 
 def _fitting_unit(
-    user: np.ndarray, value: np.ndarray, written: str, known: Variable, some_bad: bool,
+    user: np.ndarray,
+    value: np.ndarray,
+    written: str,
+    known: Variable,
+    some_bad: bool,
     level: np.ndarray,
-) -> str | None:  # fmt: skip
+) -> str | None:
     """The unit that the user's values fit by their median, where theirs is impossible."""
     low, high = known.valid_range
     most, median = float(user.max()), float(np.median(user))
@@ -285,12 +328,14 @@ def _heights(raw: Raw) -> list[Problem]:
         user = ratio / next(iter(lines))[0] if len(lines) == 1 else ratio
         factors = {units: to_units(units, raw.known(name)) for units in USUAL["m2 s-2"]}
         fits = [u for u, line in factors.items() if line and 0.5 < user * line[0] < 2.0]
-        problems.append(Problem(
-            f"{mine.sum()} values of {name} that are {ratio:.3g} times the standard "
-            f"atmosphere's, such as {_examples(value[mine])} m2 s-2 at {level[mine][0]:g} hPa",
-            f"{name}, there about {standard[0]:.0f} m2 s-2, or units that say otherwise",
-            unit_repair(raw, name, fits[0]) if fits else without(raw, raw.word(name)),
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                f"{mine.sum()} values of {name} that are {ratio:.3g} times the standard "
+                f"atmosphere's, such as {_examples(value[mine])} m2 s-2 at {level[mine][0]:g} hPa",
+                f"{name}, there about {standard[0]:.0f} m2 s-2, or units that say otherwise",
+                unit_repair(raw, name, fits[0]) if fits else without(raw, raw.word(name)),
+            )
+        )
     return problems
 
 
@@ -301,11 +346,15 @@ def _duplicates(raw: Raw) -> list[Problem]:
         return []
     first = int(np.flatnonzero(again)[0])
     fields = raw.fields
-    return [Problem(
-        f"{again.sum()} duplicates, such as {raw.names[fields['variable'][first]]} = "
-        f"{fields['value'][first]:g} at lat {fields['lat'][first]:g}, lon {fields['lon'][first]:g}",
-        "each observation once", "xdiffda.observations.drop_duplicates(obs)",
-    )]  # fmt: skip
+    return [
+        Problem(
+            f"{again.sum()} duplicates, such as {raw.names[fields['variable'][first]]} = "
+            f"{fields['value'][first]:g} at lat {fields['lat'][first]:g}, lon "
+            f"{fields['lon'][first]:g}",
+            "each observation once",
+            "xdiffda.observations.drop_duplicates(obs)",
+        )
+    ]
 
 
 def repeated(fields: dict[str, np.ndarray]) -> np.ndarray:
@@ -335,21 +384,28 @@ def repeated(fields: dict[str, np.ndarray]) -> np.ndarray:
 
 # The centre and the width of an assimilation window, as users give them.
 
+
 def centre_and_width(tidy: xr.Dataset, time: Any, window: Any) -> tuple[pd.Timestamp, pd.Timedelta]:
     """Centre and width of a window, checked."""
     import pandas as pd
 
     problem = None
     if "obs" not in tidy.dims:
-        problem = Problem(f"observations on {', '.join(map(str, tidy.dims)) or 'nothing'}",
-                          "tidy observations", "select_window(to_tidy(obs), ...)")  # fmt: skip
+        problem = Problem(
+            f"observations on {', '.join(map(str, tidy.dims)) or 'nothing'}",
+            "tidy observations",
+            "select_window(to_tidy(obs), ...)",
+        )
     centre: Any = pd.NaT
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         centre = pd.Timestamp(getattr(time, "values", time))
     width = width_of(window)
     if problem is None and (pd.isna(centre) or pd.isna(width) or width < pd.Timedelta(0)):
-        problem = Problem(f"time {time!r} and window {window!r}", "a time and a positive width",
-                          'select_window(tidy, "2020-01-01T00", "6h")')  # fmt: skip
+        problem = Problem(
+            f"time {time!r} and window {window!r}",
+            "a time and a positive width",
+            'select_window(tidy, "2020-01-01T00", "6h")',
+        )
     if problem is not None:
         raise InputError([problem], what="assimilation window")
     return centre if centre.tzinfo is None else centre.tz_convert(None), width

@@ -60,11 +60,13 @@ def read_columns(ds: xr.Dataset, own: dict[str, Variable] | None = None) -> Raw:
     raw = Raw("columns", attrs=dict(ds.attrs), own=own or {})
     loose = {word: name for name in ("lat", "lon", "time", *OPTIONAL) for word in TIDY_NAMES[name]}
     ds = ds.set_coords([name for name in ds.data_vars if str(name).lower() in loose])
-    ds = ds.rename({
-        name: loose[str(name).lower()]
-        for name in ds.coords
-        if loose.get(str(name).lower(), name) in NUMERIC and name not in NUMERIC
-    })  # fmt: skip
+    ds = ds.rename(
+        {
+            name: loose[str(name).lower()]
+            for name in ds.coords
+            if loose.get(str(name).lower(), name) in NUMERIC and name not in NUMERIC
+        }
+    )
     ds, dims = _dimensions(_stations_along_time(ds), raw)
     if dims is None:
         return raw
@@ -77,10 +79,13 @@ def read_columns(ds: xr.Dataset, own: dict[str, Variable] | None = None) -> Raw:
             continue
         match = _match(raw, ds, str(name), dims)
         if match is not None and any(block.name == match.name for block in blocks):
-            raw.problems.append(Problem(
-                f"`{raw.word(match.name)}` and `{name}`, which both look like {match.name}",
-                f"one {match.name}: leave out the other", without(raw, str(name)),
-            ))  # fmt: skip
+            raw.problems.append(
+                Problem(
+                    f"`{raw.word(match.name)}` and `{name}`, which both look like {match.name}",
+                    f"one {match.name}: leave out the other",
+                    without(raw, str(name)),
+                )
+            )
         elif match is not None:
             blocks.append(_block(raw, ds, match, dims, level, level_of_station))
     if blocks and not raw.problems:
@@ -109,27 +114,32 @@ def _dimensions(ds: xr.Dataset, raw: Raw) -> tuple[xr.Dataset, _Dims | None]:
         raw.problems += [problem for problem in deep if problem is not None]
         return ds, None
     if "lat" not in axes or "lon" not in axes:
-        raw.problems.append(Problem(
-            f"no latitude and longitude among {', '.join(map(str, ds.variables)) or 'nothing'}",
-            "columns with lat and lon on `station`, or tidy observations",
-            'obs.assign_coords(lat=("station", lat), lon=("station", lon))',
-        ))  # fmt: skip
+        raw.problems.append(
+            Problem(
+                f"no latitude and longitude among {', '.join(map(str, ds.variables)) or 'nothing'}",
+                "columns with lat and lon on `station`, or tidy observations",
+                'obs.assign_coords(lat=("station", lat), lon=("station", lon))',
+            )
+        )
         return ds, None
     lat, lon = axes["lat"], axes["lon"]
     if lat.dim != lon.dim or (lat.dim is not None and lat.coord is None):
-        raw.problems.append(Problem(
-            f"a field on {lat.name} x {lon.name}", "observations on stations",
-            "ds.diffda.emulate_obs(n_columns=416)",
-        ))  # fmt: skip
+        raw.problems.append(
+            Problem(
+                f"a field on {lat.name} x {lon.name}",
+                "observations on stations",
+                "ds.diffda.emulate_obs(n_columns=416)",
+            )
+        )
         return ds, None
     station = lat.dim or "station"
     if lat.dim is None:
         if station not in ds.dims:
             ds = ds.expand_dims(station)
         n = ds.sizes[station]
-        ds = ds.assign_coords({
-            axis.name: (station, np.full(n, ds[axis.name].item())) for axis in (lat, lon)
-        })  # fmt: skip
+        ds = ds.assign_coords(
+            {axis.name: (station, np.full(n, ds[axis.name].item())) for axis in (lat, lon)}
+        )
     raw.words |= {"lat": lat.name, "lon": lon.name, "dim": station}
     if "time" not in axes and (problem := _deep(ds, "time")) is not None:
         raw.problems.append(problem)
@@ -142,10 +152,13 @@ def _dimensions(ds: xr.Dataset, raw: Raw) -> tuple[xr.Dataset, _Dims | None]:
         if axes[name].dim != station:
             other[name] = axes[name].dim
         if axes[name].coord is None:
-            raw.problems.append(Problem(
-                f"dimension {axes[name].dim} without coordinate", f"its {name}",
-                "",
-            ))  # fmt: skip
+            raw.problems.append(
+                Problem(
+                    f"dimension {axes[name].dim} without coordinate",
+                    f"its {name}",
+                    "",
+                )
+            )
             return ds, None
     if other["level"] is not None:
         raw.words["level_dim"] = other["level"]
@@ -159,9 +172,10 @@ def _deep(ds: xr.Dataset, name: str) -> Problem | None:
         if str(word).lower() not in TIDY_NAMES[name] or len(dims) < 2:
             continue
         return Problem(
-            f"`{word}` on {', '.join(dims)}", f"one {name} for each station, or tidy observations",
+            f"`{word}` on {', '.join(dims)}",
+            f"one {name} for each station, or tidy observations",
             _one_place_each(ds, dims),
-        )  # fmt: skip
+        )
     return None
 
 
@@ -197,29 +211,40 @@ def _match(raw: Raw, ds: xr.Dataset, user_name: str, dims: _Dims) -> Match | Non
     match = match_observed(user_name, standard_name, on_levels=has_level, own=raw.own)
     said = contradicts(user_name, standard_name) if match is None else None
     if said is not None:
-        raw.problems.append(Problem(
-            f"`{user_name}` with standard_name {standard_name!r}",
-            f"a name and a standard_name of one quantity ({said} or another): correct the wrong "
-            "one where the file is made, or leave the variable out", without(raw, user_name),
-        ))  # fmt: skip
+        raw.problems.append(
+            Problem(
+                f"`{user_name}` with standard_name {standard_name!r}",
+                f"a name and a standard_name of one quantity ({said} or another): correct the "
+                f"wrong "
+                "one where the file is made, or leave the variable out",
+                without(raw, user_name),
+            )
+        )
         return None
     if match is None:
         raw.problems.append(unknown_variable(user_name, int(variable.count()), raw))
         return None
     extra = sorted(map(str, set(variable.dims) - {dims.station, dims.time, dims.level}))
     if extra:
-        raw.problems.append(Problem(
-            f"`{user_name}` on {', '.join(map(str, variable.dims))}",
-            "observations on station, level and time only", f"obs.isel({extra[0]}=0)",
-        ))  # fmt: skip
+        raw.problems.append(
+            Problem(
+                f"`{user_name}` on {', '.join(map(str, variable.dims))}",
+                "observations on station, level and time only",
+                f"obs.isel({extra[0]}=0)",
+            )
+        )
         return None
     return match
 
 
 def _block(
-    raw: Raw, ds: xr.Dataset, match: Match, dims: _Dims, level: np.ndarray,
+    raw: Raw,
+    ds: xr.Dataset,
+    match: Match,
+    dims: _Dims,
+    level: np.ndarray,
     level_of_station: np.ndarray | None,
-) -> _Block:  # fmt: skip
+) -> _Block:
     variable = ds[match.user_name]
     units = str(variable.attrs.get("units", ""))
     raw.words[match.name] = match.user_name
@@ -250,43 +275,57 @@ def _on_axes(
 
 
 def _errors(
-    raw: Raw, ds: xr.Dataset, match: Match, dims: _Dims, level: np.ndarray, factor: float,
+    raw: Raw,
+    ds: xr.Dataset,
+    match: Match,
+    dims: _Dims,
+    level: np.ndarray,
+    factor: float,
     shape: tuple[int, int, int],
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Error of each value: as the observations state it, else the default."""
     for stated in (match.user_name + SUFFIX, match.name + SUFFIX):
         if stated in ds.variables:
             units = str(ds[stated].attrs.get("units", ""))
             line = to_units(units, raw.known(match.name)) if units else (factor, 0.0)
             if line is None:
-                raw.problems.append(Problem(
-                    f"`{stated}` in {units!r}, the error of `{match.user_name}` in "
-                    f"{ds[match.user_name].attrs.get('units', raw.known(match.name).units)!r}",
-                    "an error in a unit that converts to its variable's; or none, for the default",
-                    f'obs.drop_vars("{stated}")',
-                ))  # fmt: skip
+                raw.problems.append(
+                    Problem(
+                        f"`{stated}` in {units!r}, the error of `{match.user_name}` in "
+                        f"{ds[match.user_name].attrs.get('units', raw.known(match.name).units)!r}",
+                        "an error in a unit that converts to its variable's; or none, for the "
+                        "default",
+                        f'obs.drop_vars("{stated}")',
+                    )
+                )
             raw.words[match.name + SUFFIX] = stated
             if foreign := set(ds[stated].dims) - {dims.station, dims.time, dims.level}:
-                raw.problems.append(Problem(
-                    f"`{stated}` on {', '.join(map(str, ds[stated].dims))}",
-                    f"errors on dimensions of `{match.user_name}`",
-                    f'obs["{stated}"] = obs["{stated}"].isel({min(map(str, foreign))}=0)',
-                ))  # fmt: skip
+                raw.problems.append(
+                    Problem(
+                        f"`{stated}` on {', '.join(map(str, ds[stated].dims))}",
+                        f"errors on dimensions of `{match.user_name}`",
+                        f'obs["{stated}"] = obs["{stated}"].isel({min(map(str, foreign))}=0)',
+                    )
+                )
                 return np.ones(shape)
             return _on_axes(raw, ds[stated], dims, shape) * (line or (1.0, 0.0))[0]
     return np.broadcast_to(default_error(raw, match.name, level), shape)
 
 
 def _flatten(
-    raw: Raw, ds: xr.Dataset, dims: _Dims, blocks: list[_Block],
+    raw: Raw,
+    ds: xr.Dataset,
+    dims: _Dims,
+    blocks: list[_Block],
     level_of_station: np.ndarray | None,
-) -> None:  # fmt: skip
+) -> None:
     """One entry per observed value, station by station, so that H reads memory in order."""
     value = np.concatenate([block.value for block in blocks], axis=-1)
     error_std = np.concatenate([block.error_std for block in blocks], axis=-1)
     raw.names = all_names(raw.own)
-    codes = np.repeat([raw.names.index(block.name) for block in blocks],
-                      [block.level.size for block in blocks])  # fmt: skip
+    codes = np.repeat(
+        [raw.names.index(block.name) for block in blocks], [block.level.size for block in blocks]
+    )
     level = np.concatenate([block.level for block in blocks])
     observed = np.flatnonzero(~np.isnan(value))
     column, c = np.divmod(observed, level.size)
@@ -295,15 +334,19 @@ def _flatten(
     if level_of_station is not None:
         levels = np.where(levels == _OF_STATION, level_of_station[s], levels)
     raw.fields = {
-        "variable": codes[c], "level": levels, "value": value.ravel()[observed],
+        "variable": codes[c],
+        "level": levels,
+        "value": value.ravel()[observed],
         "error_std": error_std.ravel()[observed],
         "lat": as_numbers(raw, raw.word("lat"), ds[raw.word("lat")].values)[s],
         "lon": as_numbers(raw, raw.word("lon"), ds[raw.word("lon")].values)[s],
         "time": _clock(raw, ds, dims, value.shape[:2]).ravel()[column],
-    }  # fmt: skip
+    }
     if any(block.background is not None for block in blocks):
-        full = [np.full(block.value.shape, np.nan) if block.background is None
-                else block.background for block in blocks]  # fmt: skip
+        full = [
+            np.full(block.value.shape, np.nan) if block.background is None else block.background
+            for block in blocks
+        ]
         raw.fields[BACKGROUND] = np.concatenate(full, axis=-1).ravel()[observed]
     for name in OPTIONAL:
         if name in ds.coords and ds[name].dims == (dims.station,):
@@ -316,11 +359,13 @@ def _clock(raw: Raw, ds: xr.Dataset, dims: _Dims, shape: tuple[int, ...]) -> np.
     if raw.word("time") in ds.coords:
         coord = ds[raw.word("time")]
         if set(coord.dims) - {dims.station, dims.time}:
-            raw.problems.append(Problem(
-                f"`{raw.word('time')}` on {', '.join(map(str, coord.dims))}",
-                "one time for each station, or tidy observations",
-                _one_place_each(ds, [str(dim) for dim in coord.dims]),
-            ))  # fmt: skip
+            raw.problems.append(
+                Problem(
+                    f"`{raw.word('time')}` on {', '.join(map(str, coord.dims))}",
+                    "one time for each station, or tidy observations",
+                    _one_place_each(ds, [str(dim) for dim in coord.dims]),
+                )
+            )
             return time
         coord = coord.transpose(*(d for d in (dims.time, dims.station) if d in coord.dims))
         stamps = read_times(raw, np.atleast_1d(coord.values), coord.attrs)

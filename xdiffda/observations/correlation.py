@@ -111,37 +111,53 @@ def read_correlation(
         if isinstance(spec, bool) or not isinstance(
             spec, (VerticalCorrelation, int, float, np.number)
         ):
-            raise InputError([Problem(
-                f"error_correlation={spec!r}", "a length in ln p, VerticalCorrelation(...), or a "
-                "mapping of these by variable", _USE,
-            )], what="error correlation")  # fmt: skip
+            raise InputError(
+                [
+                    Problem(
+                        f"error_correlation={spec!r}",
+                        "a length in ln p, VerticalCorrelation(...), or a "
+                        "mapping of these by variable",
+                        _USE,
+                    )
+                ],
+                what="error correlation",
+            )
         spec = dict.fromkeys([name for name, v in KNOWN.items() if v.on_levels], spec)
     problems, found = [], {}
     for user_name, given in spec.items():
         name = user_name if user_name in KNOWN else canonical_name(user_name, on_levels=True)
         if name is None:
-            problems.append(Problem(
-                f"a correlation for {user_name!r}", f"variables such as {', '.join(VARIABLES)}",
-                _USE,
-            ))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"a correlation for {user_name!r}",
+                    f"variables such as {', '.join(VARIABLES)}",
+                    _USE,
+                )
+            )
             continue
         if isinstance(given, VerticalCorrelation):
             found[name] = given
         elif isinstance(given, (int, float, np.number)) and not isinstance(given, bool):
             found[name] = VerticalCorrelation(float(given))
         else:
-            problems.append(Problem(
-                f"a correlation {given!r} for {user_name}",
-                "a length in ln p, or VerticalCorrelation(...)", _USE,
-            ))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"a correlation {given!r} for {user_name}",
+                    "a length in ln p, or VerticalCorrelation(...)",
+                    _USE,
+                )
+            )
     raise_if(problems, what="error correlation")
     return found
 
 
 def correlated_blocks(
-    tidy: xr.Dataset, position: Int[np.ndarray, "row"], good: np.ndarray,
-    share: Float[np.ndarray, "row"], correlation: Mapping[str, VerticalCorrelation],
-) -> Blocks | None:  # fmt: skip
+    tidy: xr.Dataset,
+    position: Int[np.ndarray, "row"],
+    good: np.ndarray,
+    share: Float[np.ndarray, "row"],
+    correlation: Mapping[str, VerticalCorrelation],
+) -> Blocks | None:
     """Whitening of the errors that are correlated, None if there are none.
 
     Parameters
@@ -198,9 +214,13 @@ def correlated_blocks(
 
 
 def _matrices(
-    levels: np.ndarray, position: np.ndarray, where: np.ndarray, share: np.ndarray,
-    names: np.ndarray, correlation: Mapping[str, VerticalCorrelation],
-) -> Float[np.ndarray, "block size size"]:  # fmt: skip
+    levels: np.ndarray,
+    position: np.ndarray,
+    where: np.ndarray,
+    share: np.ndarray,
+    names: np.ndarray,
+    correlation: Mapping[str, VerticalCorrelation],
+) -> Float[np.ndarray, "block size size"]:
     """Correlation matrices of all blocks, the identity at places that are not needed."""
     real = where < position.size
     safe = np.where(real, where, 0)
@@ -226,6 +246,7 @@ def _singular(tidy: xr.Dataset, rows: np.ndarray, matrix: np.ndarray) -> Problem
         f"singular: errors of {name} at lat {lat:g}, lon {lon:g} on {level[first]:g} and "
         f"{level[second]:g} hPa correlated by {matrix[first, second]:.6f}",
         "each level of a station once, or an error that is independent between the two"
-        if same else "a shorter or exponential correlation, or a part that is not correlated",
+        if same
+        else "a shorter or exponential correlation, or a part that is not correlated",
         f'error_correlation={{"{name}": VerticalCorrelation(0.1, nugget=0.1)}}',
-    )  # fmt: skip
+    )

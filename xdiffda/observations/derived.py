@@ -112,9 +112,11 @@ def pressure_at_height(
 
 
 def hydrostatic_pressure(
-    geopotential: Float[Array, "2"], pressure: Float[Array, "2"],
-    temperature: Float[Array, "2"] | None, at: Scalar,
-) -> Scalar:  # fmt: skip
+    geopotential: Float[Array, "2"],
+    pressure: Float[Array, "2"],
+    temperature: Float[Array, "2"] | None,
+    at: Scalar,
+) -> Scalar:
     """Pressure where the geopotential is ``at``, from two levels (upper, lower).
 
     Hydrostatic balance ``d Phi = -R T d ln p``.  With (virtual) temperatures, T is linear in ln p
@@ -187,10 +189,16 @@ def _above_lowest_level(tidy: xr.Dataset, layout: Layout) -> np.ndarray:
 def _surface_pressure() -> tuple[Operator, ...]:
     level = ("geopotential@around", "temperature@around", "specific_humidity@around")
     between = [
-        Operator(_pressure_from_levels, level[:n], ("station_height",), "Pa", around="value",
-                 applies=_above_lowest_level)
+        Operator(
+            _pressure_from_levels,
+            level[:n],
+            ("station_height",),
+            "Pa",
+            around="value",
+            applies=_above_lowest_level,
+        )
         for n in (3, 2, 1)
-    ]  # fmt: skip
+    ]
     reduced = [
         Operator(_pressure_from_sea_level, inputs, ("station_height",), "Pa")
         for inputs in (("mean_sea_level_pressure", "2m_temperature"), ("mean_sea_level_pressure",))

@@ -58,9 +58,10 @@ def given_sites(sites: xr.Dataset | Mapping[str, Any]) -> Sites:
     lon_name = names.get("lon", names.get("longitude"))
     if lat_name is None or lon_name is None:
         raise _no_sites(
-            f"sites with {', '.join(map(str, names))}" if names
+            f"sites with {', '.join(map(str, names))}"
+            if names
             else f"sites of type {type(sites).__name__} without names"
-        )  # fmt: skip
+        )
     try:
         lat = on_globe(np.atleast_1d(np.asarray(sites[lat_name], np.float64)))
         lon = np.atleast_1d(np.asarray(sites[lon_name], np.float64))
@@ -68,10 +69,16 @@ def given_sites(sites: xr.Dataset | Mapping[str, Any]) -> Sites:
         raise _no_sites(f"sites that are no numbers ({error})") from error
     dims = [getattr(sites[name], "dims", ()) for name in (lat_name, lon_name)]
     if dims[0] != dims[1]:
-        raise InputError([Problem(
-            f"lat on {', '.join(dims[0])} and lon on {', '.join(dims[1])}, a grid",
-            "pairs of lat and lon", 'sites.stack(station=("lat", "lon"))',
-        )], what="sites")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"lat on {', '.join(dims[0])} and lon on {', '.join(dims[1])}, a grid",
+                    "pairs of lat and lon",
+                    'sites.stack(station=("lat", "lon"))',
+                )
+            ],
+            what="sites",
+        )
     if (
         lat.shape != lon.shape
         or lat.ndim != 1
@@ -87,10 +94,16 @@ def given_sites(sites: xr.Dataset | Mapping[str, Any]) -> Sites:
     if "station" in names:
         station = np.atleast_1d(np.asarray(sites[names["station"]]))
         if station.shape != lat.shape:
-            raise InputError([Problem(
-                f"station of shape {station.shape} beside lat of shape {lat.shape}",
-                "a name for each site, or none", "emulate_obs(sites={'lat': ..., 'lon': ...})",
-            )], what="sites")  # fmt: skip
+            raise InputError(
+                [
+                    Problem(
+                        f"station of shape {station.shape} beside lat of shape {lat.shape}",
+                        "a name for each site, or none",
+                        "emulate_obs(sites={'lat': ..., 'lon': ...})",
+                    )
+                ],
+                what="sites",
+            )
     lon = np.mod(lon, 360.0)
     return Sites(lat, np.where(lon == 360.0, 0.0, lon), station)
 
@@ -119,15 +132,21 @@ def noise_like(
         n_time = variable.sizes.get("time", 1)
         level = piece["level"].values if "level" in variable.dims else [0.0]
         key = zlib.crc32(name.encode())
-        draws = np.stack([
-            np.stack([
-                std * np.random.default_rng(
-                    [int(seed), _NOISE, first_time + t, key, round(100 * p)]
-                ).standard_normal(variable.sizes["station"])
-                for p, std in zip(level, by_level, strict=True)
-            ], axis=-1)
-            for t in range(n_time)
-        ])  # fmt: skip
+        draws = np.stack(
+            [
+                np.stack(
+                    [
+                        std
+                        * np.random.default_rng(
+                            [int(seed), _NOISE, first_time + t, key, round(100 * p)]
+                        ).standard_normal(variable.sizes["station"])
+                        for p, std in zip(level, by_level, strict=True)
+                    ],
+                    axis=-1,
+                )
+                for t in range(n_time)
+            ]
+        )
         dims = ("time", "station", "level")
         flat = [i for i, dim in enumerate(dims) if dim not in variable.dims]
         noise[name] = (tuple(d for d in dims if d in variable.dims), draws.squeeze(tuple(flat)))
@@ -135,9 +154,11 @@ def noise_like(
 
 
 def sample(
-    ds: xr.Dataset, convention: Convention, channels: Mapping[str, np.ndarray],
+    ds: xr.Dataset,
+    convention: Convention,
+    channels: Mapping[str, np.ndarray],
     places: list[Sites],
-) -> list[xr.Dataset]:  # fmt: skip
+) -> list[xr.Dataset]:
     """Canonical values at one set of sites for all times, or at one set for each time.
 
     Lazy data is computed here, once, and only where it is seen.
@@ -147,10 +168,14 @@ def sample(
     if len(places) == 1:
         return list(dask.compute(_lazy_sample(ds, convention, channels, places[0])))
     dim = str(convention.axes["time"].dim)
-    return list(dask.compute(*(
-        _lazy_sample(ds.isel({dim: [i]}), convention, channels, sites)
-        for i, sites in enumerate(places)
-    )))  # fmt: skip
+    return list(
+        dask.compute(
+            *(
+                _lazy_sample(ds.isel({dim: [i]}), convention, channels, sites)
+                for i, sites in enumerate(places)
+            )
+        )
+    )
 
 
 def _lazy_sample(
@@ -173,9 +198,9 @@ def _lazy_sample(
         if field.name not in channels:
             continue
         variable = ds[field.user_name].variable.isel(pick)
-        variable = variable.squeeze([
-            dim for dim in variable.dims if dim not in (*corner, *renamed)
-        ])  # fmt: skip
+        variable = variable.squeeze(
+            [dim for dim in variable.dims if dim not in (*corner, *renamed)]
+        )
         variable = xr.Variable([renamed.get(str(d), d) for d in variable.dims], variable.data)
         levels = channels[field.name]
         if "level" in variable.dims:
@@ -196,12 +221,19 @@ def _lazy_sample(
 
 
 def emulate_obs(
-    ds: xr.Dataset, *, fraction: float | None = None, n_columns: int | None = None,
+    ds: xr.Dataset,
+    *,
+    fraction: float | None = None,
+    n_columns: int | None = None,
     sites: xr.Dataset | Mapping[str, Any] | None = None,
-    variables: Sequence[str] | None = None, levels: Sequence[float] | None = None,
-    error_std: Any = "default", seed: int = 0, on_grid: bool = True, noise: bool = True,
+    variables: Sequence[str] | None = None,
+    levels: Sequence[float] | None = None,
+    error_std: Any = "default",
+    seed: int = 0,
+    on_grid: bool = True,
+    noise: bool = True,
     fixed_sites: bool = True,
-) -> xr.Dataset:  # fmt: skip
+) -> xr.Dataset:
     """Observe a state at sites, with Gaussian errors.
 
     Parameters
@@ -280,11 +312,15 @@ def emulate_obs(
         obs = _labelled(pieces[0], places[0], times, many)
     source = "given" if sites is not None else "grid points by area" if on_grid else "sphere"
     obs.attrs = {
-        "title": "emulated observations", "seed": int(seed), "sites": source,
-        "n_columns": places[0].lat.size, "fraction": places[0].lat.size / grid.n_node,
-        "error_std": error_std if isinstance(error_std, str) else "given", "noise": int(noise),
+        "title": "emulated observations",
+        "seed": int(seed),
+        "sites": source,
+        "n_columns": places[0].lat.size,
+        "fraction": places[0].lat.size / grid.n_node,
+        "error_std": error_std if isinstance(error_std, str) else "given",
+        "noise": int(noise),
         "truth_grid": str(grid),
-    }  # fmt: skip
+    }
     return _with_errors(obs, errors)
 
 
@@ -303,23 +339,32 @@ def _choice_problems(
     given = {"fraction": fraction, "n_columns": n_columns, "sites": sites}
     chosen = [name for name, value in given.items() if value is not None]
     if len(chosen) != 1:
-        return [Problem(
-            " and ".join(chosen) or "none of fraction, n_columns, sites", "exactly one of them",
-            "ds.diffda.emulate_obs(n_columns=416)",
-        )]  # fmt: skip
+        return [
+            Problem(
+                " and ".join(chosen) or "none of fraction, n_columns, sites",
+                "exactly one of them",
+                "ds.diffda.emulate_obs(n_columns=416)",
+            )
+        ]
     if fraction is not None and not (_is_number(fraction) and 0 < fraction <= 1):
         many = _is_number(fraction) and 1 < fraction <= grid.n_node
-        return [Problem(
-            f"fraction={fraction!r}", "a fraction of the grid columns in (0, 1]",
-            f"ds.diffda.emulate_obs(n_columns={round(fraction) if many else 1})",
-        )]  # fmt: skip
+        return [
+            Problem(
+                f"fraction={fraction!r}",
+                "a fraction of the grid columns in (0, 1]",
+                f"ds.diffda.emulate_obs(n_columns={round(fraction) if many else 1})",
+            )
+        ]
     if n_columns is not None and not (
         _is_number(n_columns) and n_columns in range(1, grid.n_node + 1)
     ):
-        return [Problem(
-            f"n_columns={n_columns!r}", f"a whole number from 1 to {grid.n_node}",
-            f"ds.diffda.emulate_obs(n_columns={min(416, grid.n_node)})",
-        )]  # fmt: skip
+        return [
+            Problem(
+                f"n_columns={n_columns!r}",
+                f"a whole number from 1 to {grid.n_node}",
+                f"ds.diffda.emulate_obs(n_columns={min(416, grid.n_node)})",
+            )
+        ]
     return []
 
 
@@ -333,9 +378,9 @@ def _batch_problems(convention: Convention) -> list[Problem]:
         if name in convention.batch_dims:
             dim = convention.axes[name].dim
             size = convention.batch_shape[convention.batch_dims.index(name)]
-            problems.append(Problem(
-                f"{size} along `{dim}`", f"{words}: choose one", f"ds.isel({dim}=0)"
-            ))  # fmt: skip
+            problems.append(
+                Problem(f"{size} along `{dim}`", f"{words}: choose one", f"ds.isel({dim}=0)")
+            )
     return problems
 
 
@@ -346,28 +391,38 @@ def _channels(
     layout, problems = convention.layout, []
     names = list(layout.variables)
     if variables is not None:
-        wanted = [variables] if isinstance(variables, str) or not np.iterable(variables) else [
-            *variables
-        ]  # fmt: skip
+        wanted = (
+            [variables]
+            if isinstance(variables, str) or not np.iterable(variables)
+            else [*variables]
+        )
         user = {field.user_name: field.name for field in convention.fields}
         found = {v: user.get(str(v)) or _among(str(v), layout.variables) for v in wanted}
         unknown = [repr(v) for v, name in found.items() if name is None]
         if unknown or not wanted:
-            problems.append(Problem(
-                f"variables {', '.join(unknown) or '[]'}", f"some of {', '.join(layout.variables)}",
-                f'ds.diffda.emulate_obs(variables=["{layout.variables[0]}"], ...)',
-            ))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"variables {', '.join(unknown) or '[]'}",
+                    f"some of {', '.join(layout.variables)}",
+                    f'ds.diffda.emulate_obs(variables=["{layout.variables[0]}"], ...)',
+                )
+            )
         names = [name for name in layout.variables if name in found.values()]
     chosen = layout.levels
     if levels is not None:
         wanted = [_as_level(p) for p in np.atleast_1d(np.asarray(levels, object))]
         missing = [f"{p:g}" for p in wanted if p not in layout.levels]
         if missing or not wanted:
-            problems.append(Problem(
-                f"levels {', '.join(missing) if wanted else '[]'}" if np.isfinite(wanted).all()
-                else f"levels={levels!r}", f"some of {', '.join(map(str, layout.levels))} hPa",
-                f"ds.diffda.emulate_obs(levels=[{layout.levels[0] if layout.levels else ''}], ...)",
-            ))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"levels {', '.join(missing) if wanted else '[]'}"
+                    if np.isfinite(wanted).all()
+                    else f"levels={levels!r}",
+                    f"some of {', '.join(map(str, layout.levels))} hPa",
+                    "ds.diffda.emulate_obs("
+                    f"levels=[{layout.levels[0] if layout.levels else ''}], ...)",
+                )
+            )
         chosen = tuple(p for p in layout.levels if p in wanted)
     on, surface = np.asarray(chosen, np.float64), np.array([np.nan])
     return {n: on if VARIABLES[n].on_levels else surface for n in names}, problems
@@ -397,9 +452,11 @@ def _labelled(piece: xr.Dataset, sites: Sites, times: np.ndarray, many: bool) ->
     n = sites.lat.size
     time = ("time", times) if many else ("station", np.full(n, times))
     coords = {
-        "station": ("station", sites.station), "lat": ("station", sites.lat),
-        "lon": ("station", sites.lon), "time": time,
-    }  # fmt: skip
+        "station": ("station", sites.station),
+        "lat": ("station", sites.lat),
+        "lon": ("station", sites.lon),
+        "time": time,
+    }
     return piece.assign_coords(coords)
 
 
@@ -411,8 +468,9 @@ def _one_after_another(
         _labelled(piece.isel(time=0), sites, times[i], many=False)
         for i, (piece, sites) in enumerate(zip(pieces, places, strict=True))
     ]
-    together = xr.concat(parts, "station", data_vars="minimal", coords="minimal",
-                         compat="override", join="override")  # fmt: skip
+    together = xr.concat(
+        parts, "station", data_vars="minimal", coords="minimal", compat="override", join="override"
+    )
     return together.assign_coords(station=np.arange(together.sizes["station"]))
 
 
@@ -424,9 +482,14 @@ def _with_errors(obs: xr.Dataset, errors: Mapping[str, np.ndarray]) -> xr.Datase
         obs[name].attrs = {"units": known.units, "long_name": known.long_name}
         dims = ("station", "level") if known.on_levels else ("station",)
         full = np.tile(by_level, (n, 1)) if known.on_levels else np.full(n, by_level[0])
-        obs[name + SUFFIX] = (dims, full, {
-            "units": known.units, "long_name": f"error standard deviation of {known.long_name}",
-        })  # fmt: skip
+        obs[name + SUFFIX] = (
+            dims,
+            full,
+            {
+                "units": known.units,
+                "long_name": f"error standard deviation of {known.long_name}",
+            },
+        )
     obs["lat"].attrs = {"units": "degrees_north", "standard_name": "latitude"}
     obs["lon"].attrs = {"units": "degrees_east", "standard_name": "longitude"}
     obs["time"].attrs = {"standard_name": "time"}

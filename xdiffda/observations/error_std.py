@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 # Wind 1 m/s, temperature 1 K, specific humidity 1 g/kg, surface pressure 1 hPa: the errors of the
 # SPEEDY-LETKF testbed, as in its public code (github.com/takemasa-miyoshi/letkf,
 # speedy/obs/obserr.tbl).  Relative humidity 10 %: default of the same family of codes (SCALE-LETKF,
-# OBSERR_RH).  They are kept in `xdiffda.state.variables`, with the same values for 2 m and 10 m variables
+# OBSERR_RH).  They are kept in `xdiffda.state.variables`, with the same values for 2 m and 10 m
+# variables
 # and mean sea level pressure, which is our choice.
 #
 # Geopotential: `HEIGHT_ERROR_M`, the errors prescribed for heights of radiosondes in ECMWF's
@@ -45,9 +46,22 @@ if TYPE_CHECKING:
 
 # hPa -> standard deviation of the height of a pressure level, m.
 HEIGHT_ERROR_M: dict[int, float] = {
-    1000: 4.3, 850: 4.4, 700: 5.2, 500: 8.4, 400: 9.8, 300: 10.7, 250: 11.8, 200: 13.2,
-    150: 15.2, 100: 18.1, 70: 19.5, 50: 22.5, 30: 25.0, 20: 32.0, 10: 40.0,
-}  # fmt: skip
+    1000: 4.3,
+    850: 4.4,
+    700: 5.2,
+    500: 8.4,
+    400: 9.8,
+    300: 10.7,
+    250: 11.8,
+    200: 13.2,
+    150: 15.2,
+    100: 18.1,
+    70: 19.5,
+    50: 22.5,
+    30: 25.0,
+    20: 32.0,
+    10: 40.0,
+}
 
 
 def default_error_std(
@@ -127,9 +141,9 @@ def error_std_by_level(spec: Any, channels: Mapping[str, np.ndarray]) -> dict[st
         for user_name, value in (spec.data_vars if isinstance(spec, xr.Dataset) else spec).items():
             name = _name(str(user_name), channels)
             if name is None:
-                problems.append(Problem(
-                    f"error_std for {user_name!r}", f"some of {', '.join(channels)}", _USE
-                ))  # fmt: skip
+                problems.append(
+                    Problem(f"error_std for {user_name!r}", f"some of {', '.join(channels)}", _USE)
+                )
             else:
                 given[name] = value
     else:
@@ -147,13 +161,16 @@ def error_std_by_level(spec: Any, channels: Mapping[str, np.ndarray]) -> dict[st
         )
         if not np.all(error > 0):
             units = VARIABLES[name].units
-            problems.append(Problem(
-                f"error_std of {name} = {np.unique(error[~(error > 0)]).tolist()}",
-                f"positive standard deviations in {units}; for exact values switch the noise off "
-                "and state a small error",
-                f'emulate_obs(..., noise=False, error_std={{"{name}": '
-                f"{0.01 * VARIABLES[name].default_error_std:g}}})",
-            ))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"error_std of {name} = {np.unique(error[~(error > 0)]).tolist()}",
+                    f"positive standard deviations in {units}; for exact values switch the noise "
+                    f"off "
+                    "and state a small error",
+                    f'emulate_obs(..., noise=False, error_std={{"{name}": '
+                    f"{0.01 * VARIABLES[name].default_error_std:g}}})",
+                )
+            )
         result[name] = error
     raise_if(problems, what="error_std")
     return result
@@ -177,10 +194,13 @@ def _in_canonical_units(name: str, value: Any, problems: list[Problem]) -> Any:
         return value
     line = to_units(units, KNOWN[name])
     if line is None:
-        problems.append(Problem(
-            f"error_std of {name} in {units!r}", f"units that convert to {KNOWN[name].units}",
-            f'error_std["{name}"].attrs["units"] = "{KNOWN[name].units}"',
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                f"error_std of {name} in {units!r}",
+                f"units that convert to {KNOWN[name].units}",
+                f'error_std["{name}"].attrs["units"] = "{KNOWN[name].units}"',
+            )
+        )
         return value
     return value if line[0] == 1.0 else value * line[0]
 
@@ -192,10 +212,13 @@ def _one(name: str, value: Any, levels: np.ndarray, problems: list[Problem]) -> 
         axes, _ = find_axes(value.to_dataset(name="error_std"))
         axis = axes.get("level")
         if axis is None or value.ndim > 1 or axis.coord is None:
-            problems.append(Problem(
-                f"error_std of {name} on {', '.join(map(str, value.dims))}",
-                "a number, or numbers on a level dimension with coordinate", _USE,
-            ))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"error_std of {name} on {', '.join(map(str, value.dims))}",
+                    "a number, or numbers on a level dimension with coordinate",
+                    _USE,
+                )
+            )
             return np.ones(levels.size)
         hpa, _, wrong = levels_in_hpa(value[axis.coord], axis.name)
         problems += wrong
@@ -204,20 +227,29 @@ def _one(name: str, value: Any, levels: np.ndarray, problems: list[Problem]) -> 
         try:
             return np.full(levels.size, float(value))
         except (ValueError, TypeError):
-            problems.append(Problem(
-                f"error_std of {name} = {value!r}",
-                "a number, or a mapping from level or a DataArray on levels", _USE,
-            ))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"error_std of {name} = {value!r}",
+                    "a number, or a mapping from level or a DataArray on levels",
+                    _USE,
+                )
+            )
             return np.ones(levels.size)
     missing = [level for level in levels.tolist() if level not in table]
     if missing and np.isnan(missing).all():
-        problems.append(Problem(
-            f"error_std of {name} by level", f"one number, for {name} is not on levels",
-            f'error_std={{"{name}": {VARIABLES[name].default_error_std:g}}}',
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                f"error_std of {name} by level",
+                f"one number, for {name} is not on levels",
+                f'error_std={{"{name}": {VARIABLES[name].default_error_std:g}}}',
+            )
+        )
     elif missing:
-        problems.append(Problem(
-            f"error_std of {name} without {', '.join(f'{p:g}' for p in missing)} hPa",
-            "an error for each observed level", _USE,
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                f"error_std of {name} without {', '.join(f'{p:g}' for p in missing)} hPa",
+                "an error for each observed level",
+                _USE,
+            )
+        )
     return np.array([table.get(level, 1.0) for level in levels.tolist()])

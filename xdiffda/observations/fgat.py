@@ -67,17 +67,28 @@ def check_trajectory(
         times, states = trajectory
         times, states = np.asarray(times, "datetime64[ns]").reshape(-1), np.asarray(states)
     except (TypeError, ValueError) as error:
-        raise InputError([Problem(
-            f"a trajectory that is no pair of times and states ({error})",
-            "times (datetime64) and states (time, node, channel)", _REPAIR,
-        )], what="trajectory") from error  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"a trajectory that is no pair of times and states ({error})",
+                    "times (datetime64) and states (time, node, channel)",
+                    _REPAIR,
+                )
+            ],
+            what="trajectory",
+        ) from error
     problems = []
     shape = (times.size, layout.grid.n_node, layout.n_channel)
     if states.shape != shape:
         problems.append(Problem(f"states of shape {states.shape}", f"shape {shape}", _REPAIR))
     if np.isnat(times).any() or np.any(np.diff(times) <= np.timedelta64(0, "ns")):
-        problems.append(Problem("times that do not ascend", "each time once, in order",
-                                'forecast.sortby("time").drop_duplicates("time")'))  # fmt: skip
+        problems.append(
+            Problem(
+                "times that do not ascend",
+                "each time once, in order",
+                'forecast.sortby("time").drop_duplicates("time")',
+            )
+        )
     if times.size == 0:
         problems.append(Problem("no time", "two or more times around the analysis", _REPAIR))
     raise_if(problems, what="trajectory")
@@ -171,10 +182,15 @@ def guess(rows: Rows, states: np.ndarray, at: TimeStencil, n_obs: int) -> np.nda
 
 @with_own_jax
 def first_guess(
-    tidy: xr.Dataset, layout: Layout, states: Float[np.ndarray, "*time node channel"],
-    times: np.ndarray | None = None, *, operators: Operators | None = None,
-    orography: Float[np.ndarray, "node"] | None = None, time: np.datetime64 | None = None,
-) -> tuple[Float[np.ndarray, "obs"], dict[str, Int[np.ndarray, "obs"]]]:  # fmt: skip
+    tidy: xr.Dataset,
+    layout: Layout,
+    states: Float[np.ndarray, "*time node channel"],
+    times: np.ndarray | None = None,
+    *,
+    operators: Operators | None = None,
+    orography: Float[np.ndarray, "node"] | None = None,
+    time: np.datetime64 | None = None,
+) -> tuple[Float[np.ndarray, "obs"], dict[str, Int[np.ndarray, "obs"]]]:
     """Return the background as each observation would have seen it, at its own time.
 
     Parameters

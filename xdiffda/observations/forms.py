@@ -51,19 +51,24 @@ def frame_problem(frame: pd.DataFrame) -> Problem | None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         return Problem(
-            f"columns {', '.join(twice)} more than once", "each column once",
+            f"columns {', '.join(twice)} more than once",
+            "each column once",
             "obs.loc[:, ~obs.columns.duplicated()]",
-        )  # fmt: skip
+        )
     lower = {name.lower() for name in [*names, *map(str, frame.index.names)]}
     wide = [name for name in names if canonical_name(name) is not None]
-    if wide and {"lat", "latitude"} & lower and {"lon", "longitude"} & lower and (
-        not lower & {"value", "obs_value", "observation"}
-    ):  # fmt: skip
+    if (
+        wide
+        and {"lat", "latitude"} & lower
+        and {"lon", "longitude"} & lower
+        and (not lower & {"value", "obs_value", "observation"})
+    ):
         return Problem(
             f"a wide table with columns {', '.join(wide)}",
             "one row for each value (variable, lat, lon, level, time, value), or a Dataset in "
-            "columns with units in the attributes", "obs.reset_index().to_xarray()",
-        )  # fmt: skip
+            "columns with units in the attributes",
+            "obs.reset_index().to_xarray()",
+        )
     return None
 
 
@@ -71,8 +76,6 @@ def frame_problem(frame: pd.DataFrame) -> Problem | None:
 
 # DateString, Unix_time, obs_timestamp: what people call times besides the names that are known.
 _CLOCK = re.compile(r"^(date|time)|_(date|time)$|(datetime|timestamp)$")
-
-
 
 
 @dataclass
@@ -114,10 +117,13 @@ def as_numbers(raw: Raw, word: str, values: np.ndarray) -> np.ndarray:
             return values.astype(np.float64)
         except (ValueError, TypeError):
             pass
-    raw.problems.append(Problem(
-        f"`{word}` that is not all numbers", "numbers, NaN where missing",
-        assignment(raw, word, 'pandas.to_numeric({x}, errors="coerce")'),
-    ))  # fmt: skip
+    raw.problems.append(
+        Problem(
+            f"`{word}` that is not all numbers",
+            "numbers, NaN where missing",
+            assignment(raw, word, 'pandas.to_numeric({x}, errors="coerce")'),
+        )
+    )
     return np.full(values.shape, np.nan)
 
 
@@ -135,10 +141,13 @@ def read_times(raw: Raw, values: np.ndarray, attrs: Mapping[Any, Any]) -> np.nda
         return as_datetimes(values, attrs)
     except TimeTrouble as trouble:
         word = raw.word("time")
-        raw.problems.append(Problem(
-            f"`{word}` that is not a time ({trouble})", "datetime64, UTC",
-            assignment(raw, word, trouble.repair),
-        ))  # fmt: skip
+        raw.problems.append(
+            Problem(
+                f"`{word}` that is not a time ({trouble})",
+                "datetime64, UTC",
+                assignment(raw, word, trouble.repair),
+            )
+        )
         return np.full(values.shape, "NaT", "datetime64[ns]")
 
 
@@ -150,16 +159,22 @@ def need_clock(raw: Raw, ds: xr.Dataset) -> None:
     if "time" in raw.words:
         return
     plain = {str(name): v for name, v in ds.variables.items() if v.ndim <= 1}
-    clocks = [name for name, v in plain.items() if v.dtype.kind == "M"
-              or " since " in str(v.attrs.get("units", ""))]  # fmt: skip
+    clocks = [
+        name
+        for name, v in plain.items()
+        if v.dtype.kind == "M" or " since " in str(v.attrs.get("units", ""))
+    ]
     clocks = clocks or [name for name in plain if _CLOCK.search(name.lower())]
     if clocks:
-        raw.problems.append(Problem(
-            f"times in {', '.join(f'`{name}`' for name in clocks)} and no `time`",
-            "`time`, when each was observed (without it: at the analysis time)",
-            f'obs.rename(columns={{"{clocks[0]}": "time"}})' if raw.form == "frame"
-            else f'obs.rename({{"{clocks[0]}": "time"}})',
-        ))  # fmt: skip
+        raw.problems.append(
+            Problem(
+                f"times in {', '.join(f'`{name}`' for name in clocks)} and no `time`",
+                "`time`, when each was observed (without it: at the analysis time)",
+                f'obs.rename(columns={{"{clocks[0]}": "time"}})'
+                if raw.form == "frame"
+                else f'obs.rename({{"{clocks[0]}": "time"}})',
+            )
+        )
 
 
 def hpa_factor(raw: Raw, attrs: dict, level: np.ndarray) -> float:
@@ -171,10 +186,13 @@ def hpa_factor(raw: Raw, attrs: dict, level: np.ndarray) -> float:
         return raw.level_factor
     line = conversion(units, "surface_pressure")
     if line is None:
-        raw.problems.append(Problem(
-            f"`{raw.word('level')}` in {units!r}",
-            "pressure in hPa or Pa: heights are no pressure levels", "",
-        ))  # fmt: skip
+        raw.problems.append(
+            Problem(
+                f"`{raw.word('level')}` in {units!r}",
+                "pressure in hPa or Pa: heights are no pressure levels",
+                "",
+            )
+        )
         return 1.0
     raw.level_factor = line[0] / 100.0
     return raw.level_factor
@@ -184,12 +202,14 @@ def to_canonical(raw: Raw, user_name: str, name: str, units: str) -> tuple[float
     """Factor and offset to canonical units."""
     line = to_units(units, raw.known(name), user_name)
     if line is None:
-        raw.problems.append(Problem(
-            f"`{user_name}` in {units!r}",
-            f"{name} in units that convert to {raw.known(name).units}: either the unit is not "
-            "written as it is meant, or this is another quantity",
-            without(raw, user_name),
-        ))  # fmt: skip
+        raw.problems.append(
+            Problem(
+                f"`{user_name}` in {units!r}",
+                f"{name} in units that convert to {raw.known(name).units}: either the unit is not "
+                "written as it is meant, or this is another quantity",
+                without(raw, user_name),
+            )
+        )
     raw.lines.setdefault(name, set()).add((*(line or (1.0, 0.0)), units))
     return line or (1.0, 0.0)
 
@@ -226,15 +246,18 @@ def unknown_variable(user_name: str, count: int, raw: Raw) -> Problem:
     if user_name in ("nan", "None", "<NA>"):
         word = raw.word("variable")
         return Problem(
-            f"{count} values without a variable", f"the name of what was observed in `{word}`",
-            f"obs.dropna({raw.word('dim')!r}, subset=[{word!r}])" if raw.form != "frame"
+            f"{count} values without a variable",
+            f"the name of what was observed in `{word}`",
+            f"obs.dropna({raw.word('dim')!r}, subset=[{word!r}])"
+            if raw.form != "frame"
             else f'obs[obs["{word}"].notnull()]',
-        )  # fmt: skip
+        )
     return Problem(
         f"{count} values of {user_name!r}",
         "variables that xdiffda knows (sorted(xdiffda.observations.KNOWN)), or an operator for it "
-        "(operators={...})", without(raw, user_name),
-    )  # fmt: skip
+        "(operators={...})",
+        without(raw, user_name),
+    )
 
 
 OPTIONAL = ("station", "kind", "quality", "station_height", "level_bottom")
@@ -266,10 +289,16 @@ def read(obs: xr.Dataset | pd.DataFrame, own: dict[str, Variable] | None = None)
     if not isinstance(obs, xr.Dataset):
         if hasattr(obs, "columns") and hasattr(obs, "to_xarray"):
             return _read_frame(obs, own)
-        return Raw("tidy", problems=[Problem(
-            f"a {type(obs).__name__}",
-            "an xarray Dataset (columns or tidy) or a tidy pandas DataFrame", _as_dataset(obs),
-        )])  # fmt: skip
+        return Raw(
+            "tidy",
+            problems=[
+                Problem(
+                    f"a {type(obs).__name__}",
+                    "an xarray Dataset (columns or tidy) or a tidy pandas DataFrame",
+                    _as_dataset(obs),
+                )
+            ],
+        )
     names = {str(name).lower() for name in obs.variables}
     if {"variable", "value"} <= names:
         return _read_tidy(obs, "tidy", own)
@@ -287,8 +316,10 @@ def _as_dataset(obs: Any) -> str:
             return f"obs.{call}()"
     if isinstance(obs, str):
         return f'pandas.read_csv("{obs}")'
-    return ('pandas.DataFrame({"variable": ["2t"], "lat": [52.2], "lon": [14.1], '
-            '"time": ["2020-01-01T00"], "value": [280.0]})')  # fmt: skip
+    return (
+        'pandas.DataFrame({"variable": ["2t"], "lat": [52.2], "lon": [14.1], '
+        '"time": ["2020-01-01T00"], "value": [280.0]})'
+    )
 
 
 def _read_frame(frame: pd.DataFrame, own: dict[str, Variable]) -> Raw:
@@ -317,23 +348,30 @@ def _read_tidy(ds: xr.Dataset, form: str, own: dict[str, Variable]) -> Raw:
             raw.words[ours] = theirs
     for name in ("variable", "value", "lat", "lon"):
         if name not in raw.words:
-            raw.problems.append(Problem(
-                f"no column `{name}` among {', '.join(map(str, ds.variables)) or 'none'}",
-                "tidy observations with variable, lat, lon, level, time, value",
-                f'obs.rename(columns={{"...": "{name}"}})' if form == "frame"
-                else f'obs.rename({{"...": "{name}"}})',
-            ))  # fmt: skip
+            raw.problems.append(
+                Problem(
+                    f"no column `{name}` among {', '.join(map(str, ds.variables)) or 'none'}",
+                    "tidy observations with variable, lat, lon, level, time, value",
+                    f'obs.rename(columns={{"...": "{name}"}})'
+                    if form == "frame"
+                    else f'obs.rename({{"...": "{name}"}})',
+                )
+            )
     need_clock(raw, ds)
     if raw.problems:
         return raw
     value = ds[raw.words["value"]]
     raw.words["dim"] = str(value.dims[0]) if value.ndim else "obs"
-    if value.ndim > 1 or any(set(ds[t].dims) - set(value.dims) for t in raw.words.values()
-                             if t in ds.variables):  # fmt: skip
-        raw.problems.append(Problem(
-            f"tidy fields on dimensions {dict(ds.sizes)}", "all of them on one dimension",
-            "obs.stack(obs=[...]).reset_index('obs')",
-        ))  # fmt: skip
+    if value.ndim > 1 or any(
+        set(ds[t].dims) - set(value.dims) for t in raw.words.values() if t in ds.variables
+    ):
+        raw.problems.append(
+            Problem(
+                f"tidy fields on dimensions {dict(ds.sizes)}",
+                "all of them on one dimension",
+                "obs.stack(obs=[...]).reset_index('obs')",
+            )
+        )
         return raw
     for ours, theirs in raw.words.items():
         if ours != "dim":

@@ -45,10 +45,12 @@ class KrigingWeights(NamedTuple):
     covered: Bool[np.ndarray, "node"]
 
     def apply(
-        self, value: Float[np.ndarray, "site channel"], out: Float[np.ndarray, "node channel"],
+        self,
+        value: Float[np.ndarray, "site channel"],
+        out: Float[np.ndarray, "node channel"],
         columns: slice | np.ndarray = slice(None),
         shift: Float[np.ndarray, "channel"] | float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Write the interpolated values plus ``shift`` into columns of ``out``; 0 if uncovered.
 
         In the precision of ``value``.
@@ -71,9 +73,14 @@ class KrigingWeights(NamedTuple):
 
 
 def kriging_weights(
-    grid: Grid, place: Float[np.ndarray, "site 3"], *, range_km: float, n_neighbours: int,
-    radius_km: float, noise: Float[np.ndarray, "site"] | None = None,
-) -> KrigingWeights:  # fmt: skip
+    grid: Grid,
+    place: Float[np.ndarray, "site 3"],
+    *,
+    range_km: float,
+    n_neighbours: int,
+    radius_km: float,
+    noise: Float[np.ndarray, "site"] | None = None,
+) -> KrigingWeights:
     """Weights of `krige`, which says what they are."""
     from scipy.spatial import KDTree
 
@@ -89,8 +96,9 @@ def kriging_weights(
     weight = np.empty_like(chord)
 
     def work(rows: slice) -> None:
-        weight[rows] = _weights(chord[rows].T, near[rows].T, place.T, noise,
-                                range_km / EARTH_RADIUS_KM).T  # fmt: skip
+        weight[rows] = _weights(
+            chord[rows].T, near[rows].T, place.T, noise, range_km / EARTH_RADIUS_KM
+        ).T
 
     for_pieces(work, grid.n_node, _PIECE)
     return KrigingWeights(near, weight, np.isfinite(chord[:, 0]))
@@ -106,9 +114,12 @@ def _covariance(chord_squared: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _weights(
-    chord: Float[np.ndarray, "neighbour node"], near: Int[np.ndarray, "neighbour node"],
-    place: Float[np.ndarray, "3 site"], noise: Float[np.ndarray, "site"], scale: float,
-) -> Float[np.ndarray, "neighbour node"]:  # fmt: skip
+    chord: Float[np.ndarray, "neighbour node"],
+    near: Int[np.ndarray, "neighbour node"],
+    place: Float[np.ndarray, "3 site"],
+    noise: Float[np.ndarray, "site"],
+    scale: float,
+) -> Float[np.ndarray, "neighbour node"]:
     """Weights of all nodes at once; absent neighbours have an identity row and weight zero.
 
     With a = C^-1 c and b = C^-1 1 they are a - b (1'a - 1) / 1'b.
@@ -153,11 +164,18 @@ def _solved(
 
 # Observations interpolated over the globe by ordinary kriging.
 
+
 def interpolate(
-    obs: xr.Dataset, *, like: xr.Dataset, background: xr.Dataset | None = None,
-    method: Literal["kriging"] = "kriging", range_km: float = 600.0, n_neighbours: int = 9,
-    radius_km: float = 2000.0, nugget: bool = False,
-) -> xr.Dataset:  # fmt: skip
+    obs: xr.Dataset,
+    *,
+    like: xr.Dataset,
+    background: xr.Dataset | None = None,
+    method: Literal["kriging"] = "kriging",
+    range_km: float = 600.0,
+    n_neighbours: int = 9,
+    radius_km: float = 2000.0,
+    nugget: bool = False,
+) -> xr.Dataset:
     """Interpolate observations to the grid of a state.
 
     Ordinary kriging with the Matern 1/2 (exponential) covariance ``exp(-d / range)`` of the
@@ -212,32 +230,49 @@ def interpolate(
     tidy = to_tidy(obs)
     state = None if background is None else _one_state(background, layout)
     field, covered = interpolated_state(
-        tidy, layout, range_km=range_km, n_neighbours=n_neighbours, radius_km=radius_km,
+        tidy,
+        layout,
+        range_km=range_km,
+        n_neighbours=n_neighbours,
+        radius_km=radius_km,
         nugget=nugget,
-    )  # fmt: skip
+    )
     if state is None:
         _fill_by_means(layout.grid, field, covered)
     else:
         np.copyto(field, state, where=~covered)
     out = in_convention(field, convention)
-    return out.assign_attrs(interpolation=f"{method}, exponential covariance, {range_km:g} km, "
-                            f"{n_neighbours} neighbours within {radius_km:g} km")  # fmt: skip
+    return out.assign_attrs(
+        interpolation=f"{method}, exponential covariance, {range_km:g} km, "
+        f"{n_neighbours} neighbours within {radius_km:g} km"
+    )
 
 
 def _one_state(background: xr.Dataset, layout: Layout) -> Float[np.ndarray, "node channel"]:
     state, _, _ = to_state(background, layout, what="background")
     if np.prod(state.shape[:-2]) != 1:
-        raise InputError([Problem(
-            f"a background of batch shape {state.shape[:-2]}", "one member at one time",
-            "background.isel(member=0, time=0)",
-        )], what="background")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"a background of batch shape {state.shape[:-2]}",
+                    "one member at one time",
+                    "background.isel(member=0, time=0)",
+                )
+            ],
+            what="background",
+        )
     return state.reshape(state.shape[-2:])
 
 
 def interpolated_state(
-    tidy: xr.Dataset, layout: Layout, *, range_km: float = 600.0, n_neighbours: int = 9,
-    radius_km: float = 2000.0, nugget: bool = False,
-) -> tuple[Float[np.ndarray, "node channel"], Bool[np.ndarray, "node channel"]]:  # fmt: skip
+    tidy: xr.Dataset,
+    layout: Layout,
+    *,
+    range_km: float = 600.0,
+    n_neighbours: int = 9,
+    radius_km: float = 2000.0,
+    nugget: bool = False,
+) -> tuple[Float[np.ndarray, "node channel"], Bool[np.ndarray, "node channel"]]:
     """`interpolate` on arrays: the kriged state, and where a site is within the radius.
 
     Returns
@@ -260,9 +295,13 @@ def interpolated_state(
     for sites in channel_sites(tidy, layout):
         for one in _split(sites) if nugget else [sites]:
             weights = kriging_weights(
-                layout.grid, one.place, range_km=range_km, n_neighbours=n_neighbours,
-                radius_km=radius_km, noise=_relative_noise(one) if nugget else None,
-            )  # fmt: skip
+                layout.grid,
+                one.place,
+                range_km=range_km,
+                n_neighbours=n_neighbours,
+                radius_km=radius_km,
+                noise=_relative_noise(one) if nugget else None,
+            )
             # Weights sum to 1: without their mean, values lose nothing in single precision.
             mean = one.value.mean(0)
             anomaly = (one.value - mean).astype(np.float32)
@@ -284,16 +323,22 @@ def _check_settings(method: str, range_km: float, n_neighbours: int, radius_km: 
     problems = []
     if method != "kriging":
         problems.append(Problem(f"method={method!r}", "`kriging`", 'method="kriging"'))
-    settings = {"range_km": (range_km, 600.0), "n_neighbours": (n_neighbours, 9),
-                "radius_km": (radius_km, 2000.0)}  # fmt: skip
+    settings = {
+        "range_km": (range_km, 600.0),
+        "n_neighbours": (n_neighbours, 9),
+        "radius_km": (radius_km, 2000.0),
+    }
     for name, (value, usual) in settings.items():
         whole = name == "n_neighbours"
         kinds = (int, np.integer) if whole else (int, float, np.number)
         if not (isinstance(value, kinds) and value > 0):
-            problems.append(Problem(
-                f"{name}={value!r}", "a positive whole number" if whole else "a positive number",
-                f"interpolate(obs, like=like, {name}={usual})",
-            ))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"{name}={value!r}",
+                    "a positive whole number" if whole else "a positive number",
+                    f"interpolate(obs, like=like, {name}={usual})",
+                )
+            )
     if problems:
         raise InputError(problems, what="interpolate")
 
@@ -315,10 +360,15 @@ def _relative_noise(sites: SiteSet) -> Float[np.ndarray, "site"]:
 
 
 def krige(
-    grid: Grid, place: Float[np.ndarray, "site 3"], value: Float[np.ndarray, "site channel"], *,
-    range_km: float = 600.0, n_neighbours: int = 9, radius_km: float = 2000.0,
+    grid: Grid,
+    place: Float[np.ndarray, "site 3"],
+    value: Float[np.ndarray, "site channel"],
+    *,
+    range_km: float = 600.0,
+    n_neighbours: int = 9,
+    radius_km: float = 2000.0,
     noise: Float[np.ndarray, "site"] | None = None,
-) -> tuple[Float[np.ndarray, "node channel"], np.ndarray]:  # fmt: skip
+) -> tuple[Float[np.ndarray, "node channel"], np.ndarray]:
     r"""Ordinary kriging of values at distinct sites to the nodes of a grid.
 
     At each node the weights solve

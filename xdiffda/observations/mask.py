@@ -65,9 +65,16 @@ def dilate_mask(
     [0.18, 1.0, 0.18, 0.0]
     """
     if not (isinstance(sigma, (int, float, np.number)) and sigma > 0):
-        raise InputError([Problem(
-            f"sigma={sigma!r}", "a positive width in grid cells", "dilate_mask(obs, sigma=1.5, ...)"
-        )], what="dilate_mask")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"sigma={sigma!r}",
+                    "a positive width in grid cells",
+                    "dilate_mask(obs, sigma=1.5, ...)",
+                )
+            ],
+            what="dilate_mask",
+        )
     convention = read_metadata(like, what="like")
     layout = convention.layout
     if isinstance(obs, xr.DataArray):
@@ -119,19 +126,30 @@ def _observed_nodes(mask: xr.DataArray, grid: Grid) -> np.ndarray:
 
     axes, _ = find_axes(mask.to_dataset(name="mask"))
     if not {"lat", "lon"} <= set(axes) or {axes["lat"].dim, axes["lon"].dim} != set(mask.dims):
-        raise InputError([Problem(
-            f"a DataArray on {', '.join(map(str, mask.dims))}",
-            "observations as a Dataset, or a 0/1 field on latitude and longitude",
-            "obs.to_dataset()",
-        )], what="observations")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"a DataArray on {', '.join(map(str, mask.dims))}",
+                    "observations as a Dataset, or a 0/1 field on latitude and longitude",
+                    "obs.to_dataset()",
+                )
+            ],
+            what="observations",
+        )
     lat, lon = axes["lat"], axes["lon"]
     field = mask.transpose(lat.dim, lon.dim)
     own = Grid.from_coords(mask[lat.coord].values, mask[lon.coord].values)
     if not own.is_close(grid):
-        raise InputError([Problem(
-            f"a mask on {own}", f"the grid of like, {grid}",
-            "mask.interp_like(like, method='nearest')",
-        )], what="observations")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"a mask on {own}",
+                    f"the grid of like, {grid}",
+                    "mask.interp_like(like, method='nearest')",
+                )
+            ],
+            what="observations",
+        )
     rows = np.argsort(mask[lat.coord].values)
     folded = np.mod(mask[lon.coord].values.astype(np.float64), 360.0)
     columns = np.argsort(np.where(360.0 - folded < 1e-5, 0.0, folded))
@@ -152,9 +170,9 @@ def in_convention(
     units
         If given, ``x`` is in these units and is not converted.
     """
-    bare = replace(convention, template=convention.template.drop_vars(
-        list(convention.template.data_vars)
-    ))  # fmt: skip
+    bare = replace(
+        convention, template=convention.template.drop_vars(list(convention.template.data_vars))
+    )
     if units is not None:
         fields = tuple(
             replace(one, factor=1.0, offset=0.0, units=units, attrs={"units": units})

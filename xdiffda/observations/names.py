@@ -28,39 +28,108 @@ DEGREES_PER_RADIAN = 57.29577951308232
 
 
 def _derived(
-    name: str, units: str, standard_name: str, aliases: str, on_levels: bool,
-    valid_range: tuple[float, float], error: float, long_name: str,
-) -> Variable:  # fmt: skip
-    return Variable(name, units, standard_name, tuple(aliases.split()), on_levels, valid_range,
-                    error, long_name)  # fmt: skip
+    name: str,
+    units: str,
+    standard_name: str,
+    aliases: str,
+    on_levels: bool,
+    valid_range: tuple[float, float],
+    error: float,
+    long_name: str,
+) -> Variable:
+    return Variable(
+        name, units, standard_name, tuple(aliases.split()), on_levels, valid_range, error, long_name
+    )
 
 
 # Ranges and default errors are our choice: see `observations.defaults`.
-DERIVED: dict[str, Variable] = {v.name: v for v in (
-    _derived("wind_speed", "m s-1", "wind_speed", "ff wspd windspd wind_spd", True,
-             (0, 250), 1.0, "wind speed"),
-    _derived("10m_wind_speed", "m s-1", "wind_speed", "ff10 10si si10 sfcwind wspd10 ff wspd",
-             False, (0, 150), 1.0, "10 m wind speed"),
-    _derived("wind_from_direction", "degree", "wind_from_direction", "dd wdir wind_direction",
-             True, (-180, 360), 10.0, "direction the wind comes from"),
-    _derived("10m_wind_from_direction", "degree", "wind_from_direction",
-             "dd10 wdir10 dd wdir wind_direction", False, (-180, 360), 20.0,
-             "direction the 10 m wind comes from"),
-    _derived("dewpoint_temperature", "K", "dew_point_temperature", "td dewpoint", True,
-             (100, 330), 2.0, "dew point"),
-    _derived("thickness", "m2 s-2", "", "geopotential_thickness", True, (0, 8e5), 10 * G0,
-             "geopotential difference of two pressure levels"),
-    _derived("layer_mean_temperature", "K", "", "mean_layer_temperature", True, (130, 360), 1.0,
-             "temperature averaged over a layer in log-pressure"),
-)}  # fmt: skip
+DERIVED: dict[str, Variable] = {
+    v.name: v
+    for v in (
+        _derived(
+            "wind_speed",
+            "m s-1",
+            "wind_speed",
+            "ff wspd windspd wind_spd",
+            True,
+            (0, 250),
+            1.0,
+            "wind speed",
+        ),
+        _derived(
+            "10m_wind_speed",
+            "m s-1",
+            "wind_speed",
+            "ff10 10si si10 sfcwind wspd10 ff wspd",
+            False,
+            (0, 150),
+            1.0,
+            "10 m wind speed",
+        ),
+        _derived(
+            "wind_from_direction",
+            "degree",
+            "wind_from_direction",
+            "dd wdir wind_direction",
+            True,
+            (-180, 360),
+            10.0,
+            "direction the wind comes from",
+        ),
+        _derived(
+            "10m_wind_from_direction",
+            "degree",
+            "wind_from_direction",
+            "dd10 wdir10 dd wdir wind_direction",
+            False,
+            (-180, 360),
+            20.0,
+            "direction the 10 m wind comes from",
+        ),
+        _derived(
+            "dewpoint_temperature",
+            "K",
+            "dew_point_temperature",
+            "td dewpoint",
+            True,
+            (100, 330),
+            2.0,
+            "dew point",
+        ),
+        _derived(
+            "thickness",
+            "m2 s-2",
+            "",
+            "geopotential_thickness",
+            True,
+            (0, 8e5),
+            10 * G0,
+            "geopotential difference of two pressure levels",
+        ),
+        _derived(
+            "layer_mean_temperature",
+            "K",
+            "",
+            "mean_layer_temperature",
+            True,
+            (130, 360),
+            1.0,
+            "temperature averaged over a layer in log-pressure",
+        ),
+    )
+}
 
 KNOWN: dict[str, Variable] = VARIABLES | DERIVED
 
 # A variable of the state in the same units, whose spellings of units are understood.
 _SAME_UNITS = {
-    "m s-1": "u_component_of_wind", "K": "temperature", "m2 s-2": "geopotential",
-    "%": "relative_humidity", "Pa": "surface_pressure", "kg kg-1": "specific_humidity",
-}  # fmt: skip
+    "m s-1": "u_component_of_wind",
+    "K": "temperature",
+    "m2 s-2": "geopotential",
+    "%": "relative_humidity",
+    "Pa": "surface_pressure",
+    "kg kg-1": "specific_humidity",
+}
 _ANGLES = {
     **dict.fromkeys(("degree", "degrees", "deg", "°", "degree_true", "degrees_true"), 1.0),
     **dict.fromkeys(("rad", "radian", "radians"), DEGREES_PER_RADIAN),
@@ -72,10 +141,11 @@ def own_variables(operators: Mapping[str, Operator] | None) -> dict[str, Variabl
     infinite = (float("-inf"), float("inf"))
     return {
         name: KNOWN.get(name)
-        or Variable(name, operator.units, "", (), False, infinite,
-                    operator.error_std or float("nan"), name)
+        or Variable(
+            name, operator.units, "", (), False, infinite, operator.error_std or float("nan"), name
+        )
         for name, operator in (operators or {}).items()
-    }  # fmt: skip
+    }
 
 
 def match_observed(
@@ -95,9 +165,11 @@ def match_observed(
     if contradicts(user_name, standard_name) is not None:
         return None
     for wanted in (on_levels, None):
-        found = None if _derived_names(user_name) else (
-            match_name(user_name, standard_name, on_levels=wanted)
-        )  # fmt: skip
+        found = (
+            None
+            if _derived_names(user_name)
+            else (match_name(user_name, standard_name, on_levels=wanted))
+        )
         found = found or _match_derived(user_name, standard_name, wanted)
         if found is not None:
             return found
@@ -157,8 +229,12 @@ def to_units(units: str, variable: Variable, user_name: str = "") -> tuple[float
 
 
 def fitting_units(
-    lowest: float, highest: float, variable: Variable, *, median: float | None = None,
+    lowest: float,
+    highest: float,
+    variable: Variable,
+    *,
+    median: float | None = None,
     level: float = 1000.0,
-) -> str | None:  # fmt: skip
+) -> str | None:
     """The likeliest units in which raw values would be plausible; see `units_that_fit`."""
     return fitting(variable.units, variable.valid_range, lowest, highest, median, level)

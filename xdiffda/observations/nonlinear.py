@@ -33,10 +33,14 @@ if TYPE_CHECKING:
 
 # The inputs of local operators: which numbers of the state stand behind each.
 
+
 def usable(
-    name: str, operator: Operator, layout: Layout, pressures: dict[str, np.ndarray],
+    name: str,
+    operator: Operator,
+    layout: Layout,
+    pressures: dict[str, np.ndarray],
     fields: dict[str, np.ndarray],
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # fmt: skip
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Which observations have what the operator asks for."""
     specs = [spec.partition("@") for spec in operator.inputs or ()]
     on_levels = [at for variable, _, at in specs if VARIABLES[variable].on_levels]
@@ -105,11 +109,18 @@ def _pressure(
     except ValueError:
         fixed, inside = np.nan, False
     if not inside:
-        raise InputError([Problem(
-            f"an operator with the input {spec!r}",
-            f"a pressure between {layout.levels[0]} and {layout.levels[-1]} hPa, *, around or "
-            "level_bottom after the @", f'inputs=("{spec.partition("@")[0]}@{layout.levels[-1]}",)',
-        )], what="observation operator")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"an operator with the input {spec!r}",
+                    f"a pressure between {layout.levels[0]} and {layout.levels[-1]} hPa, *, "
+                    f"around or "
+                    "level_bottom after the @",
+                    f'inputs=("{spec.partition("@")[0]}@{layout.levels[-1]}",)',
+                )
+            ],
+            what="observation operator",
+        )
     return np.full(pressures["level"].size, fixed)
 
 
@@ -121,16 +132,27 @@ def around(layout: Layout, pressures: dict[str, np.ndarray]) -> Int[np.ndarray, 
 
 
 def gather(
-    layout: Layout, tidy: xr.Dataset, where: np.ndarray, channel: np.ndarray, weight: np.ndarray,
+    layout: Layout,
+    tidy: xr.Dataset,
+    where: np.ndarray,
+    channel: np.ndarray,
+    weight: np.ndarray,
     turns: list[bool],
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """Sparse rows (obs, input, term) of all inputs, of one width."""
     n, n_input = channel.shape[:2]
-    repeat = lambda name: np.repeat(tidy[name].values[where], n_input)  # noqa: E731
+
+    def repeat(name):
+        return np.repeat(tidy[name].values[where], n_input)
+
     index, terms = sparse_rows(
-        layout, repeat("lat"), repeat("lon"), channel.reshape(-1, 2), weight.reshape(-1, 2),
+        layout,
+        repeat("lat"),
+        repeat("lon"),
+        channel.reshape(-1, 2),
+        weight.reshape(-1, 2),
         np.tile(turns, n),
-    )  # fmt: skip
+    )
     return index.reshape(n, n_input, -1), terms.reshape(n, n_input, -1)
 
 
@@ -203,9 +225,13 @@ class Operator:
         if not callable(self.function):
             problems.append(Problem(f"a function {self.function!r}", "a callable", _USE))
         if isinstance(self.inputs, str) or isinstance(self.parameters, str):
-            problems.append(Problem(
-                f"inputs={self.inputs!r}, parameters={self.parameters!r}", "tuples of names", _USE
-            ))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"inputs={self.inputs!r}, parameters={self.parameters!r}",
+                    "tuples of names",
+                    _USE,
+                )
+            )
         elif unknown := set(self.parameters) - set(PARAMETERS):
             problems.append(Problem(f"parameters {sorted(unknown)}", f"some of {PARAMETERS}", _USE))
         for name in ("period", "error_std"):
@@ -229,10 +255,16 @@ def as_operators(
     if operators is None:
         return {}
     if not isinstance(operators, Mapping):
-        raise InputError([Problem(
-            f"operators of type {type(operators).__name__}", "a mapping from variable to operator",
-            f'operators={{"wind_speed": {_USE}}}',
-        )], what="observation operators")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"operators of type {type(operators).__name__}",
+                    "a mapping from variable to operator",
+                    f'operators={{"wind_speed": {_USE}}}',
+                )
+            ],
+            what="observation operators",
+        )
     return {
         name: given if isinstance(given, Operator) else Operator(given)
         for name, given in operators.items()
@@ -289,11 +321,17 @@ class LocalCall:
         names = [key for key, _ in (*self.inputs, *self.parameters)]
         shape = _shape_of(self.name, names, self, inputs, parameters)
         if shape != ():
-            raise InputError([Problem(
-                f"an array of shape {shape} for one observation of {self.name}",
-                "one number: the function is called with scalars, for one observation at a time",
-                "Operator(lambda s: jnp.hypot(s[...], s[...]), inputs=...)",
-            )], what="observation operator")  # fmt: skip
+            raise InputError(
+                [
+                    Problem(
+                        f"an array of shape {shape} for one observation of {self.name}",
+                        "one number: the function is called with scalars, for one observation at "
+                        "a time",
+                        "Operator(lambda s: jnp.hypot(s[...], s[...]), inputs=...)",
+                    )
+                ],
+                what="observation operator",
+            )
 
 
 @dataclass(frozen=True)
@@ -330,11 +368,18 @@ class StateCall:
         names = list(self.layout.channel_names)
         shape = _shape_of(self.name, names, self, x, arrays)
         if shape != (n_obs,):
-            raise InputError([Problem(
-                f"H({self.name}) of shape {shape}", f"shape ({n_obs},), one number for each of "
-                f"the {n_obs} observations of {self.name}",
-                "Operator(lambda state, obs: ...): obs['lat'], obs['lon'] say where they are",
-            )], what="observation operator")  # fmt: skip
+            raise InputError(
+                [
+                    Problem(
+                        f"H({self.name}) of shape {shape}",
+                        f"shape ({n_obs},), one number for each of "
+                        f"the {n_obs} observations of {self.name}",
+                        "Operator(lambda state, obs: ...): obs['lat'], obs['lon'] say where they "
+                        "are",
+                    )
+                ],
+                what="observation operator",
+            )
 
 
 def takes_two(function: Callable[..., Any]) -> bool:
@@ -358,14 +403,27 @@ def _shape_of(name: str, names: list[str], call: Callable[..., Any], *given: Any
     try:
         return jax.eval_shape(call, *given).shape
     except KeyError as error:
-        raise InputError([Problem(
-            f"an operator for {name} that asks for {error}", f"one of {', '.join(names)}",
-            f"Operator(function, inputs=(..., {error}))" if isinstance(call, LocalCall)
-            else f'state["{names[0]}"]',
-        )], what="observation operator") from error  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"an operator for {name} that asks for {error}",
+                    f"one of {', '.join(names)}",
+                    f"Operator(function, inputs=(..., {error}))"
+                    if isinstance(call, LocalCall)
+                    else f'state["{names[0]}"]',
+                )
+            ],
+            what="observation operator",
+        ) from error
     except TypeError as error:  # what JAX raises for traced values is of this kind
-        raise InputError([Problem(
-            f"an operator for {name} that JAX cannot differentiate "
-            f"({str(error).splitlines()[0][:100]})",
-            "a function of arrays written with jax.numpy", "import jax.numpy as jnp",
-        )], what="observation operator") from error  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"an operator for {name} that JAX cannot differentiate "
+                    f"({str(error).splitlines()[0][:100]})",
+                    "a function of arrays written with jax.numpy",
+                    "import jax.numpy as jnp",
+                )
+            ],
+            what="observation operator",
+        ) from error

@@ -29,10 +29,15 @@ if TYPE_CHECKING:
 #
 # Numpy alone; `operators` puts the result into an `ObsVector`.
 
+
 def sparse_rows(
-    layout: Layout, lat: np.ndarray, lon: np.ndarray,
-    channel: np.ndarray, level_weight: np.ndarray, turns: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    layout: Layout,
+    lat: np.ndarray,
+    lon: np.ndarray,
+    channel: np.ndarray,
+    level_weight: np.ndarray,
+    turns: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
     """Flat indices and weights, no wider than the observation with most non-zero weights."""
     size = layout.grid.n_node * layout.n_channel
     if size > np.iinfo(np.int32).max:
@@ -65,9 +70,11 @@ def sparse_rows(
 
 
 def _turned(
-    weight: Float[np.ndarray, "place term"], across: Bool[np.ndarray, "place term"],
-    place: Int[np.ndarray, "row"], turns: Bool[np.ndarray, "row"],
-) -> Float[np.ndarray, "row term"]:  # fmt: skip
+    weight: Float[np.ndarray, "place term"],
+    across: Bool[np.ndarray, "place term"],
+    place: Int[np.ndarray, "row"],
+    turns: Bool[np.ndarray, "row"],
+) -> Float[np.ndarray, "row term"]:
     """Weights of each row from those of its place; vector components turn over at the poles."""
     rows = np.take(weight, place, axis=0)
     if across.any():
@@ -182,8 +189,10 @@ class ObsVector(eqx.Module):
         return ObsVector(
             jnp.pad(self.value, (0, more_obs)),
             jnp.pad(self.error_std, (0, more_obs), constant_values=1.0),
-            jnp.pad(self.index, table), jnp.pad(self.weight, table), self.state_shape,
-        )  # fmt: skip
+            jnp.pad(self.index, table),
+            jnp.pad(self.weight, table),
+            self.state_shape,
+        )
 
 
 def observation_operator(
@@ -250,14 +259,20 @@ def linear_rows(
     take = slice(None) if kept.all() else np.flatnonzero(kept)
     turns = np.array([is_vector_component(name) for name in names])
     index, weight = sparse_rows(
-        layout, tidy["lat"].values[take], tidy["lon"].values[take],
-        channel[take], level_weight[take], turns[code[take]],
-    )  # fmt: skip
+        layout,
+        tidy["lat"].values[take],
+        tidy["lon"].values[take],
+        channel[take],
+        level_weight[take],
+        turns[code[take]],
+    )
     obs = ObsVector(
         jnp.asarray(tidy["value"].values[take], jnp.float32),
         jnp.asarray(tidy["error_std"].values[take], jnp.float32),
-        jnp.asarray(index), jnp.asarray(weight), (layout.grid.n_node, layout.n_channel),
-    )  # fmt: skip
+        jnp.asarray(index),
+        jnp.asarray(weight),
+        (layout.grid.n_node, layout.n_channel),
+    )
     return obs, kept, rejected
 
 

@@ -87,9 +87,12 @@ class Rows(NamedTuple):
 
 
 def observation_rows(
-    tidy: xr.Dataset, layout: Layout, *, operators: Operators | None = None,
+    tidy: xr.Dataset,
+    layout: Layout,
+    *,
+    operators: Operators | None = None,
     orography: Float[np.ndarray, "node"] | None = None,
-) -> Rows:  # fmt: skip
+) -> Rows:
     """Build H for tidy observations, derived and nonlinear ones included.
 
     Parameters
@@ -145,11 +148,14 @@ def _ways(own: dict[str, Operator], layout: Layout) -> list[tuple[str, tuple[Ope
     from xdiffda.observations.derived import OPERATORS
 
     problems = [
-        Problem(f"an operator for {name} that needs {', '.join(missing)}",
-                f"inputs among {', '.join(layout.variables)}",
-                f'Operator(function, inputs=("{layout.variables[0]}",))')
-        for name, operator in own.items() if (missing := operator.missing(layout))
-    ]  # fmt: skip
+        Problem(
+            f"an operator for {name} that needs {', '.join(missing)}",
+            f"inputs among {', '.join(layout.variables)}",
+            f'Operator(function, inputs=("{layout.variables[0]}",))',
+        )
+        for name, operator in own.items()
+        if (missing := operator.missing(layout))
+    ]
     if problems:
         raise InputError(problems, what="observation operators")
     built_in = {n: ways for n, ways in OPERATORS.items() if n not in layout.variables}
@@ -166,9 +172,14 @@ def _state_group(
 
 
 def _local_groups(
-    name: str, ways: tuple[Operator, ...], tidy: xr.Dataset, where: np.ndarray, layout: Layout,
-    orography: np.ndarray | None, rejected: dict[str, np.ndarray],
-) -> list[LocalGroup]:  # fmt: skip
+    name: str,
+    ways: tuple[Operator, ...],
+    tidy: xr.Dataset,
+    where: np.ndarray,
+    layout: Layout,
+    orography: np.ndarray | None,
+    rejected: dict[str, np.ndarray],
+) -> list[LocalGroup]:
     """One group for each way that is the first possible one for some of the observations."""
     groups = []
     possible = [operator for operator in ways if not operator.missing(layout)]
@@ -195,9 +206,13 @@ def _local_groups(
 
 
 def _local_group(
-    name: str, operator: Operator, tidy: xr.Dataset, where: np.ndarray, layout: Layout,
+    name: str,
+    operator: Operator,
+    tidy: xr.Dataset,
+    where: np.ndarray,
+    layout: Layout,
     orography: np.ndarray | None,
-) -> tuple[LocalGroup | None, dict[str, np.ndarray]]:  # fmt: skip
+) -> tuple[LocalGroup | None, dict[str, np.ndarray]]:
     pressures = {p: field(tidy, p)[where] for p in ("level", "level_bottom")}
     if operator.around == "value":
         pressures["around"] = tidy["value"].values[where] / 100.0

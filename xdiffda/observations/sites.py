@@ -191,8 +191,13 @@ def channel_sites(tidy: xr.Dataset, layout: Layout) -> list[SiteSet]:
         mine = np.flatnonzero(code == names.index(name))
         here = _Rows(site[mine], value[mine], error_std[mine])
         if VARIABLES[name].on_levels:
-            found = list(zip(layout.levels, _by_level(here, time[mine], level[mine], layout.levels),
-                             strict=True))  # fmt: skip
+            found = list(
+                zip(
+                    layout.levels,
+                    _by_level(here, time[mine], level[mine], layout.levels),
+                    strict=True,
+                )
+            )
         else:
             found = [(None, here)]
         for at, rows in found:
@@ -202,12 +207,13 @@ def channel_sites(tidy: xr.Dataset, layout: Layout) -> list[SiteSet]:
                 groups.setdefault(merged[0].tobytes(), []).append(entry)
     return [
         SiteSet(
-            place[entries[0][1]], np.array([entry[0] for entry in entries]),
+            place[entries[0][1]],
+            np.array([entry[0] for entry in entries]),
             np.stack([entry[2] for entry in entries], axis=-1),
             np.stack([entry[3] for entry in entries], axis=-1),
         )
         for entries in groups.values()
-    ]  # fmt: skip
+    ]
 
 
 def _distinct_places(
@@ -256,9 +262,11 @@ def _merge(rows: _Rows, n_site: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def _by_level(
-    rows: _Rows, time: Int[np.ndarray, "row"], level: Float[np.ndarray, "row"],
+    rows: _Rows,
+    time: Int[np.ndarray, "row"],
+    level: Float[np.ndarray, "row"],
     levels: tuple[float, ...],
-) -> list[_Rows]:  # fmt: skip
+) -> list[_Rows]:
     """Rows for each of the levels: observed there, or between two that enclose it."""
     height, wanted = np.log(level), np.log(np.asarray(levels, np.float64))
     nearest = np.searchsorted(0.5 * (wanted[1:] + wanted[:-1]), height)
@@ -269,9 +277,12 @@ def _by_level(
     ends = np.cumsum(np.bincount(at, minlength=wanted.size))[:-1]
     pieces = [
         np.split(np.concatenate([seen[on], made])[order], ends)
-        for seen, made in ((rows.site, enclosed.site), (rows.value, enclosed.value),
-                           (rows.error_std, enclosed.error_std))
-    ]  # fmt: skip
+        for seen, made in (
+            (rows.site, enclosed.site),
+            (rows.value, enclosed.value),
+            (rows.error_std, enclosed.error_std),
+        )
+    ]
     return [_Rows(*parts) for parts in zip(*pieces, strict=True)]
 
 

@@ -200,8 +200,11 @@ def to_columns(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = 
     if level_values.size:
         ascending = np.sort(level_values)
         whole = np.all(ascending == np.round(ascending))
-        coords["level"] = ("level", ascending.astype(np.int64) if whole else ascending,
-                           _ATTRS["level"])  # fmt: skip
+        coords["level"] = (
+            "level",
+            ascending.astype(np.int64) if whole else ascending,
+            _ATTRS["level"],
+        )
     return xr.Dataset(columns, coords, tidy.attrs)
 
 
@@ -209,12 +212,19 @@ def _check_fill(n_station: int, n_level: int, n_obs: int) -> None:
     """Refuse columns that would be memory full of NaN: every report on a level of its own."""
     n_cell = n_station * n_level
     if n_cell > max(_LARGE, _EMPTY * n_obs):
-        raise InputError([Problem(
-            f"{n_obs} observations of {n_station} stations on {n_level} levels: columns of "
-            f"{16e-9 * n_cell:.0f} GB for each variable, nearly all of it NaN",
-            "few levels that many stations share, or tidy observations, which everything takes "
-            "as well", "to_columns(obs.assign_coords(level=obs.level.round(-1)))",
-        )], what="to_columns")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"{n_obs} observations of {n_station} stations on {n_level} levels: columns of "
+                    f"{16e-9 * n_cell:.0f} GB for each variable, nearly all of it NaN",
+                    "few levels that many stations share, or tidy observations, which everything "
+                    "takes "
+                    "as well",
+                    "to_columns(obs.assign_coords(level=obs.level.round(-1)))",
+                )
+            ],
+            what="to_columns",
+        )
 
 
 def _first_seen(columns: list[np.ndarray]) -> np.ndarray:
@@ -281,12 +291,18 @@ def select_window(
         return tidy, rejected
     kept = ~(after | before)
     if not kept.any():
-        raise InputError([Problem(
-            f"{len(where)} of {kept.size} observations {reason}; they span "
-            f"{_minute(stamps.min())} to {_minute(stamps.max())}",
-            f"observations within {width} around {centre:%Y-%m-%dT%H:%M}",
-            f'background.sel(time="{_minute(np.sort(stamps)[stamps.size // 2])}")',
-        ) for reason, where in rejected.items()], what="observations")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"{len(where)} of {kept.size} observations {reason}; they span "
+                    f"{_minute(stamps.min())} to {_minute(stamps.max())}",
+                    f"observations within {width} around {centre:%Y-%m-%dT%H:%M}",
+                    f'background.sel(time="{_minute(np.sort(stamps)[stamps.size // 2])}")',
+                )
+                for reason, where in rejected.items()
+            ],
+            what="observations",
+        )
     return tidy.isel(obs=np.flatnonzero(kept)), rejected
 
 

@@ -91,10 +91,17 @@ def choose_channels(
         have = ", ".join(f"{c.variable}@{c.level:g}" if c.level else c.variable for c in common)
         found = ", ".join(c.title for c in missing) or "no channel"
         raise InputError(
-            [Problem(found if list(results) == [""] else f"{found}, not in all of "
-                     f"{', '.join(results)}", f"some of {have}",
-                     'channels=["temperature@850"]')], what=what,
-        )  # fmt: skip
+            [
+                Problem(
+                    found
+                    if list(results) == [""]
+                    else f"{found}, not in all of {', '.join(results)}",
+                    f"some of {have}",
+                    'channels=["temperature@850"]',
+                )
+            ],
+            what=what,
+        )
     return chosen
 
 
@@ -104,15 +111,25 @@ def _read(text: str) -> Channel:
     try:
         return Channel(known, float(level) if level else None)
     except ValueError as error:
-        raise InputError([Problem(f"the channel {text!r}", "a variable, or variable@level",
-                                  'channels=["temperature@850"]')],
-                         what="figure") from error  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"the channel {text!r}",
+                    "a variable, or variable@level",
+                    'channels=["temperature@850"]',
+                )
+            ],
+            what="figure",
+        ) from error
 
 
 def labelled(
-    results: xr.Dataset | Mapping[str, xr.Dataset], *, along: Sequence[str] = (), made: str = "",
+    results: xr.Dataset | Mapping[str, xr.Dataset],
+    *,
+    along: Sequence[str] = (),
+    made: str = "",
     what: str = "figure",
-) -> dict[str, xr.Dataset]:  # fmt: skip
+) -> dict[str, xr.Dataset]:
     """One result or several, as label -> result.
 
     Each must have a coordinate or dimension of ``along``: it is what the call ``made`` gives.
@@ -120,17 +137,22 @@ def labelled(
     given = {"": results} if isinstance(results, xr.Dataset) else results
     if not isinstance(given, Mapping) or not given:
         found = f"a {type(results).__name__}" if results or results is None else "no result"
-        raise InputError([Problem(found, "a result, or a mapping from label to result",
-                                  made)], what=what)  # fmt: skip
+        raise InputError(
+            [Problem(found, "a result, or a mapping from label to result", made)], what=what
+        )
     wrong = {
-        label: ds for label, ds in given.items()
+        label: ds
+        for label, ds in given.items()
         if not isinstance(ds, xr.Dataset) or (along and {*ds.dims, *ds.coords}.isdisjoint(along))
-    }  # fmt: skip
+    }
     problems = [
-        Problem(f"{label or 'a result'}, a {type(ds).__name__} without {' or '.join(along)}",
-                "what the call below gives", made)
+        Problem(
+            f"{label or 'a result'}, a {type(ds).__name__} without {' or '.join(along)}",
+            "what the call below gives",
+            made,
+        )
         for label, ds in wrong.items()
-    ]  # fmt: skip
+    ]
     raise_if(problems, what=what)
     return dict(given)
 

@@ -97,6 +97,7 @@ def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
 
 # Spectra: variance against wavenumber, and its ratio to a reference.
 
+
 def spectra(
     results: xr.Dataset | Mapping[str, xr.Dataset],
     *,
@@ -137,8 +138,9 @@ def spectra(
     'variance (K²)'
     """
     along = "wavenumber", "zonal_wavenumber", "total_wavenumber"
-    given = labelled(results, along=along, what="spectra",
-                     made="xdiffda.verify.zonal_spectrum(analysis)")  # fmt: skip
+    given = labelled(
+        results, along=along, what="spectra", made="xdiffda.verify.zonal_spectrum(analysis)"
+    )
     _check(given, band, reference)
     chosen = choose_channels(given, channels, what="spectra")
     with style():
@@ -154,12 +156,17 @@ def spectra(
             for number, (label, curve) in enumerate(curves.items()):
                 shown = curve if reference is None else curve / curves[reference]
                 ax.plot(
-                    curve[dim], shown, color=look[label]["color"], label=label or None,
+                    curve[dim],
+                    shown,
+                    color=look[label]["color"],
+                    label=label or None,
                     linestyle=DASHES[number % len(DASHES)],
-                )  # fmt: skip
+                )
             ax.set(xscale="log", yscale="log")
-            ax.set(title=channel.title, xlabel=dim.replace("_", " ") if "total" in dim
-                   else "zonal wavenumber")  # fmt: skip
+            ax.set(
+                title=channel.title,
+                xlabel=dim.replace("_", " ") if "total" in dim else "zonal wavenumber",
+            )
             _wavenumber_ticks(ax, curve[dim].values)
             if reference is None:
                 ax.set_ylabel(f"variance ({units})")
@@ -176,9 +183,12 @@ def _check(given: Mapping[str, xr.Dataset], band: str, reference: str | None) ->
         if "band" in ds.dims and band not in ds["band"].values:
             known = ", ".join(map(str, ds["band"].values))
             problems.append(
-                Problem(f"no band {band!r} of {label or 'the spectrum'}", f"one of {known}",
-                        'band="globe"')
-            )  # fmt: skip
+                Problem(
+                    f"no band {band!r} of {label or 'the spectrum'}",
+                    f"one of {known}",
+                    'band="globe"',
+                )
+            )
     if reference is not None and reference not in given:
         problems.append(
             Problem(f"reference {reference!r}", f"one of {', '.join(given)}", 'reference="truth"')

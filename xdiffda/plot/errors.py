@@ -25,10 +25,14 @@ FORECAST_DASHES = (":", "--", "-.")
 
 
 def error_against_columns(
-    scores: Mapping[str, Mapping[int, xr.Dataset]], *, background: xr.Dataset | None = None,
-    forecasts: xr.Dataset | None = None, lead_times: Sequence[float] = (6, 24, 48),
-    score: str = "rmse", channels: Sequence[str] | None = None,
-) -> Figure:  # fmt: skip
+    scores: Mapping[str, Mapping[int, xr.Dataset]],
+    *,
+    background: xr.Dataset | None = None,
+    forecasts: xr.Dataset | None = None,
+    lead_times: Sequence[float] = (6, 24, 48),
+    score: str = "rmse",
+    channels: Sequence[str] | None = None,
+) -> Figure:
     """Draw a score of analyses against the number of observed columns.
 
     Parameters
@@ -71,9 +75,15 @@ def error_against_columns(
     lacking = [k for k, ds in every.items() if score not in np.atleast_1d(ds["score"].values)]
     if lacking or not every:
         raise InputError(
-            [Problem(f"no {score} of {', '.join(lacking) or 'anything'}", "scores of analyses",
-                     'score="rmse"')], what="error_against_columns",
-        )  # fmt: skip
+            [
+                Problem(
+                    f"no {score} of {', '.join(lacking) or 'anything'}",
+                    "scores of analyses",
+                    'score="rmse"',
+                )
+            ],
+            what="error_against_columns",
+        )
     chosen = choose_channels(every, channels, what="error_against_columns")
     with style():
         figure, axes = panels(len(chosen), height=2.3, sharex=True)
@@ -91,8 +101,12 @@ def error_against_columns(
                 curve, _ = in_display_units(channel.of(forecasts).sel(score=score))
                 _forecast_lines(ax, curve.values, hours(forecasts), lead_times)
             text = score.upper() if len(score) < 5 else score
-            ax.set(xscale="log", title=channel.title, xlabel="observed columns",
-                   ylabel=f"{text} ({units})")  # fmt: skip
+            ax.set(
+                xscale="log",
+                title=channel.title,
+                xlabel="observed columns",
+                ylabel=f"{text} ({units})",
+            )
             ax.set_ylim(0, min(ax.get_ylim()[1], 2 * level) if level else None)
             _column_ticks(ax, sorted({n for of in scores.values() for n in of}))
         legend(figure, axes)
@@ -103,15 +117,26 @@ def _forecast_lines(ax: Any, curve: np.ndarray, leads: np.ndarray, wanted: Seque
     known = [h for h in wanted if h in leads]
     for hour, dashes in zip(known, FORECAST_DASHES * len(known), strict=False):
         value = float(curve[np.flatnonzero(leads == hour)[0]])
-        ax.axhline(value, color="0.55", linewidth=1.0, linestyle=dashes, zorder=0,
-                   label=f"{hour:g} h forecast from the truth")  # fmt: skip
+        ax.axhline(
+            value,
+            color="0.55",
+            linewidth=1.0,
+            linestyle=dashes,
+            zorder=0,
+            label=f"{hour:g} h forecast from the truth",
+        )
 
 
 def error_maps(
-    states: Mapping[str, xr.Dataset], truth: xr.Dataset, variable: str, *,
-    level: float | None = None, time: Any = None, obs: xr.Dataset | pd.DataFrame | None = None,
+    states: Mapping[str, xr.Dataset],
+    truth: xr.Dataset,
+    variable: str,
+    *,
+    level: float | None = None,
+    time: Any = None,
+    obs: xr.Dataset | pd.DataFrame | None = None,
     projection: str = "robinson",
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Draw maps of the errors of several states, all on one scale.
 
     Parameters

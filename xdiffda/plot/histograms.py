@@ -52,8 +52,12 @@ def rank_histogram(
     >>> rank_histogram(counts).axes[0].get_title().splitlines()[0]
     '2 m temperature'
     """
-    given = labelled(counts, along=("rank",), what="rank_histogram",
-                     made="xdiffda.verify.rank_histogram(analysis, truth=truth)")  # fmt: skip
+    given = labelled(
+        counts,
+        along=("rank",),
+        what="rank_histogram",
+        made="xdiffda.verify.rank_histogram(analysis, truth=truth)",
+    )
     drawn = _ranks(given, channels)
     with style():
         figure, axes = panels(len(drawn), height=2.1, sharex=True)
@@ -109,11 +113,15 @@ def _draw_ranks(ax: Any, title: str, bars: Mapping[str, xr.DataArray]) -> None:
         )
         chance = "p < 0.001" if p < 1e-3 else f"p = {p:.2g}"
         ax.annotate(
-            f"χ² {chi:.1f}, {chance}; slope {slope:+.1f}, U {curve:+.1f}", (0.5, 1.0),
-            (0, 3 + 10 * (len(bars) - 1 - number)), xycoords="axes fraction",
-            textcoords="offset points", ha="center", fontsize=7.5,
+            f"χ² {chi:.1f}, {chance}; slope {slope:+.1f}, U {curve:+.1f}",
+            (0.5, 1.0),
+            (0, 3 + 10 * (len(bars) - 1 - number)),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            fontsize=7.5,
             color=colour if len(bars) > 1 else "0.2",
-        )  # fmt: skip
+        )
     ax.set_title(title, pad=6 + 10 * len(bars))
     ax.grid(visible=False, axis="x")
     ax.set_xlabel("rank")
@@ -148,8 +156,12 @@ def innovation_histogram(
     >>> innovation_histogram(seen).axes[0].get_title()
     '2 m temperature (2)'
     """
-    results = labelled(seen, along=("obs",), what="innovation_histogram",
-                       made="xdiffda.verify.equivalents(analysis, obs)")  # fmt: skip
+    results = labelled(
+        seen,
+        along=("obs",),
+        what="innovation_histogram",
+        made="xdiffda.verify.equivalents(analysis, obs)",
+    )
     first = next(iter(results.values()))
     names = list(variables or dict.fromkeys(first["variable"].values.tolist()))
     edges = np.linspace(-_LIMIT, _LIMIT, 41)
@@ -166,8 +178,16 @@ def innovation_histogram(
                 text = f"mean {d.mean():+.2f}, std {d.std():.2f}"
                 colour = look[label]["color"]
                 ax.stairs(density, edges, color=colour, linewidth=1.3, label=label or None)
-                ax.text(0.98, 0.97 - 0.1 * number, text, transform=ax.transAxes, ha="right",
-                        va="top", fontsize=7.5, color=colour)  # fmt: skip
+                ax.text(
+                    0.98,
+                    0.97 - 0.1 * number,
+                    text,
+                    transform=ax.transAxes,
+                    ha="right",
+                    va="top",
+                    fontsize=7.5,
+                    color=colour,
+                )
             x = np.linspace(-_LIMIT, _LIMIT, 201)
             gauss = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
             ax.plot(

@@ -20,9 +20,12 @@ ACROSS = ("--", ":")
 
 
 def lead_time_curves(
-    scores: xr.Dataset | Mapping[str, xr.Dataset], *, score: str = "rmse",
-    channels: Sequence[str] | None = None, levels: Mapping[str, xr.Dataset] | None = None,
-) -> Figure:  # fmt: skip
+    scores: xr.Dataset | Mapping[str, xr.Dataset],
+    *,
+    score: str = "rmse",
+    channels: Sequence[str] | None = None,
+    levels: Mapping[str, xr.Dataset] | None = None,
+) -> Figure:
     """Draw a score against lead time.
 
     Parameters
@@ -46,17 +49,25 @@ def lead_time_curves(
     InputError
         If a result has no lead time or score, or a channel is missing.
     """
-    given = labelled(scores, what="lead_time_curves",
-                     made="verify(analysis.diffda.forecast(...), truth)")  # fmt: skip
+    given = labelled(
+        scores, what="lead_time_curves", made="verify(analysis.diffda.forecast(...), truth)"
+    )
     lacking = [
-        label or "the scores" for label, ds in given.items()
+        label or "the scores"
+        for label, ds in given.items()
         if "lead_time" not in ds.dims or score not in np.atleast_1d(ds["score"].values)
-    ]  # fmt: skip
+    ]
     if lacking:
         raise InputError(
-            [Problem(f"no lead_time or no {score} in {', '.join(lacking)}", "scores of forecasts",
-                     "verify(analysis.diffda.forecast(...), truth)")], what="lead_time_curves",
-        )  # fmt: skip
+            [
+                Problem(
+                    f"no lead_time or no {score} in {', '.join(lacking)}",
+                    "scores of forecasts",
+                    "verify(analysis.diffda.forecast(...), truth)",
+                )
+            ],
+            what="lead_time_curves",
+        )
     chosen = choose_channels(given, channels, what="lead_time_curves")
     with style():
         figure, axes = panels(len(chosen), height=2.2, sharex=True)
@@ -68,8 +79,14 @@ def lead_time_curves(
                 ax.plot(hours(ds), field, label=label or None, **choice)
             for number, (label, ds) in enumerate((levels or {}).items()):
                 field, _ = in_display_units(channel.of(ds).sel(score=score))
-                ax.axhline(float(field), label=label, color="0.45", linewidth=1.0, zorder=1,
-                           linestyle=ACROSS[number % len(ACROSS)])  # fmt: skip
+                ax.axhline(
+                    float(field),
+                    label=label,
+                    color="0.45",
+                    linewidth=1.0,
+                    zorder=1,
+                    linestyle=ACROSS[number % len(ACROSS)],
+                )
             text = score.upper() if len(score) < 5 else score
             ax.set(title=channel.title, xlabel="lead time (h)", ylabel=f"{text} ({units})")
             ax.set_xlim(0, None)
@@ -81,9 +98,11 @@ def lead_time_curves(
 
 
 def lead_time_loss(
-    losses: Mapping[str, Mapping[int, xr.Dataset]], *, lead_time: float = 48.0,
+    losses: Mapping[str, Mapping[int, xr.Dataset]],
+    *,
+    lead_time: float = 48.0,
     channels: Sequence[str] | None = None,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Draw the lead-time loss against the number of observed columns.
 
     Parameters
@@ -117,9 +136,15 @@ def lead_time_loss(
     lacking = [name for name, ds in every.items() if lead_time not in hours(ds)]
     if lacking or not every:
         raise InputError(
-            [Problem(f"no lead time of {lead_time:g} h in {', '.join(lacking) or 'no results'}",
-                     "losses at this lead time", "lead_time=48.0")], what="lead_time_loss",
-        )  # fmt: skip
+            [
+                Problem(
+                    f"no lead time of {lead_time:g} h in {', '.join(lacking) or 'no results'}",
+                    "losses at this lead time",
+                    "lead_time=48.0",
+                )
+            ],
+            what="lead_time_loss",
+        )
     chosen = choose_channels(every, channels, what="lead_time_loss")
     with style():
         figure, axes = panels(len(chosen), height=2.2, sharex=True)
@@ -133,8 +158,12 @@ def lead_time_loss(
                 ]
                 ax.plot(n_columns, values, label=method or None, **look[method])
             ax.axhline(0, color="0.4", linewidth=0.9, zorder=1)
-            ax.set(xscale="log", title=channel.title, xlabel="observed columns",
-                   ylabel=f"loss at {lead_time:g} h (h)")  # fmt: skip
+            ax.set(
+                xscale="log",
+                title=channel.title,
+                xlabel="observed columns",
+                ylabel=f"loss at {lead_time:g} h (h)",
+            )
             ax.margins(x=0.08)
             _column_ticks(ax, sorted({n for of in losses.values() for n in of}))
         legend(figure, axes)

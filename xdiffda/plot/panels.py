@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # One level, time and member of a field, or an error that says which there are.
 
+
 def pick(field: xr.DataArray, dim: str, value: Any, what: str) -> tuple[xr.DataArray, Any]:
     """One level or time of a field, and what it is.
 
@@ -60,7 +61,11 @@ def at_valid_time(field: xr.DataArray) -> xr.DataArray:
         field = field.isel(lead_time=0)
     elif field.sizes.get("time", 1) == 1:
         field = field.squeeze("time") if "time" in field.dims else field
-        field = field.drop_vars("time", errors="ignore").drop_vars("lead_time", errors="ignore").rename(lead_time="time")
+        field = (
+            field.drop_vars("time", errors="ignore")
+            .drop_vars("lead_time", errors="ignore")
+            .rename(lead_time="time")
+        )
     else:
         return field
     valid = field["valid_time"].variable
@@ -90,8 +95,9 @@ def position(member: Any, n: int) -> int:
     whole = isinstance(member, int | np.integer) and not isinstance(member, bool)
     if not whole or not -n <= member < n:
         needed = f"the position of one of {n}, from 0" if n else "None, of a state without members"
-        raise InputError([Problem(f"member={member!r}", needed,
-                                  "member=0" if n else "member=None")], what="map")  # fmt: skip
+        raise InputError(
+            [Problem(f"member={member!r}", needed, "member=0" if n else "member=None")], what="map"
+        )
     return int(member)
 
 
@@ -258,8 +264,9 @@ def _select(ds: xr.Dataset, choice: Slice, *, what: str) -> tuple[xr.DataArray, 
     """Return (member?, lat, lon) of one variable, in memory, and the completed choice."""
     name = choice.variable
     if not isinstance(name, str):
-        raise InputError([Problem(f"variable={name!r}", "the name of one", 'ds.diffda.map("t")')],
-                         what="map")  # fmt: skip
+        raise InputError(
+            [Problem(f"variable={name!r}", "the name of one", 'ds.diffda.map("t")')], what="map"
+        )
     if name not in ds:
         on_levels = True if choice.level is not None else None
         name = canonical_name(name, on_levels=on_levels) or canonical_name(name) or name

@@ -84,10 +84,12 @@ def _check(scores: Mapping[str, xr.Dataset], reference: str, score: str, limit: 
     problems = []
     if reference not in scores or len(scores) < 2:
         problems.append(
-            Problem(f"reference {reference!r} and {', '.join(scores)}",
-                    "the reference and at least one other method",
-                    'scorecard({"background": ..., "analysis": ...}, reference="background")')
-        )  # fmt: skip
+            Problem(
+                f"reference {reference!r} and {', '.join(scores)}",
+                "the reference and at least one other method",
+                'scorecard({"background": ..., "analysis": ...}, reference="background")',
+            )
+        )
     lacking = [k for k, ds in scores.items() if score not in np.atleast_1d(ds["score"].values)]
     if lacking:
         problems.append(
@@ -118,9 +120,12 @@ def _lead_times(ds: xr.Dataset) -> list[str]:
 
 
 def _draw(
-    rows: Sequence[Channel], blocks: Mapping[str, np.ndarray], heads: Mapping[str, Sequence[str]],
-    title: str, limit: float,
-) -> Figure:  # fmt: skip
+    rows: Sequence[Channel],
+    blocks: Mapping[str, np.ndarray],
+    heads: Mapping[str, Sequence[str]],
+    title: str,
+    limit: float,
+) -> Figure:
     import matplotlib.pyplot as plt
 
     columns = [values.shape[1] for values in blocks.values()]
@@ -129,9 +134,14 @@ def _draw(
     wide = 0.42 if by_lead else max(0.5, min(0.085 * words, 1.1))
     size = (1.3 + wide * sum(columns) + 0.3 * len(blocks), 1.1 + 0.21 * len(rows) + 0.5)
     figure, axes = plt.subplots(
-        1, len(blocks), figsize=(max(size[0], 3.2), size[1]), squeeze=False, sharey=True,
-        width_ratios=columns, layout="constrained",
-    )  # fmt: skip
+        1,
+        len(blocks),
+        figsize=(max(size[0], 3.2), size[1]),
+        squeeze=False,
+        sharey=True,
+        width_ratios=columns,
+        layout="constrained",
+    )
     plt.close(figure)
     image = None
     for ax, (method, values) in zip(axes[0], blocks.items(), strict=True):
@@ -148,9 +158,14 @@ def _draw(
     if any(c.level is not None for c in rows):
         axes[0, 0].set_ylabel("variable, level (hPa)")
     bar = figure.colorbar(
-        image, ax=list(axes[0]), orientation="horizontal", shrink=min(1.0, 3.0 / size[0]),
-        aspect=30, pad=0.02, extend="both",
-    )  # fmt: skip
+        image,
+        ax=list(axes[0]),
+        orientation="horizontal",
+        shrink=min(1.0, 3.0 / size[0]),
+        aspect=30,
+        pad=0.02,
+        extend="both",
+    )
     ticks = np.array([1 / limit, limit**-0.5, 1, limit**0.5, limit])
     bar.set_ticks(np.log(ticks), labels=[f"{t:.2g}" for t in ticks])
     bar.ax.grid(visible=False)
@@ -164,10 +179,15 @@ def _cells(ax: Any, values: Float[np.ndarray, "row column"], limit: float) -> An
     end = np.log(limit)
     cmap = diverging().with_extremes(bad="0.88")
     image = ax.pcolormesh(
-        np.arange(values.shape[1] + 1) - 0.5, np.arange(values.shape[0] + 1) - 0.5,
-        np.ma.masked_invalid(colour), cmap=cmap, vmin=-end, vmax=end, edgecolors="white",
+        np.arange(values.shape[1] + 1) - 0.5,
+        np.arange(values.shape[0] + 1) - 0.5,
+        np.ma.masked_invalid(colour),
+        cmap=cmap,
+        vmin=-end,
+        vmax=end,
+        edgecolors="white",
         linewidth=0.8,
-    )  # fmt: skip
+    )
     for (i, j), value in np.ndenumerate(values):
         text = f"{value:.2f}" if value < 10 else f"{value:.0f}" if np.isfinite(value) else "–"
         dark = np.isfinite(colour[i, j]) and abs(colour[i, j]) > 0.75 * end

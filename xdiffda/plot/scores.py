@@ -45,8 +45,12 @@ def spread_error(
     >>> spread_error(found).axes[0].get_xlabel()
     'spread (K)'
     """
-    given = labelled(results, along=("bin",), what="spread_error",
-                     made="xdiffda.verify.spread_error(analysis, truth)")  # fmt: skip
+    given = labelled(
+        results,
+        along=("bin",),
+        what="spread_error",
+        made="xdiffda.verify.spread_error(analysis, truth)",
+    )
     chosen = choose_channels(given, channels, what="spread_error")
     with style():
         figure, axes = panels(len(chosen), width=2.5, height=2.6)
@@ -105,8 +109,15 @@ def reliability(
                 name = f"{label}: " if label else ""
                 score = f"{name}Brier {float(brier.sel(term='fair')):.3f}"
                 ax.plot(frequency["probability"], frequency, **look[label], label=label or None)
-                ax.text(0.03, 0.97 - 0.08 * number, score, transform=ax.transAxes, fontsize=7.5,
-                        va="top", color=look[label]["color"])  # fmt: skip
+                ax.text(
+                    0.03,
+                    0.97 - 0.08 * number,
+                    score,
+                    transform=ax.transAxes,
+                    fontsize=7.5,
+                    va="top",
+                    color=look[label]["color"],
+                )
                 below.plot(share["probability"], share, **look[label])
             ax.plot([0, 1], [0, 1], color="0.4", linewidth=0.9, linestyle="--", zorder=1)
             ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
@@ -126,9 +137,11 @@ def _part(ds: xr.Dataset, channel: Channel, part: str) -> xr.DataArray:
 
 
 def profiles(
-    scores: xr.Dataset | Mapping[str, xr.Dataset], *, score: str = "rmse",
+    scores: xr.Dataset | Mapping[str, xr.Dataset],
+    *,
+    score: str = "rmse",
     variables: Sequence[str] | None = None,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Draw a score against pressure, one panel for each variable on levels.
 
     Parameters
@@ -156,8 +169,9 @@ def profiles(
     >>> profiles(found).axes[0].get_xlabel()
     'RMSE (K)'
     """
-    given = labelled(scores, along=("score",), what="profiles",
-                     made="xdiffda.verify.verify(analysis, truth)")  # fmt: skip
+    given = labelled(
+        scores, along=("score",), what="profiles", made="xdiffda.verify.verify(analysis, truth)"
+    )
     first = next(iter(given.values()))
     on_levels = [str(n) for n, field in first.data_vars.items() if "level" in field.dims]
     names = list(variables or on_levels)
@@ -199,10 +213,12 @@ def _check_profiles(
     problems = []
     if missing or not names:
         problems.append(
-            Problem(f"{', '.join(missing) or 'no variable'} on levels",
-                    f"some of {', '.join(on_levels) or 'those of a state with levels'}",
-                    'variables=["temperature"]')
-        )  # fmt: skip
+            Problem(
+                f"{', '.join(missing) or 'no variable'} on levels",
+                f"some of {', '.join(on_levels) or 'those of a state with levels'}",
+                'variables=["temperature"]',
+            )
+        )
     if score not in have:
         known = ", ".join(sorted(map(str, have)))
         problems.append(Problem(f"score {score!r}", f"one of {known}", 'score="rmse"'))

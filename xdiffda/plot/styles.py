@@ -30,9 +30,15 @@ COLOURS = (BLUE, VERMILION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 METHODS: Mapping[str, int] = {
-    "guided": 0, "3D-Var": 1, "interpolated observations": 2, "interpolation": 2, "OI": 3,
-    "RePaint": 4, "LETKF": 5, "truth": 6,
-}  # fmt: skip
+    "guided": 0,
+    "3D-Var": 1,
+    "interpolated observations": 2,
+    "interpolation": 2,
+    "OI": 3,
+    "RePaint": 4,
+    "LETKF": 5,
+    "truth": 6,
+}
 """Place among the colours of what labels begin with."""
 SIGNED_COLOURS = "PuOr_r"
 DIFFERENCE_COLOURS = "RdBu_r"
@@ -160,8 +166,9 @@ def lines(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     """
     names = list(dict.fromkeys(labels))
     found = {name: _method(name) for name in names}
-    taken = {name: n for name, n in found.items()
-             if n is not None and list(found.values()).count(n) == 1}  # fmt: skip
+    taken = {
+        name: n for name, n in found.items() if n is not None and list(found.values()).count(n) == 1
+    }
     left = (n for n in itertools.count() if n not in taken.values())
     return {name: line(taken[name] if name in taken else next(left)) for name in names}
 
@@ -181,9 +188,13 @@ def panels(
     n_row = -(-n // n_column)
     n_column = -(-n // n_row)  # rows of one length: five are three and two, not four and one
     figure, axes = plt.subplots(
-        n_row, n_column, figsize=(width * n_column + 0.3, height * n_row + 0.4),
-        layout="constrained", squeeze=False, **shared,
-    )  # fmt: skip
+        n_row,
+        n_column,
+        figsize=(width * n_column + 0.3, height * n_row + 0.4),
+        layout="constrained",
+        squeeze=False,
+        **shared,
+    )
     # pyplot must not keep it: a notebook would show it twice, a loop would fill the memory
     plt.close(figure)
     for ax in axes.ravel()[n:]:
@@ -208,9 +219,12 @@ def legend(figure: Figure, axes: list[Any], *, n_column: int = 4) -> None:
             found.setdefault(label, handle)
     for columns in range(min(len(found), n_column), 0, -1):
         drawn = figure.legend(
-            list(found.values()), list(found), loc="outside lower center",
-            ncols=columns, borderaxespad=0.1,
-        )  # fmt: skip
+            list(found.values()),
+            list(found),
+            loc="outside lower center",
+            ncols=columns,
+            borderaxespad=0.1,
+        )
         if columns == 1 or drawn.get_window_extent().width <= figure.bbox.width:
             return
         drawn.remove()

@@ -32,8 +32,16 @@ from xdiffda.storage.model_folder import STATISTICS, fill, need_arrays, unpack_s
 
 SOLAR = "toa_incident_solar_radiation"
 _STATISTICS = (
-    "lat", "lon", "mean", "stddev", "scale", "unresolved", "b_blocks", "given_mean", "given_stddev",
-)  # fmt: skip
+    "lat",
+    "lon",
+    "mean",
+    "stddev",
+    "scale",
+    "unresolved",
+    "b_blocks",
+    "given_mean",
+    "given_stddev",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,15 +123,35 @@ class DiffDAPrior(DiffusionPrior):
     """
 
     def __init__(
-        self, name: str, layout: Layout, scale: np.ndarray, covariance: SpectralCovariance, *,
-        network: PretrainedNetwork, graph: Graph, given: GivenChannels, mean: np.ndarray,
-        stddev: np.ndarray, unresolved: np.ndarray, card: Mapping[str, Any],
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        layout: Layout,
+        scale: np.ndarray,
+        covariance: SpectralCovariance,
+        *,
+        network: PretrainedNetwork,
+        graph: Graph,
+        given: GivenChannels,
+        mean: np.ndarray,
+        stddev: np.ndarray,
+        unresolved: np.ndarray,
+        card: Mapping[str, Any],
+    ) -> None:
         nothing = np.zeros((layout.grid.n_node, 0))  # static fields are among the given channels
         super().__init__(
-            name, layout, scale, covariance, network=network, graph=graph, static=nothing,
-            mean=mean, stddev=stddev, calibrated=None, unresolved=unresolved, card=card,
-        )  # fmt: skip
+            name,
+            layout,
+            scale,
+            covariance,
+            network=network,
+            graph=graph,
+            static=nothing,
+            mean=mean,
+            stddev=stddev,
+            calibrated=None,
+            unresolved=unresolved,
+            card=card,
+        )
         self._given = given
 
     def _forcings(self, time: np.datetime64 | None) -> Float[Array, "node 1 forcing"]:
@@ -152,16 +180,25 @@ def build(
     blocks = unpack_symmetric(statistics["b_blocks"])
     basis = sphere_basis(grid.lat, grid.lon, len(blocks) - 1)
     given = GivenChannels(
-        grid, tuple(card["given"]), statistics["given_mean"], statistics["given_stddev"],
+        grid,
+        tuple(card["given"]),
+        statistics["given_mean"],
+        statistics["given_stddev"],
         {name: statistics[stored] for name, stored in fields.items()},
-    )  # fmt: skip
+    )
     return DiffDAPrior(
-        card["name"], layout, np.repeat(statistics["scale"], grid.n_lon, axis=0),
-        SpectralCovariance.from_blocks(basis, blocks), network=_network(card, weights),
+        card["name"],
+        layout,
+        np.repeat(statistics["scale"], grid.n_lon, axis=0),
+        SpectralCovariance.from_blocks(basis, blocks),
+        network=_network(card, weights),
         graph=build_graph(np.array(grid.lat), np.array(grid.lon), **card["mesh"]),
-        given=given, mean=statistics["mean"], stddev=statistics["stddev"],
-        unresolved=np.repeat(statistics["unresolved"], grid.n_lon, axis=0), card=card,
-    )  # fmt: skip
+        given=given,
+        mean=statistics["mean"],
+        stddev=statistics["stddev"],
+        unresolved=np.repeat(statistics["unresolved"], grid.n_lon, axis=0),
+        card=card,
+    )
 
 
 def _network(card: Mapping[str, Any], weights: dict[str, np.ndarray]) -> PretrainedNetwork:

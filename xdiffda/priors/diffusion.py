@@ -53,12 +53,23 @@ class DiffusionPrior(Prior):
     """
 
     def __init__(
-        self, name: str, layout: Layout, scale: np.ndarray, covariance: SpectralCovariance, *,
-        network: DenoiserNetwork, graph: Graph, static: np.ndarray, mean: np.ndarray,
-        stddev: np.ndarray, calibrated: CovarianceTable | None, unresolved: np.ndarray,
-        card: Mapping[str, Any], sizes: ErrorScales | None = None,
+        self,
+        name: str,
+        layout: Layout,
+        scale: np.ndarray,
+        covariance: SpectralCovariance,
+        *,
+        network: DenoiserNetwork,
+        graph: Graph,
+        static: np.ndarray,
+        mean: np.ndarray,
+        stddev: np.ndarray,
+        calibrated: CovarianceTable | None,
+        unresolved: np.ndarray,
+        card: Mapping[str, Any],
+        sizes: ErrorScales | None = None,
         small_scale_filter: SmallScaleFilter | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.unresolved, self.small_scale_filter = unresolved, small_scale_filter
         self.name, self.layout, self.scale = name, layout, np.asarray(scale, np.float32)
         self._covariance, self._network, self._graph = covariance, network, graph
@@ -127,9 +138,13 @@ class DiffusionPrior(Prior):
         What the network adds shows against it.
         """
         gaussian = GaussianPrior(
-            self.layout, self.scale, self._covariance, unresolved=self.unresolved,
-            sizes=self.sizes, name=f"{self.name} (Gaussian)",
-        )  # fmt: skip
+            self.layout,
+            self.scale,
+            self._covariance,
+            unresolved=self.unresolved,
+            sizes=self.sizes,
+            name=f"{self.name} (Gaussian)",
+        )
         gaussian.small_scale_filter = self.small_scale_filter
         return gaussian
 

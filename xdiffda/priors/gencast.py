@@ -32,6 +32,7 @@ from xdiffda.state.variables import VARIABLES
 
 # What GenCast is conditioned on: the states 24 and 12 h before an analysis.
 
+
 class Evidence(NamedTuple):
     """What two known states say of the one after them.
 
@@ -171,10 +172,14 @@ class GenCastPrior:
     of_errors = False
 
     def __init__(
-        self, forecaster: GenCastForecaster, states: xr.Dataset | None = None, *,
-        grid: Grid | None = None, covariance: SpectralCovariance | None = None,
+        self,
+        forecaster: GenCastForecaster,
+        states: xr.Dataset | None = None,
+        *,
+        grid: Grid | None = None,
+        covariance: SpectralCovariance | None = None,
         name: str = "gencast",
-    ) -> None:  # fmt: skip
+    ) -> None:
         task = forecaster.net.task
         if grid is None:
             if states is None:
@@ -253,8 +258,11 @@ class GenCastPrior:
             problem = Problem(f"{len(x)} member", "2 or more", "forecaster(inputs, forcings, ...)")
             raise_if([problem], what="members")
         if x.shape[1:] != self.scale.shape or not np.isfinite(x).all():
-            found = "values that are not finite" if x.shape[1:] == self.scale.shape else (
-                f"members of shape {x.shape}")  # fmt: skip
+            found = (
+                "values that are not finite"
+                if x.shape[1:] == self.scale.shape
+                else (f"members of shape {x.shape}")
+            )
             needed = f"finite values on (member, {', '.join(map(str, self.scale.shape))})"
             problem = Problem(found, needed, "xdiffda.state.to_state(ds, prior.layout)[0]")
             raise_if([problem], what="members")

@@ -149,9 +149,11 @@ class Prior(abc.ABC):
 
     @abc.abstractmethod
     def condition(
-        self, background: Float[np.ndarray, "node *member channel"],
-        time: np.datetime64 | None, r: float,
-    ) -> Conditioned:  # fmt: skip
+        self,
+        background: Float[np.ndarray, "node *member channel"],
+        time: np.datetime64 | None,
+        r: float,
+    ) -> Conditioned:
         """Condition on one background (physical units) at a valid time, or one for each member."""
 
     def _repr_html_(self) -> str:
@@ -243,10 +245,15 @@ class GaussianPrior(Prior):
     """
 
     def __init__(
-        self, layout: Layout, scale: Float[np.ndarray, "node channel"],
-        covariance: SpectralCovariance, *, unresolved: np.ndarray | None = None,
-        sizes: ErrorScales | None = None, name: str = "gaussian",
-    ) -> None:  # fmt: skip
+        self,
+        layout: Layout,
+        scale: Float[np.ndarray, "node channel"],
+        covariance: SpectralCovariance,
+        *,
+        unresolved: np.ndarray | None = None,
+        sizes: ErrorScales | None = None,
+        name: str = "gaussian",
+    ) -> None:
         self.layout, self.scale, self.name = layout, np.asarray(scale, np.float32), name
         self.unresolved = np.zeros_like(self.scale) if unresolved is None else unresolved
         self._covariance, self.sizes = covariance, sizes
@@ -254,9 +261,13 @@ class GaussianPrior(Prior):
     @classmethod
     @with_own_jax
     def from_samples(
-        cls, residuals: xr.Dataset, *, truncation: int | None = None, centre: bool = True,
+        cls,
+        residuals: xr.Dataset,
+        *,
+        truncation: int | None = None,
+        centre: bool = True,
         balance: bool = True,
-    ) -> GaussianPrior:  # fmt: skip
+    ) -> GaussianPrior:
         """Estimate s and B from samples of the background error.
 
         Parameters
@@ -271,7 +282,8 @@ class GaussianPrior(Prior):
             Subtract the mean of the samples (bias) first.
         balance : bool
             Where both components of a wind are there: B of stream function, potential and of
-            mass less what the stream function implies (`xdiffda.covariance.balance`); False: B of u and v
+            mass less what the stream function implies (`xdiffda.covariance.balance`); False: B of
+            u and v
             as two scalars.
 
         Returns
@@ -321,9 +333,15 @@ class GaussianPrior(Prior):
         if (scale <= 0).any():
             flat = [layout.channel_names[c] for c in np.flatnonzero((scale <= 0).any(0))]
             raise InputError(
-                [Problem(f"no variation in {', '.join(flat)}", "samples that differ",
-                         f"residuals.drop_vars({flat[0].split('@')[0]!r})")], what="residuals",
-            )  # fmt: skip
+                [
+                    Problem(
+                        f"no variation in {', '.join(flat)}",
+                        "samples that differ",
+                        f"residuals.drop_vars({flat[0].split('@')[0]!r})",
+                    )
+                ],
+                what="residuals",
+            )
         grid = layout.grid
         limit = min(len(grid.lat) - 1, len(grid.lon) // 2 - 1, 63)
         truncation = limit if truncation is None else truncation

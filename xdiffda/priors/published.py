@@ -89,40 +89,79 @@ class Release:
 # Names of the files: the public bucket dm_graphcast, as used by google-deepmind/weathernext.
 _TABLE = (
     Release(
-        "graphcast-0p25", "graphcast",
+        "graphcast-0p25",
+        "graphcast",
         "GraphCast - ERA5 1979-2017 - resolution 0.25 - pressure levels 37 - mesh 2to6 - "
         "precipitation input and output.npz",
-        "GraphCast of the paper, trained on ERA5 1979 to 2017", 0.25, 37, 6, 149,
+        "GraphCast of the paper, trained on ERA5 1979 to 2017",
+        0.25,
+        37,
+        6,
+        149,
     ),
     Release(
-        "graphcast-operational-0p25", "graphcast",
+        "graphcast-operational-0p25",
+        "graphcast",
         "GraphCast_operational - ERA5-HRES 1979-2021 - resolution 0.25 - pressure levels 13 - "
         "mesh 2to6 - precipitation output only.npz",
-        "GraphCast for operational analyses, tuned on HRES to 2021", 0.25, 13, 6, 147,
+        "GraphCast for operational analyses, tuned on HRES to 2021",
+        0.25,
+        13,
+        6,
+        147,
     ),
     Release(
-        "graphcast-small-1p0", "graphcast",
+        "graphcast-small-1p0",
+        "graphcast",
         "GraphCast_small - ERA5 1979-2015 - resolution 1.0 - pressure levels 13 - mesh 2to5 - "
         "precipitation input and output.npz",
-        "GraphCast at 1 degree, trained on ERA5 1979 to 2015", 1.0, 13, 5, 147,
+        "GraphCast at 1 degree, trained on ERA5 1979 to 2015",
+        1.0,
+        13,
+        5,
+        147,
     ),
     Release(
-        "gencast-0p25", "gencast", "GenCast 0p25deg <2019.npz",
-        "GenCast of the paper, trained on ERA5 1979 to 2018", 0.25, 13, 6, 230,
+        "gencast-0p25",
+        "gencast",
+        "GenCast 0p25deg <2019.npz",
+        "GenCast of the paper, trained on ERA5 1979 to 2018",
+        0.25,
+        13,
+        6,
+        230,
     ),
     Release(
-        "gencast-operational-0p25", "gencast", "GenCast 0p25deg Operational <2022.npz",
-        "GenCast for operational analyses, tuned on HRES to 2021", 0.25, 13, 6, 230,
+        "gencast-operational-0p25",
+        "gencast",
+        "GenCast 0p25deg Operational <2022.npz",
+        "GenCast for operational analyses, tuned on HRES to 2021",
+        0.25,
+        13,
+        6,
+        230,
     ),
     Release(
-        "gencast-1p0", "gencast", "GenCast 1p0deg <2019.npz",
-        "GenCast at 1 degree, trained on ERA5 1979 to 2018", 1.0, 13, 5, 230,
+        "gencast-1p0",
+        "gencast",
+        "GenCast 1p0deg <2019.npz",
+        "GenCast at 1 degree, trained on ERA5 1979 to 2018",
+        1.0,
+        13,
+        5,
+        230,
     ),
     Release(
-        "gencast-1p0-mini", "gencast", "GenCast 1p0deg Mini <2019.npz",
-        "GenCast at 1 degree on a coarser mesh: for trials", 1.0, 13, 4, 230,
+        "gencast-1p0-mini",
+        "gencast",
+        "GenCast 1p0deg Mini <2019.npz",
+        "GenCast at 1 degree on a coarser mesh: for trials",
+        1.0,
+        13,
+        4,
+        230,
     ),
-)  # fmt: skip
+)
 
 RELEASES: dict[str, Release] = {release.name: release for release in _TABLE}
 
@@ -169,6 +208,7 @@ def did_you_mean(name: str, known: object) -> str:
 
 # Published weights: downloaded once, compared with what their source says, kept in a cache.
 
+
 @dataclass(frozen=True)
 class ReleaseFiles:
     """Where the files of a published model lie on this machine.
@@ -196,9 +236,12 @@ class ReleaseFiles:
 
 
 def fetch(
-    name: str, *, mirror: str | os.PathLike | None = None, out: str | os.PathLike | None = None,
+    name: str,
+    *,
+    mirror: str | os.PathLike | None = None,
+    out: str | os.PathLike | None = None,
     progress: bool | None = None,
-) -> ReleaseFiles:  # fmt: skip
+) -> ReleaseFiles:
     """Bring the files of a published model to this machine, unless they are here already.
 
     The files come from the public bucket of the GraphCast and GenCast release over plain
@@ -379,12 +422,19 @@ def load_published(name: str) -> Forecaster | GenCastModel:
 def published_rows() -> list[dict[str, Any]]:
     """What `xdiffda.models` says of published models; reads names in the cache only."""
     return [
-        {"model": r.name, "title": r.title, "grid": f"{r.shape[0]} x {r.shape[1]}, {r.n_levels} "
-         "levels", "parameters": f"about {r.megabytes / 4:.0f} million", "licence": r.licence,
-         "kind": "prior" if r.kind == "gencast" else "forecaster", "megabytes": float(r.megabytes),
-         "source": "published", "cached": cached(r.name)}
+        {
+            "model": r.name,
+            "title": r.title,
+            "grid": f"{r.shape[0]} x {r.shape[1]}, {r.n_levels} levels",
+            "parameters": f"about {r.megabytes / 4:.0f} million",
+            "licence": r.licence,
+            "kind": "prior" if r.kind == "gencast" else "forecaster",
+            "megabytes": float(r.megabytes),
+            "source": "published",
+            "cached": cached(r.name),
+        }
         for r in RELEASES.values()
-    ]  # fmt: skip
+    ]
 
 
 def release_grid(release: Release) -> Grid:
@@ -439,9 +489,12 @@ def _check_statistics(release: Release, task: Any, found: Mapping[str, xr.Datase
 
 
 def _check(
-    release: Release, path: Path, levels: tuple[int, ...], mesh_size: int,
+    release: Release,
+    path: Path,
+    levels: tuple[int, ...],
+    mesh_size: int,
     resolution: float | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """The file holds the network that its name promises; GenCast's tells no resolution."""
 
     def sizes(r: Release) -> tuple[int, int, float | None]:

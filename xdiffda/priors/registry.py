@@ -84,9 +84,15 @@ def _bundled_rows() -> list[dict[str, Any]]:
         size = sum(file.stat().st_size for file in files if file.exists())
         texts = {key: str(card.get(key, "")) for key in ("title", "grid", "parameters", "licence")}
         rows.append(
-            {"model": card["name"], **texts, "kind": "prior and forecaster",
-             "megabytes": round(size / 1e6, 1), "source": "bundled", "cached": True}
-        )  # fmt: skip
+            {
+                "model": card["name"],
+                **texts,
+                "kind": "prior and forecaster",
+                "megabytes": round(size / 1e6, 1),
+                "source": "bundled",
+                "cached": True,
+            }
+        )
     return rows
 
 
@@ -254,25 +260,35 @@ def build_prior(
     basis = read_basis(layout, statistics)
     sizes = card["network"]
     shapes = eqx.filter_eval_shape(  # drawing weights to throw away took most of the loading
-        DenoiserNetwork, layout.n_channel, statistics["static"].shape[1],
-        latent=sizes["latent"], processor_steps=sizes["processor_steps"],
+        DenoiserNetwork,
+        layout.n_channel,
+        statistics["static"].shape[1],
+        latent=sizes["latent"],
+        processor_steps=sizes["processor_steps"],
         hidden_layers=sizes["hidden_layers"],
-        conditioning_width=sizes["conditioning_width"], key=jax.random.key(0),
-    )  # fmt: skip
+        conditioning_width=sizes["conditioning_width"],
+        key=jax.random.key(0),
+    )
     blocks = unpack_symmetric(statistics["b_blocks"])
     table = CovarianceTable(
-        basis, jnp.asarray(statistics["v_sigma"]),
+        basis,
+        jnp.asarray(statistics["v_sigma"]),
         jnp.asarray(unpack_symmetric(statistics["v_blocks"])),
         jnp.asarray(np.einsum("dcc->d", blocks) / layout.n_channel),
-    )  # fmt: skip
+    )
     return DiffusionPrior(
-        card["name"], layout, np.repeat(statistics["scale"], grid.n_lon, axis=0),
+        card["name"],
+        layout,
+        np.repeat(statistics["scale"], grid.n_lon, axis=0),
         SpectralCovariance.from_blocks(basis, blocks),
-        network=fill(shapes, weights), static=statistics["static"],
-        graph=build_graph(
-            np.array(grid.lat), np.array(grid.lon), refinement=sizes["refinement"]
-        ),
-        mean=statistics["mean"], stddev=statistics["stddev"], calibrated=table, card=card,
+        network=fill(shapes, weights),
+        static=statistics["static"],
+        graph=build_graph(np.array(grid.lat), np.array(grid.lon), refinement=sizes["refinement"]),
+        mean=statistics["mean"],
+        stddev=statistics["stddev"],
+        calibrated=table,
+        card=card,
         unresolved=np.repeat(statistics["unresolved"], grid.n_lon, axis=0),
-        sizes=_sizes(statistics), small_scale_filter=_small_scales(statistics),
-    )  # fmt: skip
+        sizes=_sizes(statistics),
+        small_scale_filter=_small_scales(statistics),
+    )

@@ -45,9 +45,15 @@ def open_sample(name: str) -> xr.Dataset:
     """
     if name not in SAMPLES:
         raise InputError(
-            [Problem(f"sample {name!r}", f"one of {', '.join(SAMPLES)}",
-                     'xdiffda.open_sample("truth")')], what="open_sample",
-        )  # fmt: skip
+            [
+                Problem(
+                    f"sample {name!r}",
+                    f"one of {', '.join(SAMPLES)}",
+                    'xdiffda.open_sample("truth")',
+                )
+            ],
+            what="open_sample",
+        )
     path = Path(str(resources.files("xdiffda"))) / "sample_data" / f"{name}.nc"
     return xr.open_dataset(path, chunks={})
 

@@ -1,1 +1,1 @@
-"""State: a Dataset in any convention to a typed array and back (names, units, axes, grid, clock)."""
+"""State: a Dataset in any convention to a typed array and back (names, units, grid, clock)."""

@@ -27,20 +27,36 @@ from xdiffda.state.times import TimeTrouble, as_datetimes, as_durations
 
 VALID = ("valid_time",)
 REFERENCE = (
-    "forecast_reference_time", "init_time", "reference_time", "initial_time",
-    "initialization_time", "initial_time0_hours",
-)  # fmt: skip
+    "forecast_reference_time",
+    "init_time",
+    "reference_time",
+    "initial_time",
+    "initialization_time",
+    "initial_time0_hours",
+)
 LEAD = (
-    "lead_time", "step", "prediction_timedelta", "forecast_period", "lead", "leadtime", "fhour",
-    "forecast_hour", "forecast_time0",
-)  # fmt: skip
+    "lead_time",
+    "step",
+    "prediction_timedelta",
+    "forecast_period",
+    "lead",
+    "leadtime",
+    "fhour",
+    "forecast_hour",
+    "forecast_time0",
+)
 _PLAIN = ("time",)
 _ROLES = {
-    **dict.fromkeys(VALID, "valid"), **dict.fromkeys(REFERENCE, "reference"),
-    **dict.fromkeys(LEAD, "lead"), **dict.fromkeys(_PLAIN, "plain"),
-}  # fmt: skip
-_BY_STANDARD_NAME = {"time": "valid", "forecast_reference_time": "reference",
-                     "forecast_period": "lead"}  # fmt: skip
+    **dict.fromkeys(VALID, "valid"),
+    **dict.fromkeys(REFERENCE, "reference"),
+    **dict.fromkeys(LEAD, "lead"),
+    **dict.fromkeys(_PLAIN, "plain"),
+}
+_BY_STANDARD_NAME = {
+    "time": "valid",
+    "forecast_reference_time": "reference",
+    "forecast_period": "lead",
+}
 _IN_HOURS = {"fhour", "forecast_hour"}  # their names say the unit
 # clocks under names that nobody agreed upon: refused rather than overlooked
 _FOREIGN = re.compile(
@@ -109,8 +125,11 @@ def role_of(name: str, attrs: Mapping[Any, Any], kind: str = "") -> str | None:
 
 def clock_names(ds: xr.Dataset) -> list[str]:
     """All coordinates that tell a time or a lead time, under whatever name."""
-    return [str(name) for name, coord in ds.coords.items()
-            if coord.dtype.kind in "mM" or role_of(str(name), coord.attrs)]  # fmt: skip
+    return [
+        str(name)
+        for name, coord in ds.coords.items()
+        if coord.dtype.kind in "mM" or role_of(str(name), coord.attrs)
+    ]
 
 
 def read_clock(ds: xr.Dataset) -> Clock:
@@ -142,11 +161,14 @@ def read_clock(ds: xr.Dataset) -> Clock:
             given.problems.append(bare)
         return given.clock(given.times(plain), given.silently(reference), None)
     if reference is not None:
-        given.problems.append(ClockProblem(
-            f"`{reference}` without a lead time", "the lead time beside it, or `time`, when the "
-            "states are valid", f'ds.rename({reference}="time")  # if they are valid then',
-            f"--valid-time {reference}",
-        ))  # fmt: skip
+        given.problems.append(
+            ClockProblem(
+                f"`{reference}` without a lead time",
+                "the lead time beside it, or `time`, when the states are valid",
+                f'ds.rename({reference}="time")  # if they are valid then',
+                f"--valid-time {reference}",
+            )
+        )
     elif (foreign := _foreign(ds, lead)) is not None:
         given.problems.append(foreign)
     return given.clock(None, None, given.silently(lead))
@@ -198,12 +220,14 @@ class _Given:
         except TimeTrouble as trouble:
             repair = trouble.repair.format(x=f'ds["{name}"]')
             unit = "nanoseconds" if "[ns]" in repair else "hours"
-            self.problems.append(ClockProblem(
-                f"`{name}` that is not a lead time ({trouble})",
-                "lead times as timedelta64, or numbers with their unit",
-                f"ds.assign_coords({name}={repair})  # if they are {unit}" if repair else "",
-                f"--lead-unit {unit}",
-            ))  # fmt: skip
+            self.problems.append(
+                ClockProblem(
+                    f"`{name}` that is not a lead time ({trouble})",
+                    "lead times as timedelta64, or numbers with their unit",
+                    f"ds.assign_coords({name}={repair})  # if they are {unit}" if repair else "",
+                    f"--lead-unit {unit}",
+                )
+            )
             return None
         if np.isnat(read).any():
             self.problems.append(_missing(self, name, np.isnat(read), "lead time"))
@@ -261,10 +285,13 @@ def _check_sum(given: _Given, valid: xr.DataArray, first: xr.DataArray | None) -
     for other in given.roles["lead"][1:]:
         told, ahead = given.silently(other), given.silently(given.first("lead"))
         if told is not None and ahead is not None and not _same(told, ahead):
-            given.problems.append(Problem(
-                f"`{given.first('lead')}` and `{other}`, which differ", "one lead time",
-                f'ds.drop_vars("{other}")  # or the other',
-            ))  # fmt: skip
+            given.problems.append(
+                Problem(
+                    f"`{given.first('lead')}` and `{other}`, which differ",
+                    "one lead time",
+                    f'ds.drop_vars("{other}")  # or the other',
+                )
+            )
 
 
 def _same(one: xr.DataArray, other: xr.DataArray | None) -> bool:
@@ -285,9 +312,11 @@ def _contradiction(given: _Given, told: str, valid: xr.DataArray, wrong: str | N
     ]
     needed = "clocks that agree: drop what is wrong of " + ", ".join(f"`{n}`" for n in names)
     return ClockProblem(
-        f"clocks that contradict each other: {told}, the others say {_span(valid)}", needed,
-        f'ds.drop_vars("{wrong}")', "--valid-time " + (given.first("valid") or "TIME"),
-    )  # fmt: skip
+        f"clocks that contradict each other: {told}, the others say {_span(valid)}",
+        needed,
+        f'ds.drop_vars("{wrong}")',
+        "--valid-time " + (given.first("valid") or "TIME"),
+    )
 
 
 def _no_time(coord: xr.DataArray, name: str, trouble: TimeTrouble) -> Problem:
@@ -330,18 +359,25 @@ def _bare_lead(ds: xr.Dataset) -> Problem | None:
     if not bare:
         return None
     return ClockProblem(
-        f"dimension `{bare[0]}` without values, beside `time`", "the lead time of each state along "
-        "it, or one state without it", f"ds.isel({bare[0]}=0)  # if `time` is its valid time",
+        f"dimension `{bare[0]}` without values, beside `time`",
+        "the lead time of each state along it, or one state without it",
+        f"ds.isel({bare[0]}=0)  # if `time` is its valid time",
         "--valid-time YYYY-MM-DDTHH",
-    )  # fmt: skip
+    )
 
 
 def _foreign(ds: xr.Dataset, lead: str | None) -> Problem | None:
     """A clock under a name by which it is not known, or among the variables."""
-    small = {str(n): v for n, v in ds.variables.items()
-             if v.ndim <= 1 and role_of(str(n), v.attrs, v.dtype.kind) != "lead"}  # fmt: skip
-    dated = [n for n, v in small.items()
-             if v.dtype.kind == "M" or " since " in str(v.attrs.get("units", ""))]  # fmt: skip
+    small = {
+        str(n): v
+        for n, v in ds.variables.items()
+        if v.ndim <= 1 and role_of(str(n), v.attrs, v.dtype.kind) != "lead"
+    }
+    dated = [
+        n
+        for n, v in small.items()
+        if v.dtype.kind == "M" or " since " in str(v.attrs.get("units", ""))
+    ]
     clocks = dated or [n for n in small if _FOREIGN.search(n)]
     if not clocks:
         return None
@@ -355,9 +391,11 @@ def _foreign(ds: xr.Dataset, lead: str | None) -> Problem | None:
     if name not in ds.coords:
         repair += f'.set_coords("{name if known else new}")'
     return ClockProblem(
-        f"a clock in `{name}`, and no `time`", "`time`, when the states are valid (without it no "
-        "window of observations holds)", repair, f"--valid-time {name}",
-    )  # fmt: skip
+        f"a clock in `{name}`, and no `time`",
+        "`time`, when the states are valid (without it no window of observations holds)",
+        repair,
+        f"--valid-time {name}",
+    )
 
 
 def warn_without_clock(times: Any, tidy: xr.Dataset, what: str = "background") -> None:

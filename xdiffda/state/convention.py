@@ -221,8 +221,11 @@ def _read_grid(ds, axes, layout: Layout | None) -> tuple[Grid | None, list[Probl
             values[key] = ds[axis.coord].values
             continue
         dims = ", ".join(str(dim) for dim in ds.dims)
-        curved = [str(n) for n, c in ds.variables.items()
-                  if c.ndim > 1 and re.match(f"(x|nav_)?{key}", str(n).lower())]  # fmt: skip
+        curved = [
+            str(n)
+            for n, c in ds.variables.items()
+            if c.ndim > 1 and re.match(f"(x|nav_)?{key}", str(n).lower())
+        ]
         projected = {"x", "y", "west_east", "south_north", "rlat", "rlon"} & set(map(str, ds.dims))
         found = f"no {word} among {dims}"
         if curved:

@@ -31,10 +31,22 @@ from xdiffda.state.variables import G0, VARIABLES
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["BATCH_DIMS", "Convention", "Grid", "Layout", "default_convention", "find_problems", "from_state", "infer_layout", "read_metadata", "to_state"]
+__all__ = [
+    "BATCH_DIMS",
+    "Convention",
+    "Grid",
+    "Layout",
+    "default_convention",
+    "find_problems",
+    "from_state",
+    "infer_layout",
+    "read_metadata",
+    "to_state",
+]
 
 
 # Fill a state array from a user's variables, and cut it up again.
+
 
 def select_levels(ds: xr.Dataset, convention: Convention) -> xr.Dataset:
     """Only the levels of the layout, so that no others are computed."""
@@ -125,6 +137,7 @@ def target_dims(
 
 
 # Look at the values of a state: not-a-numbers, wrong units, implausible numbers.
+
 
 def value_problems(values: xr.DataArray, field: Field, axes: Mapping[str, Axis]) -> list[Problem]:
     """Problems of one variable, in the user's units and words.
@@ -292,8 +305,9 @@ def _disguised(
         if mean * field.factor > MOST_RAIN and (mean * 1e-3 < MOST_RAIN):
             return Problem(
                 f"`{field.user_name}` with mean {mean:.4g} {field.units}",
-                f"precipitation, with a mean below {MOST_RAIN:g} m", _says(field, "mm"),
-            )  # fmt: skip
+                f"precipitation, with a mean below {MOST_RAIN:g} m",
+                _says(field, "mm"),
+            )
     heights = field.factor == 1.0 and 200 < raw_max < MOST_HEIGHT
     if name == "geopotential_at_surface" and heights:
         return Problem(
@@ -332,8 +346,9 @@ def _humidity_problem(pressure: list[tuple[float, xr.DataArray]], field: Field) 
             if factor != field.factor and fits:
                 return Problem(
                     f"`{field.user_name}` with median {median:.4g} {field.units} at {p:g} hPa",
-                    f"{field.name} possible there; the values fit {units}", _says(field, units),
-                )  # fmt: skip
+                    f"{field.name} possible there; the values fit {units}",
+                    _says(field, units),
+                )
     return None
 
 
@@ -356,7 +371,7 @@ def _height_problem(pressure: list[tuple[float, xr.DataArray]], field: Field) ->
                     f"`{field.user_name}` in {field.units} with mean {mean:.6g} at {p:g} hPa",
                     f"geopotential, there about {standard:.6g} m2 s-2; the values fit {units}",
                     _says(field, units),
-                )  # fmt: skip
+                )
         return None
     return None
 

@@ -24,18 +24,42 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "lat": ("lat", "latitude", "lats", "nav_lat", "rlat", "g0_lat_0"),
     "lon": ("lon", "longitude", "lons", "nav_lon", "long", "g0_lon_1"),
     "level": (
-        "level", "isobaricinhpa", "isobaricinpa", "plev", "pressure_level", "lev", "pressure",
-        "isobaric", "plevel", "pfull", "levels", "pres",
+        "level",
+        "isobaricinhpa",
+        "isobaricinpa",
+        "plev",
+        "pressure_level",
+        "lev",
+        "pressure",
+        "isobaric",
+        "plevel",
+        "pfull",
+        "levels",
+        "pres",
     ),
     "time": ("time", *VALID, *REFERENCE),
     "lead_time": LEAD,
-    "member": ("member", "number", "realization", "realisation", "ensemble", "ens",
-               "ensemble_member", "members", "sample"),
-}  # fmt: skip
+    "member": (
+        "member",
+        "number",
+        "realization",
+        "realisation",
+        "ensemble",
+        "ens",
+        "ensemble_member",
+        "members",
+        "sample",
+    ),
+}
 _STANDARD_NAMES = {
-    "latitude": "lat", "longitude": "lon", "air_pressure": "level", "realization": "member",
-    "forecast_period": "lead_time", "time": "time", "forecast_reference_time": "time",
-}  # fmt: skip
+    "latitude": "lat",
+    "longitude": "lon",
+    "air_pressure": "level",
+    "realization": "member",
+    "forecast_period": "lead_time",
+    "time": "time",
+    "forecast_reference_time": "time",
+}
 _CF_KEYS = {"latitude": "lat", "longitude": "lon", "vertical": "level"}
 
 

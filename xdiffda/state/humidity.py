@@ -155,6 +155,8 @@ def _replaced(ds: xr.Dataset, user: str, values: xr.DataArray, name: str) -> xr.
     known = VARIABLES[name]
     values = values.transpose(*ds[user].dims).astype(ds[user].dtype)
     values.attrs = {
-        "units": known.units, "long_name": known.long_name, "standard_name": known.standard_name
-    }  # fmt: skip
+        "units": known.units,
+        "long_name": known.long_name,
+        "standard_name": known.standard_name,
+    }
     return ds.drop_vars(user).assign({name: values})

@@ -226,13 +226,15 @@ def _missing(
     names = user_names(ds, axes).values()
     if name == "specific_humidity" and {"relative_humidity", "temperature"} <= set(names):
         return Problem(
-            f"{found}, but relative_humidity and temperature", needed,
+            f"{found}, but relative_humidity and temperature",
+            needed,
             "xdiffda.with_specific_humidity(ds)",
-        )  # fmt: skip
+        )
     return Problem(
-        found, f"{needed}, from another dataset where this has none",
+        found,
+        f"{needed}, from another dataset where this has none",
         f'xr.merge([ds, other[["{name}"]]])',
-    )  # fmt: skip
+    )
 
 
 def _is_spelling_of(variable: xr.DataArray, name: str, axes: Mapping[str, Axis]) -> bool:

@@ -14,10 +14,24 @@ if TYPE_CHECKING:
 # Calendars in which every date of the last centuries is the one that datetime64 has.
 REAL_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 _SECONDS = {
-    "nanosecond": 1e-9, "ns": 1e-9, "microsecond": 1e-6, "us": 1e-6, "millisecond": 1e-3,
-    "ms": 1e-3, "second": 1.0, "sec": 1.0, "s": 1.0, "minute": 60.0, "min": 60.0,
-    "hour": 3600.0, "hr": 3600.0, "h": 3600.0, "day": 86400.0, "d": 86400.0, "week": 604800.0,
-}  # fmt: skip
+    "nanosecond": 1e-9,
+    "ns": 1e-9,
+    "microsecond": 1e-6,
+    "us": 1e-6,
+    "millisecond": 1e-3,
+    "ms": 1e-3,
+    "second": 1.0,
+    "sec": 1.0,
+    "s": 1.0,
+    "minute": 60.0,
+    "min": 60.0,
+    "hour": 3600.0,
+    "hr": 3600.0,
+    "h": 3600.0,
+    "day": 86400.0,
+    "d": 86400.0,
+    "week": 604800.0,
+}
 _FIRST, _LAST = 1678, 2261  # whole years that 64 bits of nanoseconds can count
 
 
@@ -169,8 +183,10 @@ def _from_numbers(values: np.ndarray, attrs: dict[Any, Any]) -> np.ndarray:
     if not finite.size:
         raise TimeTrouble("infinite numbers", "numpy.where(numpy.isfinite({x}), {x}, numpy.nan)")
     first = finite[0]
-    raise TimeTrouble(f"numbers such as {first!s} without the date from which they count",
-                      f"pandas.to_datetime({_how(int(first), '{x}')})")  # fmt: skip
+    raise TimeTrouble(
+        f"numbers such as {first!s} without the date from which they count",
+        f"pandas.to_datetime({_how(int(first), '{x}')})",
+    )
 
 
 def _how(number: int, place: str) -> str:
@@ -198,8 +214,10 @@ def _from_objects(values: np.ndarray) -> np.ndarray:
         given = [v for v in values if not pd.isna(v)]
     foreign = {str(v.calendar) for v in given if hasattr(v, "calendar")} - {*REAL_CALENDARS}
     if foreign:
-        raise TimeTrouble(f"dates of the calendar {', '.join(sorted(foreign))}",
-                          "pandas.to_datetime([t.isoformat() for t in {x}])")  # fmt: skip
+        raise TimeTrouble(
+            f"dates of the calendar {', '.join(sorted(foreign))}",
+            "pandas.to_datetime([t.isoformat() for t in {x}])",
+        )
     numbers = [v for v in given if isinstance(v, (int, float, np.number))]
     if numbers:
         return _from_numbers(np.array(numbers, np.float64), {})

@@ -13,38 +13,105 @@ from xdiffda.state.variables import G0, VARIABLES
 
 # What pint raises, besides errors of its own, for strings that are not units.
 _NOT_A_UNIT = (
-    ValueError, AssertionError, AttributeError, TypeError, KeyError, SyntaxError, TokenError
-)  # fmt: skip
+    ValueError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    KeyError,
+    SyntaxError,
+    TokenError,
+)
 KNOT = 1852.0 / 3600.0  # m s-1, exact by definition
 
 _KNOWN: dict[str, dict[str, tuple[float, float]]] = {
     "K": {
         **dict.fromkeys(("k", "kelvin", "degk", "deg_k", "kelvins", "degrees_k"), (1.0, 0.0)),
         **dict.fromkeys(
-            ("degc", "c", "celsius", "deg_c", "°c", "degrees_c", "degree_c", "degree_celsius",
-             "degrees_celsius", "deg c", "degrees celsius", "celcius"), (1.0, 273.15)),
+            (
+                "degc",
+                "c",
+                "celsius",
+                "deg_c",
+                "°c",
+                "degrees_c",
+                "degree_c",
+                "degree_celsius",
+                "degrees_celsius",
+                "deg c",
+                "degrees celsius",
+                "celcius",
+            ),
+            (1.0, 273.15),
+        ),
         **dict.fromkeys(("degf", "f", "fahrenheit", "°f", "deg_f"), (5 / 9, 459.67 * 5 / 9)),
     },
     "m s-1": {
-        **dict.fromkeys(("m s-1", "m s**-1", "m/s", "m s^-1", "ms-1", "m.s-1", "meter second-1",
-                         "meters/second", "m / s"), (1.0, 0.0)),
+        **dict.fromkeys(
+            (
+                "m s-1",
+                "m s**-1",
+                "m/s",
+                "m s^-1",
+                "ms-1",
+                "m.s-1",
+                "meter second-1",
+                "meters/second",
+                "m / s",
+            ),
+            (1.0, 0.0),
+        ),
         **dict.fromkeys(("kt", "kts", "knot", "knots"), (KNOT, 0.0)),
     },
     "m2 s-2": {
-        **dict.fromkeys(("m2 s-2", "m**2 s**-2", "m^2/s^2", "m2/s2", "m**2/s**2", "m^2 s^-2",
-                         "j kg-1", "j kg**-1", "j/kg"), (1.0, 0.0)),
-        **dict.fromkeys(("gpm", "m", "meter", "meters", "metre", "metres", "geopotential meter",
-                         "geopotential metre"), (G0, 0.0)),
+        **dict.fromkeys(
+            (
+                "m2 s-2",
+                "m**2 s**-2",
+                "m^2/s^2",
+                "m2/s2",
+                "m**2/s**2",
+                "m^2 s^-2",
+                "j kg-1",
+                "j kg**-1",
+                "j/kg",
+            ),
+            (1.0, 0.0),
+        ),
+        **dict.fromkeys(
+            (
+                "gpm",
+                "m",
+                "meter",
+                "meters",
+                "metre",
+                "metres",
+                "geopotential meter",
+                "geopotential metre",
+            ),
+            (G0, 0.0),
+        ),
         **dict.fromkeys(("gpdm", "dam", "gpdam", "dagpm"), (10.0 * G0, 0.0)),
     },
     "Pa": {
         **dict.fromkeys(("pa", "pascal", "pascals"), (1.0, 0.0)),
-        **dict.fromkeys(("hpa", "mb", "mbar", "millibar", "millibars", "hectopascal",
-                         "hectopascals", "hpascal"), (100.0, 0.0)),
+        **dict.fromkeys(
+            (
+                "hpa",
+                "mb",
+                "mbar",
+                "millibar",
+                "millibars",
+                "hectopascal",
+                "hectopascals",
+                "hpascal",
+            ),
+            (100.0, 0.0),
+        ),
     },
     "kg kg-1": {
-        **dict.fromkeys(("kg kg-1", "kg kg**-1", "kg/kg", "1", "kg kg^-1", "dimensionless"),
-                        (1.0, 0.0)),
+        **dict.fromkeys(
+            ("kg kg-1", "kg kg**-1", "kg/kg", "1", "kg kg^-1", "dimensionless"), (1.0, 0.0)
+        ),
         **dict.fromkeys(("g kg-1", "g kg**-1", "g/kg", "gram/kg", "g kg^-1"), (1e-3, 0.0)),
         **dict.fromkeys(("mg kg-1", "mg/kg", "mg kg**-1"), (1e-6, 0.0)),
     },
@@ -60,12 +127,13 @@ _KNOWN: dict[str, dict[str, tuple[float, float]]] = {
     },
     "kg m-2": dict.fromkeys(("kg m-2", "kg m**-2", "kg/m2", "kg/m^2", "mm"), (1.0, 0.0)),
     "m": {
-        **dict.fromkeys(("m", "meter", "meters", "metre", "metres", "m of water equivalent"),
-                        (1.0, 0.0)),
+        **dict.fromkeys(
+            ("m", "meter", "meters", "metre", "metres", "m of water equivalent"), (1.0, 0.0)
+        ),
         **dict.fromkeys(("mm", "kg m-2", "kg m**-2", "kg/m2", "kg/m^2"), (1e-3, 0.0)),
     },
     "J m-2": dict.fromkeys(("j m-2", "j m**-2", "j/m2", "j/m^2"), (1.0, 0.0)),
-}  # fmt: skip
+}
 
 
 @lru_cache(maxsize=512)
@@ -144,9 +212,13 @@ def units_that_fit(
 
 
 def fitting(
-    canonical: str, valid_range: tuple[float, float], lowest: float, highest: float,
-    median: float | None = None, level: float = 1000.0,
-) -> str | None:  # fmt: skip
+    canonical: str,
+    valid_range: tuple[float, float],
+    lowest: float,
+    highest: float,
+    median: float | None = None,
+    level: float = 1000.0,
+) -> str | None:
     """As `units_that_fit`, for a quantity of which units and range are known."""
     low, high = valid_range
     found = []

@@ -84,77 +84,282 @@ def _surface(
 
 
 _TABLE = (
-    _level("temperature", "K", "air_temperature", "t ta tmp temp air tmpprs",
-           (130, 360), 1.0, "temperature"),
-    _level("geopotential", "m2 s-2", "geopotential",
-           "z phi gh zg hgt z3 hgtprs geopotential_height", (-2e4, 8e5), 10 * G0, "geopotential"),
-    _level("u_component_of_wind", "m s-1", "eastward_wind",
-           "u ua ugrd uwnd u_wind eastward_wind ugrdprs", (-200, 200), 1.0, "eastward wind"),
-    _level("v_component_of_wind", "m s-1", "northward_wind",
-           "v va vgrd vwnd v_wind northward_wind vgrdprs", (-200, 200), 1.0, "northward wind"),
-    _level("vertical_velocity", "Pa s-1", "lagrangian_tendency_of_air_pressure",
-           "w wap omega vvel", (-60, 60), 0.1, "vertical velocity (pressure)"),
-    _level("specific_humidity", "kg kg-1", "specific_humidity", "q hus spfh shum spfhprs",
-           (-0.01, 0.06), 1e-3, "specific humidity"),
-    _level("relative_humidity", "%", "relative_humidity", "r hur rh rhprs", (-30, 200), 10.0,
-           "relative humidity"),
-    _level("vorticity", "s-1", "atmosphere_relative_vorticity", "vo", (-0.01, 0.01), 1e-5,
-           "relative vorticity"),
+    _level(
+        "temperature",
+        "K",
+        "air_temperature",
+        "t ta tmp temp air tmpprs",
+        (130, 360),
+        1.0,
+        "temperature",
+    ),
+    _level(
+        "geopotential",
+        "m2 s-2",
+        "geopotential",
+        "z phi gh zg hgt z3 hgtprs geopotential_height",
+        (-2e4, 8e5),
+        10 * G0,
+        "geopotential",
+    ),
+    _level(
+        "u_component_of_wind",
+        "m s-1",
+        "eastward_wind",
+        "u ua ugrd uwnd u_wind eastward_wind ugrdprs",
+        (-200, 200),
+        1.0,
+        "eastward wind",
+    ),
+    _level(
+        "v_component_of_wind",
+        "m s-1",
+        "northward_wind",
+        "v va vgrd vwnd v_wind northward_wind vgrdprs",
+        (-200, 200),
+        1.0,
+        "northward wind",
+    ),
+    _level(
+        "vertical_velocity",
+        "Pa s-1",
+        "lagrangian_tendency_of_air_pressure",
+        "w wap omega vvel",
+        (-60, 60),
+        0.1,
+        "vertical velocity (pressure)",
+    ),
+    _level(
+        "specific_humidity",
+        "kg kg-1",
+        "specific_humidity",
+        "q hus spfh shum spfhprs",
+        (-0.01, 0.06),
+        1e-3,
+        "specific humidity",
+    ),
+    _level(
+        "relative_humidity",
+        "%",
+        "relative_humidity",
+        "r hur rh rhprs",
+        (-30, 200),
+        10.0,
+        "relative humidity",
+    ),
+    _level(
+        "vorticity",
+        "s-1",
+        "atmosphere_relative_vorticity",
+        "vo",
+        (-0.01, 0.01),
+        1e-5,
+        "relative vorticity",
+    ),
     _level("divergence", "s-1", "divergence_of_wind", "d", (-0.01, 0.01), 1e-5, "divergence"),
-    _level("specific_cloud_liquid_water_content", "kg kg-1",
-           "mass_fraction_of_cloud_liquid_water_in_air", "clwc clw", (-1e-3, 0.02), 1e-5,
-           "cloud liquid water"),
-    _level("specific_cloud_ice_water_content", "kg kg-1", "mass_fraction_of_cloud_ice_in_air",
-           "ciwc cli", (-1e-3, 0.02), 1e-5, "cloud ice"),
-    _level("ozone_mass_mixing_ratio", "kg kg-1", "mass_fraction_of_ozone_in_air", "o3 o3mr",
-           (-1e-5, 1e-4), 1e-7, "ozone"),
-    _surface("2m_temperature", "K", "air_temperature", "t2m 2t tas t2 tmp2m",
-             (160, 350), 1.0, "2 m temperature"),
-    _surface("2m_dewpoint_temperature", "K", "dew_point_temperature", "d2m 2d tdps",
-             (130, 330), 1.0, "2 m dew point"),
-    _surface("2m_specific_humidity", "kg kg-1", "specific_humidity", "q2m 2sh sh2 huss",
-             (-0.01, 0.06), 1e-3, "2 m specific humidity"),
-    _surface("10m_u_component_of_wind", "m s-1", "eastward_wind", "u10 10u u10m uas ugrd10m",
-             (-120, 120), 1.0, "10 m eastward wind"),
-    _surface("10m_v_component_of_wind", "m s-1", "northward_wind", "v10 10v v10m vas vgrd10m",
-             (-120, 120), 1.0, "10 m northward wind"),
-    _surface("100m_u_component_of_wind", "m s-1", "eastward_wind", "u100 100u", (-120, 120), 1.0,
-             "100 m eastward wind"),
-    _surface("100m_v_component_of_wind", "m s-1", "northward_wind", "v100 100v", (-120, 120), 1.0,
-             "100 m northward wind"),
-    _surface("mean_sea_level_pressure", "Pa", "air_pressure_at_mean_sea_level",
-             "msl mslp prmsl slp psl mslet mslma pmsl prmslmsl", (85e3, 112e3), 100.0,
-             "mean sea level pressure"),
-    _surface("surface_pressure", "Pa", "surface_air_pressure", "sp ps pressfc psfc",
-             (40e3, 112e3), 100.0, "surface pressure"),
-    _surface("sea_surface_temperature", "K", "sea_surface_temperature", "sst tos", (260, 320), 0.5,
-             "sea surface temperature"),
-    _surface("skin_temperature", "K", "surface_temperature", "skt ts", (150, 370), 1.0,
-             "skin temperature"),
-    _surface("sea_ice_cover", "1", "sea_ice_area_fraction", "siconc ci sic", (-0.1, 1.1), 0.1,
-             "sea ice cover"),
-    _surface("total_cloud_cover", "1", "cloud_area_fraction", "tcc clt", (-0.1, 1.1), 0.1,
-             "total cloud cover"),
-    _surface("total_column_water_vapour", "kg m-2",
-             "atmosphere_mass_content_of_water_vapor", "tcwv prw pwat", (-5, 150), 2.0,
-             "total column water vapour"),
+    _level(
+        "specific_cloud_liquid_water_content",
+        "kg kg-1",
+        "mass_fraction_of_cloud_liquid_water_in_air",
+        "clwc clw",
+        (-1e-3, 0.02),
+        1e-5,
+        "cloud liquid water",
+    ),
+    _level(
+        "specific_cloud_ice_water_content",
+        "kg kg-1",
+        "mass_fraction_of_cloud_ice_in_air",
+        "ciwc cli",
+        (-1e-3, 0.02),
+        1e-5,
+        "cloud ice",
+    ),
+    _level(
+        "ozone_mass_mixing_ratio",
+        "kg kg-1",
+        "mass_fraction_of_ozone_in_air",
+        "o3 o3mr",
+        (-1e-5, 1e-4),
+        1e-7,
+        "ozone",
+    ),
+    _surface(
+        "2m_temperature",
+        "K",
+        "air_temperature",
+        "t2m 2t tas t2 tmp2m",
+        (160, 350),
+        1.0,
+        "2 m temperature",
+    ),
+    _surface(
+        "2m_dewpoint_temperature",
+        "K",
+        "dew_point_temperature",
+        "d2m 2d tdps",
+        (130, 330),
+        1.0,
+        "2 m dew point",
+    ),
+    _surface(
+        "2m_specific_humidity",
+        "kg kg-1",
+        "specific_humidity",
+        "q2m 2sh sh2 huss",
+        (-0.01, 0.06),
+        1e-3,
+        "2 m specific humidity",
+    ),
+    _surface(
+        "10m_u_component_of_wind",
+        "m s-1",
+        "eastward_wind",
+        "u10 10u u10m uas ugrd10m",
+        (-120, 120),
+        1.0,
+        "10 m eastward wind",
+    ),
+    _surface(
+        "10m_v_component_of_wind",
+        "m s-1",
+        "northward_wind",
+        "v10 10v v10m vas vgrd10m",
+        (-120, 120),
+        1.0,
+        "10 m northward wind",
+    ),
+    _surface(
+        "100m_u_component_of_wind",
+        "m s-1",
+        "eastward_wind",
+        "u100 100u",
+        (-120, 120),
+        1.0,
+        "100 m eastward wind",
+    ),
+    _surface(
+        "100m_v_component_of_wind",
+        "m s-1",
+        "northward_wind",
+        "v100 100v",
+        (-120, 120),
+        1.0,
+        "100 m northward wind",
+    ),
+    _surface(
+        "mean_sea_level_pressure",
+        "Pa",
+        "air_pressure_at_mean_sea_level",
+        "msl mslp prmsl slp psl mslet mslma pmsl prmslmsl",
+        (85e3, 112e3),
+        100.0,
+        "mean sea level pressure",
+    ),
+    _surface(
+        "surface_pressure",
+        "Pa",
+        "surface_air_pressure",
+        "sp ps pressfc psfc",
+        (40e3, 112e3),
+        100.0,
+        "surface pressure",
+    ),
+    _surface(
+        "sea_surface_temperature",
+        "K",
+        "sea_surface_temperature",
+        "sst tos",
+        (260, 320),
+        0.5,
+        "sea surface temperature",
+    ),
+    _surface(
+        "skin_temperature",
+        "K",
+        "surface_temperature",
+        "skt ts",
+        (150, 370),
+        1.0,
+        "skin temperature",
+    ),
+    _surface(
+        "sea_ice_cover",
+        "1",
+        "sea_ice_area_fraction",
+        "siconc ci sic",
+        (-0.1, 1.1),
+        0.1,
+        "sea ice cover",
+    ),
+    _surface(
+        "total_cloud_cover",
+        "1",
+        "cloud_area_fraction",
+        "tcc clt",
+        (-0.1, 1.1),
+        0.1,
+        "total cloud cover",
+    ),
+    _surface(
+        "total_column_water_vapour",
+        "kg m-2",
+        "atmosphere_mass_content_of_water_vapor",
+        "tcwv prw pwat",
+        (-5, 150),
+        2.0,
+        "total column water vapour",
+    ),
     _surface("total_column_water", "kg m-2", "", "tcw", (-5, 150), 2.0, "total column water"),
-    _surface("total_precipitation", "m", "precipitation_amount", "tp apcp", (-0.01, 5), 1e-3,
-             "total precipitation"),
-    _surface("total_precipitation_6hr", "m", "", "tp6h tp06", (-0.01, 2), 1e-3,
-             "precipitation in 6 h"),
-    _surface("total_precipitation_12hr", "m", "", "tp12h tp12", (-0.01, 3), 1e-3,
-             "precipitation in 12 h"),
-    _surface("total_precipitation_24hr", "m", "", "tp24h tp24", (-0.01, 5), 1e-3,
-             "precipitation in 24 h"),
-    _surface("toa_incident_solar_radiation", "J m-2", "toa_incoming_shortwave_flux", "tisr",
-             (-1, 1e8), 1e4, "incident solar radiation", "forcing"),
-    _surface("geopotential_at_surface", "m2 s-2", "surface_geopotential",
-             "z zs phis orog oro hgtsfc orography surface_altitude", (-2e4, 1e5), 10 * G0,
-             "surface geopotential", "static"),
-    _surface("land_sea_mask", "1", "land_binary_mask", "lsm sftlf land", (-0.1, 1.1), 0.1,
-             "land-sea mask", "static"),
-)  # fmt: skip
+    _surface(
+        "total_precipitation",
+        "m",
+        "precipitation_amount",
+        "tp apcp",
+        (-0.01, 5),
+        1e-3,
+        "total precipitation",
+    ),
+    _surface(
+        "total_precipitation_6hr", "m", "", "tp6h tp06", (-0.01, 2), 1e-3, "precipitation in 6 h"
+    ),
+    _surface(
+        "total_precipitation_12hr", "m", "", "tp12h tp12", (-0.01, 3), 1e-3, "precipitation in 12 h"
+    ),
+    _surface(
+        "total_precipitation_24hr", "m", "", "tp24h tp24", (-0.01, 5), 1e-3, "precipitation in 24 h"
+    ),
+    _surface(
+        "toa_incident_solar_radiation",
+        "J m-2",
+        "toa_incoming_shortwave_flux",
+        "tisr",
+        (-1, 1e8),
+        1e4,
+        "incident solar radiation",
+        "forcing",
+    ),
+    _surface(
+        "geopotential_at_surface",
+        "m2 s-2",
+        "surface_geopotential",
+        "z zs phis orog oro hgtsfc orography surface_altitude",
+        (-2e4, 1e5),
+        10 * G0,
+        "surface geopotential",
+        "static",
+    ),
+    _surface(
+        "land_sea_mask",
+        "1",
+        "land_binary_mask",
+        "lsm sftlf land",
+        (-0.1, 1.1),
+        0.1,
+        "land-sea mask",
+        "static",
+    ),
+)
 
 VARIABLES: dict[str, Variable] = {variable.name: variable for variable in _TABLE}
 
@@ -169,16 +374,27 @@ SAME_STANDARD_NAME = {
     "land_area_fraction": "land_binary_mask",
     "lwe_thickness_of_precipitation_amount": "precipitation_amount",
     "omega": "lagrangian_tendency_of_air_pressure",
-    "vertical_air_velocity_expressed_as_tendency_of_pressure":
-        "lagrangian_tendency_of_air_pressure",
-}  # fmt: skip
+    "vertical_air_velocity_expressed_as_tendency_of_pressure": (
+        "lagrangian_tendency_of_air_pressure"
+    ),
+}
 
 # Units where none are written: an alias may say more than the name it stands for.
 ALIAS_UNITS = {
-    "gh": "gpm", "zg": "gpm", "hgt": "gpm", "z3": "gpm", "hgtprs": "gpm", "hgtsfc": "gpm",
-    "geopotential_height": "gpm", "orog": "m", "oro": "m", "orography": "m",
-    "surface_altitude": "m", "apcp": "kg m-2", "sftlf": "%",
-}  # fmt: skip
+    "gh": "gpm",
+    "zg": "gpm",
+    "hgt": "gpm",
+    "z3": "gpm",
+    "hgtprs": "gpm",
+    "hgtsfc": "gpm",
+    "geopotential_height": "gpm",
+    "orog": "m",
+    "oro": "m",
+    "orography": "m",
+    "surface_altitude": "m",
+    "apcp": "kg m-2",
+    "sftlf": "%",
+}
 
 # Standard names that say nothing, or that stand for several quantities of the table.
 _SAYS_NOTHING = {"", "unknown", "none", "~", "undefined"}
@@ -191,7 +407,7 @@ _ALSO_SAID_OF = {
     "total_precipitation_6hr": {"precipitation_amount"},
     "total_precipitation_12hr": {"precipitation_amount"},
     "total_precipitation_24hr": {"precipitation_amount"},
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -229,9 +445,11 @@ def match_name(user_name: str, standard_name: str = "", *, on_levels: bool | Non
     'temperature'
     """
     alias, standard = user_name.lower(), _standard(standard_name)
-    by_name = [VARIABLES[user_name]] if user_name in VARIABLES else [
-        v for v in _TABLE if alias in v.aliases
-    ]  # fmt: skip
+    by_name = (
+        [VARIABLES[user_name]]
+        if user_name in VARIABLES
+        else [v for v in _TABLE if alias in v.aliases]
+    )
     if by_name:  # a standard name that contradicts the name is no reason to take it for another
         by_name = [v for v in by_name if _may_be_called(v, standard)]
         # `z` is geopotential on levels and orography without: what fits the levels comes first.
@@ -242,8 +460,11 @@ def match_name(user_name: str, standard_name: str = "", *, on_levels: bool | Non
         if user_name == first.name:
             return Match(user_name, user_name, (0, 0))
         return Match(user_name, first.name, (1, first.aliases.index(alias)))
-    fits = [v for v in _TABLE if standard and v.standard_name == standard
-            and on_levels in (None, v.on_levels)]  # fmt: skip
+    fits = [
+        v
+        for v in _TABLE
+        if standard and v.standard_name == standard and on_levels in (None, v.on_levels)
+    ]
     return Match(user_name, fits[0].name, (2, 0)) if fits else None
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # What a file should be: its size and digests, as a server or a record beside it says.
 
+
 @dataclass(frozen=True)
 class Identity:
     """What a server says of a file, or what a record beside it says.
@@ -187,8 +188,11 @@ def _transfer(session: requests.Session, url: str, path: Path, progress: bool) -
         before = _size(_part(path))
         try:
             identity = _attempt(session, url, path, progress)
-        except (requests.ConnectionError, requests.Timeout,
-                requests.exceptions.ChunkedEncodingError) as error:  # fmt: skip
+        except (
+            requests.ConnectionError,
+            requests.Timeout,
+            requests.exceptions.ChunkedEncodingError,
+        ) as error:
             grown = _size(_part(path)) > before
             arrived, failures = arrived or _reached(error), 0 if grown else failures + 1
             # a line that broke may come back; one that never was is no network
@@ -264,10 +268,18 @@ def _append(
 ) -> None:
     from tqdm import tqdm
 
-    with open(part, "r+b" if start else "wb") as file, tqdm(
-        total=found.size, initial=start, unit="B", unit_scale=True, unit_divisor=1000,
-        desc=part.name.removesuffix(".part")[:40], disable=not progress,
-    ) as bar:  # fmt: skip
+    with (
+        open(part, "r+b" if start else "wb") as file,
+        tqdm(
+            total=found.size,
+            initial=start,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1000,
+            desc=part.name.removesuffix(".part")[:40],
+            disable=not progress,
+        ) as bar,
+    ):
         file.seek(start)
         for piece in answer.iter_content(_PIECE):
             file.write(piece)
@@ -331,10 +343,14 @@ def _session() -> requests.Session:
 
     session = requests.Session()
     busy = Retry(
-        total=3, connect=1, read=0, backoff_factor=BACKOFF, raise_on_status=False,
+        total=3,
+        connect=1,
+        read=0,
+        backoff_factor=BACKOFF,
+        raise_on_status=False,
         status_forcelist=(429, 500, 502, 503, 504),
         respect_retry_after_header=False,  # it may ask for hours, in which nothing would be said
-    )  # fmt: skip
+    )
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(max_retries=busy))
     return session

@@ -155,8 +155,11 @@ class IcechunkStore(Store):
             with held:
                 session.commit(message, rebase_with=icechunk.ConflictDetector())
         except (
-            OSError, icechunk.IcechunkError, icechunk.ConflictError, icechunk.RebaseFailedError,
-        ) as error:  # fmt: skip
+            OSError,
+            icechunk.IcechunkError,
+            icechunk.ConflictError,
+            icechunk.RebaseFailedError,
+        ) as error:
             raise StorageError(
                 f"{self.name}: cannot commit {message!r} ({error}); all times committed before "
                 "are whole; repair: make the same call again, which goes on"

@@ -25,9 +25,11 @@ class Writer:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if self._held is not None:
             os.close(self._held)
             self._held = None
@@ -55,7 +57,8 @@ class Writer:
                 return
             raise StorageError(
                 f"{self._path}: another process writes cycles into it; needed one at a time; "
-                f"repair: wait for it (`xdiffda.cycling.cycle.open_cycle({str(self._path)!r})` follows "
+                f"repair: wait for it (`xdiffda.cycling.cycle.open_cycle({str(self._path)!r})` "
+                f"follows "
                 "it), or another `out`"
             ) from error
         self._held = held

@@ -40,8 +40,14 @@ def write_blank(
                 encoding[name]["fill_value"] = np.nan  # of what is not written yet
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata")
-        template.to_zarr(target, mode="w-", compute=False, consolidated=consolidated,
-                         zarr_format=3, encoding=encoding)  # fmt: skip
+        template.to_zarr(
+            target,
+            mode="w-",
+            compute=False,
+            consolidated=consolidated,
+            zarr_format=3,
+            encoding=encoding,
+        )
 
 
 def write_variables(group: Any, i: int, record: xr.Dataset, dim: str) -> dict[str, int]:
@@ -201,9 +207,12 @@ class Store(abc.ABC):
                 name = key.removeprefix("settings.")
                 repair = f"{_CALL}(..., settings={{{name!r}: {stored.get(key)!r}}})"
             problems.append(
-                Problem(f"{key} = {stored.get(key)!r} in {self.name}",
-                        f"{given.get(key)!r}, as this call says, or another store", repair)
-            )  # fmt: skip
+                Problem(
+                    f"{key} = {stored.get(key)!r} in {self.name}",
+                    f"{given.get(key)!r}, as this call says, or another store",
+                    repair,
+                )
+            )
         raise_if(problems, what="existing store, which is left as it is")
 
     def read_array(self, name: str) -> np.ndarray:
@@ -247,8 +256,10 @@ class FolderStore(Store):
     def create(self, template: xr.Dataset, dim: str, config: Mapping[str, Any]) -> None:
         path = self.path
         if path.suffix != ".zarr":
-            raise StorageError(f"{path}: unknown kind {path.suffix!r}; needed a folder .zarr; "
-                               f"repair: `out={str(path.with_suffix('.zarr'))!r}`")  # fmt: skip
+            raise StorageError(
+                f"{path}: unknown kind {path.suffix!r}; needed a folder .zarr; "
+                f"repair: `out={str(path.with_suffix('.zarr'))!r}`"
+            )
         if not path.parent.is_dir():
             raise StorageError(f"{path}: no folder {path.parent}; repair: `mkdir -p {path.parent}`")
         partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")

@@ -19,9 +19,14 @@ Task = tuple[str, tuple | Exception]
 
 
 def run_tasks(
-    function: Callable[..., Any], tasks: Iterable[Task], client: Any, *, total: int,
-    what: str, progress: bool,
-) -> None:  # fmt: skip
+    function: Callable[..., Any],
+    tasks: Iterable[Task],
+    client: Any,
+    *,
+    total: int,
+    what: str,
+    progress: bool,
+) -> None:
     """Call ``function`` with the arguments of each task, whatever becomes of the others.
 
     Parameters

@@ -61,8 +61,9 @@ def build(cls: type, table: dict[str, Any], problems: list[Problem], prefix: str
     for name, field in known.items():
         required = field.default is field.default_factory is dataclasses.MISSING
         if required and name not in table:
-            problems.append(Problem(f"no entry {prefix}{name}", f"a {_names(hints[name])}",
-                                    f"{name} = ..."))  # fmt: skip
+            problems.append(
+                Problem(f"no entry {prefix}{name}", f"a {_names(hints[name])}", f"{name} = ...")
+            )
     if len(problems) > before:
         return None
     try:

@@ -93,8 +93,15 @@ def command() -> None:
     """As `main`; what the user can repair is said without a traceback."""
     try:
         main()
-    except (XdiffdaError, FloatingPointError, FileNotFoundError, IsADirectoryError,
-            NotADirectoryError, FileExistsError, PermissionError) as error:  # fmt: skip
+    except (
+        XdiffdaError,
+        FloatingPointError,
+        FileNotFoundError,
+        IsADirectoryError,
+        NotADirectoryError,
+        FileExistsError,
+        PermissionError,
+    ) as error:
         sys.exit(f"xdiffda.train: {error}")
 
 

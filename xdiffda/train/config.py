@@ -17,9 +17,10 @@ from xdiffda.storage.toml import build, read_toml
 
 # Numbers of a configuration that cannot be meant.
 
+
 def out_of_range(
     settings: Any, table: str, ranges: dict[str, tuple[float, float]]
-) -> list[Problem]:  # fmt: skip
+) -> list[Problem]:
     """Numbers that cannot be meant (NaN among them), of one table of the configuration."""
     default = {item.name: item.default for item in dataclasses.fields(settings)}
     return [
@@ -166,9 +167,12 @@ class Network:
     def __post_init__(self) -> None:
         # beyond the finest of these meshes no memory holds the graph
         ranges = {
-            "refinement": (0, 9), "latent": (1, 2**14), "processor_steps": (1, 1024),
-            "hidden_layers": (0, 64), "conditioning_width": (0, 2**14),
-        }  # fmt: skip
+            "refinement": (0, 9),
+            "latent": (1, 2**14),
+            "processor_steps": (1, 1024),
+            "hidden_layers": (0, 64),
+            "conditioning_width": (0, 2**14),
+        }
         raise_if(out_of_range(self, "network", ranges), what="training configuration")
 
 
@@ -206,10 +210,17 @@ class Optimiser:
     def __post_init__(self) -> None:
         almost, tiny = 1 - 1e-12, 1e-30
         ranges = {
-            "start": (0, 10), "peak": (tiny, 10), "end": (0, 10), "warmup_steps": (0, 10**12),
-            "warmup_share": (0, 1), "weight_decay": (0, 10**6), "b1": (0, almost),
-            "b2": (0, almost), "clip": (tiny, 10**12), "ema": (0, almost),
-        }  # fmt: skip
+            "start": (0, 10),
+            "peak": (tiny, 10),
+            "end": (0, 10),
+            "warmup_steps": (0, 10**12),
+            "warmup_share": (0, 1),
+            "weight_decay": (0, 10**6),
+            "b1": (0, almost),
+            "b2": (0, almost),
+            "clip": (tiny, 10**12),
+            "ema": (0, almost),
+        }
         raise_if(out_of_range(self, "optimiser", ranges), what="training configuration")
 
 
@@ -397,8 +408,9 @@ class TrainConfig:
         try:
             table = dict(json.loads((Path(out) / CONFIG).read_text()))
         except (ValueError, TypeError) as error:
-            problem = Problem(f"{CONFIG} that cannot be read ({error})", "what a run has left",
-                              f'out = "{out}-2"')  # fmt: skip
+            problem = Problem(
+                f"{CONFIG} that cannot be read ({error})", "what a run has left", f'out = "{out}-2"'
+            )
             raise InputError([problem], what=str(Path(out) / CONFIG)) from error
         table.pop(VERSIONS, None)
         problems: list[Problem] = []

@@ -120,9 +120,16 @@ def load_nature(folder: str | Path) -> Nature:
     static = np.stack(fields, axis=-1).astype(np.float32)
     centre, width = static.mean(0), static.std(0)
     return Nature(
-        np.load(cache, mmap_mode="r"), time, starts, layout, (static - centre) / width,
-        centre, width, split=read_split(folder), **stats,
-    )  # fmt: skip
+        np.load(cache, mmap_mode="r"),
+        time,
+        starts,
+        layout,
+        (static - centre) / width,
+        centre,
+        width,
+        split=read_split(folder),
+        **stats,
+    )
 
 
 def normalise_like(folder: str | Path, prior: DiffusionPrior) -> Nature:
@@ -185,9 +192,10 @@ def _moments(parts: list[np.ndarray], layout: Layout) -> dict[str, list[float]]:
         return np.sqrt(np.mean(squares, axis=0))
 
     return {
-        "mean": mean.tolist(), "stddev": root(lambda p, t: p[t] - mean).tolist(),
+        "mean": mean.tolist(),
+        "stddev": root(lambda p, t: p[t] - mean).tolist(),
         "diffs_stddev": root(lambda p, t: p[t] - p[t - 1]).tolist(),
-    }  # fmt: skip
+    }
 
 
 N_LEADS = 12  # six-hourly, 6 to 72 h
@@ -252,19 +260,26 @@ def load_pairs(out: str | Path, part: str) -> Pairs:
     FileNotFoundError
         If they were not made.
     """
-    found = [_load(folder) for folder in (
-        Path(out) / part, Path(out) / CYCLES / part, Path(out) / OWN_CYCLES / part
-    ) if (folder / "row.npy").exists()]  # fmt: skip
+    found = [
+        _load(folder)
+        for folder in (Path(out) / part, Path(out) / CYCLES / part, Path(out) / OWN_CYCLES / part)
+        if (folder / "row.npy").exists()
+    ]
     if not found:
         raise FileNotFoundError(
-            f"no pairs in {Path(out) / part}: make them by `python -m xdiffda.experiments.osse pairs "
+            f"no pairs in {Path(out) / part}: make them by `python -m xdiffda.experiments.osse "
+            f"pairs "
             f"--out {out}`"
         )
     if len(found) == 1:
         return found[0]
-    join = lambda name: np.concatenate([getattr(pairs, name) for pairs in found])  # noqa: E731
-    return Pairs(Joined([p.background for p in found]), join("row"), join("lead"),
-                 join("perturbed"))  # fmt: skip
+
+    def join(name):
+        return np.concatenate([getattr(pairs, name) for pairs in found])
+
+    return Pairs(
+        Joined([p.background for p in found]), join("row"), join("lead"), join("perturbed")
+    )
 
 
 def _load(folder: Path) -> Pairs:

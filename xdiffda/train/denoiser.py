@@ -57,9 +57,12 @@ class Setting(eqx.Module):
 
 
 def residuals(
-    nature: Nature, pairs: Pairs, index: np.ndarray, scale: np.ndarray,
+    nature: Nature,
+    pairs: Pairs,
+    index: np.ndarray,
+    scale: np.ndarray,
     change: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """Return z / r, shape (pair, node, channel), and r of pairs ``index``.
 
     ``change`` is what is added to backgrounds in units of s beforehand.
@@ -146,10 +149,14 @@ def make_network(config: TrainConfig, n_channel: int, n_static: int) -> Denoiser
     """Build the untrained network of a configuration."""
     size = config.network
     network = DenoiserNetwork(
-        n_channel, n_static, latent=size.latent, processor_steps=size.processor_steps,
-        hidden_layers=size.hidden_layers, conditioning_width=size.conditioning_width,
+        n_channel,
+        n_static,
+        latent=size.latent,
+        processor_steps=size.processor_steps,
+        hidden_layers=size.hidden_layers,
+        conditioning_width=size.conditioning_width,
         key=jax.random.key(config.seed),
-    )  # fmt: skip
+    )
     backbone = network.backbone.reconfigured(**config.compute.network_options())
     return eqx.tree_at(lambda n: n.backbone, network, backbone)
 
@@ -180,9 +187,14 @@ class DenoisingLoss(Objective):
             forcings = jnp.moveaxis(forcings, 0, 1)
         given = Conditioning(background, jnp.asarray(batch["year"]), jnp.asarray(r), forcings)
         estimate, c_out = denoise_batch(
-            model, covariance, setting.graph, jnp.asarray(setting.static), given,
-            z + sigma[None, :, None] * unit, sigma,
-        )  # fmt: skip
+            model,
+            covariance,
+            setting.graph,
+            jnp.asarray(setting.static),
+            given,
+            z + sigma[None, :, None] * unit,
+            sigma,
+        )
         weight = jnp.asarray(setting.area)[:, None, None]
         return jnp.mean(weight * ((estimate - z) / c_out[None]) ** 2)
 
@@ -201,9 +213,11 @@ def batches(
     def read(index: np.ndarray) -> Batch:
         z, r = residuals(nature, pairs, index, node_scale)
         return {
-            "z": z, "r": r, "background": pairs.background[index],
+            "z": z,
+            "r": r,
+            "background": pairs.background[index],
             "year": year_phase(nature.time[pairs.row[index]]),
-        }  # fmt: skip
+        }
 
     return Drawn(np.arange(len(pairs.row)), config.batch, (config.seed, tag), read)
 
@@ -267,11 +281,14 @@ def _from_forecaster(network: DenoiserNetwork, other: TrainConfig) -> DenoiserNe
 
 def _copy_weights(own: Any, donor: Any) -> Any:
     """Take the donor's perceptrons and layer norms; the conditioning stays the own (zero)."""
-    parts = lambda step: [  # noqa: E731
-        leaf
-        for block in (step.edge, step.node)
-        for leaf in (block.layers, block.norm.scale, block.norm.offset)
-    ]
+
+    def parts(step):
+        return [
+            leaf
+            for block in (step.edge, step.node)
+            for leaf in (block.layers, block.norm.scale, block.norm.offset)
+        ]
+
     return eqx.tree_at(parts, own, parts(donor))
 
 

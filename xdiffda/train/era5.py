@@ -51,8 +51,11 @@ def open_store(path: str, storage: Mapping[str, Any] | None = None) -> xr.Datase
         ds = _open_folder(path)
     ds = ds.rename({k: v for k, v in _RENAME.items() if k in ds.dims})
     if absent := [name for name in ("time", "lat", "lon") if name not in ds.coords]:
-        problem = Problem(f"no coordinate {', '.join(absent)}", "time, latitude and longitude",
-                          "a store of WeatherBench 2 or ARCO-ERA5")  # fmt: skip
+        problem = Problem(
+            f"no coordinate {', '.join(absent)}",
+            "time, latitude and longitude",
+            "a store of WeatherBench 2 or ARCO-ERA5",
+        )
         raise InputError([problem], what=path)
     lat, lon = ds["lat"].values, ds["lon"].values % 360
     ds = ds.assign_coords(lon=lon)
@@ -88,9 +91,13 @@ class Reanalysis:
     """
 
     def __init__(
-        self, ds: xr.Dataset, task: TaskConfig, *, variables: tuple[str, ...],
+        self,
+        ds: xr.Dataset,
+        task: TaskConfig,
+        *,
+        variables: tuple[str, ...],
         levels: tuple[int, ...],
-    ) -> None:  # fmt: skip
+    ) -> None:
         static = set(task.input_variables) - set(task.target_variables) - set(FORCING_VARIABLES)
         self.moving = tuple(sorted(set(task.input_variables) - static - set(FORCING_VARIABLES)))
         if _RAIN in static:  # an input that is no target
@@ -159,8 +166,11 @@ class Reanalysis:
         absent = sorted(set(hours) - set(self.times))
         if absent:
             found = f"no {_HOURLY_RAIN} of {', '.join(str(t)[:16] for t in absent)}"
-            problem = Problem(found, f"{_RAIN}, or every hour of the six before {str(time)[:16]}",
-                              "a store with hourly times, or rain of 6 h")  # fmt: skip
+            problem = Problem(
+                found,
+                f"{_RAIN}, or every hour of the six before {str(time)[:16]}",
+                "a store with hourly times, or rain of 6 h",
+            )
             raise InputError([problem], what="reanalysis")
         field = self.ds[_HOURLY_RAIN].sel(time=hours).transpose("time", "lat", "lon").load()
         return field.sum("time").assign_coords(time=time)

@@ -85,10 +85,12 @@ class World:
             z = (truth - background) / node_scale
             r = np.sqrt(np.mean(area[:, None] * z**2))
             return {
-                "z": (z / r).astype(np.float32), "r": np.float32(r),
-                "background": background.astype(np.float32), "year": year_phase(time),
+                "z": (z / r).astype(np.float32),
+                "r": np.float32(r),
+                "background": background.astype(np.float32),
+                "year": year_phase(time),
                 "forcings": self.given(time, solar=self.truth.solar(time)),
-            }  # fmt: skip
+            }
 
         def read(index: np.ndarray) -> Batch:
             samples = [one(int(i)) for i in index]
@@ -104,16 +106,21 @@ def _given(
     channels = channels_of(inputs, task.input_variables)
     channels += channels_of(forcings, task.forcing_variables)
     names = tuple(channels[i].variable for i in places.forcings)
-    value = lambda ds, name, none: float(ds[name]) if name in ds else none  # noqa: E731
+
+    def value(ds, name, none):
+        return float(ds[name]) if name in ds else none
+
     static = {
         str(name): truth.static[name].transpose("lat", "lon").values.reshape(-1).astype(np.float32)
         for name in truth.static
     }
     return GivenChannels(
-        truth.layout.grid, names,
+        truth.layout.grid,
+        names,
         np.array([value(forecaster.mean, n, 0.0) for n in names], np.float32),
-        np.array([value(forecaster.stddev, n, 1.0) for n in names], np.float32), static,
-    )  # fmt: skip
+        np.array([value(forecaster.stddev, n, 1.0) for n in names], np.float32),
+        static,
+    )
 
 
 class _Residuals:
@@ -162,9 +169,11 @@ def _measure(world: World, numbers: np.ndarray, basis: Any, cache: Path) -> None
     unresolved = row_scale(np.sqrt(rest)[None], layout, floor=0.0)
     partial = cache.with_name("setting.partial.npz")
     np.savez(
-        partial, scale=scale[::n_lon], blocks=blocks.astype(np.float32),
+        partial,
+        scale=scale[::n_lon],
+        blocks=blocks.astype(np.float32),
         unresolved=unresolved[::n_lon],
-    )  # fmt: skip
+    )
     os.replace(partial, cache)
 
 
@@ -184,9 +193,11 @@ def _rms_of_longest(world: World, numbers: np.ndarray) -> np.ndarray:
 def make_network(world: World, config: TrainConfig) -> PretrainedNetwork:
     """The denoiser's network with the published weights."""
     network = from_published(
-        world.forecaster.net.net, world.places,
-        conditioning_width=config.network.conditioning_width, key=jax.random.key(config.seed),
-    )  # fmt: skip
+        world.forecaster.net.net,
+        world.places,
+        conditioning_width=config.network.conditioning_width,
+        key=jax.random.key(config.seed),
+    )
     backbone = network.backbone.reconfigured(**config.compute.network_options())
     return eqx.tree_at(lambda n: n.backbone, network, backbone)
 
@@ -220,43 +231,67 @@ def run(config: TrainConfig, *, progress: bool = True) -> PretrainedNetwork:
 
     validation = HeldOut(epochs("validation", 0), min(8, -(-held // config.batch)))
     _, average = train(
-        make_network(world, config), denoising_loss(setting), epochs("train", config.seed), config,
-        validation=validation if held else None, progress=progress,
-    )  # fmt: skip
+        make_network(world, config),
+        denoising_loss(setting),
+        epochs("train", config.seed),
+        config,
+        validation=validation if held else None,
+        progress=progress,
+    )
     if leads():
         save_prior(Path(config.out) / "model", world, setting, unresolved, average, config)
     return average
 
 
 def save_prior(
-    folder: Path, world: World, setting: Setting, unresolved: np.ndarray,
-    network: PretrainedNetwork, config: TrainConfig,
-) -> None:  # fmt: skip
+    folder: Path,
+    world: World,
+    setting: Setting,
+    unresolved: np.ndarray,
+    network: PretrainedNetwork,
+    config: TrainConfig,
+) -> None:
     """Write what `xdiffda.load_model` reads; the card last, with the digests of the others."""
     folder.mkdir(parents=True, exist_ok=True)
     grid, given, net = world.layout.grid, world.given, world.forecaster.net
     write_arrays(folder / WEIGHTS, flatten(network))
-    write_arrays(folder / STATISTICS, {
-        "lat": np.array(grid.lat), "lon": np.array(grid.lon),
-        "mean": world.mean, "stddev": world.stddev,
-        "scale": (setting.scale * world.stddev).astype(np.float32), "unresolved": unresolved,
-        "b_blocks": pack_symmetric(np.asarray(setting.covariance.blocks)).astype(np.float32),
-        "given_mean": given.mean, "given_stddev": given.stddev,
-        **{f"static_{name}": field for name, field in given.static.items()},
-    })  # fmt: skip
-    places = ("data", "pairs", "out", "initial")
-    write_card(folder, {
-        "name": Path(config.out).name, "kind": "diffda", "title": "GraphCast fine-tuned as DiffDA",
-        "grid": str(grid), "variables": list(world.layout.variables),
-        "levels": list(world.layout.levels),
-        "network": dataclasses.asdict(network.backbone.config) | {"remat": False, "edge_chunk": 0},
-        "mesh": {
-            "refinement": net.config.mesh_size,
-            "radius_fraction": net.config.radius_query_fraction_edge_length,
-            "mesh2grid_normalization": net.config.mesh2grid_edge_normalization_factor,
+    write_arrays(
+        folder / STATISTICS,
+        {
+            "lat": np.array(grid.lat),
+            "lon": np.array(grid.lon),
+            "mean": world.mean,
+            "stddev": world.stddev,
+            "scale": (setting.scale * world.stddev).astype(np.float32),
+            "unresolved": unresolved,
+            "b_blocks": pack_symmetric(np.asarray(setting.covariance.blocks)).astype(np.float32),
+            "given_mean": given.mean,
+            "given_stddev": given.stddev,
+            **{f"static_{name}": field for name, field in given.static.items()},
         },
-        "places": [list(part) for part in network.places],
-        "given": list(given.names), "static": sorted(given.static),
-        "training": {k: v for k, v in config.to_dict().items() if k not in places},
-        "initial": net.description, "licence": net.license,
-    })  # fmt: skip
+    )
+    places = ("data", "pairs", "out", "initial")
+    write_card(
+        folder,
+        {
+            "name": Path(config.out).name,
+            "kind": "diffda",
+            "title": "GraphCast fine-tuned as DiffDA",
+            "grid": str(grid),
+            "variables": list(world.layout.variables),
+            "levels": list(world.layout.levels),
+            "network": dataclasses.asdict(network.backbone.config)
+            | {"remat": False, "edge_chunk": 0},
+            "mesh": {
+                "refinement": net.config.mesh_size,
+                "radius_fraction": net.config.radius_query_fraction_edge_length,
+                "mesh2grid_normalization": net.config.mesh2grid_edge_normalization_factor,
+            },
+            "places": [list(part) for part in network.places],
+            "given": list(given.names),
+            "static": sorted(given.static),
+            "training": {k: v for k, v in config.to_dict().items() if k not in places},
+            "initial": net.description,
+            "licence": net.license,
+        },
+    )

@@ -62,8 +62,12 @@ def initial_times(era5: Era5, data: Reanalysis) -> np.ndarray:
             found = f"era5.every_hours = {era5.every_hours} of a store with times every {apart} h"
             problem = Problem(found, f"a multiple of {apart}", f"every_hours = {apart}")
             raise InputError([problem], what="reanalysis")
-    wanted = {t - lead * _HOUR for lead in era5.leads
-              for part in ("train", "validation") for t in valid_times(era5, part)}  # fmt: skip
+    wanted = {
+        t - lead * _HOUR
+        for lead in era5.leads
+        for part in ("train", "validation")
+        for t in valid_times(era5, part)
+    }
     known = set(data.times)
     frames = range(data.task.n_frames)
     possible = sorted(t for t in wanted if all(t - k * STEP in known for k in frames))
@@ -94,9 +98,7 @@ def make_forecasts(config: TrainConfig, *, progress: bool = True) -> Path:
     era5, path = config.era5, Path(config.pairs)
     forecaster = read_forecaster(config)
     store = open_store(config.data, era5.storage)
-    data = Reanalysis(
-        store, forecaster.net.task, variables=era5.variables, levels=era5.levels
-    )  # fmt: skip
+    data = Reanalysis(store, forecaster.net.task, variables=era5.variables, levels=era5.levels)
     times = initial_times(era5, data)
     origin = forecast_origin(config, forecaster, data, times)
     if leads() and not path.exists():
@@ -125,16 +127,20 @@ def _forecast(
     bad = [str(name) for name in wanted if not np.isfinite(wanted[name].values).all()]
     if bad:
         raise FloatingPointError(f"the forecast from {time} is not finite in {bad}")
-    wanted = wanted.rename(time="lead_time").drop_vars(["lead_time", "level", "lat", "lon"],
-                                                       errors="ignore")  # fmt: skip
+    wanted = wanted.rename(time="lead_time").drop_vars(
+        ["lead_time", "level", "lat", "lon"], errors="ignore"
+    )
     order = ("init_time", "lead_time", "level", "lat", "lon")
     return wanted.expand_dims("init_time").transpose(*order, missing_dims="ignore")
 
 
 def _create(
-    path: Path, times: np.ndarray, layout: Layout, lead_hours: tuple[int, ...],
+    path: Path,
+    times: np.ndarray,
+    layout: Layout,
+    lead_hours: tuple[int, ...],
     origin: dict[str, str],
-) -> None:  # fmt: skip
+) -> None:
     """An empty store, one chunk for each forecast; in place only when it is whole."""
     grid, n_level = layout.grid, len(layout.levels)
     data = {}
@@ -147,16 +153,21 @@ def _create(
     coords = {
         "init_time": times,
         "lead_time": np.array(lead_hours) * _HOUR.astype("timedelta64[ns]"),
-        "lat": np.array(grid.lat), "lon": np.array(grid.lon),
-    }  # fmt: skip
+        "lat": np.array(grid.lat),
+        "lon": np.array(grid.lon),
+    }
     if n_level:
         coords["level"] = np.array(layout.levels, np.int32)
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     xr.Dataset(data, coords=coords, attrs=origin).to_zarr(
-        partial, mode="w", compute=False, consolidated=False, zarr_format=3,
+        partial,
+        mode="w",
+        compute=False,
+        consolidated=False,
+        zarr_format=3,
         encoding={"complete": {"chunks": (1,)}},
-    )  # fmt: skip
+    )
     partial.rename(path)
 
 
@@ -169,9 +180,12 @@ def _write(path: Path, number: int, states: xr.Dataset) -> None:
 
 
 def _check(
-    path: Path, times: np.ndarray, layout: Layout, lead_hours: tuple[int, ...],
+    path: Path,
+    times: np.ndarray,
+    layout: Layout,
+    lead_hours: tuple[int, ...],
     origin: dict[str, str],
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """The flags of the store, if it is of this configuration."""
     with xr.open_zarr(path, consolidated=False, chunks=None, decode_timedelta=True) as ds:
         problems = []
@@ -201,8 +215,11 @@ class Backgrounds:
 
     def __init__(self, path: str | Path, layout: Layout) -> None:
         if not Path(path).is_dir():
-            problem = Problem("no store of forecasts", "one, made before the training",
-                              "python -m xdiffda.train forecasts CONFIG.toml")  # fmt: skip
+            problem = Problem(
+                "no store of forecasts",
+                "one, made before the training",
+                "python -m xdiffda.train forecasts CONFIG.toml",
+            )
             raise InputError([problem], what=str(path))
         self.ds = xr.open_zarr(path, consolidated=False, chunks=None, decode_timedelta=True)
         self.layout = layout
@@ -219,10 +236,11 @@ class Backgrounds:
         truth = set(known)
         return [
             (time, self._number[start], k)
-            for time in valid if time in truth
+            for time in valid
+            if time in truth
             for k, lead in enumerate(self.leads)
             if (start := time - lead * _HOUR) in self._number
-        ]  # fmt: skip
+        ]
 
     def read(self, number: int, lead: int) -> xr.Dataset:
         """One forecast at one lead time."""

@@ -148,7 +148,10 @@ class _Pmi:
         line = self.lines.readline()
         answer = dict(word.split("=", 1) for word in line.split() if "=" in word)
         if answer.get("cmd") != expected or answer.get("rc", "0") != "0":
-            problem = Problem(f"answer {line!r} of the launcher to {command}", f"cmd={expected}",
-                              "--coordinator HOST:29400")  # fmt: skip
+            problem = Problem(
+                f"answer {line!r} of the launcher to {command}",
+                f"cmd={expected}",
+                "--coordinator HOST:29400",
+            )
             raise InputError([problem], what="distributed run")
         return answer

@@ -54,8 +54,11 @@ class Drawn:
 
     def __post_init__(self) -> None:
         if (n := len(self.choices)) < self.batch:
-            problem = Problem(f"{n} samples", f"batch = {self.batch} of them, or more",
-                              f"batch = {max(n, 1)}, more data, a shorter rollout")  # fmt: skip
+            problem = Problem(
+                f"{n} samples",
+                f"batch = {self.batch} of them, or more",
+                f"batch = {max(n, 1)}, more data, a shorter rollout",
+            )
             raise InputError([problem], what="training data")
 
     def samples(self, step: int) -> np.ndarray:

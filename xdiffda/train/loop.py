@@ -41,6 +41,7 @@ from xdiffda.train.run_folder import (
 
 # What a run minimises, in a form that can be cut into pieces of the batch.
 
+
 class Objective(eqx.Module):
     """A mean over the samples of a batch.
 
@@ -197,13 +198,21 @@ class _Run:
         curves = CurveLog(self.out / "log.csv", self.begin) if leads() else None
         seen = SampleLog(self.out / "samples.csv") if leads() and config.log_samples else None
         batches = load_batches(
-            source, self.place.own_rows, begin=self.begin, end=config.steps,
-            readers=config.compute.readers, prefetch=config.compute.prefetch,
-        )  # fmt: skip
+            source,
+            self.place.own_rows,
+            begin=self.begin,
+            end=config.steps,
+            readers=config.compute.readers,
+            prefetch=config.compute.prefetch,
+        )
         bar = tqdm(
-            batches, desc=config.task, initial=self.begin, total=config.steps,
-            disable=not progress, mininterval=5 if sys.stderr.isatty() else 60,
-        )  # fmt: skip
+            batches,
+            desc=config.task,
+            initial=self.begin,
+            total=config.steps,
+            disable=not progress,
+            mininterval=5 if sys.stderr.isatty() else 60,
+        )
         for samples, own in bar:
             wish = self.place.flag(stop.wanted)
             arguments = (self.place.batch_of(own), wish, self.fixed)
@@ -250,11 +259,15 @@ class _Run:
         def step(state: State, batch: Batch, wish: jax.Array, fixed: Any) -> tuple:
             objective: Objective = eqx.combine(fixed, rest)
             drawn = objective.draw(batch, jax.random.fold_in(key, state.step))
-            of = lambda w, piece: objective.mean(eqx.combine(w, static), piece)  # noqa: E731
+
+            def of(w, piece):
+                return objective.mean(eqx.combine(w, static), piece)
+
             value, gradient = piecewise(
                 lambda piece: jax.value_and_grad(of)(state.weights, piece),
-                drawn, config.compute.accumulate,
-            )  # fmt: skip
+                drawn,
+                config.compute.accumulate,
+            )
             update, inner = optimiser.update(gradient, state.optimiser, state.weights)
             weights = optax.apply_updates(state.weights, update)
             # the average warms up, so that a short run is not held by its random start
@@ -296,7 +309,10 @@ class _Run:
 
 def _fixed_arrays(objective: Objective, place: Placement) -> tuple[Any, Any]:
     """Arrays of the objective, whole on every device, and all else of it."""
-    is_array = lambda leaf: isinstance(leaf, jax.Array | np.ndarray)  # noqa: E731
+
+    def is_array(leaf):
+        return isinstance(leaf, jax.Array | np.ndarray)
+
     arrays, rest = eqx.partition(objective, is_array)
     return place.place(arrays, jax.tree.map(lambda _: place.whole, arrays)), rest
 

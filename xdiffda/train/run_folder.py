@@ -23,6 +23,7 @@ from xdiffda.train.distributed import Placement, leads
 
 # Draw the curves of a training run from its log.
 
+
 def plot_log(out: str | Path) -> Path:
     """Draw ``log.csv`` of a run as ``curves.png`` beside it and return the figure's path."""
     from xdiffda.plot.curves import loss_curves
@@ -86,8 +87,12 @@ def read_samples(path: str | Path) -> list[tuple[int, list[int]]]:
 
 def write_status(out: Path, step: int, steps: int) -> None:
     """Note how far the run is; a file ``finished`` marks one that has nothing left to do."""
-    status = {"step": step, "steps": steps, "processes": jax.process_count(),
-              "devices": jax.device_count()}  # fmt: skip
+    status = {
+        "step": step,
+        "steps": steps,
+        "processes": jax.process_count(),
+        "devices": jax.device_count(),
+    }
     write_json(out / "status.json", status)
     if step >= steps:
         (out / "finished").touch()
@@ -132,8 +137,9 @@ def claim_folder(config: TrainConfig) -> None:
     begun = any(path.name.isdecimal() for path in (out / CHECKPOINTS).glob("*"))
     known, finished, versions = (out / CONFIG).exists(), (out / "finished").exists(), []
     if begun and not known:
-        problem = Problem(f"checkpoints without {CONFIG} in {out}", "what they were made with",
-                          f'out = "{out}-2"')  # fmt: skip
+        problem = Problem(
+            f"checkpoints without {CONFIG} in {out}", "what they were made with", f'out = "{out}-2"'
+        )
         raise_if([problem], what="folder of a training run")
     if known and (begun or (out / SETTING).exists()):
         _compare(TrainConfig.read_back(out), config, every=begun)
@@ -193,6 +199,7 @@ def _comparable(key: str, value: Any) -> Any:
 
 # Checkpoints: all state of a run, written while it goes on, read on any number of devices.
 
+
 class State(NamedTuple):
     """What a checkpoint holds."""
 
@@ -208,7 +215,10 @@ def make_optimiser(config: Optimiser, steps: int) -> optax.GradientTransformatio
     schedule = optax.warmup_cosine_decay_schedule(
         config.start, config.peak, min(warmup, steps - 1), steps, config.end
     )
-    matrices = lambda weights: jax.tree.map(lambda a: a.ndim > 1, weights)  # noqa: E731
+
+    def matrices(weights):
+        return jax.tree.map(lambda a: a.ndim > 1, weights)
+
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.adamw(
@@ -227,8 +237,10 @@ def state_shardings(weights: Any, optimiser: Any, placement: Placement) -> State
     shapes = jax.eval_shape(lambda w: start_state(w, optimiser), weights)
     return State(
         jax.tree.map(lambda _: placement.whole, shapes.weights),
-        placement.split(shapes.ema), placement.split(shapes.optimiser), placement.whole,
-    )  # fmt: skip
+        placement.split(shapes.ema),
+        placement.split(shapes.optimiser),
+        placement.whole,
+    )
 
 
 def open_manager(out: Path) -> ocp.CheckpointManager:
@@ -245,7 +257,10 @@ def restore(manager: ocp.CheckpointManager, like: State, shardings: State) -> St
     StorageError
         If it holds arrays of other shapes, or cannot be read.
     """
-    place = lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s)  # noqa: E731
+
+    def place(a, s):
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s)
+
     abstract = jax.tree.map(place, like, shardings)
     step = manager.latest_step()
     try:

@@ -157,10 +157,15 @@ def balance(state: xr.Dataset, *, tropics: float = 20.0, polar: float = 80.0) ->
     outside = np.flatnonzero(((north >= tropics) & (north <= polar)).values)
     if not outside.size:
         raise InputError(
-            [Problem(f"no row between {tropics:g} and {polar:g} degrees",
-                     "tropics below polar, both in degrees", "balance(state, tropics=20)")],
+            [
+                Problem(
+                    f"no row between {tropics:g} and {polar:g} degrees",
+                    "tropics below polar, both in degrees",
+                    "balance(state, tropics=20)",
+                )
+            ],
             what="balance",
-        )  # fmt: skip
+        )
 
     def rms(square: xr.DataArray, rows: np.ndarray) -> xr.DataArray:
         part = square.isel(lat=rows)
@@ -192,9 +197,15 @@ def _prepared(state: xr.Dataset, names: tuple[str, ...], what: str) -> xr.Datase
     if missing:
         known = ", ".join(map(str, ds.data_vars))
         raise InputError(
-            [Problem(f"{known} without {', '.join(missing)}", ", ".join(names),
-                     f'state.rename(...="{missing[0]}")')], what=what,
-        )  # fmt: skip
+            [
+                Problem(
+                    f"{known} without {', '.join(missing)}",
+                    ", ".join(names),
+                    f'state.rename(...="{missing[0]}")',
+                )
+            ],
+            what=what,
+        )
     return ds
 
 
@@ -219,10 +230,15 @@ def _northward(field: xr.DataArray) -> xr.DataArray:
 
 def _derivative(field: xr.DataArray, function: Any, **settings: Any) -> xr.DataArray:
     return xr.apply_ufunc(
-        function, field.astype(np.float64), input_core_dims=_AXES, output_core_dims=_AXES,
-        kwargs=settings, dask="parallelized", output_dtypes=[np.float64],
+        function,
+        field.astype(np.float64),
+        input_core_dims=_AXES,
+        output_core_dims=_AXES,
+        kwargs=settings,
+        dask="parallelized",
+        output_dtypes=[np.float64],
         dask_gufunc_kwargs={"allow_rechunk": True},
-    )  # fmt: skip
+    )
 
 
 def _along_rows(x: Float[np.ndarray, "*lead lat lon"]) -> Float[np.ndarray, "*lead lat lon"]:
@@ -256,10 +272,14 @@ def _along_meridians(
 
 # Shock: how much more a forecast moves at first than one from a balanced state.
 
+
 def initial_shock(
-    state: xr.Dataset, forecast: xr.Dataset, *, reference: xr.Dataset,
+    state: xr.Dataset,
+    forecast: xr.Dataset,
+    *,
+    reference: xr.Dataset,
     reference_forecast: xr.Dataset,
-) -> xr.Dataset:  # fmt: skip
+) -> xr.Dataset:
     r"""Compare the first tendency of a forecast with that of a forecast from the truth.
 
     With the state :math:`x_0`, the first output :math:`x_1` of the forecast from it (6 h for
@@ -309,9 +329,12 @@ def initial_shock(
     names = [name for name in own.data_vars if name in base]
     own, base = own[names], base[names]
     out = xr.concat(
-        [own, base, own / base - 1], dim="score", coords="minimal", compat="override",
+        [own, base, own / base - 1],
+        dim="score",
+        coords="minimal",
+        compat="override",
         combine_attrs="override",
-    ).assign_coords(score=["tendency", "reference_tendency", "shock"])  # fmt: skip
+    ).assign_coords(score=["tendency", "reference_tendency", "shock"])
     out.attrs = {
         "protocol": "root mean square change over the first interval of a forecast, weighted by "
         "area, members pooled; shock: over that of the reference, less one"
@@ -343,8 +366,14 @@ def _one_time(ds: xr.Dataset, what: str) -> xr.Dataset:
     several = [d for d in clocks if ds.sizes[d] > 1]
     if several:
         raise InputError(
-            [Problem(f"{ds.sizes[several[0]]} times along {several[0]}", "one initial time",
-                     f"ds.isel({several[0]}=0)")], what=what,
-        )  # fmt: skip
+            [
+                Problem(
+                    f"{ds.sizes[several[0]]} times along {several[0]}",
+                    "one initial time",
+                    f"ds.isel({several[0]}=0)",
+                )
+            ],
+            what=what,
+        )
     stale: list[Any] = [n for n, c in ds.coords.items() if c.dtype.kind in "mM"]
     return ds.squeeze(clocks, drop=True).drop_vars(stale, errors="ignore")

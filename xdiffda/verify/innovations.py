@@ -72,10 +72,15 @@ def innovation_chi_square(
     b = np.asarray(hbht, np.float64)
     if b.shape not in ((d.size,), (d.size, d.size)) or r.shape != d.shape:
         raise InputError(
-            [Problem(f"H B H' of shape {b.shape} and {r.size} errors for {d.size} observations",
-                     "one number or one row for each observation",
-                     "innovation_chi_square(d, error_std, hbht)")], what="innovation_chi_square",
-        )  # fmt: skip
+            [
+                Problem(
+                    f"H B H' of shape {b.shape} and {r.size} errors for {d.size} observations",
+                    "one number or one row for each observation",
+                    "innovation_chi_square(d, error_std, hbht)",
+                )
+            ],
+            what="innovation_chi_square",
+        )
     if b.ndim == 1:
         return d**2 / (b + r)
     from scipy.linalg import LinAlgError, cho_factor, cho_solve
@@ -84,9 +89,15 @@ def innovation_chi_square(
         return d * cho_solve(cho_factor(b + np.diag(r)), d)
     except LinAlgError as error:
         raise InputError(
-            [Problem("H B H' + R that is not positive definite", "a covariance matrix",
-                     "0.5 * (hbht + hbht.T)")], what="innovation_chi_square",
-        ) from error  # fmt: skip
+            [
+                Problem(
+                    "H B H' + R that is not positive definite",
+                    "a covariance matrix",
+                    "0.5 * (hbht + hbht.T)",
+                )
+            ],
+            what="innovation_chi_square",
+        ) from error
 
 
 def innovation_statistics(
@@ -155,8 +166,11 @@ def innovation_statistics(
     first = equivalents(background, obs, window=window, operators=operators, what="background")
     shares = _chi_square(first, hbht)
     if analysis is not None:
-        shares = None if shares is None else xr.DataArray(shares, dims="obs", coords={
-            "obs": first["obs"].values})  # fmt: skip
+        shares = (
+            None
+            if shares is None
+            else xr.DataArray(shares, dims="obs", coords={"obs": first["obs"].values})
+        )
         second = equivalents(analysis, obs, window=window, operators=operators, what="analysis")
         first, second = together(background=first, analysis=second)
         shares = None if shares is None else shares.sel(obs=first["obs"]).values
@@ -191,9 +205,12 @@ def _chi_square(first: xr.Dataset, hbht: Any) -> np.ndarray | None:
 
 
 def _desroziers(
-    groups: Groups, innovation: np.ndarray, residual: np.ndarray, sigma: np.ndarray,
+    groups: Groups,
+    innovation: np.ndarray,
+    residual: np.ndarray,
+    sigma: np.ndarray,
     analysis: xr.Dataset,
-) -> dict[str, tuple[np.ndarray, str]]:  # fmt: skip
+) -> dict[str, tuple[np.ndarray, str]]:
     moved = innovation - residual  # H x_a - H x_b
     sampling = variance_of_mean(analysis)
 
@@ -206,9 +223,11 @@ def _desroziers(
         "error_std": (root(sigma**2), "assumed standard deviation of observation errors"),
         "error_std_diagnosed": (root(residual * innovation), "the same, diagnosed"),
         "background_std_diagnosed": (
-            root(moved * innovation), "background error in observation space, diagnosed"
+            root(moved * innovation),
+            "background error in observation space, diagnosed",
         ),
         "analysis_std_diagnosed": (
-            root(moved * residual + sampling), "analysis error in observation space, diagnosed"
+            root(moved * residual + sampling),
+            "analysis error in observation space, diagnosed",
         ),
-    }  # fmt: skip
+    }

@@ -66,12 +66,18 @@ def lead_time_loss(scores: xr.Dataset, reference: xr.Dataset, *, score: str = "r
             continue
         curve = reference[name].sel(score=score, drop=True)
         out[name] = xr.apply_ufunc(
-            _behind, field, curve.rename(lead_time="reference_lead_time"),
+            _behind,
+            field,
+            curve.rename(lead_time="reference_lead_time"),
             input_core_dims=[["lead_time"], ["reference_lead_time"]],
-            output_core_dims=[["lead_time"]], vectorize=True, kwargs={"own": own, "base": base},
-            dask="parallelized", output_dtypes=[np.float64],
-            dask_gufunc_kwargs={"allow_rechunk": True}, join="inner",
-        ).transpose("lead_time", ...)  # fmt: skip
+            output_core_dims=[["lead_time"]],
+            vectorize=True,
+            kwargs={"own": own, "base": base},
+            dask="parallelized",
+            output_dtypes=[np.float64],
+            dask_gufunc_kwargs={"allow_rechunk": True},
+            join="inner",
+        ).transpose("lead_time", ...)
         out[name].attrs = {"units": "h", "long_name": "lead-time loss"}
     protocol = f"hours between equal {score} of a forecast and of the reference"
     return xr.Dataset(out, attrs={"protocol": protocol})
@@ -85,9 +91,12 @@ def _hours(ds: xr.Dataset) -> Float[np.ndarray, " lead"]:
 
 
 def _behind(
-    error: Float[np.ndarray, " lead"], curve: Float[np.ndarray, " base"], *,
-    own: Float[np.ndarray, " lead"], base: Float[np.ndarray, " base"],
-) -> Float[np.ndarray, " lead"]:  # fmt: skip
+    error: Float[np.ndarray, " lead"],
+    curve: Float[np.ndarray, " base"],
+    *,
+    own: Float[np.ndarray, " lead"],
+    base: Float[np.ndarray, " base"],
+) -> Float[np.ndarray, " lead"]:
     known = np.isfinite(curve)
     if known.sum() < 2:
         return np.full(error.shape, np.nan)
@@ -99,9 +108,11 @@ def _behind(
 
 
 def _crossings(
-    error: Float[np.ndarray, "lead 1"], curve: Float[np.ndarray, "1 base"],
-    base: Float[np.ndarray, "1 base"], own: Float[np.ndarray, "lead 1"],
-) -> Float[np.ndarray, "lead segment"]:  # fmt: skip
+    error: Float[np.ndarray, "lead 1"],
+    curve: Float[np.ndarray, "1 base"],
+    base: Float[np.ndarray, "1 base"],
+    own: Float[np.ndarray, "lead 1"],
+) -> Float[np.ndarray, "lead segment"]:
     """Lead time at which each segment of the curve has an error; NaN where it has not."""
     left, right, begin, end = curve[:, :-1], curve[:, 1:], base[:, :-1], base[:, 1:]
     inside = (np.minimum(left, right) <= error) & (error <= np.maximum(left, right))

@@ -136,9 +136,15 @@ def _check_batch(convention: Convention, what: str) -> None:
     extra = [d for d in convention.batch_dims if d not in ("time", "member")]
     if extra:
         raise InputError(
-            [Problem(f"a {what} with the dimension {extra[0]}", "one state for each time",
-                     f"{what}.isel({extra[0]}=0)")], what=what,
-        )  # fmt: skip
+            [
+                Problem(
+                    f"a {what} with the dimension {extra[0]}",
+                    "one state for each time",
+                    f"{what}.isel({extra[0]}=0)",
+                )
+            ],
+            what=what,
+        )
 
 
 def _times(convention: Convention) -> list[np.datetime64 | None]:
@@ -171,9 +177,15 @@ def together(**seen: xr.Dataset) -> tuple[xr.Dataset, ...]:
     if not aligned[0].sizes["obs"]:
         names = " and ".join(seen)
         raise InputError(
-            [Problem(f"{names} without a common observation", "states of the same times",
-                     "background.sel(time=analysis.time)")], what="observations",
-        )  # fmt: skip
+            [
+                Problem(
+                    f"{names} without a common observation",
+                    "states of the same times",
+                    "background.sel(time=analysis.time)",
+                )
+            ],
+            what="observations",
+        )
     return aligned
 
 

@@ -77,10 +77,15 @@ def independent(analysis: xr.Dataset, *, what: str) -> tuple[xr.Dataset, str]:
         return analysis, ""
     if n_kept < 2:
         raise InputError(
-            [Problem(f"{n} members that are one antithetic pair", "2 independent members or more",
-                     "background.diffda.assimilate(obs, n_members=8, antithetic=False)")],
+            [
+                Problem(
+                    f"{n} members that are one antithetic pair",
+                    "2 independent members or more",
+                    "background.diffda.assimilate(obs, n_members=8, antithetic=False)",
+                )
+            ],
             what=what,
-        )  # fmt: skip
+        )
     return kept, f"of antithetic pairs the first member only ({n_kept} of {n} members)"
 
 
@@ -101,8 +106,9 @@ def variance_of_mean(error: Field, pairs: Partners = NONE) -> Field:
     alone = (n - 2 * k) / n**2 * variance(error, pairs)
     if k < 2:  # how far one pair's mean is off cannot be told: taken as exact
         return alone
-    first, second = (error.isel(member=list(of)).drop_vars("member", errors="ignore")
-                     for of in pairs)  # fmt: skip
+    first, second = (
+        error.isel(member=list(of)).drop_vars("member", errors="ignore") for of in pairs
+    )
     return alone + 4 * k / n**2 * ((first + second) / 2).var("member", ddof=1, skipna=False)
 
 
@@ -134,8 +140,9 @@ def distance_of_partners(error: Field, pairs: Partners) -> Field:
 
 
 def _apart(error: Field, pairs: Partners) -> Field:
-    first, second = (error.isel(member=list(of)).drop_vars("member", errors="ignore")
-                     for of in pairs)  # fmt: skip
+    first, second = (
+        error.isel(member=list(of)).drop_vars("member", errors="ignore") for of in pairs
+    )
     return first - second
 
 

@@ -136,27 +136,35 @@ def _of_repetitions(counts: xr.DataArray, over: Hashable) -> xr.DataArray:
     others = np.linalg.svd(known)[2][len(known) :]
     out = {"n": xr.full_like(shares.isel({over: 0, "rank": 0}, drop=True), n)}
     tests = {
-        "chi_square": np.concatenate([shapes, others]), "slope": shapes[:1],
-        "curvature": shapes[1:2], "residual": others,
-    }  # fmt: skip
+        "chi_square": np.concatenate([shapes, others]),
+        "slope": shapes[:1],
+        "curvature": shapes[1:2],
+        "residual": others,
+    }
     results = {
         name: xr.apply_ufunc(
-            _hotelling, shares, kwargs={"directions": directions, "signed": name in
-                                        ("slope", "curvature")},
-            input_core_dims=[[over, "rank"]], output_core_dims=[[], []], vectorize=True,
-            dask="parallelized", output_dtypes=[np.float64, np.float64],
+            _hotelling,
+            shares,
+            kwargs={"directions": directions, "signed": name in ("slope", "curvature")},
+            input_core_dims=[[over, "rank"]],
+            output_core_dims=[[], []],
+            vectorize=True,
+            dask="parallelized",
+            output_dtypes=[np.float64, np.float64],
             dask_gufunc_kwargs={"allow_rechunk": True},
         )
         for name, directions in tests.items()
-    }  # fmt: skip
+    }
     out |= {name: value for name, (value, _) in results.items()}
     return _stack(out | {f"{name}_p": p for name, (_, p) in results.items()})
 
 
 def _hotelling(
-    shares: Float[np.ndarray, "time rank"], *, directions: Float[np.ndarray, "one rank"],
+    shares: Float[np.ndarray, "time rank"],
+    *,
+    directions: Float[np.ndarray, "one rank"],
     signed: bool,
-) -> tuple[float, float]:  # fmt: skip
+) -> tuple[float, float]:
     """T-square (its signed root where there is one direction) and p-value of a mean of zero."""
     from scipy.stats import f
 
@@ -189,8 +197,9 @@ def _of_counts(counts: xr.DataArray) -> xr.DataArray:
     residual = total - slope**2 - curvature**2 if k > 3 else xr.zeros_like(total)
 
     def p_value(statistic: xr.DataArray, freedom: int) -> xr.DataArray:
-        return xr.apply_ufunc(chi2.sf, statistic, freedom, dask="parallelized",
-                              output_dtypes=[np.float64])  # fmt: skip
+        return xr.apply_ufunc(
+            chi2.sf, statistic, freedom, dask="parallelized", output_dtypes=[np.float64]
+        )
 
     out = {
         "n": n,
@@ -291,10 +300,15 @@ def rank_histogram(
     """
     if (truth is None) == (obs is None):
         raise InputError(
-            [Problem("both of truth and obs" if obs is not None else "neither truth nor obs",
-                     "exactly one of them", "rank_histogram(analysis, truth=truth)")],
+            [
+                Problem(
+                    "both of truth and obs" if obs is not None else "neither truth nor obs",
+                    "exactly one of them",
+                    "rank_histogram(analysis, truth=truth)",
+                )
+            ],
             what="rank_histogram",
-        )  # fmt: skip
+        )
     analysis, left_out = independent(analysis, what="rank histogram")
     if truth is not None:
         out = _against_truth(analysis, truth, thin_km)
@@ -311,9 +325,16 @@ def _against_truth(analysis: xr.Dataset, truth: xr.Dataset, thin_km: float | Non
     protocol = _TRUTH
     if thin_km is not None:
         if not (isinstance(thin_km, int | float | np.number) and thin_km > 0):
-            raise InputError([Problem(f"thin_km={thin_km!r}", "a positive distance in km",
-                                      "rank_histogram(..., thin_km=1500)")],
-                             what="rank histogram")  # fmt: skip
+            raise InputError(
+                [
+                    Problem(
+                        f"thin_km={thin_km!r}",
+                        "a positive distance in km",
+                        "rank_histogram(..., thin_km=1500)",
+                    )
+                ],
+                what="rank histogram",
+            )
         weights = thinned(reference["lat"], reference["lon"], thin_km).astype(np.float64)
         protocol = _THINNED.format(thin_km)
     out = {n: _counts(state[n], reference[n], weights) for n in state.data_vars}

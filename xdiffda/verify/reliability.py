@@ -66,13 +66,21 @@ def spread_error(analysis: xr.Dataset, truth: xr.Dataset, *, n_bins: int = 10) -
         spread2 = variance(error, pairs) + variance_of_mean(error, pairs)
         dims = reduced(square)
         field = xr.apply_ufunc(
-            _binned, spread2, square, xr.broadcast(weights, square)[0].transpose(*square.dims),
-            input_core_dims=[dims] * 3, output_core_dims=[["quantity", "bin"]],
-            kwargs={"n_bins": n_bins, "n_core": len(dims)}, vectorize=False, dask="parallelized",
-            dask_gufunc_kwargs={"allow_rechunk": True, "output_sizes": {"quantity": 2,
-                                                                         "bin": n_bins}},
+            _binned,
+            spread2,
+            square,
+            xr.broadcast(weights, square)[0].transpose(*square.dims),
+            input_core_dims=[dims] * 3,
+            output_core_dims=[["quantity", "bin"]],
+            kwargs={"n_bins": n_bins, "n_core": len(dims)},
+            vectorize=False,
+            dask="parallelized",
+            dask_gufunc_kwargs={
+                "allow_rechunk": True,
+                "output_sizes": {"quantity": 2, "bin": n_bins},
+            },
             output_dtypes=[np.float64],
-        )  # fmt: skip
+        )
         field = field.assign_coords(quantity=["spread", "error"], bin=np.arange(1, n_bins + 1))
         field.attrs = _labels(reference[name])
         out[name] = field.transpose("quantity", "bin", ...)
@@ -85,9 +93,13 @@ def spread_error(analysis: xr.Dataset, truth: xr.Dataset, *, n_bins: int = 10) -
 
 
 def _binned(
-    spread2: Float[np.ndarray, "*lead *core"], square: Float[np.ndarray, "*lead *core"],
-    weight: Float[np.ndarray, "*lead *core"], *, n_bins: int, n_core: int,
-) -> Float[np.ndarray, "*lead 2 bin"]:  # fmt: skip
+    spread2: Float[np.ndarray, "*lead *core"],
+    square: Float[np.ndarray, "*lead *core"],
+    weight: Float[np.ndarray, "*lead *core"],
+    *,
+    n_bins: int,
+    n_core: int,
+) -> Float[np.ndarray, "*lead 2 bin"]:
     lead = spread2.shape[: spread2.ndim - n_core]
     rows = [a.reshape(*lead, -1).reshape(int(np.prod(lead)), -1) for a in (spread2, square, weight)]
     out = np.full((len(rows[0]), 2, n_bins), np.nan)
@@ -178,24 +190,36 @@ def _by_probability(
     weight = weights.where(known, 0.0)
     count, dims = (above >= 0).sum("member"), reduced(event)
     inside = [weight.where(count == k, 0.0) for k in range(n + 1)]
-    index = xr.DataArray(np.arange(n + 1) / n, dims="probability", name="probability",
-                         attrs={"units": "1", "long_name": "forecast probability"})  # fmt: skip
+    index = xr.DataArray(
+        np.arange(n + 1) / n,
+        dims="probability",
+        name="probability",
+        attrs={"units": "1", "long_name": "forecast probability"},
+    )
     total = xr.concat([w.sum(dims) for w in inside], index)
     hits = xr.concat([w.where(event >= 0, 0.0).sum(dims) for w in inside], index)
     return hits / total.where(total > 0), total / weight.sum(dims)
 
 
 def _brier(
-    above: xr.DataArray, event: xr.DataArray, weights: xr.DataArray, frequency: xr.DataArray,
+    above: xr.DataArray,
+    event: xr.DataArray,
+    weights: xr.DataArray,
+    frequency: xr.DataArray,
     share: xr.DataArray,
-) -> xr.DataArray:  # fmt: skip
+) -> xr.DataArray:
     from scores.probability import brier_score_for_ensemble
 
     def score(fair: bool) -> Any:
         found = brier_score_for_ensemble(
-            above, event, "member", 0.0, weights=weights, fair_correction=fair,
+            above,
+            event,
+            "member",
+            0.0,
+            weights=weights,
+            fair_correction=fair,
             reduce_dims=reduced(event),
-        )  # fmt: skip
+        )
         return found.isel(threshold=0, drop=True) if "threshold" in found.dims else found
 
     base = (share * frequency).sum("probability")

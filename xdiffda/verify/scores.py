@@ -68,15 +68,29 @@ def canonical_state(ds: xr.Dataset, *, what: str) -> xr.Dataset:
     on = next((d for d in ("obs", "station") if d in ds.dims), None)
     if on is not None and {"lat", "lon"}.isdisjoint(ds.dims):
         raise InputError(
-            [Problem(f"observations, on {on}", "a state on latitudes and longitudes",
-                     "xdiffda.verify.withheld_report(background, analysis, obs)")], what=what,
-        )  # fmt: skip
+            [
+                Problem(
+                    f"observations, on {on}",
+                    "a state on latitudes and longitudes",
+                    "xdiffda.verify.withheld_report(background, analysis, obs)",
+                )
+            ],
+            what=what,
+        )
     out = canonical(ds, what=what)
     for dim in ("time", "level"):
         if dim in out.indexes and not out.indexes[dim].is_unique:
             found = f"{out.sizes[dim]} states along {dim}, {out.indexes[dim].nunique()} of them"
-            raise InputError([Problem(f"{found} different by their {dim}", f"each {dim} once",
-                                      f'{what}.drop_duplicates("{dim}")')], what=what)  # fmt: skip
+            raise InputError(
+                [
+                    Problem(
+                        f"{found} different by their {dim}",
+                        f"each {dim} once",
+                        f'{what}.drop_duplicates("{dim}")',
+                    )
+                ],
+                what=what,
+            )
     return out
 
 
@@ -93,9 +107,15 @@ def need_members(n: int, *, what: str) -> None:
     """Raise where there is no ensemble."""
     if n < 2:
         raise InputError(
-            [Problem("a single state", "an ensemble of 2 members or more",
-                     "background.diffda.assimilate(obs, n_members=8)")], what=what,
-        )  # fmt: skip
+            [
+                Problem(
+                    "a single state",
+                    "an ensemble of 2 members or more",
+                    "background.diffda.assimilate(obs, n_members=8)",
+                )
+            ],
+            what=what,
+        )
 
 
 def reduced(field: xr.DataArray | xr.Dataset) -> list[Hashable]:
@@ -176,9 +196,11 @@ def verify(
     columns = _scores(state, reference, weights, partners(analysis))
     if background is not None:
         first, same = pair_with(
-            canonical_state(background, what="background"), reference, what="truth",
+            canonical_state(background, what="background"),
+            reference,
+            what="truth",
             first="background",
-        )  # fmt: skip
+        )
         same_channels(same, reference)
         base = _scores(first, same, weights)
         columns["background_rmse"], columns["background_crps"] = base["rmse"], base["crps"]
@@ -284,8 +306,9 @@ def _same_place(one: xr.Dataset, other: xr.Dataset) -> bool:
     """Whether two states in canonical names are of the same times and levels, where they tell."""
     return all(
         one[n].dims == other[n].dims and np.array_equal(one[n], other[n])
-        for n in ("time", "valid_time", "level") if n in one.coords and n in other.coords
-    )  # fmt: skip
+        for n in ("time", "valid_time", "level")
+        if n in one.coords and n in other.coords
+    )
 
 
 def _same_convention(one: xr.Dataset, other: xr.Dataset) -> bool:

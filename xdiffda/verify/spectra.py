@@ -65,22 +65,29 @@ def zonal_spectrum(
     inside = {name: (lat >= south) & (lat <= north) for name, (south, north) in chosen.items()}
     raise_if(
         [
-            Problem(f"band {name!r} from {chosen[name][0]:g} to {chosen[name][1]:g} without a row",
-                    f"bands that hold some of {ds.sizes['lat']} rows, south before north",
-                    'zonal_spectrum(state, bands={"north": (20, 90)})')
-            for name, mask in inside.items() if not bool(mask.any())
+            Problem(
+                f"band {name!r} from {chosen[name][0]:g} to {chosen[name][1]:g} without a row",
+                f"bands that hold some of {ds.sizes['lat']} rows, south before north",
+                'zonal_spectrum(state, bands={"north": (20, 90)})',
+            )
+            for name, mask in inside.items()
+            if not bool(mask.any())
         ],
         what="zonal_spectrum",
-    )  # fmt: skip
+    )
     n = ds.sizes["lon"] // 2 + 1
     index = xr.DataArray(list(chosen), dims="band", name="band")
 
     def spectrum(field: xr.DataArray) -> xr.DataArray:
         power = xr.apply_ufunc(
-            _power, field, input_core_dims=[["lon"]], output_core_dims=[["wavenumber"]],
-            dask="parallelized", output_dtypes=[np.float64],
+            _power,
+            field,
+            input_core_dims=[["lon"]],
+            output_core_dims=[["wavenumber"]],
+            dask="parallelized",
+            output_dtypes=[np.float64],
             dask_gufunc_kwargs={"allow_rechunk": True, "output_sizes": {"wavenumber": n}},
-        )  # fmt: skip
+        )
         power = power.mean([d for d in _AVERAGED if d in power.dims], skipna=False)
         # a band's rows only: 0 * NaN would spoil the others
         parts = [
@@ -172,12 +179,17 @@ def total_spectrum(state: xr.Dataset, *, truncation: int | None = None) -> xr.Da
 
     def spectrum(field: xr.DataArray) -> xr.DataArray:
         found = xr.apply_ufunc(
-            power, field, input_core_dims=[["lat", "lon"]],
-            output_core_dims=[["total_wavenumber"]], dask="parallelized",
+            power,
+            field,
+            input_core_dims=[["lat", "lon"]],
+            output_core_dims=[["total_wavenumber"]],
+            dask="parallelized",
             output_dtypes=[np.float64],
-            dask_gufunc_kwargs={"allow_rechunk": True, "output_sizes": {
-                "total_wavenumber": n_degree}},
-        )  # fmt: skip
+            dask_gufunc_kwargs={
+                "allow_rechunk": True,
+                "output_sizes": {"total_wavenumber": n_degree},
+            },
+        )
         found = found.mean([d for d in _AVERAGED if d in found.dims], skipna=False)
         return found.transpose("total_wavenumber", ...)
 
@@ -210,8 +222,13 @@ def _closed(ds: xr.Dataset) -> xr.Dataset:
     step = 360.0 / lon.size
     if lon.size < 3 or not np.allclose(np.diff(lon), step, atol=0.01 * step):
         raise InputError(
-            [Problem(f"{lon.size} meridians from {lon[0]:g} to {lon[-1]:g}",
-                     "meridians equally spaced around the globe", "xdiffda.regrid(state, like)")],
+            [
+                Problem(
+                    f"{lon.size} meridians from {lon[0]:g} to {lon[-1]:g}",
+                    "meridians equally spaced around the globe",
+                    "xdiffda.regrid(state, like)",
+                )
+            ],
             what="spectrum",
-        )  # fmt: skip
+        )
     return ds

@@ -64,9 +64,15 @@ def skill_table(
     if not scores or (relative_to is not None and relative_to not in scores):
         name = relative_to or "analysis"
         raise InputError(
-            [Problem(f"scores of {', '.join(scores) or 'nothing'}", f"those of {name}",
-                     f"skill_table({{{name!r}: verify({name}, truth)}})")], what="skill_table",
-        )  # fmt: skip
+            [
+                Problem(
+                    f"scores of {', '.join(scores) or 'nothing'}",
+                    f"those of {name}",
+                    f"skill_table({{{name!r}: verify({name}, truth)}})",
+                )
+            ],
+            what="skill_table",
+        )
     channels = {method: _channels(result, score) for method, result in scores.items()}
     first = next(iter(channels.values()))
     labels = {v: k for k, v in HEADLINES.items()}

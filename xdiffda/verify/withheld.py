@@ -66,17 +66,29 @@ def split_obs(
 
     if not 0 < fraction < 1:
         raise InputError(
-            [Problem(f"fraction={fraction!r}", "a fraction of the stations between 0 and 1",
-                     "split_obs(obs, 0.1)")], what="split_obs",
-        )  # fmt: skip
+            [
+                Problem(
+                    f"fraction={fraction!r}",
+                    "a fraction of the stations between 0 and 1",
+                    "split_obs(obs, 0.1)",
+                )
+            ],
+            what="split_obs",
+        )
     tidy = to_tidy(obs, operators=operators)
     station = stations(tidy)
     n = station.max() + 1
     if n < 2:
         raise InputError(
-            [Problem("observations of one station", "2 stations or more, to withhold one",
-                     "assimilate(obs)  # without withhold")], what="split_obs",
-        )  # fmt: skip
+            [
+                Problem(
+                    "observations of one station",
+                    "2 stations or more, to withhold one",
+                    "assimilate(obs)  # without withhold",
+                )
+            ],
+            what="split_obs",
+        )
     # in the order of places, not of the table
     order = np.lexsort((tidy["lon"].values, tidy["lat"].values))
     _, first = np.unique(station[order], return_index=True)
@@ -189,10 +201,14 @@ def withheld_report(
     if spread is not None:
         share = (value - mean(second)) ** 2 / (sigma**2 + spread)
         columns["chi_square"] = (groups.mean(share), "squared residual over its expectation")
-    out = groups.dataset(columns, protocol=(
-        "withheld observations, ensemble means; misfit: root mean square of (y - H x) / error_std; "
-        "p_value: one-sided t-test over stations"
-    ))  # fmt: skip
+    out = groups.dataset(
+        columns,
+        protocol=(
+            "withheld observations, ensemble means; misfit: root mean square of (y - H x) / "
+            "error_std; "
+            "p_value: one-sided t-test over stations"
+        ),
+    )
     return out.assign_attrs(_whole(out, before, after, station, by))
 
 

@@ -144,7 +144,10 @@ def test_card_and_sample_tell_where_they_come_from(bundled: tuple[Path, Path]) -
     )
     assert truth.sizes["time"] == 17
     np.testing.assert_array_equal(truth.time, background.time)
-    rmse = lambda ds: float(np.sqrt(((ds.temperature - truth.temperature) ** 2).mean()))  # noqa: E731
+
+    def rmse(ds):
+        return float(np.sqrt(((ds.temperature - truth.temperature) ** 2).mean()))
+
     assert rmse(six) < rmse(background)
 
 
@@ -202,14 +205,20 @@ def test_bundled_model_damps_the_noise_of_backgrounds(
     prior, nature = load_model(bundled[0]), load_nature(nature_folder)
     pairs = load_pairs(pairs_folder, "validation")
     index = np.arange(0, len(pairs.row), 4)
-    physical = lambda x: np.asarray(x) * nature.stddev + nature.mean  # noqa: E731
+
+    def physical(x):
+        return np.asarray(x) * nature.stddev + nature.mean
+
     truth, background = physical(nature.states[pairs.row[index]]), pairs.background[index]
     background = physical(background)
     filtered = prior.filtered(background)
     basis, s = prior.covariance.basis, prior.scale
     moved = (filtered - background) / s
     np.testing.assert_allclose(unresolved_part(basis, moved), moved, atol=2e-3)
-    error = lambda x: np.mean(unresolved_part(basis, (truth - x) / s) ** 2)  # noqa: E731
+
+    def error(x):
+        return np.mean(unresolved_part(basis, (truth - x) / s) ** 2)
+
     assert error(filtered) < 0.95 * error(background)
     # observations are told what is left of it, not what there was
     r = np.sqrt(np.mean(((truth - filtered) / s) ** 2, axis=(1, 2)))
@@ -254,9 +263,14 @@ def test_a_forecaster_can_stay(
     """A denoiser trained further is bundled with the forecaster that the model had."""
     first = bundled[0]
     folder = bundle(
-        str(nature_folder), str(pairs_folder), str(first), str(denoiser_folder), name="again",
-        out=tmp_path / "again", sample_out=tmp_path / "sample",
-    )  # fmt: skip
+        str(nature_folder),
+        str(pairs_folder),
+        str(first),
+        str(denoiser_folder),
+        name="again",
+        out=tmp_path / "again",
+        sample_out=tmp_path / "sample",
+    )
     assert (folder / "forecaster.npz").read_bytes() == (first / "forecaster.npz").read_bytes()
     cards = [json.loads((f / "card.json").read_text())["training"] for f in (first, folder)]
     assert cards[0]["forecaster"] == cards[1]["forecaster"]

@@ -46,8 +46,9 @@ def test_one_analysis_is_the_kalman_filter(world) -> None:
 
     now = Moment(truth, nature.time[40], sites)
     found = analyse(nature, prior, background, now, error, NoNoise())
-    B = np.asarray(prior.covariance(np.eye(nature.layout.grid.n_node)[:, :, None]
-                                    * np.ones(error.size)))[..., 0]  # fmt: skip
+    B = np.asarray(
+        prior.covariance(np.eye(nature.layout.grid.n_node)[:, :, None] * np.ones(error.size))
+    )[..., 0]
     d = ((truth - background) / scale)[sites]
     r = module.estimate_r((d / error).ravel(), np.full(d.size, 2.0), 3)
     gain = r**2 * B[:, sites] @ np.linalg.inv(r**2 * B[np.ix_(sites, sites)] + 0.25 * np.eye(3))
@@ -95,7 +96,10 @@ def test_the_denoisers_mean_is_what_observations_correct(world) -> None:
     drawn = np.random.default_rng(0)
     found = analyse(nature, corrected, background, now, error, drawn)
     other = analyse(nature, prior, background, now, error, np.random.default_rng(0))
-    miss = lambda x: np.sqrt(np.mean(((x - truth) / scale) ** 2))  # noqa: E731
+
+    def miss(x):
+        return np.sqrt(np.mean(((x - truth) / scale) ** 2))
+
     assert miss(found) < 0.3 * miss(other) and miss(background) == pytest.approx(0.25, rel=1e-3)
 
 

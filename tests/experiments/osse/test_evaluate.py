@@ -135,8 +135,13 @@ def test_the_file_is_short_and_holds_all() -> None:
 def test_cards_leave_out_what_is_told_by_channel(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("xdiffda.priors.registry.models_folder", lambda: tmp_path)
     monkeypatch.setattr("xdiffda.priors.registry.model_folder", lambda model: tmp_path / model)
-    report = {"first": "a", "last": "b", "errors": "quarter", "weights": "0",
-              "table": {"416": {"guided": row_of_two_channels()}}}  # fmt: skip
+    report = {
+        "first": "a",
+        "last": "b",
+        "errors": "quarter",
+        "weights": "0",
+        "table": {"416": {"guided": row_of_two_channels()}},
+    }
     (tmp_path / "tiny").mkdir()
     for name, content in (("card", {"sha256": {}}), ("skill-quarter", report)):
         (tmp_path / "tiny" / f"{name}.json").write_text(json.dumps(content))

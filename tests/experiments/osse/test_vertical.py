@@ -14,14 +14,21 @@ P_SEA, T_SEA = 101325.0, 288.15
 EXPONENT = GAS_CONSTANT * LAPSE_RATE / GRAVITY
 
 
-def _interpolate(pressure: np.ndarray, surface: np.ndarray, temperature: np.ndarray,
-                 height: np.ndarray) -> dict[str, np.ndarray]:  # fmt: skip
+def _interpolate(
+    pressure: np.ndarray, surface: np.ndarray, temperature: np.ndarray, height: np.ndarray
+) -> dict[str, np.ndarray]:
     """Wind linear in log p; humidity its double."""
     u = np.log(pressure)
     return to_pressure_levels(
-        sigma=SIGMA, surface_pressure=surface, u=u, v=-u, temperature=temperature,
-        specific_humidity=2 * u, geopotential=GRAVITY * height, levels=LEVELS,
-    )  # fmt: skip
+        sigma=SIGMA,
+        surface_pressure=surface,
+        u=u,
+        v=-u,
+        temperature=temperature,
+        specific_humidity=2 * u,
+        geopotential=GRAVITY * height,
+        levels=LEVELS,
+    )
 
 
 def _lapsing() -> dict[str, np.ndarray]:

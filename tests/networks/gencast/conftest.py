@@ -46,9 +46,12 @@ class Case:
     def forecaster(self) -> gencast.GenCastForecaster:
         """The network with its statistics."""
         return gencast.GenCastForecaster(
-            self.net, mean=self.stats("mean"), stddev=self.stats("stddev"),
-            diffs_stddev=self.stats("diffs_stddev"), minimum=self.stats("min"),
-        )  # fmt: skip
+            self.net,
+            mean=self.stats("mean"),
+            stddev=self.stats("stddev"),
+            diffs_stddev=self.stats("diffs_stddev"),
+            minimum=self.stats("min"),
+        )
 
     @functools.cached_property
     def outputs(self) -> dict[str, np.ndarray]:

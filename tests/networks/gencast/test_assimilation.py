@@ -146,9 +146,10 @@ def test_a_published_model_is_the_network_that_was_written(model, prior, forecas
 def test_earlier_states_are_asked_for(model, prior, previous):
     obs = prior.background().diffda.emulate_obs(n_columns=3)
     with pytest.raises(
-        InputError, match=r"gencast-tiny: 1 problem\n.*no earlier states; needed those of "
-        r"2019-06-14T00:00 and 2019-06-14T12:00.*model.given\(states.sel\(time="
-    ):  # fmt: skip
+        InputError,
+        match=r"gencast-tiny: 1 problem\n.*no earlier states; needed those of "
+        r"2019-06-14T00:00 and 2019-06-14T12:00.*model.given\(states.sel\(time=",
+    ):
         assimilate(prior.background(), obs, model="gencast-tiny", progress=False)
     with pytest.raises(InputError, match="no earlier states; needed the states 24 and 12 h"):
         model.background()
@@ -190,18 +191,28 @@ def test_observations_guide_the_draw(forecaster, previous, prior):
     sites = [(-45.0, 45.0, 3.0), (22.5, 270.0, -3.0)]
     rows = [
         {
-            "variable": "temperature", "level": 850.0, "lat": lat, "lon": lon, "time": TIME,
+            "variable": "temperature",
+            "level": 850.0,
+            "lat": lat,
+            "lon": lon,
+            "time": TIME,
             "value": float(last["temperature"].sel(lat=lat, lon=lon, level=850)) + change,
         }
         for lat, lon, change in sites
-    ]  # fmt: skip
+    ]
 
     def analyse(error: float) -> xr.DataArray:
         obs = pd.DataFrame(rows).assign(error_std=error)
         analysis = assimilate(
-            background, obs, model=prior, covariance="jacobian", n_members=2, n_steps=4,
-            gross_check=np.inf, progress=False,
-        )  # fmt: skip
+            background,
+            obs,
+            model=prior,
+            covariance="jacobian",
+            n_members=2,
+            n_steps=4,
+            gross_check=np.inf,
+            progress=False,
+        )
         assert analysis.attrs["xdiffda_model"] == "gencast-tiny"
         assert json.loads(analysis.attrs["xdiffda_background_error"]) == [
             1.0
@@ -223,7 +234,12 @@ def test_a_cycle_refuses_it_before_anything_is_written(previous, prior, tmp_path
     obs = background.diffda.emulate_obs(n_columns=3)
     with pytest.raises(InputError, match=r"two earlier states.*repair: `for each time"):
         cycle(
-            background, obs, out=tmp_path / "run.zarr", n_cycles=2, cycle_length="12h",
-            model=prior, progress=False,
-        )  # fmt: skip
+            background,
+            obs,
+            out=tmp_path / "run.zarr",
+            n_cycles=2,
+            cycle_length="12h",
+            model=prior,
+            progress=False,
+        )
     assert not list(tmp_path.iterdir())

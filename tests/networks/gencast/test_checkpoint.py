@@ -28,9 +28,14 @@ from xdiffda.networks.gencast.checkpoint import norms
 
 TRANSFORMER = "denoiser_architecture_config:sparse_transformer_config:"
 SMALL = NetworkConfig(
-    5, 2, latent=8, layers=1, heads=2, ffw_hidden=12,
+    5,
+    2,
+    latent=8,
+    layers=1,
+    heads=2,
+    ffw_hidden=12,
     encoder=NoiseEncoderConfig(num_frequencies=3, output_sizes=(6, 4)),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +169,10 @@ def test_sums_over_edges_may_be_divided(net, graph):
     config = replace(SMALL, aggregate_normalization=4.0)
     template = eqx.filter_eval_shape(GenCast, config, key=jax.random.key(0))
     divided = jax.tree.unflatten(jax.tree.structure(template), jax.tree.leaves(net))
-    where = lambda n: n.encoder.step.node.layers[0].weight  # noqa: E731
+
+    def where(n):
+        return n.encoder.step.node.layers[0].weight
+
     rows = jnp.where(jnp.arange(16)[:, None] < 8, 1.0, 0.25)
     by_hand = eqx.tree_at(where, net, where(net) * rows)
     np.testing.assert_allclose(

@@ -87,10 +87,13 @@ def test_sampler_draws_from_a_gaussian(churn):
         return (std**2 * z + sigma**2 * mean) / (std**2 + sigma**2)
 
     z = dpm_solver_2s(
-        denoise, ladder[0] * jax.random.normal(keys[20], (n,)), ladder,
-        noise=lambda i: jax.random.normal(keys[i], (n,)), churn_rates=config.churn_rates(),
+        denoise,
+        ladder[0] * jax.random.normal(keys[20], (n,)),
+        ladder,
+        noise=lambda i: jax.random.normal(keys[i], (n,)),
+        churn_rates=config.churn_rates(),
         inflation=config.noise_level_inflation_factor,
-    )  # fmt: skip
+    )
     assert float(z.mean()) == pytest.approx(mean, abs=0.01)
     assert float(z.std()) == pytest.approx(std, rel=0.03)
 
@@ -102,12 +105,18 @@ def test_sampler_is_of_second_order():
     def error(n: int) -> float:
         ladder = np.geomspace(4.0, 0.5, n + 1)
         ladder = np.append(ladder, 0.0)
-        denoise = lambda z, s: z * std**2 / (std**2 + s**2)  # noqa: E731
+
+        def denoise(z, s):
+            return z * std**2 / (std**2 + s**2)
+
         with jax.enable_x64(True):
             z = dpm_solver_2s(
-                denoise, jnp.asarray(z0, jnp.float64), jnp.asarray(ladder),
-                noise=lambda i: jnp.zeros(()), churn_rates=np.zeros(n + 1),
-            )  # fmt: skip
+                denoise,
+                jnp.asarray(z0, jnp.float64),
+                jnp.asarray(ladder),
+                noise=lambda i: jnp.zeros(()),
+                churn_rates=np.zeros(n + 1),
+            )
         exact = denoise(3.0 * np.hypot(std, 0.5) / np.hypot(std, 4.0), 0.5)
         return abs(float(z) - exact)
 

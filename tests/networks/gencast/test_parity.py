@@ -131,9 +131,12 @@ def test_loss_agrees(case):
     inputs, forcings = (case.fields(name).isel(batch=[1]) for name in ("inputs", "forcings"))
     stored, noise = case.facts["loss"], case.noise("loss").swapaxes(0, 1)
     loss = case.forecaster.loss(
-        inputs, forcings, case.fields("targets"), noise=noise,
+        inputs,
+        forcings,
+        case.fields("targets"),
+        noise=noise,
         noise_levels=np.asarray(stored["noise_levels"][1:], np.float32),
-    )  # fmt: skip
+    )
     np.testing.assert_allclose(loss, stored["loss"][1:], rtol=5e-6)
 
 

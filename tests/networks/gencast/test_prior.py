@@ -129,9 +129,10 @@ def test_noise_of_the_sampler_is_that_of_gencast(prior, background):
 
 def test_other_times_are_refused(prior, previous, background):
     with pytest.raises(
-        InputError, match=r"2019-06-14T00:00, 2019-06-14T12:00; needed those of 2019-06-14T06:00 "
-        r"and 2019-06-14T18:00.*model.given"
-    ):  # fmt: skip
+        InputError,
+        match=r"2019-06-14T00:00, 2019-06-14T12:00; needed those of 2019-06-14T06:00 "
+        r"and 2019-06-14T18:00.*model.given",
+    ):
         prior.condition(background, TIME + np.timedelta64(6, "h"), 1.0)
     later = previous.assign_coords(time=previous["time"] + STEP)
     assert prior.given(later).condition(background, TIME + STEP, 1.0) is not None
@@ -186,7 +187,9 @@ def test_the_estimate_of_memory_is_what_xla_reserves(prior) -> None:
     config = dataclasses.replace(own, latent=64, layers=1, ffw_hidden=128)
     network = eqx.filter_eval_shape(GenCast, config, key=jax.random.key(0))
     arrays, rest = eqx.partition((network, prior._graph), lambda x: hasattr(x, "shape"))
-    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)  # noqa: E731
+
+    def shape(*sizes):
+        return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
     def run(arrays, x, sigma):
         network, graph = eqx.combine(arrays, rest)

@@ -120,7 +120,9 @@ def _reserved(net: GraphCast, graph, batch: int) -> int:
         net, graph = eqx.combine(arrays, rest)
         return net(x, graph, vector)
 
-    shape = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)  # noqa: E731
+    def shape(a):
+        return jax.ShapeDtypeStruct(a.shape, a.dtype)
+
     x = jax.ShapeDtypeStruct((graph.n_grid, batch, 4), jnp.float32)
     vector = jax.ShapeDtypeStruct((batch, 3), jnp.float32)
     compiled = jax.jit(run).lower(jax.tree.map(shape, arrays), x, vector).compile()

@@ -86,7 +86,10 @@ def test_the_basis_of_wide_factors_is_orthonormal() -> None:
 
 def test_white_functions_have_no_factors() -> None:
     weights = jnp.asarray(np.random.default_rng(0).normal(size=(3000, 64)), jnp.float32)
-    pick = lambda x: weights[x[:, :, 0].astype(int)]  # noqa: E731
+
+    def pick(x):
+        return weights[x[:, :, 0].astype(int)]
+
     assert factored(pick, jnp.arange(3000.0)[:, None], 512) is None
 
 
@@ -110,7 +113,10 @@ def test_rounded_factors_are_rounded_as_bfloat16_is(world, run, chunk: int) -> N
     net, graph, x, vector = world
     exact = run(net, x, graph, vector)
     size = float(jnp.sqrt(jnp.mean(jnp.square(exact))))
-    rms = lambda out: float(jnp.sqrt(jnp.mean(jnp.square(out - exact)))) / size  # noqa: E731
+
+    def rms(out):
+        return float(jnp.sqrt(jnp.mean(jnp.square(out - exact)))) / size
+
     rounded = rms(run(net.reconfigured(precision="default", edge_chunk=chunk), x, graph, vector))
     half = rms(run(net.reconfigured(dtype="bfloat16", edge_chunk=chunk), x, graph, vector))
     # every factor is off by up to 2^-9; float32 between the products makes it no worse than half

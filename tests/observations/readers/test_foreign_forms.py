@@ -53,8 +53,9 @@ def write_ioda(path: Path, groups: dict[str, dict[str, tuple]], flat: bool = Fal
         for group, columns in groups.items():
             for name, (values, units) in columns.items():
                 home, word = (file, f"{name}@{group}") if flat else (file, f"{group}/{name}")
-                variable = home.createVariable(word, np.asarray(values).dtype, "Location",
-                                               fill_value=-999)  # fmt: skip
+                variable = home.createVariable(
+                    word, np.asarray(values).dtype, "Location", fill_value=-999
+                )
                 if units:
                     variable.units = units
                 variable[:] = values
@@ -62,19 +63,26 @@ def write_ioda(path: Path, groups: dict[str, dict[str, tuple]], flat: bool = Fal
 
 
 def test_ioda_of_the_present_convention(tmp_path: Path) -> None:
-    obs = read_obs(write_ioda(tmp_path / "a", {
-        "MetaData": PLACE,
-        "ObsValue": {
-            "airTemperature": KELVIN, "virtualTemperature": KELVIN,
-            "specificHumidity": (np.full(N, 2.0), "g kg-1"),
-            "windSpeed": (np.array([10.0, 20, 5, 5, 5]), "m s-1"),
-            "windDirection": (np.array([90.0, 0, 180, 5, 5]), "degree"),
-            "airTemperatureAt2M": KELVIN, "stationPressure": (np.full(N, 1000.0), "hPa"),
-            "pressure": PLACE["pressure"],
-        },
-        "ObsError": {"airTemperature": (np.array([0.5, np.nan, 1, 1, 1]), "K")},
-        "PreQC": {"airTemperature": (np.array([2, 9, 2, 2, 2]), "")},
-    }))  # fmt: skip
+    obs = read_obs(
+        write_ioda(
+            tmp_path / "a",
+            {
+                "MetaData": PLACE,
+                "ObsValue": {
+                    "airTemperature": KELVIN,
+                    "virtualTemperature": KELVIN,
+                    "specificHumidity": (np.full(N, 2.0), "g kg-1"),
+                    "windSpeed": (np.array([10.0, 20, 5, 5, 5]), "m s-1"),
+                    "windDirection": (np.array([90.0, 0, 180, 5, 5]), "degree"),
+                    "airTemperatureAt2M": KELVIN,
+                    "stationPressure": (np.full(N, 1000.0), "hPa"),
+                    "pressure": PLACE["pressure"],
+                },
+                "ObsError": {"airTemperature": (np.array([0.5, np.nan, 1, 1, 1]), "K")},
+                "PreQC": {"airTemperature": (np.array([2, 9, 2, 2, 2]), "")},
+            },
+        )
+    )
     assert of(obs, "temperature") == [250.0, 280.0] and of(obs, "temperature", "level") == [
         500,
         1000,
@@ -103,12 +111,20 @@ def test_ioda_of_the_first_convention(tmp_path: Path) -> None:
     place = {name: PLACE[name] for name in ("latitude", "longitude")}
     place |= {"air_pressure": PLACE["pressure"], "time": (np.full(N, -1.5), "")}
     place["latitude"] = np.linspace(0, 40, N), "degrees_north"
-    obs = read_obs(write_ioda(tmp_path / "a", {
-        "MetaData": place,
-        "ObsValue": {"air_temperature": KELVIN, "eastward_wind": (np.full(N, 3.0), "m/s")},
-        "ObsType": {"air_temperature": (np.array([120, 181, 187, 120, 130]), ""),
-                    "eastward_wind": (np.array([220, 281, 287, 220, 230]), "")},
-    }, flat=True))  # fmt: skip
+    obs = read_obs(
+        write_ioda(
+            tmp_path / "a",
+            {
+                "MetaData": place,
+                "ObsValue": {"air_temperature": KELVIN, "eastward_wind": (np.full(N, 3.0), "m/s")},
+                "ObsType": {
+                    "air_temperature": (np.array([120, 181, 187, 120, 130]), ""),
+                    "eastward_wind": (np.array([220, 281, 287, 220, 230]), ""),
+                },
+            },
+            flat=True,
+        )
+    )
     assert of(obs, "temperature") == [250.0, 250.0, 250.0]
     assert of(obs, "2m_temperature") == [280.0, 290.0]
     assert of(obs, "10m_u_component_of_wind") == [3.0, 3.0]
@@ -117,8 +133,13 @@ def test_ioda_of_the_first_convention(tmp_path: Path) -> None:
 
 
 def test_ioda_without_what_is_needed(tmp_path: Path) -> None:
-    path = write_ioda(tmp_path / "a", {"MetaData": PLACE, "ObsValue": {
-        "virtualTemperature": KELVIN, "relativeHumidity": (np.full(N, 0.5), "")}})  # fmt: skip
+    path = write_ioda(
+        tmp_path / "a",
+        {
+            "MetaData": PLACE,
+            "ObsValue": {"virtualTemperature": KELVIN, "relativeHumidity": (np.full(N, 0.5), "")},
+        },
+    )
     with pytest.raises(InputError, match="no usable observation.*virtualTemperature.*: 5"):
         read_obs(path)
     with pytest.raises(InputError, match="groups MetaData; needed ObsValue of an IODA file"):
@@ -138,8 +159,10 @@ NONE, OUT = -9999, -8888
 def level(p: int, z: int, t: int, rh: int, dpd: int, wind: tuple[int, int], flags: str) -> str:
     """A level in the columns of the format: Pa, m, 0.1 degC, 0.1 %, 0.1 K, degrees, 0.1 m/s."""
     first, second = flags
-    return (f"20 {NONE:5d} {p:6d} {z:5d}{first}{t:5d}{second}{rh:5d} {dpd:5d} "
-            f"{wind[0]:5d} {wind[1]:5d} \n")  # fmt: skip
+    return (
+        f"20 {NONE:5d} {p:6d} {z:5d}{first}{t:5d}{second}{rh:5d} {dpd:5d} "
+        f"{wind[0]:5d} {wind[1]:5d} \n"
+    )
 
 
 LEVELS = (
@@ -159,16 +182,21 @@ def test_igra(tmp_path: Path) -> None:
     np.testing.assert_allclose(of(obs, "dewpoint_temperature"), [274.75])
     assert of(obs, "relative_humidity") == [22.5]  # at 992 hPa the dew point says the same
     np.testing.assert_allclose(of(obs, "geopotential"), [5470 * 9.80665])
-    np.testing.assert_allclose(of(obs, "u_component_of_wind"),
-                               [5 * 0.75**0.5, -6 * np.sin(np.deg2rad(140))])  # fmt: skip
+    np.testing.assert_allclose(
+        of(obs, "u_component_of_wind"), [5 * 0.75**0.5, -6 * np.sin(np.deg2rad(140))]
+    )
     assert of(obs, "wind_speed") == [6.0]
     assert (obs["time"] == np.datetime64("2015-01-22T23:31")).all()  # on the eve of the hour
     assert np.unique(obs["station"]).tolist() == ["AUM00011035"]
     assert counts(obs, "unused") == {"relative humidity beside a dew point": 1}
     assert counts(obs, "dropped") == {
-        "temperature: missing": 1, "dewpoint_temperature: missing": 3, "geopotential: missing": 2,
-        "geopotential: no pressure": 1, "u_component_of_wind: no pressure": 1,
-        "v_component_of_wind: no pressure": 1}  # fmt: skip
+        "temperature: missing": 1,
+        "dewpoint_temperature: missing": 3,
+        "geopotential: missing": 2,
+        "geopotential: no pressure": 1,
+        "u_component_of_wind: no pressure": 1,
+        "v_component_of_wind: no pressure": 1,
+    }
     assert_tidy(obs)
 
 
@@ -183,10 +211,14 @@ def test_igra_that_ends_early(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("hour", "release", "found"),
-    [("12", "1134", "2015-01-23T11:34"), ("00", "0010", "2015-01-23T00:10"),
-     ("18", "9999", "2015-01-23T18:00"), ("99", "1799", "2015-01-23T17:00"),
-     ("23", "0030", "2015-01-24T00:30")],
-)  # fmt: skip
+    [
+        ("12", "1134", "2015-01-23T11:34"),
+        ("00", "0010", "2015-01-23T00:10"),
+        ("18", "9999", "2015-01-23T18:00"),
+        ("99", "1799", "2015-01-23T17:00"),
+        ("23", "0030", "2015-01-24T00:30"),
+    ],
+)
 def test_times_of_soundings(tmp_path: Path, hour: str, release: str, found: str) -> None:
     head = HEAD.format(n=4).replace(" 00 2331", f" {hour} {release}")
     (tmp_path / "a").write_text(head + LEVELS)
@@ -228,18 +260,29 @@ def message(category: int) -> bytes:
 
 
 def table(words: str) -> pd.DataFrame:
-    frame = pd.DataFrame({"stnid": ["03894", None], "lat": [49.0, 50.0], "lon": [-2.6, 1.0],
-                          "elevation": [101.0, 5.0],
-                          "time": pd.Timestamp("2017-04-25T12")})  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "stnid": ["03894", None],
+            "lat": [49.0, 50.0],
+            "lon": [-2.6, 1.0],
+            "elevation": [101.0, 5.0],
+            "time": pd.Timestamp("2017-04-25T12"),
+        }
+    )
     return frame.assign(**{word: [np.nan, np.nan] for word in words.split()})
 
 
 def test_bufr_by_what_pdbufr_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synop = table("t2m td2m mslp pressure wind10m_speed wind10m_dir rh2m").assign(
-        t2m=[282.4, 372.2], pressure=[100170.0, 10040.0], wind10m_speed=[5.0, 4.0],
-        wind10m_dir=[360.0, 0.0], rh2m=[50.0, None])  # fmt: skip
+        t2m=[282.4, 372.2],
+        pressure=[100170.0, 10040.0],
+        wind10m_speed=[5.0, 4.0],
+        wind10m_dir=[360.0, 0.0],
+        rh2m=[50.0, None],
+    )
     temp = table("pressure t td z wind_speed wind_dir").assign(
-        pressure=[50000.0, np.nan], t=[250.0, 251.0], z=[54000.0, np.nan])  # fmt: skip
+        pressure=[50000.0, np.nan], t=[250.0, 251.0], z=[54000.0, np.nan]
+    )
     frames = {"synop": synop, "temp": temp}
     fake = SimpleNamespace(read_bufr=lambda path, reader: frames[reader])
     monkeypatch.setitem(sys.modules, "pdbufr", fake)

@@ -22,16 +22,23 @@ from xdiffda.storage.files import write_dataset
 @pytest.fixture
 def tidy() -> xr.Dataset:
     """Two stations; numbers that no decimal of a few digits holds; one without a time."""
-    frame = pd.DataFrame({
-        "variable": ["temperature", "geopotential", "2m_temperature", "surface_pressure"],
-        "lat": [1 / 3, 1 / 3, -52.1, -52.1], "lon": [359.9 + 1e-13, 0.1, 2 / 7, 2 / 7],
-        "level": [500.0, 925.5, np.nan, np.nan], "value": [250 + 1 / 3, 7000.1, 280.0, 98765.4321],
-        "error_std": [0.1 + 0.2, 84.0, 1.0, 100.0], "station": ["01001", "01001", "NA", "NA"],
-        "kind": ["sonde", "sonde", "ship", "ship"], "quality": [2.0, 9.0, np.nan, 0.0],
-        "station_height": [9.0, 9.0, 0.5, 0.5],
-        "time": pd.to_datetime(["2020-01-01T00:00:00.25", "2020-01-01", "2020-01-01T03:10", None],
-                               format="ISO8601"),
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "variable": ["temperature", "geopotential", "2m_temperature", "surface_pressure"],
+            "lat": [1 / 3, 1 / 3, -52.1, -52.1],
+            "lon": [359.9 + 1e-13, 0.1, 2 / 7, 2 / 7],
+            "level": [500.0, 925.5, np.nan, np.nan],
+            "value": [250 + 1 / 3, 7000.1, 280.0, 98765.4321],
+            "error_std": [0.1 + 0.2, 84.0, 1.0, 100.0],
+            "station": ["01001", "01001", "NA", "NA"],
+            "kind": ["sonde", "sonde", "ship", "ship"],
+            "quality": [2.0, 9.0, np.nan, 0.0],
+            "station_height": [9.0, 9.0, 0.5, 0.5],
+            "time": pd.to_datetime(
+                ["2020-01-01T00:00:00.25", "2020-01-01", "2020-01-01T03:10", None], format="ISO8601"
+            ),
+        }
+    )
     return to_tidy(frame)
 
 
@@ -182,9 +189,19 @@ def test_no_store_makes_python_load_a_pickle(tmp_path: Path) -> None:
     store = tmp_path / "obs.zarr"
     (store / "value").mkdir(parents=True)
     (store / ".zgroup").write_text('{"zarr_format": 2}')
-    (store / "value" / ".zarray").write_text(json.dumps({
-        "zarr_format": 2, "shape": [1], "chunks": [1], "dtype": "|O", "compressor": None,
-        "fill_value": None, "order": "C", "filters": [{"id": "pickle", "protocol": 5}],
-    }).replace("pickle", r"p\u0069ckle"))  # fmt: skip
+    (store / "value" / ".zarray").write_text(
+        json.dumps(
+            {
+                "zarr_format": 2,
+                "shape": [1],
+                "chunks": [1],
+                "dtype": "|O",
+                "compressor": None,
+                "fill_value": None,
+                "order": "C",
+                "filters": [{"id": "pickle", "protocol": 5}],
+            }
+        ).replace("pickle", r"p\u0069ckle")
+    )
     with pytest.raises(StorageError, match="asks for a pickle"):
         read_obs(store)

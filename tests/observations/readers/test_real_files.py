@@ -35,8 +35,10 @@ def test_ioda_of_soundings(shared: Find) -> None:
         values, places = file["ObsValue"], file["MetaData"]
         pressure = np.ma.filled(values["pressure"][:].astype(float), np.nan)
         t = np.ma.filled(values["airTemperature"][:].astype(float), np.nan)
-        speed, turn = (np.ma.filled(values[f"wind{name}"][:].astype(float), np.nan)
-                       for name in ("Speed", "Direction"))  # fmt: skip
+        speed, turn = (
+            np.ma.filled(values[f"wind{name}"][:].astype(float), np.nan)
+            for name in ("Speed", "Direction")
+        )
         lat, seconds = places["latitude"][:], places["dateTime"][:]
     assert t.size == 39885
     good, blown = np.isfinite(t * pressure), np.isfinite(speed * turn * pressure)
@@ -46,8 +48,9 @@ def test_ioda_of_soundings(shared: Find) -> None:
     np.testing.assert_array_equal(mine["value"], t[good])
     np.testing.assert_array_equal(mine["level"], pressure[good] / 100)
     np.testing.assert_array_equal(mine["lat"], lat[good])
-    np.testing.assert_array_equal(mine["time"].values.astype("datetime64[s]").astype(int),
-                                  seconds[good])  # fmt: skip
+    np.testing.assert_array_equal(
+        mine["time"].values.astype("datetime64[s]").astype(int), seconds[good]
+    )
     wind = [obs["value"].values[obs["variable"].values == f"{c}_component_of_wind"] for c in "uv"]
     np.testing.assert_allclose(np.hypot(*wind), speed[blown])
     clear = speed[blown] > 0.5
@@ -115,10 +118,14 @@ def test_a_sounding_is_assimilated(shared: Find) -> None:
     analysis = background.diffda.assimilate(obs, model=prior, method="oi", progress=False)
     # temperature and geopotential at 500 hPa; the world has no wind, no humidity, no other level
     assert json.loads(analysis.attrs["xdiffda_observations_used"]) == [2]
-    at_500 = obs.isel(obs=np.flatnonzero(
-        (obs["level"].values == 500) & np.isin(obs["variable"], ["temperature", "geopotential"])
-    ))  # fmt: skip
+    at_500 = obs.isel(
+        obs=np.flatnonzero(
+            (obs["level"].values == 500) & np.isin(obs["variable"], ["temperature", "geopotential"])
+        )
+    )
     mean = analysis.mean("member") if "member" in analysis.dims else analysis
-    away = [np.abs(equivalents(state, at_500)["equivalent"].values - at_500["value"].values)
-            for state in (background, mean)]  # fmt: skip
+    away = [
+        np.abs(equivalents(state, at_500)["equivalent"].values - at_500["value"].values)
+        for state in (background, mean)
+    ]
     assert (away[1] < 0.5 * away[0]).all() and (away[0] > 1).all()

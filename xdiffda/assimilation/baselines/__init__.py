@@ -41,10 +41,26 @@ from xdiffda.observations.filling import filling
 from xdiffda.state.grid import Layout
 
 __all__ = [
-    "Departures", "DistanceCovariance", "EnsembleAnalysis", "Inflation", "Localisation", "Minimum",
-    "Places", "SpectralRoot", "adapted_factor", "departures", "ensemble_transform", "gaspari_cohn",
-    "letkf", "local_analysis", "oi", "places_of", "relax", "square_root", "three_d_var",
-]  # fmt: skip
+    "Departures",
+    "DistanceCovariance",
+    "EnsembleAnalysis",
+    "Inflation",
+    "Localisation",
+    "Minimum",
+    "Places",
+    "SpectralRoot",
+    "adapted_factor",
+    "departures",
+    "ensemble_transform",
+    "gaspari_cohn",
+    "letkf",
+    "local_analysis",
+    "oi",
+    "places_of",
+    "relax",
+    "square_root",
+    "three_d_var",
+]
 
 ALL_GROUPS = -1
 
@@ -65,11 +81,17 @@ class EnsembleAnalysis(NamedTuple):
 
 
 def letkf(
-    ensemble: Float[np.ndarray, "member node channel"], obs: Any, layout: Layout, *,
-    places: Places | None = None, seen: Float[np.ndarray, "member obs"] | None = None,
-    localisation: Localisation = LOCALISATION, inflation: Inflation = INFLATION,
-    factor: Float[np.ndarray, "node channel"] | None = None, memory_mb: float = 256.0,
-) -> EnsembleAnalysis:  # fmt: skip
+    ensemble: Float[np.ndarray, "member node channel"],
+    obs: Any,
+    layout: Layout,
+    *,
+    places: Places | None = None,
+    seen: Float[np.ndarray, "member obs"] | None = None,
+    localisation: Localisation = LOCALISATION,
+    inflation: Inflation = INFLATION,
+    factor: Float[np.ndarray, "node channel"] | None = None,
+    memory_mb: float = 256.0,
+) -> EnsembleAnalysis:
     """Local ensemble transform Kalman filter on the sphere.
 
     Every grid point, at each of its heights (the levels, and the surface at 1000 hPa) and
@@ -145,19 +167,25 @@ def letkf(
     for channels, taper in _groups(layout, obs, places, localisation):
         own = np.flatnonzero(there & (taper > 0))
         chunks = neighbourhoods(
-            nodes, sites[own], radius_km=localisation.cutoff_km, max_obs=localisation.max_obs,
+            nodes,
+            sites[own],
+            radius_km=localisation.cutoff_km,
+            max_obs=localisation.max_obs,
             floats=lambda k: 4 * n_member * (k + n_member + layout.n_channel),
             budget=int(memory_mb * 2**18),
-        )  # fmt: skip
+        )
         for patch in chunks:
             near = own[patch.near] if own.size else patch.near
             rho = gaspari_cohn(patch.distance_km, localisation.length_km) * taper[near]
             rho = np.where(np.isfinite(patch.distance_km), rho, 0.0)
             part, new = local_analysis(
-                jnp.asarray(members[:, patch.node][:, :, channels]), departure, jnp.asarray(near),
-                jnp.asarray(rho, jnp.float32), jnp.asarray(before[patch.node, channels[0]], "f4"),
+                jnp.asarray(members[:, patch.node][:, :, channels]),
+                departure,
+                jnp.asarray(near),
+                jnp.asarray(rho, jnp.float32),
+                jnp.asarray(before[patch.node, channels[0]], "f4"),
                 inflation=inflation,
-            )  # fmt: skip
+            )
             real = patch.node[: patch.n]
             out[:, real[:, None], channels] = np.asarray(part)[:, : patch.n]
             after[real[:, None], channels] = np.asarray(new)[: patch.n, None]
@@ -200,9 +228,14 @@ def _groups(
 
 
 def _check(
-    members: np.ndarray, obs: Any, layout: Layout, places: Places | None, seen: Any,
-    localisation: Localisation, factor: Any,
-) -> None:  # fmt: skip
+    members: np.ndarray,
+    obs: Any,
+    layout: Layout,
+    places: Places | None,
+    seen: Any,
+    localisation: Localisation,
+    factor: Any,
+) -> None:
     problems = []
     expected = (layout.grid.n_node, layout.n_channel)
 
@@ -212,27 +245,33 @@ def _check(
 
     need(
         members.ndim == 3 and members.shape[1:] == expected and len(members) > 1,
-        f"an ensemble of shape {members.shape}", f"(member, {expected[0]}, {expected[1]}), 2 or "
-        "more members", "to_state(background)",
-    )  # fmt: skip
+        f"an ensemble of shape {members.shape}",
+        f"(member, {expected[0]}, {expected[1]}), 2 or more members",
+        "to_state(background)",
+    )
     need(bool(np.isfinite(members).all()), "NaN in the ensemble", "numbers", "ds.fillna(...)")
     error_std, value = np.asarray(obs.error_std), np.asarray(obs.value)
     need(
-        bool(np.all(error_std > 0)), f"{np.sum(~(error_std > 0))} errors that are not positive",
-        "standard deviations", "obs.where(obs.error_std > 0, drop=True)",
-    )  # fmt: skip
+        bool(np.all(error_std > 0)),
+        f"{np.sum(~(error_std > 0))} errors that are not positive",
+        "standard deviations",
+        "obs.where(obs.error_std > 0, drop=True)",
+    )
     used = np.isfinite(error_std)
     need(
-        bool(np.isfinite(value[used]).all()), "observed values that are not finite", "numbers",
+        bool(np.isfinite(value[used]).all()),
+        "observed values that are not finite",
+        "numbers",
         "obs.dropna('obs')",
-    )  # fmt: skip
+    )
     if places is not None:
         lat = np.asarray(places.lat)
         need(
             lat.shape == value.shape and bool(np.all(np.abs(lat) <= 90)),
             f"places of shape {lat.shape} for {len(value)} observations",
-            "a latitude in [-90, 90] for each", "places_of(obs, layout)",
-        )  # fmt: skip
+            "a latitude in [-90, 90] for each",
+            "places_of(obs, layout)",
+        )
     if seen is not None:
         shape = (len(members), len(value))
         need(np.shape(seen) == shape, f"seen of shape {np.shape(seen)}", f"{shape}", "seen=None")

@@ -120,9 +120,11 @@ def departures(
 
 
 def ensemble_transform(
-    seen: Float[Array, "obs member"], innovation: Float[Array, " obs"],
-    taper: Float[Array, " obs"], factor: float | Array = 1.0,
-) -> Float[Array, "member member"]:  # fmt: skip
+    seen: Float[Array, "obs member"],
+    innovation: Float[Array, " obs"],
+    taper: Float[Array, " obs"],
+    factor: float | Array = 1.0,
+) -> Float[Array, "member member"]:
     """Weights of the background's perturbations in each member of the analysis.
 
     ``P = [(N - 1) I / factor + Y^T (rho R^-1) Y]^-1``; column i is
@@ -164,9 +166,12 @@ def ensemble_transform(
 
 
 def adapted_factor(
-    seen: Float[Array, "obs member"], innovation: Float[Array, " obs"],
-    taper: Float[Array, " obs"], factor: Array, inflation: Inflation | _Knobs,
-) -> Array:  # fmt: skip
+    seen: Float[Array, "obs member"],
+    innovation: Float[Array, " obs"],
+    taper: Float[Array, " obs"],
+    factor: Array,
+    inflation: Inflation | _Knobs,
+) -> Array:
     """The inflation factor of a patch after its innovations (Miyoshi 2011, eqs. 8 to 13).
 
     ``E[d^T rho R^-1 d] = factor tr(rho R^-1 H P H^T) + tr(rho)`` gives an estimate, whose
@@ -184,9 +189,10 @@ def adapted_factor(
 
 
 def relax(
-    analysis: Float[Array, "member *shape"], background: Float[Array, "member *shape"],
+    analysis: Float[Array, "member *shape"],
+    background: Float[Array, "member *shape"],
     inflation: Inflation | _Knobs,
-) -> Float[Array, "member *shape"]:  # fmt: skip
+) -> Float[Array, "member *shape"]:
     """Relax perturbations (RTPP), then spread (RTPS), towards the background's.
 
     Examples
@@ -204,10 +210,14 @@ def relax(
 
 
 def local_analysis(
-    ensemble: Float[Array, "member patch channel"], departure: Departures,
-    near: Int[Array, "patch neighbour"], taper: Float[Array, "patch neighbour"],
-    factor: Float[Array, " patch"], *, inflation: Inflation = INFLATION,
-) -> tuple[Float[Array, "member patch channel"], Float[Array, " patch"]]:  # fmt: skip
+    ensemble: Float[Array, "member patch channel"],
+    departure: Departures,
+    near: Int[Array, "patch neighbour"],
+    taper: Float[Array, "patch neighbour"],
+    factor: Float[Array, " patch"],
+    *,
+    inflation: Inflation = INFLATION,
+) -> tuple[Float[Array, "member patch channel"], Float[Array, " patch"]]:
     """Analyse every patch from its own observations.
 
     Parameters
@@ -249,15 +259,23 @@ def local_analysis(
 
 @eqx.filter_jit
 def _analyse(
-    ensemble: Array, departure: Departures, near: Array, taper: Array, factor: Array,
-    knobs: _Knobs, adaptive: bool,
-) -> tuple[Array, Array]:  # fmt: skip
+    ensemble: Array,
+    departure: Departures,
+    near: Array,
+    taper: Array,
+    factor: Array,
+    knobs: _Knobs,
+    adaptive: bool,
+) -> tuple[Array, Array]:
     seen, innovation = departure.seen[near], departure.innovation[near]
     weights = jax.vmap(ensemble_transform)(seen, innovation, taper, factor)
     mean = ensemble.mean(0)
     spread = jnp.einsum("mpc,pmn->npc", ensemble - mean, weights, precision=_PRECISION)
     analysis = relax(mean + spread, ensemble, knobs)
     if adaptive:
-        adapt = lambda s, d, t, f: adapted_factor(s, d, t, f, knobs)  # noqa: E731
+
+        def adapt(s, d, t, f):
+            return adapted_factor(s, d, t, f, knobs)
+
         factor = jax.vmap(adapt)(seen, innovation, taper, factor)
     return analysis, factor

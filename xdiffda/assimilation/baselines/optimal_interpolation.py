@@ -85,9 +85,14 @@ class DistanceCovariance(eqx.Module):
 
 
 def oi(
-    covariance: SpectralCovariance, likelihood: Likelihood, grid: Grid, *,
-    radius_km: float = 3000.0, max_obs: int | None = 256, memory_mb: float = 256.0,
-) -> Float[np.ndarray, "node member channel"]:  # fmt: skip
+    covariance: SpectralCovariance,
+    likelihood: Likelihood,
+    grid: Grid,
+    *,
+    radius_km: float = 3000.0,
+    max_obs: int | None = 256,
+    memory_mb: float = 256.0,
+) -> Float[np.ndarray, "node member channel"]:
     """Optimal interpolation of whitened observations.
 
     Parameters
@@ -155,9 +160,13 @@ def oi(
     flat = Likelihood(likelihood.marginal(value), likelihood.index, likelihood.weight)
     out = np.zeros((grid.n_node, n_member, n_channel), np.float32)
     chunks = neighbourhoods(
-        nodes, places, radius_km=radius_km, max_obs=max_obs, floats=floats,
+        nodes,
+        places,
+        radius_km=radius_km,
+        max_obs=max_obs,
+        floats=floats,
         budget=int(memory_mb * 2**18),
-    )  # fmt: skip
+    )
     xyz = jnp.asarray(nodes, jnp.float32)
     for patch in chunks:
         if not np.isfinite(patch.distance_km).any():
@@ -195,9 +204,12 @@ class _Correlation(NamedTuple):
 
 
 def _check(
-    covariance: SpectralCovariance, likelihood: Likelihood, grid: Grid, radius_km: float,
+    covariance: SpectralCovariance,
+    likelihood: Likelihood,
+    grid: Grid,
+    radius_km: float,
     max_obs: int | None,
-) -> None:  # fmt: skip
+) -> None:
     problems = []
     if not radius_km > 0:
         problems.append(Problem(f"radius_km={radius_km}", "a positive number", "radius_km=3000.0"))
@@ -216,9 +228,14 @@ def _check(
 
 @eqx.filter_jit
 def _solve(
-    kernel: DistanceCovariance, likelihood: Likelihood, correlation: _Correlation | None,
-    xyz: Array, node: Any, near: Any, there: Any,
-) -> Float[Array, "patch member channel"]:  # fmt: skip
+    kernel: DistanceCovariance,
+    likelihood: Likelihood,
+    correlation: _Correlation | None,
+    xyz: Array,
+    node: Any,
+    near: Any,
+    there: Any,
+) -> Float[Array, "patch member channel"]:
     """Solve the equations of each patch; places of no observation have an identity row."""
     n_channel = kernel.table.shape[1]
 

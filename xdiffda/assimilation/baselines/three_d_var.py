@@ -48,8 +48,6 @@ class Minimum(NamedTuple):
     gradient: Float[Array, " member"]
 
 
-
-
 def square_root(covariance: Any) -> Any:
     """The square root of a covariance: callable (control -> state), with ``control()``.
 
@@ -129,7 +127,10 @@ def _members(
 ) -> Minimum:
     def one(value: Array) -> tuple[Array, Array, Array]:
         own = dataclasses.replace(likelihood, value=value)
-        residual = lambda z: own.innovation(z[:, None])[:, 0]  # noqa: E731
+
+        def residual(z):
+            return own.innovation(z[:, None])[:, 0]
+
         return _outer_loops(root, residual, n_outer, solver)
 
     return Minimum(*jax.vmap(one, in_axes=1, out_axes=(1, 0, 0))(value))
@@ -146,7 +147,9 @@ def _outer_loops(
     root: Any, residual: Callable[[Array], Array], n_outer: int, solver: Solver
 ) -> tuple[Array, Array, Array]:
     """Gauss-Newton from the background; returns z, J and the relative gradient."""
-    of_control = lambda chi: residual(root(chi))  # noqa: E731
+
+    def of_control(chi):
+        return residual(root(chi))
 
     def cost(chi: Any) -> Array:
         return 0.5 * (_dot(chi, chi) + jnp.sum(of_control(chi) ** 2))
@@ -169,7 +172,10 @@ def _outer_loops(
 
     start = root.control()
     end, costs = jax.lax.scan(step, start, None, length=n_outer)
-    size = lambda chi: jnp.sqrt(_dot(*2 * (jax.grad(cost)(chi),)))  # noqa: E731
+
+    def size(chi):
+        return jnp.sqrt(_dot(*2 * (jax.grad(cost)(chi),)))
+
     relative = size(end) / jnp.maximum(size(start), 1e-30)
     return root(end), jnp.concatenate([cost(start)[None], costs]), relative
 

@@ -35,7 +35,10 @@ Draw = Callable[[Draws, Array], Array]
 def guided(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
     """Posterior sampling with the guided denoiser."""
     residuals: list[float] = []
-    watch = lambda found: residuals.append(float(found.max()))  # noqa: E731
+
+    def watch(found):
+        return residuals.append(float(found.max()))
+
     around = settings.hybrid.around if at.prior.of_errors else "mean"
     members = at.ensemble is not None and around == "members"
     draw = (_around_members if members else _around_mean)(at, settings, tick, watch)
@@ -55,9 +58,14 @@ def _around_mean(at: AnalysisTime, settings: Settings, tick: Tick, watch: Watch)
 
     def draw(draws: Draws, numbers: Array) -> Array:
         z = sample_posterior(
-            prior, likelihood, draws, covariance=covariance, guidance=settings.guidance,
-            tick=lambda: tick(1), watch=watch,
-        )  # fmt: skip
+            prior,
+            likelihood,
+            draws,
+            covariance=covariance,
+            guidance=settings.guidance,
+            tick=lambda: tick(1),
+            watch=watch,
+        )
         return _with_small_scales(at, z, draws, settings, likelihood, watch)
 
     return draw
@@ -75,10 +83,14 @@ def _around_members(at: AnalysisTime, settings: Settings, tick: Tick, watch: Wat
         members = at.given[:, None] + scale * np.asarray(moved.z)
         prior = at.prior.condition(members, at.time, at.r * root)
         z = sample_posterior(
-            prior._replace(shift=moved.z / root), likelihood, draws,
-            covariance=settings.covariance, guidance=settings.guidance, tick=lambda: tick(1),
+            prior._replace(shift=moved.z / root),
+            likelihood,
+            draws,
+            covariance=settings.covariance,
+            guidance=settings.guidance,
+            tick=lambda: tick(1),
             watch=watch,
-        )  # fmt: skip
+        )
         # background members have their own small scales: only those of the rest are added
         return root * _with_small_scales(at, z, draws, settings, likelihood, watch)
 
@@ -104,7 +116,10 @@ def repaint(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
 def three_d_variational(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
     """The minimum of 3D-Var's cost function with the prior's B, hybrid where there are members."""
     residuals: list[float] = []
-    watch = lambda found: residuals.append(float(found.max()))  # noqa: E731
+
+    def watch(found):
+        return residuals.append(float(found.max()))
+
     covariance = at.prior.covariance_at(at.r) if at.ensemble is None else at.hybrid(settings)
     covariance, likelihood = _on_devices(at, (covariance, at.likelihood))
     z = three_d_var(covariance, likelihood, solver=settings.guidance.solver, watch=watch)
@@ -158,9 +173,13 @@ def _on_devices(at: AnalysisTime, tree: Any) -> Any:
 
 
 def _with_small_scales(
-    at: AnalysisTime, z: Array, draws: Draws, settings: Settings,
-    likelihood: Likelihood | None = None, watch: Watch = lambda residual: None,
-) -> Array:  # fmt: skip
+    at: AnalysisTime,
+    z: Array,
+    draws: Draws,
+    settings: Settings,
+    likelihood: Likelihood | None = None,
+    watch: Watch = lambda residual: None,
+) -> Array:
     """Members with what the basis leaves out, drawn for each from a key of its own.
 
     Given the observations, where a ``likelihood`` tells of it.
@@ -173,9 +192,13 @@ def _with_small_scales(
     if likelihood is None or not observed(likelihood):
         return z + drawn
     found = explain(
-        complement, likelihood, z, drawn, draws._replace(keys=error_keys),
+        complement,
+        likelihood,
+        z,
+        drawn,
+        draws._replace(keys=error_keys),
         solver=settings.guidance.solver,
-    )  # fmt: skip
+    )
     watch(found.residual)
     return found.z
 
@@ -198,7 +221,10 @@ def _folded(keys: Array, number: int) -> Array:
 
 
 METHODS = {
-    "guided": guided, "repaint": repaint, "3dvar": three_d_variational,
-    "oi": optimal_interpolation, "letkf": local_ensemble_transform,
+    "guided": guided,
+    "repaint": repaint,
+    "3dvar": three_d_variational,
+    "oi": optimal_interpolation,
+    "letkf": local_ensemble_transform,
     "interpolation": interpolation,
-}  # fmt: skip
+}

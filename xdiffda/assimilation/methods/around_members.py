@@ -49,9 +49,12 @@ class MovedMembers(NamedTuple):
 
 
 def hybrid_covariance(
-    ensemble: Float[np.ndarray, "member node channel"], scale: Float[np.ndarray, "node channel"],
-    climatology: SpectralCovariance, layout: Layout, hybrid: Hybrid,
-) -> HybridCovariance:  # fmt: skip
+    ensemble: Float[np.ndarray, "member node channel"],
+    scale: Float[np.ndarray, "node channel"],
+    climatology: SpectralCovariance,
+    layout: Layout,
+    hybrid: Hybrid,
+) -> HybridCovariance:
     """``alpha B + (1 - alpha) P`` of z: the ensemble says where the error is and how it is shaped.
 
     How large it is in all, r says: P is brought to the variance of B on the average over globe
@@ -61,17 +64,22 @@ def hybrid_covariance(
     variance = np.asarray(climatology.variance)
     size = spread_scale(perturbations, variance, layout.grid.area_weights())
     day = EnsembleCovariance.localised(
-        perturbations / max(size, 1e-6), climatology.basis, layout,
+        perturbations / max(size, 1e-6),
+        climatology.basis,
+        layout,
         localisation=hybrid.localisation,
-    )  # fmt: skip
+    )
     return HybridCovariance(climatology, day, jnp.asarray(hybrid.alpha, jnp.float32))
 
 
 @eqx.filter_jit
 def move_members(
-    covariance: HybridCovariance, likelihood: Likelihood, draws: Draws, numbers: Array,
+    covariance: HybridCovariance,
+    likelihood: Likelihood,
+    draws: Draws,
+    numbers: Array,
     solver: Solver = Solver(),
-) -> MovedMembers:  # fmt: skip
+) -> MovedMembers:
     """Draw the ensemble's part p of the error given the observations.
 
     Parameters
@@ -90,8 +98,12 @@ def move_members(
     own = jnp.sqrt(1 - covariance.alpha) * covariance.ensemble.members(numbers)
     rest = jnp.sqrt(covariance.alpha) * covariance.static.sample(static_keys)
     found = perturbed_update(
-        jnp.zeros_like(own), own + draws.signs[:, None] * rest, covariance, likelihood,
-        draws._replace(keys=error_keys), solver=solver,
-    )  # fmt: skip
+        jnp.zeros_like(own),
+        own + draws.signs[:, None] * rest,
+        covariance,
+        likelihood,
+        draws._replace(keys=error_keys),
+        solver=solver,
+    )
     moved = (1 - covariance.alpha) * covariance.ensemble(found.pulled)
     return MovedMembers(own + moved, found.residual)

@@ -26,18 +26,30 @@ def local_ensemble_transform(at: AnalysisTime, settings: Settings, tick: Tick) -
     """
     if at.ensemble is None:
         raise InputError(
-            [Problem("a background of one state", "an ensemble along the dimension member",
-                     'assimilate(obs, method="guided")')], what="background",
-        )  # fmt: skip
+            [
+                Problem(
+                    "a background of one state",
+                    "an ensemble along the dimension member",
+                    'assimilate(obs, method="guided")',
+                )
+            ],
+            what="background",
+        )
     scale = at.r * at.prior.scale
     z = np.moveaxis((at.ensemble - at.background) / scale, 0, 1)
     if settings.inflation.additive:
         z = z + _random_states(at, settings) / at.r
     members = at.background + scale * np.moveaxis(z, 1, 0)
     result = letkf(
-        members, _whitened(at), at.prior.layout, places=_places(at), seen=_seen(at, z),
-        inflation=settings.inflation, localisation=settings.localisation, factor=at.factor,
-    )  # fmt: skip
+        members,
+        _whitened(at),
+        at.prior.layout,
+        places=_places(at),
+        seen=_seen(at, z),
+        inflation=settings.inflation,
+        localisation=settings.localisation,
+        factor=at.factor,
+    )
     tick(1)
     inflation = result.factor if settings.inflation.adaptive else None
     return Drawn(np.moveaxis((result.ensemble - at.background) / scale, 0, 1), inflation=inflation)
@@ -56,9 +68,11 @@ def _whitened(at: AnalysisTime) -> SimpleNamespace:
     of = at.likelihood
     error = np.where(at.rows >= 0, 1.0, np.inf)
     return SimpleNamespace(
-        value=np.asarray(of.value), error_std=error, index=np.asarray(of.index),
+        value=np.asarray(of.value),
+        error_std=error,
+        index=np.asarray(of.index),
         weight=np.asarray(of.weight),
-    )  # fmt: skip
+    )
 
 
 def _seen(at: AnalysisTime, z: Members) -> Float[np.ndarray, "member obs"]:

@@ -90,14 +90,19 @@ class AnalysisTime(NamedTuple):
         layout, covariance = self.prior.layout, self.prior.covariance
         _, perturbations = centre(self.ensemble, self.prior.scale, r=self.r)
         return variance_ratio(
-            perturbations, np.asarray(covariance.variance), covariance.basis,
+            perturbations,
+            np.asarray(covariance.variance),
+            covariance.basis,
             area=layout.grid.area_weights(),
-        )  # fmt: skip
+        )
 
     def hybrid(self, settings: Settings) -> HybridCovariance:
         """``alpha B + (1 - alpha) P`` of the day."""
         assert self.ensemble is not None
         return hybrid_covariance(
-            self.ensemble, self.prior.scale, self.prior.covariance_at(self.r),
-            self.prior.layout, settings.hybrid,
-        )  # fmt: skip
+            self.ensemble,
+            self.prior.scale,
+            self.prior.covariance_at(self.r),
+            self.prior.layout,
+            settings.hybrid,
+        )

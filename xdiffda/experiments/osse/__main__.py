@@ -1,4 +1,4 @@
-"""The testbed: `python -m xdiffda.experiments.osse nature | pairs | bundle | evaluate | publish | sbc`."""
+"""The testbed, as `python -m xdiffda.experiments.osse STAGE`: nature, pairs, ..., sbc."""
 
 from __future__ import annotations
 
@@ -33,10 +33,13 @@ def main(arguments: list[str] | None = None) -> None:
     pairs.add_argument("--out", default="pairs")
     pairs.add_argument("--n-train", type=int, default=1200, dest="n_train")
     pairs.add_argument(
-        "--from", default="forecasts", choices=["forecasts", "cycles", "own-cycles"],
-        dest="source", help="forecasts from the truth, or beside them the backgrounds of cycles, "
+        "--from",
+        default="forecasts",
+        choices=["forecasts", "cycles", "own-cycles"],
+        dest="source",
+        help="forecasts from the truth, or beside them the backgrounds of cycles, "
         "of 3D-Var or of the denoiser",
-    )  # fmt: skip
+    )
     pairs.add_argument(
         "--model", default="speedy", help="the prior of cycles; of 3D-Var, its s and B"
     )
@@ -66,9 +69,11 @@ def _add_sbc(stages: Any) -> None:
     sbc = stages.add_parser("sbc", help="simulation-based calibration of the bundled model")
     sbc.add_argument("--model", default="speedy")
     sbc.add_argument(
-        "--prior", default="model", choices=["model", "gaussian"],
+        "--prior",
+        default="model",
+        choices=["model", "gaussian"],
         help="the model, or a Gaussian with its s and B and no network",
-    )  # fmt: skip
+    )
     sbc.add_argument("--out", default=None, help="folder of sbc.json")
     sbc.add_argument("--figure", default=None, dest="figure_to", help="file of the rank histograms")
     for name, value in (("draws", 60), ("members", 8), ("columns", 416), ("steps", 8)):

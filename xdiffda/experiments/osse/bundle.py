@@ -66,27 +66,39 @@ def write_forecaster(
     task = TaskConfig(
         input_variables=(*nature.layout.variables, *STATIC),
         target_variables=nature.layout.variables,
-        forcing_variables=FORCINGS, pressure_levels=levels, input_duration="6h",
-    )  # fmt: skip
+        forcing_variables=FORCINGS,
+        pressure_levels=levels,
+        input_duration="6h",
+    )
     size = config.network
     model = ModelConfig(
-        resolution=nature.layout.grid.spacing_deg, mesh_size=size.refinement,
-        latent_size=size.latent, gnn_msg_steps=size.processor_steps,
+        resolution=nature.layout.grid.spacing_deg,
+        mesh_size=size.refinement,
+        latent_size=size.latent,
+        gnn_msg_steps=size.processor_steps,
         hidden_layers=size.hidden_layers,
-    )  # fmt: skip
-    write_checkpoint(path, Checkpoint(
-        _reordered(stepper.network, order), task, model,
-        description="6 h forecaster of the SPEEDY testbed, one input frame",
-        license="Apache-2.0",
-    ))  # fmt: skip
+    )
+    write_checkpoint(
+        path,
+        Checkpoint(
+            _reordered(stepper.network, order),
+            task,
+            model,
+            description="6 h forecaster of the SPEEDY testbed, one input frame",
+            license="Apache-2.0",
+        ),
+    )
 
 
 def _reordered(network: GraphCast, order: np.ndarray) -> GraphCast:
     """Sort the rows of the two embedders' first weights; the structural rows stay last."""
-    first = lambda net: [  # noqa: E731
-        net.encoder.grid_embed.layers[0].weight,
-        net.encoder.mesh_embed.layers[0].weight,
-    ]
+
+    def first(net):
+        return [
+            net.encoder.grid_embed.layers[0].weight,
+            net.encoder.mesh_embed.layers[0].weight,
+        ]
+
     moved = [jnp.concatenate([w[: len(order)][order], w[len(order) :]]) for w in first(network)]
     return eqx.tree_at(first, network, moved)
 
@@ -97,9 +109,15 @@ SIGNIFICANT_DIGITS = 4
 
 
 def bundle(
-    data: str, pairs: str, forecaster: str, denoiser: str, *, name: str = "speedy",
-    out: str | Path | None = None, sample_out: str | Path | None = None,
-) -> Path:  # fmt: skip
+    data: str,
+    pairs: str,
+    forecaster: str,
+    denoiser: str,
+    *,
+    name: str = "speedy",
+    out: str | Path | None = None,
+    sample_out: str | Path | None = None,
+) -> Path:
     """Calibrate, then write weights, statistics, card and sample; return the model's folder.
 
     ``forecaster`` is a training folder, or a finished model whose forecaster stays.
@@ -139,57 +157,75 @@ def _write_forecaster(
 
 
 def _statistics(
-    nature: Nature, setting: Setting, small: SmallScaleFilter, blocks: np.ndarray,
+    nature: Nature,
+    setting: Setting,
+    small: SmallScaleFilter,
+    blocks: np.ndarray,
     sizes: ErrorScales,
-) -> dict[str, np.ndarray]:  # fmt: skip
+) -> dict[str, np.ndarray]:
     grid = nature.layout.grid
     rows = slice(None, None, grid.n_lon)
     return {
-        "lat": np.array(grid.lat), "lon": np.array(grid.lon),
-        "mean": nature.mean, "stddev": nature.stddev, "diffs_stddev": nature.diffs_stddev,
+        "lat": np.array(grid.lat),
+        "lon": np.array(grid.lon),
+        "mean": nature.mean,
+        "stddev": nature.stddev,
+        "diffs_stddev": nature.diffs_stddev,
         "static": nature.static,
-        "static_mean": nature.static_mean, "static_stddev": nature.static_stddev,
+        "static_mean": nature.static_mean,
+        "static_stddev": nature.static_stddev,
         "scale": (setting.scale * nature.stddev).astype(np.float32),
         # for r = 1, in which interpolation between the sizes ends up
         "unresolved": sizes.unresolved_at(1.0)[rows],
         "b_blocks": pack_symmetric(np.asarray(setting.covariance.blocks)).astype(np.float32),
         **kept_balance(setting.covariance.basis),
         "v_sigma": np.array(SIGMAS, np.float32),
-        "v_blocks": pack_symmetric(blocks).astype(np.float32), "sizes_r": sizes.r,
+        "v_blocks": pack_symmetric(blocks).astype(np.float32),
+        "sizes_r": sizes.r,
         "sizes_covariance": pack_symmetric(sizes.covariance),
         "sizes_calibrated": pack_symmetric(sizes.calibrated),
         "sizes_unresolved": sizes.unresolved[:, rows],
         "small_scales_mean": small.mean,
         "small_scales_variance": np.array([small.variance], np.float32),
-        "small_scales_roughness": small.roughness, "small_scales_damping": small.damping[:, rows],
-    }  # fmt: skip
+        "small_scales_roughness": small.roughness,
+        "small_scales_damping": small.damping[:, rows],
+    }
 
 
 def _card(
-    name: str, nature: Nature, config: TrainConfig, forecaster: dict[str, Any], network: Any,
+    name: str,
+    nature: Nature,
+    config: TrainConfig,
+    forecaster: dict[str, Any],
+    network: Any,
     share: np.ndarray,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     weights = flatten(network)
     layout = nature.layout
     return {
         "name": name,
         "title": "GraphCast denoiser on the SPEEDY testbed (T31 nature run, 64 x 32 grid)",
-        "grid": str(layout.grid), "shape": list(layout.grid.shape),
-        "variables": list(layout.variables), "levels": list(layout.levels),
+        "grid": str(layout.grid),
+        "shape": list(layout.grid.shape),
+        "variables": list(layout.variables),
+        "levels": list(layout.levels),
         "parameters": int(sum(w.size for w in weights.values())),
         "network": config.to_dict()["network"],
         "data": "nature run of jcm 3.0.0 (SPEEDY physics, Apache-2.0), "
-                "python -m xdiffda.experiments.osse nature",
-        "split_days": {k: list(map(list, getattr(nature.split, k)))
-                       for k in ("train", "validation", "evaluation")},
+        "python -m xdiffda.experiments.osse nature",
+        "split_days": {
+            k: list(map(list, getattr(nature.split, k)))
+            for k in ("train", "validation", "evaluation")
+        },
         "training": {"denoiser": _recipe(config), "forecaster": forecaster},
         "denoising_error_over_gaussian": {
             f"{s:g}": round(float(v), 4) for s, v in zip(SIGMAS, share, strict=True)
         },
-        "versions": {p: importlib.metadata.version(p)
-                     for p in ("jax", "equinox", "optax", "numpy", "xarray")},
+        "versions": {
+            p: importlib.metadata.version(p) for p in ("jax", "equinox", "optax", "numpy", "xarray")
+        },
         "licence": "Apache-2.0 (weights and sample data)",
-    }  # fmt: skip
+    }
 
 
 def _recipe(config: TrainConfig) -> dict[str, Any]:
@@ -204,9 +240,10 @@ def write_sample(nature: Nature, stepper: Stepper | BundledStepper, folder: Path
     rows = nature.rows("evaluation")[:, 0]
     valid = rows[4 * SAMPLE_FIRST_DAY : 4 * SAMPLE_FIRST_DAY + SAMPLE_TIMES]
     roll = make_rollout(stepper)
-    years = lambda first, n: year_phase(  # noqa: E731
-        nature.time[first[:, None] + np.arange(1, n + 1)]
-    ).transpose(1, 0, 2)
+
+    def years(first, n):
+        return year_phase(nature.time[first[:, None] + np.arange(1, n + 1)]).transpose(1, 0, 2)
+
     forecasts = {
         lead: np.asarray(
             roll(np.array(nature.states[valid - lead // 6]), years(valid - lead // 6, lead // 6))

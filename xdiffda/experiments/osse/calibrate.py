@@ -78,9 +78,14 @@ def measure(
         given = Conditioning(jnp.moveaxis(background, 0, 1), year, r)
         levels = jnp.full((n,), sigma)
         estimate, c_out = denoise_batch(
-            network, setting.covariance, setting.graph, jnp.asarray(setting.static), given,
-            z + sigma * unit, levels,
-        )  # fmt: skip
+            network,
+            setting.covariance,
+            setting.graph,
+            jnp.asarray(setting.static),
+            given,
+            z + sigma * unit,
+            levels,
+        )
         weight = jnp.asarray(setting.area)[:, None, None]
         share = jnp.mean(weight * ((z - estimate) / c_out[None]) ** 2)
         return jnp.moveaxis(z - estimate, 1, 0), share
@@ -107,9 +112,16 @@ def measure(
 
 
 def measure_sizes(
-    nature: Nature, pairs: Pairs, setting: Setting, network: DenoiserNetwork, *,
-    n_size: int = N_SIZE, n_pair: int = 160, n_sample: int = 2400, change: Change | None = None,
-) -> ErrorScales:  # fmt: skip
+    nature: Nature,
+    pairs: Pairs,
+    setting: Setting,
+    network: DenoiserNetwork,
+    *,
+    n_size: int = N_SIZE,
+    n_pair: int = 160,
+    n_sample: int = 2400,
+    change: Change | None = None,
+) -> ErrorScales:
     """B and V for background errors of several sizes.
 
     Errors of short forecasts and of cycles are of smaller extent than those of long ones: with
@@ -136,8 +148,9 @@ def measure_sizes(
     for own in (np.flatnonzero(np.searchsorted(edges, r) == size) for size in range(n_size)):
         b = estimate_blocks(setting.covariance.basis, z[own])
         used = max(BATCH, min(n_pair, len(own) // BATCH * BATCH))
-        v, _ = measure(nature, pairs, setting, network, n_pair=used, among=index[own],
-                       change=change)  # fmt: skip
+        v, _ = measure(
+            nature, pairs, setting, network, n_pair=used, among=index[own], change=change
+        )
         rest = unresolved_part(setting.covariance.basis, z[own])
         rest = row_scale(rest, nature.layout, floor=0.0)
         found.append((np.exp(np.log(r[own]).mean()), b, v, rest))
@@ -162,8 +175,11 @@ def noise_filter(
     index = np.unique(np.linspace(0, len(pairs.row) - 1, n_sample).astype(int))
     area = nature.layout.grid.area_weights()
     found = fit_filter(
-        basis, np.asarray(nature.states[rows]) / scale, pairs.background[index] / scale,
-        np.asarray(nature.states[pairs.row[index]]) / scale, area,
+        basis,
+        np.asarray(nature.states[rows]) / scale,
+        pairs.background[index] / scale,
+        np.asarray(nature.states[pairs.row[index]]) / scale,
+        area,
         n_lon=nature.layout.grid.n_lon,
-    )  # fmt: skip
+    )
     return found, functools.partial(found.change, basis, area=area)

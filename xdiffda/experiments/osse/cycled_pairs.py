@@ -97,9 +97,16 @@ class Tools(NamedTuple):
 
 
 def make_cycled_pairs(
-    nature: Nature, stepper: Stepper | BundledStepper, prior: Prior, out: str | Path, *, part: str,
-    n_initial: int, seed: int = 0, kind: str = CYCLES,
-) -> Pairs:  # fmt: skip
+    nature: Nature,
+    stepper: Stepper | BundledStepper,
+    prior: Prior,
+    out: str | Path,
+    *,
+    part: str,
+    n_initial: int,
+    seed: int = 0,
+    kind: str = CYCLES,
+) -> Pairs:
     """Cycle ``n_initial`` times over 9 days and write every third background.
 
     Resumable: finished groups are kept.
@@ -150,9 +157,12 @@ def relaxation(nature: Nature, prior: Prior, every: int = 20) -> Relaxed:
     rows = nature.rows("train")[::every, 0]
     x = np.asarray(nature.states[rows]) * nature.stddev + nature.mean
     states = from_state(
-        x, nature.layout, default_convention(nature.layout), dims=("time",),
+        x,
+        nature.layout,
+        default_convention(nature.layout),
+        dims=("time",),
         coords={"time": nature.time[rows]},
-    )  # fmt: skip
+    )
     climatology = Relaxation(mean_states(states), **RELAXATION)
     return Relaxed(climatology, prior, np.timedelta64(6, "h"))
 
@@ -167,9 +177,12 @@ def draw_network(
 
 
 def _cycle(
-    nature: Nature, roll: Callable, tools: Tools, first: Int[np.ndarray, " run"],
+    nature: Nature,
+    roll: Callable,
+    tools: Tools,
+    first: Int[np.ndarray, " run"],
     rng: np.random.Generator,
-) -> Float[np.ndarray, "cycle run node channel"]:  # fmt: skip
+) -> Float[np.ndarray, "cycle run node channel"]:
     """Eight cycles side by side, each with a network of its own."""
     n_node, n_channel = nature.states.shape[1:]
     prior = tools.prior
@@ -202,9 +215,13 @@ def _cycle(
 
 
 def analyse(
-    nature: Nature, prior: Prior, background: Float[np.ndarray, "node channel"], now: Moment,
-    error: Float[np.ndarray, " channel"], rng: np.random.Generator,
-) -> Float[np.ndarray, "node channel"]:  # fmt: skip
+    nature: Nature,
+    prior: Prior,
+    background: Float[np.ndarray, "node channel"],
+    now: Moment,
+    error: Float[np.ndarray, " channel"],
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "node channel"]:
     """The mean analysis from emulated observations of whole columns; normalised states.
 
     Of a Gaussian prior 3D-Var's, of a denoiser the Kalman update of its conditional mean: the
@@ -221,18 +238,24 @@ def analyse(
         lost = prior.unresolved_at(r)[sites]
         spread = np.sqrt(np.asarray(prior.covariance_at(r).variance) + lost**2)
         r = estimate_r(
-            departure.ravel(), spread.ravel(), len(sites),
+            departure.ravel(),
+            spread.ravel(),
+            len(sites),
             noise=np.broadcast_to(error, departure.shape).ravel(),
-        )  # fmt: skip
+        )
     gain = 1 / np.sqrt(error**2 + (r * prior.unresolved_at(r)[sites]) ** 2)
     index = sites[:, None] * error.size + np.arange(error.size)
     # powers of two: few shapes, so little to compile
     more = (1 << (len(sites) - 1).bit_length()) - len(sites)
-    pad = lambda a: np.pad(a, ((0, more), (0, 0))).reshape(-1)  # noqa: E731
+
+    def pad(a):
+        return np.pad(a, ((0, more), (0, 0))).reshape(-1)
+
     likelihood = Likelihood(
-        jnp.asarray(pad(departure * gain), jnp.float32), jnp.asarray(pad(index)[:, None]),
+        jnp.asarray(pad(departure * gain), jnp.float32),
+        jnp.asarray(pad(index)[:, None]),
         jnp.asarray(pad(r * gain)[:, None], jnp.float32),
-    )  # fmt: skip
+    )
     conditioned = prior.condition(given * nature.stddev + nature.mean, now.time, r)
     z = posterior_mean(conditioned, likelihood)[:, 0]
     return (background + r * scale * np.asarray(z)).astype(np.float32)
@@ -247,7 +270,7 @@ def _sites(prior: Prior, rng: np.random.Generator, n: int) -> Int[np.ndarray, " 
 def main(
     data: str, forecaster: str, out: str, n_train: int, model: str = "speedy", kind: str = CYCLES
 ) -> None:
-    """Make the pairs of cycles, as `xdiffda.experiments.osse.pairs.main`; ``model`` is the prior."""
+    """Make the pairs of cycles, as `osse.pairs.main`; ``model`` is the prior."""
     nature = load_nature(data)
     stepper, prior = open_stepper(nature, forecaster), registry.resolve(model)
     for part, n in (("train", n_train), ("validation", 32), ("evaluation", 64)):

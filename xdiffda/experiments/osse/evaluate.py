@@ -44,10 +44,14 @@ from xdiffda.train.data import Nature, Pairs, load_nature, load_pairs
 from xdiffda.verify.partners import is_antithetic
 
 SPEEDY_LETKF = {
-    "temperature": 1.0, "2m_temperature": 1.0, "u_component_of_wind": 1.0,
-    "v_component_of_wind": 1.0, "specific_humidity": 1e-3, "mean_sea_level_pressure": 100.0,
+    "temperature": 1.0,
+    "2m_temperature": 1.0,
+    "u_component_of_wind": 1.0,
+    "v_component_of_wind": 1.0,
+    "specific_humidity": 1e-3,
+    "mean_sea_level_pressure": 100.0,
     "geopotential": 100.0,
-}  # fmt: skip
+}
 """1 m/s, 1 K, 1 g/kg, 1 hPa (Miyoshi's SPEEDY-LETKF); geopotential, not observed there, takes
 what 1 hPa is near the ground (about 8 m, 80 m2/s2), rounded up."""
 
@@ -58,10 +62,13 @@ def make_cases(nature: Nature, pairs: Pairs, n_case: int) -> list[Case]:
     index = index[np.argsort(pairs.row[index])]
     index = index[np.linspace(0, len(index) - 1, n_case).astype(int)]
     return [
-        Case(_dataset(nature, nature.states[pairs.row[i]], pairs.row[i]),
-             _dataset(nature, pairs.background[i], pairs.row[i]), number)
+        Case(
+            _dataset(nature, nature.states[pairs.row[i]], pairs.row[i]),
+            _dataset(nature, pairs.background[i], pairs.row[i]),
+            number,
+        )
         for number, i in enumerate(index)
-    ]  # fmt: skip
+    ]
 
 
 def _dataset(nature: Nature, x: np.ndarray, row: np.ndarray) -> xr.Dataset:
@@ -85,11 +92,21 @@ def _array(ds: xr.Dataset, layout: Layout) -> np.ndarray:
 
 
 def evaluate(
-    data: str, pairs: str, *, model: str = "speedy", out: str | None = None, n_case: int = 20,
-    columns: Sequence[int] = (5, 45, 416, 1000), costly: Sequence[int] = (416,),
-    errors: str = "quarter", rows: Sequence[str] = (), n_members: int = 8,
-    ledger: str | None = None, part: str = "evaluation", name: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    data: str,
+    pairs: str,
+    *,
+    model: str = "speedy",
+    out: str | None = None,
+    n_case: int = 20,
+    columns: Sequence[int] = (5, 45, 416, 1000),
+    costly: Sequence[int] = (416,),
+    errors: str = "quarter",
+    rows: Sequence[str] = (),
+    n_members: int = 8,
+    ledger: str | None = None,
+    part: str = "evaluation",
+    name: str | None = None,
+) -> dict[str, Any]:
     """Run the table and write it as ``<name>.json`` and ``.md`` into ``out``.
 
     Parameters
@@ -131,12 +148,16 @@ def evaluate(
     rows = [r for row in rows for r in SWEEPS.get(row, (row,))]
     name = name or f"skill-{errors}"
     report: dict[str, Any] = {
-        "model": model, "weights": weights_digest(model), "errors": errors, "part": part,
+        "model": model,
+        "weights": weights_digest(model),
+        "errors": errors,
+        "part": part,
         "first": str(cases[0].truth.time.values)[:16],
-        "last": str(cases[-1].truth.time.values)[:16], "versions": made_with(),
+        "last": str(cases[-1].truth.time.values)[:16],
+        "versions": made_with(),
         "seeds": "analysis: number of the case; sites and errors: 1000 x columns + number",
         "table": table,
-    }  # fmt: skip
+    }
     for n_column in columns:
         wanted = [BASE, *rows] if rows else [*USUAL, *(COSTLY if n_column in costly else ())]
         for case in tqdm(cases, desc=f"{n_column} columns, {errors}", mininterval=5):
@@ -151,9 +172,8 @@ def evaluate(
 
 def _run_case(
     case: Case, n_column: int, rows: dict[str, Row], error_std: Any, book: Ledger, layout: Layout
-) -> None:  # fmt: skip
-    missing = {n: r for n, r in rows.items()
-               if (n_column, r.kept_as(n), case.number) not in book}  # fmt: skip
+) -> None:
+    missing = {n: r for n, r in rows.items() if (n_column, r.kept_as(n), case.number) not in book}
     if not missing:
         return
     seed = 1000 * n_column + case.number
@@ -164,15 +184,19 @@ def _run_case(
         analysis = row.call(case, obs)
         members = _array(analysis, layout).reshape(-1, *truth.shape)
         record = score(
-            members, truth, area, antithetic=is_antithetic(analysis),
-            evaluations=row.evaluations, seconds=time.perf_counter() - begin,
-        )  # fmt: skip
+            members,
+            truth,
+            area,
+            antithetic=is_antithetic(analysis),
+            evaluations=row.evaluations,
+            seconds=time.perf_counter() - begin,
+        )
         book.add((n_column, row.kept_as(name), case.number), record)
 
 
 def _table(
     book: Ledger, n_column: int, known: dict[str, Row], n_case: int, layout: Layout
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Rows of all methods that have records, each against the background at its own times."""
     table = {}
     for name, row in known.items():

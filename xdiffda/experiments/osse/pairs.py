@@ -38,8 +38,6 @@ from xdiffda.train.forecaster import Stepper, load_stepper
 # folders of the backgrounds of cycles, of 3D-Var and of a denoiser, inside that of the forecasts
 
 
-
-
 class BundledStepper(eqx.Module):
     """The forecaster of a finished model, on states normalised like the nature run's."""
 
@@ -56,9 +54,14 @@ class BundledStepper(eqx.Module):
 
 
 def make_pairs(
-    nature: Nature, stepper: Stepper | BundledStepper, out: str | Path, *, part: str,
-    n_initial: int, seed: int = 0,
-) -> Pairs:  # fmt: skip
+    nature: Nature,
+    stepper: Stepper | BundledStepper,
+    out: str | Path,
+    *,
+    part: str,
+    n_initial: int,
+    seed: int = 0,
+) -> Pairs:
     """Roll out ``n_initial`` forecasts to 72 h and write all their leads to ``out/part``.
 
     Resumable: finished groups are kept.
@@ -106,9 +109,13 @@ def choose_starts(
 
 
 def fill_groups(
-    folder: Path, n_group: int, shape: Sequence[int],
-    compute: Callable[[int, np.ndarray], np.ndarray], *, desc: str,
-) -> None:  # fmt: skip
+    folder: Path,
+    n_group: int,
+    shape: Sequence[int],
+    compute: Callable[[int, np.ndarray], np.ndarray],
+    *,
+    desc: str,
+) -> None:
     """Write ``background.npy`` group by group; finished groups are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     path, progress = folder / "background.npy", folder / "done.json"
@@ -149,12 +156,6 @@ def make_rollout(stepper: Stepper | BundledStepper):
         return jax.lax.scan(step, jnp.moveaxis(states, 0, 1), years)[1]
 
     return roll
-
-
-
-
-
-
 
 
 def open_stepper(nature: Nature, forecaster: str) -> Stepper | BundledStepper:

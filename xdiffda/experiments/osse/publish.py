@@ -44,14 +44,18 @@ def publish(readme: str | Path, *, model: str = "speedy") -> None:
         name = found[1]
         report = json.loads((folder / f"skill-{name}.json").read_text())
         card["skill"][name] = {
-            columns: {row: {k: v for k, v in scores.items() if not k.startswith(LONG)}
-                      for row, scores in rows.items()}
+            columns: {
+                row: {k: v for k, v in scores.items() if not k.startswith(LONG)}
+                for row, scores in rows.items()
+            }
             for columns, rows in report["table"].items()
-        }  # fmt: skip
+        }
         made_by = report.get("weights")
-        earlier = "" if made_by == weights_digest(model) else (
-            f"\nMade with the weights of an earlier version (`{made_by}`).\n"
-        )  # fmt: skip
+        earlier = (
+            ""
+            if made_by == weights_digest(model)
+            else (f"\nMade with the weights of an earlier version (`{made_by}`).\n")
+        )
         return f"<!-- skill:{name} -->\n{markdown(report)}{earlier}<!-- /skill -->"
 
     text = re.sub(r"<!-- skill:([\w-]+) -->.*?<!-- /skill -->", table, text, flags=re.DOTALL)

@@ -32,10 +32,19 @@ PRIORS = ("model", "gaussian")
 
 
 def calibrate(
-    *, model: str = "speedy", prior: str = "model", n_draws: int = 60, n_members: int = 8,
-    n_columns: int = 416, n_steps: int = 8, start: str = "warm", covariance: str | None = None,
-    prior_steps: int = 32, seed: int = 0, progress: bool | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    *,
+    model: str = "speedy",
+    prior: str = "model",
+    n_draws: int = 60,
+    n_members: int = 8,
+    n_columns: int = 416,
+    n_steps: int = 8,
+    start: str = "warm",
+    covariance: str | None = None,
+    prior_steps: int = 32,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> dict[str, Any]:
     """Run `xdiffda.assimilation.calibration.simulation_based_calibration` on the bundled sample.
 
     Parameters
@@ -58,25 +67,44 @@ def calibrate(
     """
     own = _prior(model, prior)
     settings = {
-        "n_steps": n_steps, "start": start, "covariance": covariance or own.default_covariance
-    }  # fmt: skip
+        "n_steps": n_steps,
+        "start": start,
+        "covariance": covariance or own.default_covariance,
+    }
     found = simulation_based_calibration(
-        own, open_sample("background"), n_draws=n_draws, n_members=n_members,
-        n_columns=n_columns, prior_steps=prior_steps, seed=seed, settings=settings,
+        own,
+        open_sample("background"),
+        n_draws=n_draws,
+        n_members=n_members,
+        n_columns=n_columns,
+        prior_steps=prior_steps,
+        seed=seed,
+        settings=settings,
         progress=progress,
-    )  # fmt: skip
+    )
     drawn = {"prior_steps": prior_steps} if prior == "model" else {}  # a Gaussian is drawn exactly
-    report = as_report(found, settings | {
-        "model": model, "prior": prior, "n_columns": n_columns, **drawn, "seed": seed,
-        "n_draws": n_draws, "n_members": n_members,
-    })  # fmt: skip
+    report = as_report(
+        found,
+        settings
+        | {
+            "model": model,
+            "prior": prior,
+            "n_columns": n_columns,
+            **drawn,
+            "seed": seed,
+            "n_draws": n_draws,
+            "n_members": n_members,
+        },
+    )
     return {"weights": weights_digest(model), **report}
 
 
 def _prior(model: str, kind: str) -> Prior:
     if kind not in PRIORS:
-        raise InputError([Problem(f"prior={kind!r}", " or ".join(map(repr, PRIORS)),
-                                  'prior="gaussian"')], what="sbc")  # fmt: skip
+        raise InputError(
+            [Problem(f"prior={kind!r}", " or ".join(map(repr, PRIORS)), 'prior="gaussian"')],
+            what="sbc",
+        )
     loaded = load_model(model)
     return loaded.gaussian() if kind == "gaussian" else loaded
 
@@ -89,8 +117,12 @@ def as_report(found: xr.Dataset, settings: dict[str, Any]) -> dict[str, Any]:
         tests = {k: round(float(own[k]), 4) for s in STATISTICS for k in (s, f"{s}_p")}
         functions[str(name)] = {"count": own["count"].values.astype(int).tolist(), **tests}
     keep = ("protocol", "smallest_p", "uniform", "misfit_ratio")
-    return {"settings": settings, "versions": made_with(), "functions": functions,
-            **{k: found.attrs[k] for k in keep}}  # fmt: skip
+    return {
+        "settings": settings,
+        "versions": made_with(),
+        "functions": functions,
+        **{k: found.attrs[k] for k in keep},
+    }
 
 
 def markdown(reports: dict[str, dict[str, Any]]) -> str:
@@ -101,10 +133,11 @@ def markdown(reports: dict[str, dict[str, Any]]) -> str:
         verdict = "uniform" if report["uniform"] else _failing(report)
         lines += [
             f"**{_of(s)}**: {s['n_draws']} truths, {s['n_members']} members; smallest p after "
-            f"correction for all tests {report['smallest_p']:.2g}: {verdict}.{_ratio(report)}", "",
+            f"correction for all tests {report['smallest_p']:.2g}: {verdict}.{_ratio(report)}",
+            "",
             "| function | ranks | chi-square p | KS p | slope | curvature |",
             "| --- | --- | --- | --- | --- | --- |",
-        ]  # fmt: skip
+        ]
         lines += [
             f"| {name} | {' '.join(map(str, own['count']))} | {own['chi_square_p']:.2f} | "
             f"{own['ks_p']:.2f} | {own['slope']:+.1f} | {own['curvature']:+.1f} |"
@@ -119,9 +152,10 @@ def _failing(report: dict[str, Any]) -> str:
     functions = report["functions"]
     n_test = len(functions) * len(STATISTICS)
     names = [
-        name for name, own in functions.items()
+        name
+        for name, own in functions.items()
         if min(own[f"{s}_p"] for s in STATISTICS) * n_test <= 0.01
-    ]  # fmt: skip
+    ]
     return f"not uniform ({', '.join(names)})" if names else "not uniform"
 
 

@@ -35,6 +35,7 @@ from xdiffda.verify.ranks import flatness
 
 # What is called for each row of the tables, and which rows belong together.
 
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One analysis time."""
@@ -61,18 +62,30 @@ class Row:
 
 
 BASE = "background"
-USUAL = (BASE, "interpolated observations", "OI, same B", "3D-Var, same B",
-         "guided, warm start, 8 evaluations", "the same, independent members")  # fmt: skip
+USUAL = (
+    BASE,
+    "interpolated observations",
+    "OI, same B",
+    "3D-Var, same B",
+    "guided, warm start, 8 evaluations",
+    "the same, independent members",
+)
 MASKS = (0.1, 0.2, 0.3, 0.5, 1.0, 1.5)
 FULL_SCHEDULE = "RePaint, 2,910 evaluations, mask 0.1 cells"
 SWEEPS = {
     "guidance": (
         *(f"guided, V calibrated, warm start, {n} steps" for n in (4, 8, 16, 32, 64)),
         *(f"guided, V calibrated, cold start, {n} steps" for n in (4, 8, 16, 32, 64)),
-        *(f"guided, V {v}, {start} steps" for v in ("climatological", "diagonal")
-          for start in ("warm start, 8", "cold start, 32")),
-        *(f"guided, V calibrated, {start} steps, {s}" for s in ("heun", "stochastic")
-          for start in ("warm start, 8", "warm start, 16", "cold start, 32")),
+        *(
+            f"guided, V {v}, {start} steps"
+            for v in ("climatological", "diagonal")
+            for start in ("warm start, 8", "cold start, 32")
+        ),
+        *(
+            f"guided, V calibrated, {start} steps, {s}"
+            for s in ("heun", "stochastic")
+            for start in ("warm start, 8", "warm start, 16", "cold start, 32")
+        ),
     ),
     "guidance, short": (
         *(f"guided, V calibrated, warm start, {n} steps" for n in (4, 8)),
@@ -83,8 +96,11 @@ SWEEPS = {
     "jacobian": tuple(f"guided, V {v}, warm start, 8 steps" for v in ("jacobian", "calibrated")),
     # what the project has to show: guided in 8 against the field's methods and the paper's own
     "required": (
-        "OI, same B", "3D-Var, same B", "guided, warm start, 8 evaluations",
-        "guided, 8 evaluations, 2 independent members", FULL_SCHEDULE,
+        "OI, same B",
+        "3D-Var, same B",
+        "guided, warm start, 8 evaluations",
+        "guided, 8 evaluations, 2 independent members",
+        FULL_SCHEDULE,
     ),
     # as many independent members, and as many evaluations or four times as many
     "equal cost": (
@@ -92,7 +108,7 @@ SWEEPS = {
         *(f"RePaint, {n} evaluations, mask 0.1 cells" for n in (8, 35)),
     ),
     "masks": tuple(f"RePaint, 95 evaluations, mask {w:g} cells" for w in MASKS),
-}  # fmt: skip
+}
 """Rows that belong together, by the name that stands for them in ``--rows``."""
 COSTLY = ("draws from the Gaussian posterior (B)", "guided, cold start, 32 evaluations")
 
@@ -110,15 +126,19 @@ class Rows:
         return Row(
             lambda case, obs: assimilate(
                 case.background, obs, progress=False, seed=case.number, **given
-            ), evaluations, sampler,
-        )  # fmt: skip
+            ),
+            evaluations,
+            sampler,
+        )
 
     def repaint(self, settings: RePaint, **more: Any) -> dict[str, Row]:
         """RePaint, whose members are drawn independently, by its name in the tables."""
         count, width = settings.evaluations, settings.mask_sigma
-        return {f"RePaint, {count:,} evaluations, mask {width:g} cells": self.analysis(
-            count, method="repaint", repaint=settings, antithetic=False, **more
-        )}  # fmt: skip
+        return {
+            f"RePaint, {count:,} evaluations, mask {width:g} cells": self.analysis(
+                count, method="repaint", repaint=settings, antithetic=False, **more
+            )
+        }
 
     def all_repaint(self) -> dict[str, Row]:
         """All schedules and masks.
@@ -140,13 +160,18 @@ class Rows:
     def all_guided(self) -> dict[str, Row]:
         """All V, starts, numbers of steps and samplers."""
         return {
-            f"guided, V {v}, {start} start, {n} steps{'' if s == 'dpm-solver' else ', ' + s}":
-            self.analysis(n, covariance=v, start=start, n_steps=n, sampler=s)
+            f"guided, V {v}, {start} start, {n} steps{suffix}": self.analysis(
+                n, covariance=v, start=start, n_steps=n, sampler=s
+            )
             for v in ("calibrated", "climatological", "diagonal", "jacobian")
             for start in ("warm", "cold")
             for n in (4, 8, 16, 32, 64)
-            for s in ("dpm-solver", "heun", "stochastic")
-        }  # fmt: skip
+            for s, suffix in (
+                ("dpm-solver", ""),
+                ("heun", ", heun"),
+                ("stochastic", ", stochastic"),
+            )
+        }
 
 
 def methods(prior: DiffusionPrior, *, n_members: int) -> dict[str, Row]:
@@ -171,8 +196,13 @@ def methods(prior: DiffusionPrior, *, n_members: int) -> dict[str, Row]:
     }
 
 
-SHOWN = ("geopotential@500", "temperature@850", "u_component_of_wind@300",
-         "specific_humidity@850", "2m_temperature")  # fmt: skip
+SHOWN = (
+    "geopotential@500",
+    "temperature@850",
+    "u_component_of_wind@300",
+    "specific_humidity@850",
+    "2m_temperature",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,10 +231,14 @@ class Record:
 
 
 def score(
-    members: Float[np.ndarray, "member node channel"], truth: Float[np.ndarray, "node channel"],
-    area: Float[np.ndarray, " node"], *, antithetic: bool = False, evaluations: int = 0,
+    members: Float[np.ndarray, "member node channel"],
+    truth: Float[np.ndarray, "node channel"],
+    area: Float[np.ndarray, " node"],
+    *,
+    antithetic: bool = False,
+    evaluations: int = 0,
     seconds: float = 0.0,
-) -> Record:  # fmt: skip
+) -> Record:
     """Score one analysis; ``area`` are weights of mean 1, ``antithetic`` says members are pairs."""
     errors = members.astype(np.float64) - truth.astype(np.float64)
     weight, n = area / area.sum(), len(members)
@@ -220,8 +254,10 @@ def score(
         expected = (variance(field, pairs) + variance_of_mean(field, pairs)).values
     alone = errors[[i for i in range(n) if i not in pairs[1]]]
     rank = (alone < 0).sum(0)
-    shares = [[float(weight[rank[:, c] == k].sum()) for k in range(len(alone) + 1)]
-              for c in range(truth.shape[1])]  # fmt: skip
+    shares = [
+        [float(weight[rank[:, c] == k].sum()) for k in range(len(alone) + 1)]
+        for c in range(truth.shape[1])
+    ]
     squared, crps, expected = (
         [float(f"{v:.8g}") for v in weight @ field]
         for field in (errors.mean(0) ** 2, crps, expected)
@@ -289,15 +325,21 @@ def _drop_last_line(path: Path) -> None:
 
 def pool(records: Sequence[Record]) -> dict[str, Any]:
     """RMSE, CRPS, spread per channel, rank shares, and mean cost, over cases."""
-    average = lambda name: np.mean([getattr(r, name) for r in records], axis=0)  # noqa: E731
+
+    def average(name):
+        return np.mean([getattr(r, name) for r in records], axis=0)
+
     return {
-        "rmse": np.sqrt(average("squared")), "crps": average("crps"),
-        "spread": np.sqrt(average("variance")), "ranks": average("ranks").mean(0),
+        "rmse": np.sqrt(average("squared")),
+        "crps": average("crps"),
+        "spread": np.sqrt(average("variance")),
+        "ranks": average("ranks").mean(0),
         "channel_ranks": average("ranks"),
         "flatness": _flatness(np.mean([r.ranks for r in records], axis=1)),
-        "members": records[0].members, "evaluations": records[0].evaluations,
+        "members": records[0].members,
+        "evaluations": records[0].evaluations,
         "seconds": float(average("seconds")),
-    }  # fmt: skip
+    }
 
 
 def _flatness(shares: Float[np.ndarray, "case rank"]) -> dict[str, float]:
@@ -311,9 +353,7 @@ def _flatness(shares: Float[np.ndarray, "case rank"]) -> dict[str, float]:
     return {to: float(f"{float(found.sel(statistic=k)):.3g}") for k, to in names.items()}
 
 
-def summary(
-    own: Sequence[Record], base: Sequence[Record], layout: Layout
-) -> dict[str, Any]:  # fmt: skip
+def summary(own: Sequence[Record], base: Sequence[Record], layout: Layout) -> dict[str, Any]:
     """One row of a table: everything divided by the background's at the same times.
 
     For each channel there are RMSE (``channels``), CRPS (``channel_crps``) and, of ensembles,
@@ -325,22 +365,33 @@ def summary(
     ranks = mine["ranks"] * len(mine["ranks"])  # 1 where flat
     own_ranks = mine["channel_ranks"] * len(ranks)  # a U of one channel and a dome of another
     spread_skill, outer = mine["spread"] / mine["rmse"], (own_ranks[:, 0] + own_ranks[:, -1]) / 2
-    each = lambda values, digits: {  # noqa: E731
-        c: round(float(v), digits) for c, v in zip(layout.channel_names, values, strict=True)
-    }
+
+    def each(values, digits):
+        return {
+            c: round(float(v), digits) for c, v in zip(layout.channel_names, values, strict=True)
+        }
+
     return {
         "rmse": round(float(ratio.mean()), 4),
         "crps": round(float(crps.mean()), 4),
         "spread_skill": round(float(spread_skill.mean()), 3),
-        "worst": round(float(ratio[worst]), 4), "worst_channel": layout.channel_names[worst],
-        "outer_ranks": round(float((ranks[0] + ranks[-1]) / 2), 3), **mine["flatness"],
-        "n_case": len(own), "members": mine["members"], "evaluations": mine["evaluations"],
+        "worst": round(float(ratio[worst]), 4),
+        "worst_channel": layout.channel_names[worst],
+        "outer_ranks": round(float((ranks[0] + ranks[-1]) / 2), 3),
+        **mine["flatness"],
+        "n_case": len(own),
+        "members": mine["members"],
+        "evaluations": mine["evaluations"],
         "seconds": round(mine["seconds"], 2),
         "ranks": [round(float(r), 4) for r in ranks],
-        "channels": each(ratio, 4), "channel_crps": each(crps, 3),
-        **({"channel_spread_skill": each(spread_skill, 3), "channel_outer_ranks": each(outer, 3)}
-           if mine["members"] > 1 else {}),
-    }  # fmt: skip
+        "channels": each(ratio, 4),
+        "channel_crps": each(crps, 3),
+        **(
+            {"channel_spread_skill": each(spread_skill, 3), "channel_outer_ranks": each(outer, 3)}
+            if mine["members"] > 1
+            else {}
+        ),
+    }
 
 
 def as_text(report: dict[str, Any]) -> str:
@@ -357,7 +408,10 @@ def as_text(report: dict[str, Any]) -> str:
     """
     # only line breaks are replaced, and strings have none
     innermost = re.compile(r"[\[{][^\[\]{}]*[\]}]")
-    joined = lambda found: re.sub(r"\s*\n\s*", " ", found[0])  # noqa: E731
+
+    def joined(found):
+        return re.sub(r"\s*\n\s*", " ", found[0])
+
     return innermost.sub(joined, json.dumps(report, indent=1))
 
 
@@ -366,9 +420,8 @@ def markdown(report: dict[str, Any]) -> str:
     head = (
         "| columns | method | RMSE | z500 | T850 | u300 | q850 | T2m | worst channel | CRPS "
         "| spread/skill | outer ranks | chi-square of ranks (p) | evaluations "
-        "| s per analysis | cases x members |\n"
-        + "|---" * 16 + "|\n"
-    )  # fmt: skip
+        "| s per analysis | cases x members |\n" + "|---" * 16 + "|\n"
+    )
     lines = [
         _line(n_column, name, row)
         for n_column, rows in report["table"].items()

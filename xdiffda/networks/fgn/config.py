@@ -109,9 +109,15 @@ class Architecture:
     def __post_init__(self) -> None:
         sizes: dict[str, tuple[int, ...]] = {
             name: (getattr(self, name),)
-            for name in ("latent", "noise_channels", "conditioning_width", "layers", "heads",
-                         "ffw_hidden")
-        } | {"hidden": self.hidden, "output_hidden": self.output_hidden}  # fmt: skip
+            for name in (
+                "latent",
+                "noise_channels",
+                "conditioning_width",
+                "layers",
+                "heads",
+                "ffw_hidden",
+            )
+        } | {"hidden": self.hidden, "output_hidden": self.output_hidden}
         wrong = []
         for name in ("grid2mesh", "mesh2grid"):
             step = getattr(self, name)
@@ -209,8 +215,9 @@ def read_config(path: str | os.PathLike[str]) -> Configuration:
         architecture = Architecture(**found)
     except ValueError as error:  # sizes that no network has
         raise _damaged(path, [str(error)]) from error
-    return Configuration(task, architecture, **statistics, fill=fill, loss_weights=weights,
-                         gaps_in_targets=gaps)  # fmt: skip
+    return Configuration(
+        task, architecture, **statistics, fill=fill, loss_weights=weights, gaps_in_targets=gaps
+    )
 
 
 @dataclass(frozen=True)
@@ -360,15 +367,24 @@ def _messages(
     entries.only(f"{key}:name", name)
     entries.only(f"{key}:is_points_to_mesh", to_mesh)
     entries.only(f"{key}:is_mesh_to_points", not to_mesh)
-    for feature in ("add_scalar_distances", "add_vector_distances", "relative_latitude_vectors",
-                    "relative_longitude_vectors"):  # fmt: skip
+    for feature in (
+        "add_scalar_distances",
+        "add_vector_distances",
+        "relative_latitude_vectors",
+        "relative_longitude_vectors",
+    ):
         entries.only(f"{key}:spatial_edge_features_kwargs:{feature}", True)
     gnn = f"{key}:deep_gnn_kwargs"
     entries.only(f"{gnn}:num_message_passing_steps", 1)
     entries.only(f"{gnn}:pre_gather_matmul", True)
     # nothing reads the edges after the only step, so their residuals change no number
-    entries.idle(gnn, use_edge_residuals=bool, f32_aggregation=bool, remat_block_size=int,
-                 edge_update_remat_block_size=int)  # fmt: skip
+    entries.idle(
+        gnn,
+        use_edge_residuals=bool,
+        f32_aggregation=bool,
+        remat_block_size=int,
+        edge_update_remat_block_size=int,
+    )
     edge_hidden, edge_width = _dense(entries, f"{key}:edge_encoder_dense_kwargs")
     hidden, width = _dense(entries, f"{key}:dense_kwargs")
     hears = entries.take(f"{gnn}:gather_from_receivers", bool, True)
@@ -386,11 +402,19 @@ def _architecture(entries: _Entries) -> dict[str, Any]:
     found["hidden"], latent = _dense(entries, f"{_NETWORK}:latent_dense_kwargs")
     widths = {"latent_dense_kwargs:output_size": latent}
     steps = {
-        "grid2mesh": ("points_to_mesh_model_ctor", "{points_name}_to_{mesh_name}_gnn",
-                      "BALL_QUERY", True),
-        "mesh2grid": ("mesh_to_grid_model_ctor", "{mesh_name}_to_{points_name}_gnn",
-                      "IN_TRIANGLE", False),
-    }  # fmt: skip
+        "grid2mesh": (
+            "points_to_mesh_model_ctor",
+            "{points_name}_to_{mesh_name}_gnn",
+            "BALL_QUERY",
+            True,
+        ),
+        "mesh2grid": (
+            "mesh_to_grid_model_ctor",
+            "{mesh_name}_to_{points_name}_gnn",
+            "IN_TRIANGLE",
+            False,
+        ),
+    }
     for name, (key, *told) in steps.items():
         found[name], width = _messages(entries, f"{_NETWORK}:{key}", *told)
         widths[f"{key}:dense_kwargs:output_size"] = width
@@ -404,14 +428,30 @@ def _architecture(entries: _Entries) -> dict[str, Any]:
     entries.only(f"{mesh}:name", "{mesh_name}_transformer")
     inner = f"{mesh}:transformer_kwargs"
     widths["mesh_model_ctor:transformer_kwargs:d_model"] = entries.take(f"{inner}:d_model", int)
-    for ours, theirs in (("layers", "num_layers"), ("heads", "num_heads"),
-                         ("ffw_hidden", "ffw_hidden"), ("hops", "attention_k_hop")):  # fmt: skip
+    for ours, theirs in (
+        ("layers", "num_layers"),
+        ("heads", "num_heads"),
+        ("ffw_hidden", "ffw_hidden"),
+        ("hops", "attention_k_hop"),
+    ):
         found[ours] = entries.take(f"{inner}:{theirs}", int)
-    tiles = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv",
-             "block_kv_dkv_compute")  # fmt: skip
-    entries.idle(inner, **dict.fromkeys(tiles, int), attention_type=str, mask_type=str,
-                 attn_winit_final_mult=float, ffw_winit_final_mult=float,
-                 upcast_attn_to_fp32=bool)  # fmt: skip
+    tiles = (
+        "block_q",
+        "block_kv",
+        "block_kv_compute",
+        "block_q_dkv",
+        "block_kv_dkv",
+        "block_kv_dkv_compute",
+    )
+    entries.idle(
+        inner,
+        **dict.fromkeys(tiles, int),
+        attention_type=str,
+        mask_type=str,
+        attn_winit_final_mult=float,
+        ffw_winit_final_mult=float,
+        upcast_attn_to_fp32=bool,
+    )
     if None not in widths.values() and len({*widths.values()}) > 1:
         told = ", ".join(f"{key} {width}" for key, width in widths.items())
         entries.wrong.append(f"{_NETWORK}: one width of all nodes is needed, found {told}")

@@ -55,9 +55,14 @@ class BareGenCast:
 
     @with_own_jax
     def __call__(
-        self, norm_inputs: xr.Dataset, norm_forcings: xr.Dataset, noisy_targets: xr.Dataset,
-        noise_levels: Float[np.ndarray, " batch"], *, preconditioned: bool = True,
-    ) -> xr.Dataset:  # fmt: skip
+        self,
+        norm_inputs: xr.Dataset,
+        norm_forcings: xr.Dataset,
+        noisy_targets: xr.Dataset,
+        noise_levels: Float[np.ndarray, " batch"],
+        *,
+        preconditioned: bool = True,
+    ) -> xr.Dataset:
         """Estimate the targets without noise, all in normalised units.
 
         Parameters
@@ -148,9 +153,11 @@ class BareGenCast:
         return stack(targets, self.task.target_variables, sizes=_sizes(targets))
 
     def unstack_targets(
-        self, values: Float[np.ndarray, "node batch channel"], inputs: xr.Dataset,
+        self,
+        values: Float[np.ndarray, "node batch channel"],
+        inputs: xr.Dataset,
         forcings: xr.Dataset,
-    ) -> xr.Dataset:  # fmt: skip
+    ) -> xr.Dataset:
         """The Dataset with these target variables, on the grid of the inputs."""
         time = forcings["time"].values if "time" in forcings.coords else _after(inputs)
         coords = {name: inputs[name].values for name in ("lat", "lon")}
@@ -164,10 +171,12 @@ class BareGenCast:
         lat, lon = (tuple(ds[name].values.astype(float).tolist()) for name in ("lat", "lon"))
         lon = tuple(x % 360 for x in lon)
         return build_graph(
-            lat, lon, refinement=settings.mesh_size,
+            lat,
+            lon,
+            refinement=settings.mesh_size,
             hops=settings.sparse_transformer_config.attention_k_hop,
             radius_fraction=settings.radius_query_fraction_edge_length,
-        )  # fmt: skip
+        )
 
 
 @with_own_jax

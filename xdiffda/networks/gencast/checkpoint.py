@@ -114,7 +114,10 @@ def folded(net: Net) -> Net:
         assert norm.modulation is not None
         weight, bias = np.asarray(norm.modulation.weight), np.asarray(norm.modulation.bias)
         new = (weight * both, bias * both + np.concatenate([scale - 1, offset]))
-        leaves = lambda n: (n.scale, n.offset, n.modulation.weight, n.modulation.bias)  # noqa: E731
+
+        def leaves(n):
+            return (n.scale, n.offset, n.modulation.weight, n.modulation.bias)
+
         return eqx.tree_at(leaves, norm, (np.ones_like(scale), np.zeros_like(offset), *new))
 
     return eqx.tree_at(norms, net, [fold(norm) for norm in norms(net)])
@@ -281,9 +284,11 @@ def _read_section(entries: Entries, prefix: str, kind: type, wrong: list[str]) -
 
 
 def _read_network(
-    weights: dict[str, np.ndarray], config: Architecture, encoder: NoiseEncoderConfig,
+    weights: dict[str, np.ndarray],
+    config: Architecture,
+    encoder: NoiseEncoderConfig,
     wrong: list[str],
-) -> tuple[GenCast, dict[str, np.ndarray]]:  # fmt: skip
+) -> tuple[GenCast, dict[str, np.ndarray]]:
     """The network with these weights, and the weights it has no use for."""
     inner = config.sparse_transformer_config
     if inner.d_model != config.latent_size:

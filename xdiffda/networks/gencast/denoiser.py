@@ -46,9 +46,12 @@ class Given(eqx.Module):
 
 
 def denoise(
-    network: GenCast, graph: GenCastGraph, given: Given,
-    w: Float[Array, "node batch channel"], sigma: Float[Array, " level"],
-) -> Float[Array, "node batch channel"]:  # fmt: skip
+    network: GenCast,
+    graph: GenCastGraph,
+    given: Given,
+    w: Float[Array, "node batch channel"],
+    sigma: Float[Array, " level"],
+) -> Float[Array, "node batch channel"]:
     """D(w, sigma), at one noise level for all or one for each entry of the batch."""
     level = sigma[None, :, None]
     output = network(given.joined(_KARRAS.c_in(level) * w), sigma, graph)

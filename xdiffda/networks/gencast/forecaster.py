@@ -71,16 +71,24 @@ class GenCastForecaster:
     minimum: xr.Dataset
 
     def __init__(
-        self, net: BareGenCast, *, mean: xr.Dataset, stddev: xr.Dataset,
-        diffs_stddev: xr.Dataset, minimum: xr.Dataset,
-    ) -> None:  # fmt: skip
+        self,
+        net: BareGenCast,
+        *,
+        mean: xr.Dataset,
+        stddev: xr.Dataset,
+        diffs_stddev: xr.Dataset,
+        minimum: xr.Dataset,
+    ) -> None:
         scaler = Forecaster(net, mean=mean, stddev=stddev, diffs_stddev=diffs_stddev)
         if absent := [v for v in SEA_VARIABLES if v in scaler.mean and v not in minimum]:
             problem = Problem(f"no minimum of {absent}", "the statistics of the model", "")
             raise InputError([problem], what="statistics of the forecaster")
         if bad := [v for v in SEA_VARIABLES if v in minimum and not np.isfinite(minimum[v]).all()]:
-            problem = Problem(f"a minimum of {bad} that is not finite", "what fills it over land",
-                              "the file min_by_level.nc of the model")  # fmt: skip
+            problem = Problem(
+                f"a minimum of {bad} that is not finite",
+                "what fills it over land",
+                "the file min_by_level.nc of the model",
+            )
             raise InputError([problem], what="statistics of the forecaster")
         object.__setattr__(self, "net", net)
         object.__setattr__(self, "scaler", scaler)
@@ -121,9 +129,13 @@ class GenCastForecaster:
 
     @with_own_jax
     def sample(
-        self, inputs: xr.Dataset, forcings: xr.Dataset, *, noise: Callable[[int], Array],
+        self,
+        inputs: xr.Dataset,
+        forcings: xr.Dataset,
+        *,
+        noise: Callable[[int], Array],
         watch: Callable[[Array], None] = lambda w: None,
-    ) -> xr.Dataset:  # fmt: skip
+    ) -> xr.Dataset:
         """Run the sampler on noise that is given.
 
         Parameters
@@ -140,9 +152,12 @@ class GenCastForecaster:
         parts = (denoiser.network, denoiser.graph, denoiser.given)
         states = trajectory(
             lambda w, sigma: compiled_denoise(*parts, w, jnp.reshape(sigma, 1)),
-            ladder[0] * noise(0), ladder, noise=lambda i: noise(1 + i),
-            churn_rates=settings.churn_rates(), inflation=settings.noise_level_inflation_factor,
-        )  # fmt: skip
+            ladder[0] * noise(0),
+            ladder,
+            noise=lambda i: noise(1 + i),
+            churn_rates=settings.churn_rates(),
+            inflation=settings.noise_level_inflation_factor,
+        )
         w = None
         for w in states:
             watch(w)
@@ -164,9 +179,14 @@ class GenCastForecaster:
 
     @with_own_jax
     def loss(
-        self, inputs: xr.Dataset, forcings: xr.Dataset, targets: xr.Dataset, *,
-        noise_levels: Float[np.ndarray, " batch"], noise: Float[Array, "node batch channel"],
-    ) -> Float[Array, " batch"]:  # fmt: skip
+        self,
+        inputs: xr.Dataset,
+        forcings: xr.Dataset,
+        targets: xr.Dataset,
+        *,
+        noise_levels: Float[np.ndarray, " batch"],
+        noise: Float[Array, "node batch channel"],
+    ) -> Float[Array, " batch"]:
         """The published training loss of each entry of the batch, for noise that is given.
 
         Squared error of the denoiser in normalised units, weighted by area, level and variable,
@@ -178,9 +198,12 @@ class GenCastForecaster:
         noisy = w + sigma[None, :, None] * noise
         estimate = compiled_denoise(given.network, given.graph, given.given, noisy, sigma)
         square = weighted_loss(
-            estimate, w, lat=inputs["lat"].values, channels=self.net.target_channels(),
+            estimate,
+            w,
+            lat=inputs["lat"].values,
+            channels=self.net.target_channels(),
             variable_weights=VARIABLE_WEIGHTS,
-        )  # fmt: skip
+        )
         return Karras().loss_weight(sigma) * square
 
     def reconfigured(self, **options: Any) -> GenCastForecaster:

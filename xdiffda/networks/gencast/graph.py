@@ -93,9 +93,11 @@ def neighbourhoods(mesh: Mesh, hops: int, *, block: int = 256) -> Neighbourhoods
         seen[i, len(own) :] = seen[i, 0]  # a row without any node would give NaN
         position[own] = i * n_query + np.arange(len(own))
     return Neighbourhoods(
-        jnp.asarray(nodes, jnp.int32), jnp.asarray(all_keys, jnp.int32), jnp.asarray(seen),
+        jnp.asarray(nodes, jnp.int32),
+        jnp.asarray(all_keys, jnp.int32),
+        jnp.asarray(seen),
         jnp.asarray(position),
-    )  # fmt: skip
+    )
 
 
 def neighbour_table(mesh: Mesh) -> Int[np.ndarray, "node 6"]:

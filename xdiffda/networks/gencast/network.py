@@ -56,7 +56,10 @@ def attend(query: Heads, key: Heads, value: Heads, near: Neighbourhoods) -> Head
     @jax.checkpoint
     def of_block(block: tuple[Array, Array, Array]) -> Heads:
         nodes, keys, seen = block
-        read = lambda x: x.at[keys].get(mode="fill", fill_value=0, unique_indices=True)  # noqa: E731
+
+        def read(x):
+            return x.at[keys].get(mode="fill", fill_value=0, unique_indices=True)
+
         q = query.at[nodes].get(mode="promise_in_bounds")
         logits = jnp.einsum("qbhd,kbhd->bhqk", q, read(key), preferred_element_type=wide)
         weights = jax.nn.softmax(jnp.where(seen, scale * logits, -jnp.inf), axis=-1)
@@ -132,9 +135,15 @@ class Transformer(eqx.Module):
     norm: LayerNorm
 
     def __init__(
-        self, width: int, n_layer: int, n_head: int, ffw_hidden: int, conditioning: int, *,
+        self,
+        width: int,
+        n_layer: int,
+        n_head: int,
+        ffw_hidden: int,
+        conditioning: int,
+        *,
         key: PRNGKeyArray,
-    ) -> None:  # fmt: skip
+    ) -> None:
         sizes = (width, n_head, ffw_hidden, conditioning)
         self.blocks = tuple(TransformerBlock(*sizes, key=k) for k in jax.random.split(key, n_layer))
         self.norm = LayerNorm(width, conditioning)

@@ -61,9 +61,14 @@ def dpm_solver_2s(
 
 
 def trajectory(
-    denoise: Denoise, z: Float[Array, "*state"], ladder: Float[Array, " level"], *, noise: Noise,
-    churn_rates: Float[Array, " step"], inflation: float,
-) -> Iterator[Float[Array, "*state"]]:  # fmt: skip
+    denoise: Denoise,
+    z: Float[Array, "*state"],
+    ladder: Float[Array, " level"],
+    *,
+    noise: Noise,
+    churn_rates: Float[Array, " step"],
+    inflation: float,
+) -> Iterator[Float[Array, "*state"]]:
     """The state after each step of `dpm_solver_2s`."""
     n_step = len(ladder) - 1
     for i in range(n_step):

@@ -23,15 +23,30 @@ from xdiffda.networks.graphcast.network import GraphCast, NetworkConfig
 
 REPAIR = "repair: delete it and bring it here again (a published one: `xdiffda fetch NAME`)"
 # what a setting may be, beside being absent
-_KINDS = {int: ("iu", "a whole number"), float: ("iuf", "a number"), str: ("U", "a text"),
-          bool: ("b", "true or false")}  # fmt: skip
+_KINDS = {
+    int: ("iu", "a whole number"),
+    float: ("iuf", "a number"),
+    str: ("U", "a text"),
+    bool: ("b", "true or false"),
+}
 # counts beyond which a file is damaged for certain; to build what they say would take all memory
 MOST = {
-    "mesh_size": 9, "latent_size": 2**14, "d_model": 2**14, "ffw_hidden": 2**17,
-    "gnn_msg_steps": 1024, "num_layers": 1024, "hidden_layers": 64, "num_heads": 1024,
-    "attention_k_hop": 1024, "num_frequencies": 2**14, "num_noise_levels": 10**6,
-    "mesh_num_splits": 9, "output_size": 2**14, "hidden_size": 2**14, "num_hidden_layers": 64,
-}  # fmt: skip
+    "mesh_size": 9,
+    "latent_size": 2**14,
+    "d_model": 2**14,
+    "ffw_hidden": 2**17,
+    "gnn_msg_steps": 1024,
+    "num_layers": 1024,
+    "hidden_layers": 64,
+    "num_heads": 1024,
+    "attention_k_hop": 1024,
+    "num_frequencies": 2**14,
+    "num_noise_levels": 10**6,
+    "mesh_num_splits": 9,
+    "output_size": 2**14,
+    "hidden_size": 2**14,
+    "num_hidden_layers": 64,
+}
 
 
 def read_entries(path: str | os.PathLike[str]) -> dict[str, Any]:

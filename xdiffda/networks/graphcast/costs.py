@@ -169,21 +169,36 @@ def count(
             _block(tally, config, edges, _N_EDGE)
     _block(tally, config, grid * batch, config.n_inputs)
     _interaction(
-        tally, config, edges=own * size.grid2mesh, messages=size.grid2mesh * batch,
-        sender=grid * batch, receiver=mesh, updated=mesh * batch,
-    )  # fmt: skip
+        tally,
+        config,
+        edges=own * size.grid2mesh,
+        messages=size.grid2mesh * batch,
+        sender=grid * batch,
+        receiver=mesh,
+        updated=mesh * batch,
+    )
     _block(tally, config, grid * batch, width)
     nodes, points = mesh * batch, grid * batch
     for step in range(config.processor_steps):
         _interaction(
-            tally, config, edges=size.within * (batch if step else 1),
-            messages=size.within * batch, sender=nodes, receiver=nodes, updated=nodes,
-        )  # fmt: skip
+            tally,
+            config,
+            edges=size.within * (batch if step else 1),
+            messages=size.within * batch,
+            sender=nodes,
+            receiver=nodes,
+            updated=nodes,
+        )
         tally.pointwise((size.within + mesh) * batch * width, 1, moved=2)  # residuals
     _interaction(
-        tally, config, edges=own * size.mesh2grid, messages=size.mesh2grid * batch, sender=nodes,
-        receiver=points, updated=points,
-    )  # fmt: skip
+        tally,
+        config,
+        edges=own * size.mesh2grid,
+        messages=size.mesh2grid * batch,
+        sender=nodes,
+        receiver=points,
+        updated=points,
+    )
     tally.pointwise(3 * points * width, 1, moved=1)  # residuals
     _block(tally, config, points, width, last=config.n_outputs)
     return tally
@@ -207,9 +222,15 @@ def _block(tally: Tally, config: NetworkConfig, rows: int, n_in: int = 0, *, las
 
 
 def _interaction(
-    tally: Tally, config: NetworkConfig, *, edges: int, messages: int, sender: int, receiver: int,
+    tally: Tally,
+    config: NetworkConfig,
+    *,
+    edges: int,
+    messages: int,
+    sender: int,
+    receiver: int,
     updated: int,
-) -> None:  # fmt: skip
+) -> None:
     """Messages and update, from numbers of rows: one for all members, or one for each.
 
     ``messages`` and ``updated`` receivers there are one for each member; ``edges`` (none, where

@@ -54,9 +54,11 @@ def all_problems(
             *_no_numbers(used, what),
         ]
     return [
-        *problems, *_level_problems(inputs, task), *_axes(inputs, forcings),
+        *problems,
+        *_level_problems(inputs, task),
+        *_axes(inputs, forcings),
         *_times(inputs, forcings, task, step, outputs),
-    ]  # fmt: skip
+    ]
 
 
 def _missing(ds: xr.Dataset, names: Sequence[str], what: str) -> list[Problem]:

@@ -148,13 +148,20 @@ def _flux(
     m = 6.240041 + 6.28302 * t
     q = 4.8951 + 6.283076 * t  # mean longitude
     ecliptic = (
-        4.8952 + 6.28332 * t - 0.0075 * np.sin(e) - 0.0326 * np.cos(e)
-        - 0.0003 * np.sin(2 * e) + 0.0002 * np.cos(2 * e)
-    )  # fmt: skip
+        4.8952
+        + 6.28332 * t
+        - 0.0075 * np.sin(e)
+        - 0.0326 * np.cos(e)
+        - 0.0003 * np.sin(2 * e)
+        + 0.0002 * np.cos(2 * e)
+    )
     equation_of_time = (
-        591.8 * np.sin(2 * q) - 459.4 * np.sin(m) + 39.5 * np.sin(m) * np.cos(2 * q)
-        - 12.7 * np.sin(4 * q) - 4.8 * np.sin(2 * m)
-    )  # seconds  # fmt: skip
+        591.8 * np.sin(2 * q)
+        - 459.4 * np.sin(m)
+        + 39.5 * np.sin(m) * np.cos(2 * q)
+        - 12.7 * np.sin(4 * q)
+        - 4.8 * np.sin(2 * m)
+    )  # seconds
     distance = 1.0001 - 0.0163 * np.sin(e) + 0.0037 * np.cos(e)
     sin_declination = np.sin(_OBLIQUITY) * np.sin(ecliptic)
     cos_declination = np.sqrt(1 - sin_declination**2)

@@ -52,8 +52,11 @@ class Forecaster:
         statistics = {"mean": mean, "stddev": stddev, "diffs_stddev": diffs_stddev}
         problems: list[Problem] = []
         if not hasattr(net, "task"):
-            problem = Problem(f"a {type(net).__name__} as net", "a network with its task",
-                              'xdiffda.graphcast.load("params.npz")')  # fmt: skip
+            problem = Problem(
+                f"a {type(net).__name__} as net",
+                "a network with its task",
+                'xdiffda.graphcast.load("params.npz")',
+            )
             raise InputError([problem], what="forecaster")
         check_datasets("statistics of the forecaster", **statistics)
         object.__setattr__(self, "net", net)

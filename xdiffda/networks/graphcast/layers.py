@@ -16,7 +16,8 @@ from xdiffda.networks.graphcast.graph import Edges
 # multiplies float32 whatever is asked for, and converts every latent vector back and forth where
 # all is bfloat16. Here a CPU rounds the factors alone: bfloat16 products with float32 sums, and
 # float32 between them. At 1 degree the network is twice as fast by that on a processor with
-# matrix units (AMX, Intel since 2023), and 1.3 to 1.5 times with avx512_bf16 alone (AMD Zen 5); with
+# matrix units (AMX, Intel since 2023), and 1.3 to 1.5 times with avx512_bf16 alone (AMD Zen 5);
+# with
 # neither it was not measured, and will not pay.
 
 Rows = Float[Array, "row in"]

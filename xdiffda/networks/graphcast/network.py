@@ -304,9 +304,13 @@ class GraphCast(eqx.Module):
         return scanned[0][1]
 
     def decode(
-        self, mesh: Values, grid: Values, graph: Graph, conditioning: Conditioning | None,
+        self,
+        mesh: Values,
+        grid: Values,
+        graph: Graph,
+        conditioning: Conditioning | None,
         ready: Prepared,
-    ) -> Float[Array, "grid batch out"]:  # fmt: skip
+    ) -> Float[Array, "grid batch out"]:
         """Output channels at the grid nodes."""
         args = (ready.mesh2grid, mesh, grid, graph.mesh2grid, conditioning)
         update = self._remat(Interaction.update)(self.decoder.step, *args)
@@ -316,9 +320,12 @@ class GraphCast(eqx.Module):
         return jax.checkpoint(function) if self.config.remat else function
 
     def _check(
-        self, x: Values, graph: Graph, conditioning: Conditioning | None,
+        self,
+        x: Values,
+        graph: Graph,
+        conditioning: Conditioning | None,
         prepared: Prepared | InFactors | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         config, wrong = self.config, []
         if x.ndim != 3 or x.shape[0] != graph.n_grid or x.shape[2] != config.n_inputs:
             needed = f"({graph.n_grid}, batch, {config.n_inputs})"

@@ -146,9 +146,11 @@ def _projected(part: Encoder | Decoder) -> Callable[[Values], Values]:
 
 
 def factored(
-    embed: Callable[[Values], Values], features: Float[Array, "edge feature"], limit: int,
+    embed: Callable[[Values], Values],
+    features: Float[Array, "edge feature"],
+    limit: int,
     tolerance: float = _TOLERANCE,
-) -> Factored | None:  # fmt: skip
+) -> Factored | None:
     """A function of all edges as C Q, or None if C would be over half of its size.
 
     Parameters
@@ -234,10 +236,14 @@ def _on_basis(embed: Callable[[Values], Values], limit: int) -> Callable:
 # together, so that sums are complete, ordered and free of atomics as in `tables`.  The arithmetic
 # of every edge and node is that of `GraphCast` without chunks.
 
+
 def apply(
-    net: GraphCast, x: Values, graph: Graph, conditioning: Conditioning | None,
+    net: GraphCast,
+    x: Values,
+    graph: Graph,
+    conditioning: Conditioning | None,
     ready: InFactors | None,
-) -> Float[Array, "grid batch out"]:  # fmt: skip
+) -> Float[Array, "grid batch out"]:
     """As `GraphCast.__call__`, with ``edge_chunk`` edges or grid nodes at a time."""
     part, limit = net.encoder, net.config.edge_chunk
     grid, mesh = encode(net, x, graph, conditioning, ready)
@@ -248,15 +254,24 @@ def apply(
         return rows + part.grid_update(rows, conditioning)
 
     return update_receivers(
-        net.decoder, ready and ready.mesh2grid, mesh, updated, graph.mesh2grid, conditioning,
-        limit, then=net.decoder.output,
-    )  # fmt: skip
+        net.decoder,
+        ready and ready.mesh2grid,
+        mesh,
+        updated,
+        graph.mesh2grid,
+        conditioning,
+        limit,
+        then=net.decoder.output,
+    )
 
 
 def encode(
-    net: GraphCast, x: Values, graph: Graph, conditioning: Conditioning | None,
+    net: GraphCast,
+    x: Values,
+    graph: Graph,
+    conditioning: Conditioning | None,
     ready: InFactors | None,
-) -> tuple[Values, Values]:  # fmt: skip
+) -> tuple[Values, Values]:
     """Embedded grid nodes, and latent mesh nodes after the step from grid to mesh."""
     part, limit = net.encoder, net.config.edge_chunk
     n_data = net.config.n_inputs
@@ -273,9 +288,12 @@ def encode(
 
 
 def process(
-    net: GraphCast, mesh: Values, graph: Graph, conditioning: Conditioning | None,
+    net: GraphCast,
+    mesh: Values,
+    graph: Graph,
+    conditioning: Conditioning | None,
     ready: InFactors | None,
-) -> Values:  # fmt: skip
+) -> Values:
     """Latent mesh nodes after all processor steps.
 
     Edges lie in groups of one receiver each, so that a chunk holds all that a group sums:
@@ -305,9 +323,14 @@ def process(
 
 
 def exchange(
-    step: Interaction, kept: Kept, mesh: Values, edges: Edges, grouped: Groups,
-    conditioning: Conditioning | None, limit: int,
-) -> tuple[Kept, Values]:  # fmt: skip
+    step: Interaction,
+    kept: Kept,
+    mesh: Values,
+    edges: Edges,
+    grouped: Groups,
+    conditioning: Conditioning | None,
+    limit: int,
+) -> tuple[Kept, Values]:
     """Edges after one step on the multimesh, and the sums of messages at its nodes."""
     width, size = mesh.shape[-1], grouped.edges.shape[1]
     on_edge, on_sender, on_receiver = step.edge.split(width, width, width)
@@ -329,11 +352,16 @@ def exchange(
 
 
 def update_receivers(
-    part: Encoder | Decoder, known: Factored | None, sender: Values,
-    receiver: Callable[[Rows], Values], edges: Edges, conditioning: Conditioning | None,
-    limit: int, *,
+    part: Encoder | Decoder,
+    known: Factored | None,
+    sender: Values,
+    receiver: Callable[[Rows], Values],
+    edges: Edges,
+    conditioning: Conditioning | None,
+    limit: int,
+    *,
     then: Callable[[Values], Values] = lambda rows: rows,
-) -> Values:  # fmt: skip
+) -> Values:
     """Receivers after one step along edges that nobody needs afterwards.
 
     Parameters

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 
 if TYPE_CHECKING:
-    
-
     Numbers = Float[np.ndarray, "*shape"]
 
 EPSILON = 0.622  # ratio of the gas constants of dry air and water vapour

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 _INSTALL = 'pip install "xdiffda[obs]"'
 _PLACES = {"stnid", "lat", "lon", "elevation", "time"}
-_SYNOP = {"t2m": "2m_temperature", "td2m": "2m_dewpoint_temperature",
-          "mslp": "mean_sea_level_pressure", "pressure": "surface_pressure"}  # fmt: skip
+_SYNOP = {
+    "t2m": "2m_temperature",
+    "td2m": "2m_dewpoint_temperature",
+    "mslp": "mean_sea_level_pressure",
+    "pressure": "surface_pressure",
+}
 _TEMP = {"t": "temperature", "td": "dewpoint_temperature", "z": "geopotential"}
 # WMO table A: surface data from land and from sea; vertical soundings.
 _SURFACE, _SOUNDINGS = (0, 1), (2,)
@@ -37,11 +41,16 @@ def read_bufr(path: Path, *, heights: str | None = None, drift: bool = True) -> 
     categories = _categories(path)
     found = [*{c in _SOUNDINGS for c in categories if c in (*_SURFACE, *_SOUNDINGS)}]
     if len(found) != 1:
-        raise InputError([Problem(
-            f"BUFR messages of the data categories {sorted({*categories})}",
-            "SYNOP (0 land, 1 sea) or TEMP (2) in a file of their own",
-            f"pdbufr.read_bufr({str(path)!r}, columns=[...])",
-        )], what=str(path))  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"BUFR messages of the data categories {sorted({*categories})}",
+                    "SYNOP (0 land, 1 sea) or TEMP (2) in a file of their own",
+                    f"pdbufr.read_bufr({str(path)!r}, columns=[...])",
+                )
+            ],
+            what=str(path),
+        )
     reader = "temp" if found[0] else "synop"
     pdbufr = _pdbufr(path)
     try:
@@ -49,10 +58,16 @@ def read_bufr(path: Path, *, heights: str | None = None, drift: bool = True) -> 
     except Exception as error:  # eccodes and pdbufr have errors of their own
         raise damaged(path, error) from error
     if table.empty:
-        raise InputError([Problem(
-            "no report that pdbufr can read", f"{reader.upper()} reports",
-            f"pdbufr.read_bufr({str(path)!r}, columns='all', flat=True)",
-        )], what=str(path))  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    "no report that pdbufr can read",
+                    f"{reader.upper()} reports",
+                    f"pdbufr.read_bufr({str(path)!r}, columns='all', flat=True)",
+                )
+            ],
+            what=str(path),
+        )
     other = sum(c not in (_SOUNDINGS if found[0] else _SURFACE) for c in categories)
     return _reports(table, reader, other).to_dataset()
 
@@ -98,11 +113,13 @@ def _reports(table: pd.DataFrame, reader: str, n_other: int) -> Reports:
     import pandas as pd
 
     place = {
-        "lat": _column(table, "lat"), "lon": _column(table, "lon"),
+        "lat": _column(table, "lat"),
+        "lon": _column(table, "lon"),
         "time": pd.to_datetime(table["time"], errors="coerce").to_numpy("datetime64[ns]"),
         "station": table["stnid"].fillna("").astype(str).to_numpy(str),
-        "kind": np.full(len(table), reader), "station_height": _column(table, "elevation"),
-    }  # fmt: skip
+        "kind": np.full(len(table), reader),
+        "station_height": _column(table, "elevation"),
+    }
     if reader == "temp":
         place["level"] = _column(table, "pressure") / 100.0
     reports = Reports(place)
@@ -112,8 +129,11 @@ def _reports(table: pd.DataFrame, reader: str, n_other: int) -> Reports:
         if word in table:
             reports.add(word, name, _column(table, word))
     if winds[0] in table:
-        reports.add_wind(*(_column(table, word) for word in winds), zero_is_variable=True,
-                         surface=np.full(len(table), reader == "synop"))  # fmt: skip
+        reports.add_wind(
+            *(_column(table, word) for word in winds),
+            zero_is_variable=True,
+            surface=np.full(len(table), reader == "synop"),
+        )
     used = {*_PLACES, *names, *winds, *(["pressure"] if reader == "temp" else [])}
     for word in map(str, table.columns):
         if word not in used:

@@ -17,9 +17,14 @@ from xdiffda.observations.readers.reports import Reports
 
 # First and last column of each number of a level, as in the description of the format (from 1).
 _FIELDS = {
-    "pressure": (10, 15), "height": (17, 21), "temperature": (23, 27), "humidity": (29, 33),
-    "depression": (35, 39), "direction": (41, 45), "speed": (47, 51),
-}  # fmt: skip
+    "pressure": (10, 15),
+    "height": (17, 21),
+    "temperature": (23, 27),
+    "humidity": (29, 33),
+    "depression": (35, 39),
+    "direction": (41, 45),
+    "speed": (47, 51),
+}
 _FLAGS = {"height": 22, "temperature": 28}
 _MISSING = (-9999.0, -8888.0)  # not observed; taken out by the archive's quality assurance
 _WIDTH = 51
@@ -31,11 +36,16 @@ def read_igra(path: Path) -> xr.Dataset:
     lines = lines[lines != ""]
     heads = np.flatnonzero(np.char.startswith(lines, "#"))
     if not heads.size or heads[0] != 0 or not IGRA.match(str(lines[0])):
-        raise InputError([Problem(
-            f"text that begins with {str(lines[0])[:40] if lines.size else ''!r}",
-            "soundings of IGRA, version 2 (#STATION YEAR MONTH DAY HOUR ...)",
-            f"xdiffda.read_obs({str(path)!r})",
-        )], what=str(path))  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"text that begins with {str(lines[0])[:40] if lines.size else ''!r}",
+                    "soundings of IGRA, version 2 (#STATION YEAR MONTH DAY HOUR ...)",
+                    f"xdiffda.read_obs({str(path)!r})",
+                )
+            ],
+            what=str(path),
+        )
     n_level = np.diff(np.append(heads, lines.size)) - 1
     station, lat, lon, time = _soundings(path, lines[heads], n_level)
     levels = np.delete(lines, heads)
@@ -52,15 +62,18 @@ def _soundings(path: Path, heads: np.ndarray, n_level: np.ndarray) -> tuple[np.n
     """Station, place and time of each sounding; a StorageError where levels are absent."""
     try:
         stated = np.array([int(head[32:36]) for head in heads])
-        lat, lon = (np.array([int(head[a:b]) for head in heads]) / 1e4
-                    for a, b in ((55, 62), (62, 71)))  # fmt: skip
+        lat, lon = (
+            np.array([int(head[a:b]) for head in heads]) / 1e4 for a, b in ((55, 62), (62, 71))
+        )
     except ValueError as error:
         raise damaged(path, error) from error
     wrong = np.flatnonzero(stated != n_level)
     if wrong.size:
         at = int(wrong[0])
-        raise damaged(path, f"sounding {at + 1} of {heads.size} states {stated[at]} levels and "
-                            f"has {n_level[at]}")  # fmt: skip
+        raise damaged(
+            path,
+            f"sounding {at + 1} of {heads.size} states {stated[at]} levels and has {n_level[at]}",
+        )
     time = np.array([_release(str(head)) for head in heads], "datetime64[ns]")
     return np.array([str(head[1:12]) for head in heads]), lat, lon, time
 
@@ -103,11 +116,17 @@ def _levels(path: Path, lines: np.ndarray, place: dict[str, np.ndarray]) -> Repo
     humidity = cells["humidity"] / 10.0
     twice = np.isfinite(dewpoint) & np.isfinite(humidity)
     reports.unused["relative humidity beside a dew point"] += int(twice.sum())
-    reports.add("temperature", "temperature", temperature, units="degC",
-                quality=flags["temperature"])  # fmt: skip
+    reports.add(
+        "temperature", "temperature", temperature, units="degC", quality=flags["temperature"]
+    )
     reports.add("dew point", "dewpoint_temperature", dewpoint, units="degC")
-    reports.add("relative humidity", "relative_humidity", np.where(twice, np.nan, humidity),
-                units="%", count_missing=False)  # fmt: skip
+    reports.add(
+        "relative humidity",
+        "relative_humidity",
+        np.where(twice, np.nan, humidity),
+        units="%",
+        count_missing=False,
+    )
     reports.add_wind(cells["speed"] / 10.0, cells["direction"])
     reports.add("height", "geopotential", cells["height"], units="gpm", quality=flags["height"])
     return reports

@@ -28,23 +28,31 @@ def read_metar(path: Path) -> xr.Dataset:
     import pandas as pd
 
     try:
-        table = pd.read_csv(io.StringIO(text_of(path)), skipinitialspace=True,
-                            keep_default_na=False, na_values=[""])  # fmt: skip
+        table = pd.read_csv(
+            io.StringIO(text_of(path)), skipinitialspace=True, keep_default_na=False, na_values=[""]
+        )
     except ValueError as error:
         raise damaged(path, error) from error
     words = [str(word) for word in table.columns]
     if absent := sorted(METAR - {*words}):
-        raise InputError([Problem(
-            f"columns {', '.join(words[:8])}", f"decoded METARs with {', '.join(absent)}",
-            f"xdiffda.read_obs({str(path)!r})",
-        )], what=str(path))  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"columns {', '.join(words[:8])}",
+                    f"decoded METARs with {', '.join(absent)}",
+                    f"xdiffda.read_obs({str(path)!r})",
+                )
+            ],
+            what=str(path),
+        )
     number = {word: as_numbers(table[word]) for word in METAR - {"ICAO"}}
     place = {
-        "lat": number["Latitude"], "lon": number["Longitude"],
+        "lat": number["Latitude"],
+        "lon": number["Longitude"],
         "time": pd.to_datetime(number["Unix_time"], unit="s").to_numpy("datetime64[ns]"),
         "station": table["ICAO"].fillna("").astype(str).to_numpy(str),
         "kind": np.full(len(table), "metar"),
-    }  # fmt: skip
+    }
     if "Elev" in table:
         place["station_height"] = as_numbers(table["Elev"])
     reports = Reports(place)
@@ -59,11 +67,18 @@ def read_metar(path: Path) -> xr.Dataset:
 def _add(reports: Reports, number: dict[str, np.ndarray], quality: np.ndarray | None) -> None:
     reports.add("Temp", "2m_temperature", number["Temp"], units="degC", quality=quality)
     reports.add("Dewp", "2m_dewpoint_temperature", number["Dewp"], units="degC", quality=quality)
-    reports.add_wind(number["Wspd"], number["Wdir"], units="knots", quality=quality,
-                     surface=np.ones(number["Wspd"].size, bool), zero_is_variable=True)  # fmt: skip
+    reports.add_wind(
+        number["Wspd"],
+        number["Wdir"],
+        units="knots",
+        quality=quality,
+        surface=np.ones(number["Wspd"].size, bool),
+        zero_is_variable=True,
+    )
     if "station_height" in reports.place:
-        pressure = _at_height(INCH_OF_MERCURY * number["Altimeter"],
-                              reports.place["station_height"])  # fmt: skip
+        pressure = _at_height(
+            INCH_OF_MERCURY * number["Altimeter"], reports.place["station_height"]
+        )
         unplaced = np.isfinite(number["Altimeter"]) & ~np.isfinite(pressure)
         reports.unused["Altimeter of stations without a height"] += int(unplaced.sum())
         reports.add("Altimeter", "surface_pressure", pressure, quality=quality)

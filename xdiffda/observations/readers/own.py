@@ -54,8 +54,13 @@ def read_csv(path: Path) -> xr.Dataset:
     text = text_of(path).lstrip()
     first = text.split("\n", 1)[0].rstrip("\r")
     try:
-        frame = pd.read_csv(io.StringIO(text), sep=_separator(first), dtype=str,
-                            keep_default_na=False, skipinitialspace=True)  # fmt: skip
+        frame = pd.read_csv(
+            io.StringIO(text),
+            sep=_separator(first),
+            dtype=str,
+            keep_default_na=False,
+            skipinitialspace=True,
+        )
     except ValueError as error:  # pandas' own errors are ValueErrors
         raise damaged(path, error) from error
     frame = frame.rename(columns=lambda word: word.strip())
@@ -184,8 +189,9 @@ def _without_unknown(
     if len(words) < 2:
         return obs if frame else _known_columns(obs, unused)
     variable = np.asarray(obs[words["variable"]], object)
-    known = {v: match_observed(str(v), str(v), on_levels=None, own={}) is not None
-             for v in set(variable)}  # fmt: skip
+    known = {
+        v: match_observed(str(v), str(v), on_levels=None, own={}) is not None for v in set(variable)
+    }
     keep = np.array([known[v] for v in variable], bool)
     unused.update(map(str, variable[~keep]))
     for word in names:
@@ -201,8 +207,12 @@ def _without_unknown(
 
 def _known_columns(obs: xr.Dataset, unused: Counter[str]) -> xr.Dataset:
     """Columns without variables on stations that nobody knows."""
-    places = {word for name in TIDY_NAMES if name not in ("variable", "value")
-              for word in TIDY_NAMES[name]} | {*NUMERIC}  # fmt: skip
+    places = {
+        word
+        for name in TIDY_NAMES
+        if name not in ("variable", "value")
+        for word in TIDY_NAMES[name]
+    } | {*NUMERIC}
     for name in map(str, obs.data_vars):
         base = name.removesuffix(SUFFIX).removesuffix(BACKGROUND_SUFFIX)
         standard = str(obs[name].attrs.get("standard_name", ""))

@@ -21,22 +21,30 @@ from xdiffda.observations.table import select_window
 Format = Literal["netcdf", "zarr", "csv", "ioda", "igra", "metar", "bufr", "prepbufr"]
 # Format -> module and function that read it; imported when it is asked for.
 _READERS = {
-    "netcdf": ("own", "read_netcdf"), "zarr": ("own", "read_zarr"), "csv": ("own", "read_csv"),
-    "ioda": ("ioda", "read_ioda"), "igra": ("igra", "read_igra"),
-    "metar": ("metar", "read_metar"), "bufr": ("bufr", "read_bufr"),
+    "netcdf": ("own", "read_netcdf"),
+    "zarr": ("own", "read_zarr"),
+    "csv": ("own", "read_csv"),
+    "ioda": ("ioda", "read_ioda"),
+    "igra": ("igra", "read_igra"),
+    "metar": ("metar", "read_metar"),
+    "bufr": ("bufr", "read_bufr"),
     "prepbufr": ("prepbufr", "read_prepbufr"),
-}  # fmt: skip
+}
 _OWN = ("netcdf", "zarr", "csv")
 # What readers of a form are asked beyond the file.
 _OPTIONS = {"ioda": ("heights",), "bufr": ("heights", "drift"), "prepbufr": ("drift",)}
 
 
 def read_obs(
-    path: str | os.PathLike, *, format: Format | None = None,
-    variables: str | Sequence[str] | None = None, time: Any = None,
-    window: np.timedelta64 | str | None = None, heights: Literal["standard"] | None = None,
+    path: str | os.PathLike,
+    *,
+    format: Format | None = None,
+    variables: str | Sequence[str] | None = None,
+    time: Any = None,
+    window: np.timedelta64 | str | None = None,
+    heights: Literal["standard"] | None = None,
     drift: bool = True,
-) -> xr.Dataset:  # fmt: skip
+) -> xr.Dataset:
     """Read observations from a file, as ``assimilate`` takes them.
 
     Parameters
@@ -103,10 +111,16 @@ def read_obs(
     """
     file = _existing(path)
     if format is not None and format not in _READERS:
-        raise InputError([Problem(
-            f"format={format!r}", f"one of {', '.join(FORMATS)}",
-            f"xdiffda.read_obs({str(file)!r})",
-        )], what="read_obs")  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"format={format!r}",
+                    f"one of {', '.join(FORMATS)}",
+                    f"xdiffda.read_obs({str(file)!r})",
+                )
+            ],
+            what="read_obs",
+        )
     form = format or recognise(file)
     if form in REFUSED:
         raise refuse(file, form)
@@ -152,8 +166,13 @@ def _wanted(variables: str | Sequence[str] | None) -> set[str] | None:
         matches = [match_observed(str(name), "", on_levels=on, own={}) for on in (True, False)]
         found = {match.name for match in matches if match is not None}
         if not found:
-            problems.append(Problem(f"variables with {name!r}", "names that xdiffda knows",
-                                    "sorted(xdiffda.observations.KNOWN)"))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"variables with {name!r}",
+                    "names that xdiffda knows",
+                    "sorted(xdiffda.observations.KNOWN)",
+                )
+            )
         wanted |= {str(name)} if name in KNOWN else found
     if problems:
         raise InputError(problems, what="read_obs")
@@ -163,13 +182,21 @@ def _wanted(variables: str | Sequence[str] | None) -> set[str] | None:
 def _need_some(obs: xr.Dataset, file: Path) -> None:
     if obs.sizes["obs"]:
         return
-    left_out = [f"{kind} {obs.attrs[key]}" for kind, key in (("dropped", DROPPED),
-                ("unused", UNUSED)) if obs.attrs.get(key, "{}") != "{}"]  # fmt: skip
-    raise InputError([Problem(
-        "no usable observation" + (f": {'; '.join(left_out)}" if left_out else ""),
-        "values of variables that xdiffda knows, with place, time and, aloft, pressure",
-        "sorted(xdiffda.observations.KNOWN)",
-    )], what=str(file))  # fmt: skip
+    left_out = [
+        f"{kind} {obs.attrs[key]}"
+        for kind, key in (("dropped", DROPPED), ("unused", UNUSED))
+        if obs.attrs.get(key, "{}") != "{}"
+    ]
+    raise InputError(
+        [
+            Problem(
+                "no usable observation" + (f": {'; '.join(left_out)}" if left_out else ""),
+                "values of variables that xdiffda knows, with place, time and, aloft, pressure",
+                "sorted(xdiffda.observations.KNOWN)",
+            )
+        ],
+        what=str(file),
+    )
 
 
 def _of_variables(obs: xr.Dataset, wanted: set[str], file: Path) -> xr.Dataset:
@@ -177,10 +204,16 @@ def _of_variables(obs: xr.Dataset, wanted: set[str], file: Path) -> xr.Dataset:
     kept = np.isin(names, sorted(wanted))
     if not kept.any():
         found = sorted(map(str, np.unique(names)))
-        raise InputError([Problem(
-            f"observations of {', '.join(found)}", f"some of {', '.join(sorted(wanted))}",
-            f"xdiffda.read_obs({str(file)!r}, variables={found[:3]})",
-        )], what=str(file))  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    f"observations of {', '.join(found)}",
+                    f"some of {', '.join(sorted(wanted))}",
+                    f"xdiffda.read_obs({str(file)!r}, variables={found[:3]})",
+                )
+            ],
+            what=str(file),
+        )
     return obs.isel(obs=np.flatnonzero(kept))
 
 

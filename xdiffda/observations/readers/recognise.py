@@ -32,7 +32,7 @@ _NOT_OBSERVATIONS = {
     b"GRIB": ("GRIB, which holds fields", "xdiffda.open_dataset({path!r})"),
     b"PAR1": ("parquet", "pandas.read_parquet({path!r})"),
     b"\x80": ("binary data that may be a pickle, which is never loaded", "obs.to_csv('obs.csv')"),
-}  # fmt: skip
+}
 
 
 def recognise(path: Path) -> str:
@@ -67,10 +67,16 @@ def need_content(path: Path) -> None:
     if not path.exists():
         raise absent(path, opener="read_obs")
     if not (path.is_file() or path.is_dir()):  # opening a pipe would wait for its writer for ever
-        raise InputError([Problem(
-            "a pipe, a socket or a device", "a file, or the folder of a Zarr store",
-            f"cat {path} > obs.dat",
-        )], what=str(path))  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    "a pipe, a socket or a device",
+                    "a file, or the folder of a Zarr store",
+                    f"cat {path} > obs.dat",
+                )
+            ],
+            what=str(path),
+        )
     if path.is_file() and not head_of(path):
         raise StorageError(
             f"{path}: empty file; needed observations; repair: fetch or write it again"
@@ -80,11 +86,16 @@ def need_content(path: Path) -> None:
 def refuse(path: Path, form: str) -> InputError:
     """The refusal of a form that other tools decode."""
     name, tool, words = REFUSED[form]
-    return InputError([Problem(
-        f"{name}, which xdiffda does not decode",
-        f"a table decoded from it ({words}) with columns {_TIDY}",
-        f"pip install {tool}",
-    )], what=str(path))  # fmt: skip
+    return InputError(
+        [
+            Problem(
+                f"{name}, which xdiffda does not decode",
+                f"a table decoded from it ({words}) with columns {_TIDY}",
+                f"pip install {tool}",
+            )
+        ],
+        what=str(path),
+    )
 
 
 def unknown(path: Path, found: str, repair: str) -> InputError:
@@ -207,8 +218,14 @@ def _kind_of_text(path: Path, head: bytes) -> str:
     if len(words) > 2:
         shown = ", ".join(words[:8])
         found = f"a table with columns {shown}" + ", ..." * (len(words) > 8)
-        raise InputError([Problem(
-            found, f"one row for each value, with columns {_TIDY}",
-            f"pandas.read_csv({str(path)!r}).rename(columns={{...}})",
-        )], what=str(path))  # fmt: skip
+        raise InputError(
+            [
+                Problem(
+                    found,
+                    f"one row for each value, with columns {_TIDY}",
+                    f"pandas.read_csv({str(path)!r}).rename(columns={{...}})",
+                )
+            ],
+            what=str(path),
+        )
     raise unknown(path, f"text that begins with {line[:40]!r}", f"pandas.read_table({str(path)!r})")

@@ -81,11 +81,18 @@ class Reports:
             self.assumed[what] += number
 
     def add(
-        self, word: str, name: str, value: np.ndarray, *, units: str = "",
-        error: np.ndarray | None = None, quality: np.ndarray | None = None,
-        background: np.ndarray | None = None, surface: np.ndarray | None = None,
+        self,
+        word: str,
+        name: str,
+        value: np.ndarray,
+        *,
+        units: str = "",
+        error: np.ndarray | None = None,
+        quality: np.ndarray | None = None,
+        background: np.ndarray | None = None,
+        surface: np.ndarray | None = None,
         count_missing: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Add values in ``units``; ``word`` is the file's name for them.
 
         ``background`` is that of the file, in the same units; ``surface`` says which reports are
@@ -114,9 +121,14 @@ class Reports:
                 self.columns.append(Column(called, part, error, quality, background))
 
     def add_wind(
-        self, speed: np.ndarray, direction: np.ndarray, *, units: str = "m s-1",
-        zero_is_variable: bool = False, **others: Any,
-    ) -> None:  # fmt: skip
+        self,
+        speed: np.ndarray,
+        direction: np.ndarray,
+        *,
+        units: str = "m s-1",
+        zero_is_variable: bool = False,
+        **others: Any,
+    ) -> None:
         """Add wind as components where both are known, else its speed.
 
         With ``zero_is_variable`` a wind from 0 degrees blows from nowhere in particular: by the
@@ -158,9 +170,9 @@ class Reports:
         """Reports of several parts of a file as one; what a part lacks is missing there."""
         sizes = [part.place["lat"].size for part in parts]
         words = dict.fromkeys(word for part in parts for word in part.place)
-        joined = cls({
-            word: _joined([part.place.get(word) for part in parts], sizes) for word in words
-        })  # fmt: skip
+        joined = cls(
+            {word: _joined([part.place.get(word) for part in parts], sizes) for word in words}
+        )
         numbered = [_numbered(part.columns) for part in parts]
         for key in dict.fromkeys(key for part in numbered for key in part):
             columns = [part.get(key) for part in numbered]
@@ -168,10 +180,16 @@ class Reports:
                 name: [None if c is None else getattr(c, name) for c in columns]
                 for name in ("value", "error", "quality", "background")
             }
-            joined.columns.append(Column(key[0], **{
-                name: _joined(values, sizes)
-                for name, values in given.items() if any(v is not None for v in values)
-            }))  # fmt: skip
+            joined.columns.append(
+                Column(
+                    key[0],
+                    **{
+                        name: _joined(values, sizes)
+                        for name, values in given.items()
+                        if any(v is not None for v in values)
+                    },
+                )
+            )
         for part in parts:
             joined.dropped += part.dropped
             joined.unused += part.unused
@@ -240,14 +258,18 @@ class Reports:
 
     def _gather(self, parts: list[np.ndarray], name: str) -> np.ndarray:
         """One field of all columns, one after the other; missing where a column has none."""
-        text = any(np.asarray(getattr(c, name)).dtype.kind == "U" for c in self.columns
-                   if getattr(c, name) is not None)  # fmt: skip
+        text = any(
+            np.asarray(getattr(c, name)).dtype.kind == "U"
+            for c in self.columns
+            if getattr(c, name) is not None
+        )
         empty: Any = "" if text else np.nan
         found = [
-            np.full(where.size, empty) if getattr(column, name) is None
+            np.full(where.size, empty)
+            if getattr(column, name) is None
             else np.asarray(getattr(column, name))[where]
             for column, where in zip(self.columns, parts, strict=True)
-        ]  # fmt: skip
+        ]
         return np.concatenate(found) if found else np.zeros(0)
 
     def _errors(
@@ -277,10 +299,12 @@ def _joined(parts: Sequence[np.ndarray | None], sizes: Sequence[int]) -> np.ndar
     """Arrays one after the other; missing values of their type where there is none."""
     kind = next(part.dtype.kind for part in parts if part is not None)
     nothing = {"U": "", "M": np.datetime64("NaT", "ns")}.get(kind, np.nan)
-    return np.concatenate([
-        np.full(size, nothing) if part is None else part
-        for part, size in zip(parts, sizes, strict=True)
-    ])  # fmt: skip
+    return np.concatenate(
+        [
+            np.full(size, nothing) if part is None else part
+            for part, size in zip(parts, sizes, strict=True)
+        ]
+    )
 
 
 def as_numbers(values: Any) -> np.ndarray:

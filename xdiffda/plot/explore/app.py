@@ -20,6 +20,7 @@ from xdiffda.storage.files import write_text
 
 # The widgets of an explorer, in two rows above the map.
 
+
 class Controls:
     """Widgets that follow the explorer, and which it follows.
 
@@ -56,10 +57,17 @@ class Controls:
         names = ("variable", "level", "time", "lead_time", "member")
         self.top = pn.Column(
             pn.Row(*(self.widgets[n] for n in names), **wide),
-            pn.Row(self.widgets["view"], pn.Spacer(sizing_mode="stretch_width"),
-                   self.widgets["observations"], self.largest, self.fit, **wide),
-            margin=(0, 0, 4, 0), **wide,
-        )  # fmt: skip
+            pn.Row(
+                self.widgets["view"],
+                pn.Spacer(sizing_mode="stretch_width"),
+                self.widgets["observations"],
+                self.largest,
+                self.fit,
+                **wide,
+            ),
+            margin=(0, 0, 4, 0),
+            **wide,
+        )
 
     def _setter(self, name: str) -> Any:
         return lambda event: setattr(self._explorer, name, event.new)
@@ -218,15 +226,23 @@ class Explorer(pn.viewable.Viewer):
         self.readout = pn.pane.HTML("", sizing_mode="stretch_width", margin=(8, 4, 2, 8))
         self.clicked = not self._series_is_large()
         self.controls = Controls(self)
-        self._layout = pn.Column(self.controls.top, self._figures(), sizing_mode="stretch_width",
-                                 min_width=760, max_width=1250)  # fmt: skip
+        self._layout = pn.Column(
+            self.controls.top,
+            self._figures(),
+            sizing_mode="stretch_width",
+            min_width=760,
+            max_width=1250,
+        )
         with param.parameterized.discard_events(self):
             self.point = self.largest()
         self._paint()
         watch = self.param.watch
         watch(self._on_variable, ["variable"], precedence=0)
-        watch(self._on_change, ["variable", "level", "time", "lead_time", "member", "view"],
-              precedence=1)  # fmt: skip
+        watch(
+            self._on_change,
+            ["variable", "level", "time", "lead_time", "member", "view"],
+            precedence=1,
+        )
         watch(lambda event: self.map.show_dots(event.new), ["observations"])
         watch(lambda event: self._paint_point(), ["point"], precedence=2)
 
@@ -340,13 +356,17 @@ class Explorer(pn.viewable.Viewer):
     def _figures(self) -> Any:
         """Map, profile and plume, without widgets."""
         beside = pn.Column(
-            self.readout, pn.pane.Bokeh(self.profile.figure, sizing_mode="stretch_width"),
-            width=290, margin=0,
-        )  # fmt: skip
+            self.readout,
+            pn.pane.Bokeh(self.profile.figure, sizing_mode="stretch_width"),
+            width=290,
+            margin=0,
+        )
         above = pn.Row(
-            pn.pane.Bokeh(self.map.figure, sizing_mode="scale_width"), beside,
-            sizing_mode="stretch_width", margin=0,
-        )  # fmt: skip
+            pn.pane.Bokeh(self.map.figure, sizing_mode="scale_width"),
+            beside,
+            sizing_mode="stretch_width",
+            margin=0,
+        )
         below = pn.pane.Bokeh(self.plume.figure, sizing_mode="stretch_width")
         return pn.Column(above, below, sizing_mode="stretch_width", margin=0)
 

@@ -118,10 +118,15 @@ class MapFigure:
         self.figure: Any = figure(
             x_range=Range1d(*raster.x_range, bounds=raster.x_range),
             y_range=Range1d(*raster.y_range, bounds=raster.y_range),
-            width=width, height=round(np.clip((width - 110) / wide, 220, 560)) + 62,
-            tools="pan,box_zoom,wheel_zoom,reset,save", toolbar_location="above",
-            toolbar_sticky=True, sizing_mode="scale_width", title=" ", min_border_left=46,
-        )  # fmt: skip
+            width=width,
+            height=round(np.clip((width - 110) / wide, 220, 560)) + 62,
+            tools="pan,box_zoom,wheel_zoom,reset,save",
+            toolbar_location="above",
+            toolbar_sticky=True,
+            sizing_mode="scale_width",
+            title=" ",
+            min_border_left=46,
+        )
         plain(self.figure)
         _degrees(self.figure, raster)
         self.figure.toolbar.active_scroll = self.figure.select_one(WheelZoomTool)
@@ -137,13 +142,21 @@ class MapFigure:
         self.image = ColumnDataSource({"image": []})
         raster = self.raster
         picture = self.figure.image(
-            image="image", source=self.image, color_mapper=self.mapper, x=raster.x, y=raster.y,
-            dw=raster.dw, dh=raster.dh,
-        )  # fmt: skip
+            image="image",
+            source=self.image,
+            color_mapper=self.mapper,
+            x=raster.x,
+            y=raster.y,
+            dw=raster.dw,
+            dh=raster.dh,
+        )
         self.hover = HoverTool(
-            renderers=[picture], attachment="below", point_policy="follow_mouse", visible=False,
+            renderers=[picture],
+            attachment="below",
+            point_policy="follow_mouse",
+            visible=False,
             formatters={"$x": CustomJSHover(code=_PLACE)},
-        )  # fmt: skip
+        )
         self.figure.add_tools(self.hover)
 
     def _add_dots(self) -> None:
@@ -151,33 +164,58 @@ class MapFigure:
         # the map's own colours, but grey where a dot has no value to show
         self._dot_mapper = LinearColorMapper(palette=["#ffffff"], nan_color="#9a9a9a")
         self.points = self.figure.scatter(
-            "x", "y", source=self.dots, size=8, line_color="#111111", line_width=0.8,
+            "x",
+            "y",
+            source=self.dots,
+            size=8,
+            line_color="#111111",
+            line_width=0.8,
             fill_color={"field": "shown", "transform": self._dot_mapper},
-        )  # fmt: skip
+        )
         self.figure.add_tools(
-            HoverTool(renderers=[self.points], attachment="above", visible=False,
-                      tooltips=_TIP.format("@text{safe}"))
-        )  # fmt: skip
+            HoverTool(
+                renderers=[self.points],
+                attachment="above",
+                visible=False,
+                tooltips=_TIP.format("@text{safe}"),
+            )
+        )
 
     def _add_mark(self) -> None:
         self.mark = ColumnDataSource({"x": [], "y": []})
         for colour, line in (("#ffffff", 4.5), ("#111111", 1.6)):  # a light seam around it
             self.figure.scatter(
-                "x", "y", source=self.mark, marker="circle_cross", size=21, fill_color=None,
-                line_color=colour, line_width=line,
-            )  # fmt: skip
+                "x",
+                "y",
+                source=self.mark,
+                marker="circle_cross",
+                size=21,
+                fill_color=None,
+                line_color=colour,
+                line_width=line,
+            )
 
     def _add_colour_bar(self) -> None:
         bar = ColorBar(
-            color_mapper=self.mapper, width=11, padding=2, margin=6, label_standoff=5,
-            major_label_text_font_size="11px", major_label_text_color=FAINT,
-            bar_line_color=None, major_tick_line_color=None,
-        )  # fmt: skip
+            color_mapper=self.mapper,
+            width=11,
+            padding=2,
+            margin=6,
+            label_standoff=5,
+            major_label_text_font_size="11px",
+            major_label_text_color=FAINT,
+            bar_line_color=None,
+            major_tick_line_color=None,
+        )
         self.figure.add_layout(bar, "right")
         self.units = Title(
-            text=" ", align="center", standoff=2, text_font_size="11px", text_color=TEXT,
+            text=" ",
+            align="center",
+            standoff=2,
+            text_font_size="11px",
+            text_color=TEXT,
             text_font_style="normal",
-        )  # fmt: skip
+        )
         self.figure.add_layout(self.units, "right")
 
     def paint(self, frame: Frame, scale: Scale) -> None:
@@ -195,9 +233,11 @@ class MapFigure:
         n = dots.sizes["obs"]
         self.points.glyph.size = float(np.clip(400 / max(n, 1), 4, 9))
         self.dots.data = {
-            "x": self.raster.place(dots["lon"].values), "y": dots["lat"].values,
-            "shown": dots["shown"].values, "text": dot_texts(frame, decimals),
-        }  # fmt: skip
+            "x": self.raster.place(dots["lon"].values),
+            "y": dots["lat"].values,
+            "shown": dots["shown"].values,
+            "text": dot_texts(frame, decimals),
+        }
 
     def show_dots(self, visible: bool) -> None:
         """Show or hide the observations."""
@@ -308,10 +348,17 @@ class CurveFigure:
         self.upright = upright
         more: dict[str, Any] = {} if upright else {"x_axis_type": "datetime"}
         plot: Any = figure(
-            width=width, height=height, sizing_mode="stretch_width", toolbar_location=None,
-            tools="", x_range=Range1d(0, 1), y_range=Range1d(0, 1), title=" ",
-            y_axis_type="log" if upright else "linear", **more,
-        )  # fmt: skip
+            width=width,
+            height=height,
+            sizing_mode="stretch_width",
+            toolbar_location=None,
+            tools="",
+            x_range=Range1d(0, 1),
+            y_range=Range1d(0, 1),
+            title=" ",
+            y_axis_type="log" if upright else "linear",
+            **more,
+        )
         self.figure = plot
         plain(plot)
         plot.grid.grid_line_color = "#e6e6e6"
@@ -341,24 +388,38 @@ class CurveFigure:
     def _draw_lines(self, plot: Any) -> None:
         for role in reversed(DASHES):
             line = plot.line(
-                "x", "y", source=self.lines[role], line_color=COLOURS[role],
-                line_dash=DASHES[role], line_width=2.4 if role == "analysis" else 1.8,
-            )  # fmt: skip
+                "x",
+                "y",
+                source=self.lines[role],
+                line_color=COLOURS[role],
+                line_dash=DASHES[role],
+                line_width=2.4 if role == "analysis" else 1.8,
+            )
             if role == "analysis":
                 plot.add_tools(
-                    HoverTool(renderers=[line], tooltips=[("mean", "@value")], visible=False,
-                              mode="hline" if self.upright else "vline")
-                )  # fmt: skip
+                    HoverTool(
+                        renderers=[line],
+                        tooltips=[("mean", "@value")],
+                        visible=False,
+                        mode="hline" if self.upright else "vline",
+                    )
+                )
 
     def _draw_observed(self, plot: Any) -> None:
         base = "y" if self.upright else "x"
         plot.add_layout(
             Whisker(
-                source=self.observed, base=base, lower="low", upper="high", line_color=GREEN,
-                dimension="width" if self.upright else "height", upper_head=None,
-                lower_head=None, line_width=1.6,
+                source=self.observed,
+                base=base,
+                lower="low",
+                upper="high",
+                line_color=GREEN,
+                dimension="width" if self.upright else "height",
+                upper_head=None,
+                lower_head=None,
+                line_width=1.6,
             )
-        )  # fmt: skip
+        )
         dot = plot.scatter(
             "x", "y", source=self.observed, size=7, fill_color=GREEN, line_color="white"
         )
@@ -398,10 +459,12 @@ class CurveFigure:
         source = self._pair(seen.value, _numbers(seen.x))
         error = np.nan_to_num(seen.error_std)
         source |= {
-            "low": seen.value - error, "high": seen.value + error,
-            "value": [f"{v:.4g} ± {e:.2g} {curves.units}"
-                      for v, e in zip(seen.value, error, strict=True)],
-        }  # fmt: skip
+            "low": seen.value - error,
+            "high": seen.value + error,
+            "value": [
+                f"{v:.4g} ± {e:.2g} {curves.units}" for v, e in zip(seen.value, error, strict=True)
+            ],
+        }
         self.observed.data = source
 
     def _pair(self, values: Any, along: Any) -> dict[str, Any]:
@@ -414,9 +477,13 @@ class CurveFigure:
         """Ranges that hold everything, pressure downwards, time to the right."""
         seen = curves.observed
         every = np.concatenate(
-            [curves.members.ravel(), *curves.others.values(), seen.value - seen.error_std,
-             seen.value + seen.error_std]
-        )  # fmt: skip
+            [
+                curves.members.ravel(),
+                *curves.others.values(),
+                seen.value - seen.error_std,
+                seen.value + seen.error_std,
+            ]
+        )
         every = every[np.isfinite(every)]
         low, high = (every.min(), every.max()) if every.size else (0.0, 1.0)
         if curves.relative_to:

@@ -70,10 +70,11 @@ def views_of(states: States, variable: str) -> list[str]:
     """Names of the views that the given states allow."""
     ensemble = states.n_members > 1
     return [
-        name for name, view in VIEWS.items()
+        name
+        for name, view in VIEWS.items()
         if (ensemble or name not in ("member", "spread"))
         and (not view.needs or states.has(view.needs, variable))
-    ]  # fmt: skip
+    ]
 
 
 def mean_of(field: xr.DataArray) -> xr.DataArray:

@@ -86,9 +86,13 @@ def _roles(states: States, variable: str) -> list[str]:
 
 
 def _curves(
-    fields: dict[str, xr.DataArray], dim: str, x: np.ndarray, view: str, dots: xr.Dataset,
+    fields: dict[str, xr.DataArray],
+    dim: str,
+    x: np.ndarray,
+    view: str,
+    dots: xr.Dataset,
     dots_x: np.ndarray,
-) -> Curves:  # fmt: skip
+) -> Curves:
     analysis = fields["analysis"]
     rows = analysis.transpose(..., dim).values.reshape(-1, x.size)
     means = {role: np.broadcast_to(mean_of(f).values, x.shape) for role, f in fields.items()}
@@ -98,11 +102,14 @@ def _curves(
     error = dots["error_std"].values if "error_std" in dots else np.zeros(value.size)
     good = np.isfinite(value)
     return Curves(
-        x, rows - zero, means["analysis"] - zero,
+        x,
+        rows - zero,
+        means["analysis"] - zero,
         {role: means[role] - zero for role in ("background", "truth") if role in means},
         Observed(dots_x[good], value[good], error[good]),
-        "mean" if reference == "analysis" else reference, str(analysis.attrs.get("units", "")),
-    )  # fmt: skip
+        "mean" if reference == "analysis" else reference,
+        str(analysis.attrs.get("units", "")),
+    )
 
 
 def _at(x: np.ndarray, values: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -111,8 +118,10 @@ def _at(x: np.ndarray, values: np.ndarray, where: np.ndarray) -> np.ndarray:
         return np.zeros(0)
     order = np.argsort(x)
     start = x[order[0]]
-    numbers = [(v - start) / np.timedelta64(1, "s") if x.dtype.kind == "M" else v
-               for v in (where, x[order])]  # fmt: skip
+    numbers = [
+        (v - start) / np.timedelta64(1, "s") if x.dtype.kind == "M" else v
+        for v in (where, x[order])
+    ]
     return np.interp(numbers[0], numbers[1], values[order])
 
 

@@ -58,9 +58,13 @@ class States:
     """
 
     def __init__(
-        self, analysis: xr.Dataset, *, background: xr.Dataset | None = None,
-        truth: xr.Dataset | None = None, obs: xr.Dataset | pd.DataFrame | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        analysis: xr.Dataset,
+        *,
+        background: xr.Dataset | None = None,
+        truth: xr.Dataset | None = None,
+        obs: xr.Dataset | pd.DataFrame | None = None,
+    ) -> None:
         given = {"analysis": analysis, "background": background, "truth": truth}
         self.given = {k: canonical_state(ds, what=k) for k, ds in given.items() if ds is not None}
         first = self.given["analysis"]
@@ -82,10 +86,13 @@ class States:
         if not self.variables:
             found = ", ".join(str(n) for n in first.data_vars) or "none"
             problems.append(
-                Problem(f"no field to draw among the variables ({found})",
-                        "a variable on lat and lon, without dimensions besides "
-                        f"{', '.join(sorted(_DIMS))}", "analysis.isel(my_dimension=0)")
-            )  # fmt: skip
+                Problem(
+                    f"no field to draw among the variables ({found})",
+                    "a variable on lat and lon, without dimensions besides "
+                    f"{', '.join(sorted(_DIMS))}",
+                    "analysis.isel(my_dimension=0)",
+                )
+            )
         for role, ds in self.given.items():
             same = all(
                 first.sizes[d] == ds.sizes[d] and np.allclose(first[d], ds[d], atol=1e-3)
@@ -93,15 +100,21 @@ class States:
             )
             if not same:
                 problems.append(
-                    Problem(f"the {role} on another grid than the analysis", "one grid",
-                            f"xdiffda.regrid({role}, like=analysis)")
-                )  # fmt: skip
+                    Problem(
+                        f"the {role} on another grid than the analysis",
+                        "one grid",
+                        f"xdiffda.regrid({role}, like=analysis)",
+                    )
+                )
             missing = self._missing_times(ds) if role != "analysis" else 0
             if missing:
                 problems.append(
-                    Problem(f"{missing} times of the analysis that the {role} does not have",
-                            "all of them", f"analysis.sel(time={role}.time)")
-                )  # fmt: skip
+                    Problem(
+                        f"{missing} times of the analysis that the {role} does not have",
+                        "all of them",
+                        f"analysis.sel(time={role}.time)",
+                    )
+                )
         return problems
 
     def _missing_times(self, ds: xr.Dataset) -> int:
