@@ -65,6 +65,7 @@ def analyse_time(
     given = states.mean(0, dtype=np.float64).astype(np.float32)
     states = prior.filtered(states)
     background = states.mean(0, dtype=np.float64).astype(np.float32)
+    prior = prior.at_background(background)
     error = settings.background_error
     if error == "spread":
         error = r_of_spread(states, prior)
@@ -107,7 +108,8 @@ def analyse_time(
     _check_size(drawn.z, settings)
     record |= {"residual": drawn.residual, "inflation": drawn.inflation}
     warn_of_residual(drawn.residual, settings, time)
-    return background[None] + r * prior.scale[None] * np.moveaxis(drawn.z, 1, 0), record
+    members = background[None] + r * prior.scale[None] * np.moveaxis(drawn.z, 1, 0)
+    return prior.within_bounds(members), record
 
 
 def variance_of_the_day(

@@ -22,6 +22,8 @@ METHODS = ("guided", "repaint", "3dvar", "oi", "letkf", "interpolation")
 SINGLE = ("3dvar", "oi", "interpolation")  # one best state, no ensemble
 SOLVERS = {"3dvar": MINIMUM}
 FEWEST_STEPS = 4  # of the table of guidance (docs, "Which V, which start, how many steps")
+# members of a Gaussian prior come of one solve, which no later noise level corrects
+AT_ONCE = Solver(tolerance=1e-4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +49,13 @@ class Settings:
     small_scales: bool
     max_batch: int
     seed: int
+    at_once: bool = False  # a Gaussian prior: drawn from without a sampler
 
     @property
     def evaluations(self) -> int:
         """Network evaluations for each member."""
         if self.method == "guided":
-            return self.guidance.evaluations
+            return 0 if self.at_once else self.guidance.evaluations
         return self.repaint.evaluations if self.method == "repaint" else 0
 
     def provenance(self) -> dict[str, Any]:
@@ -65,7 +68,15 @@ class Settings:
         kept |= {"window": str(self.window), "operators": sorted(self.operators or ())}
         kept["error_correlation"] = repr(self.error_correlation)
         own = {
-            "guided": {"guidance", "covariance", "antithetic", "small_scales", "robust", "hybrid"},
+            "guided": {
+                "guidance",
+                "covariance",
+                "antithetic",
+                "small_scales",
+                "robust",
+                "hybrid",
+                "at_once",
+            },
             "repaint": {"repaint", "antithetic", "small_scales"},
             "3dvar": {"robust", "hybrid", "small_scales"},
             "oi": {"small_scales"},
@@ -106,7 +117,8 @@ def check_settings(
     guidance = Guidance()
     v = covariance or prior.default_covariance
     try:
-        solver = solver if isinstance(solver, Solver) else SOLVERS.get(method, Solver())
+        usual = AT_ONCE if method == "guided" and prior.is_gaussian else Solver()
+        solver = solver if isinstance(solver, Solver) else SOLVERS.get(method, usual)
         n_steps = n_steps if _is_whole(n_steps) else Guidance().n_steps  # it is a problem already
         guidance = Guidance(start=start, n_steps=n_steps, sampler=sampler, solver=solver)
         if v == "calibrated" and prior.default_covariance != "calibrated":
@@ -138,9 +150,18 @@ def check_settings(
                     f'assimilate(obs, method="3dvar", {name}=...)',
                 )
             )
+    if method == "repaint" and not prior.has_denoiser:
+        problems.append(
+            Problem(
+                f'method="repaint" with the prior {prior.name!r}',
+                "a prior with a denoiser",
+                'assimilate(obs, method="guided")',
+            )
+        )
     if problems:
         raise InputError(problems, what="settings of assimilate")
-    _warn_of_few_steps(method, guidance)
+    if not prior.is_gaussian:
+        _warn_of_few_steps(method, guidance)
     n_members = 1 if method in SINGLE else n_members
     if rest["background_error"] == "estimate" and not prior.estimates_background_error:
         rest["background_error"] = 1.0
@@ -153,6 +174,7 @@ def check_settings(
         inflation=inflation or Inflation(),
         hybrid=hybrid or Hybrid(),
         covariance=v,
+        at_once=prior.is_gaussian,
         **rest,
     )
 

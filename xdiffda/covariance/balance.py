@@ -74,7 +74,7 @@ class BalancedBasis(Basis):
         Derivatives of the harmonics along the meridian and, orders +m and -m exchanged, along
         the row, over sqrt(l (l + 1)).
     inverse : array (part, degree, order, component, row)
-        Least-squares inverse: psi and chi from u and v.
+        Least-squares inverse: psi and chi from u and v; None where nobody needs it.
     regression : array (degree, mass, level)
         K.
     factor : array (node, mass)
@@ -88,7 +88,7 @@ class BalancedBasis(Basis):
     scalar: ScalarBasis
     north: Float[Array, "degree order row"]
     east: Float[Array, "degree order row"]
-    inverse: Float[Array, "part degree order component row"]
+    inverse: Float[Array, "part degree order component row"] | None
     regression: Float[Array, "degree mass level"]
     factor: Float[Array, "node mass"]
     raising: Float[Array, "degree order"]
@@ -106,8 +106,9 @@ class BalancedBasis(Basis):
         self, a: Float[Array, "degree order *rest channel"]
     ) -> Float[Array, "node *rest channel"]:
         """Return the grid values of the control variables' coefficients ``a``."""
-        psi, chi, mass = self._split(a)
+        psi, chi, mass = self._controls(a)
         mass = mass + self._balanced(psi)
+        psi = self._at_winds(psi)
         crossed_psi, crossed_chi = self._cross(psi), self._cross(chi)
 
         def along(rows, b):
@@ -133,13 +134,15 @@ class BalancedBasis(Basis):
         psi = -along(self.north, u) - self._cross(along(self.east, v))
         chi = along(self.north, v) - self._cross(along(self.east, u))
         mass = along(self.scalar.along_rows, mass)
-        psi = psi + self._balanced_adjoint(mass)
-        return self._in_order(jnp.concatenate([psi, chi, mass], axis=-1))
+        psi = self._from_winds(psi) + self._balanced_adjoint(mass)
+        return self._coefficients(psi, chi, mass)
 
     def analysis(
         self, x: Float[Array, "node *rest channel"]
     ) -> Float[Array, "degree order *rest channel"]:
         """Return the coefficients that fit ``x`` best: winds first, then mass without balance."""
+        if self.inverse is None:
+            raise TypeError("this basis was made without the inverse that an analysis needs")
         u, v, mass = self._orders(x, self.scalar.inverse_columns, 1 / self.factor)
         # psi of order m goes with u of order m and v of order -m, and so does chi of order -m
         winds = jnp.stack([u, self._swap(v, axis=0)], axis=1)
@@ -157,33 +160,53 @@ class BalancedBasis(Basis):
         self, a: Float[Array, "degree order *rest channel"]
     ) -> Float[Array, "degree order *rest level"]:
         """Coefficients of sin(phi) psi, the predictors of the regression."""
-        return self._coriolis(self._split(a)[0])
+        return self._coriolis(self._controls(a)[0])
 
     def scalar_blocks(self, blocks: Blocks) -> Blocks:
         """Blocks of the nearest covariance of u, v and mass as scalars, of the same variance.
 
         Isotropic scalars cannot be correlated as wind and mass are: those parts are lost.
         """
-        psi, chi, mass = (jnp.array(c) for c in (self.u, self.v, self.mass))
-
-        def part(one, other):
-            return blocks[..., one[:, None], other]
-
+        n_channel = len(self.u) + len(self.v) + len(self.mass)
+        psi, chi, mass = self._own_blocks(blocks)
         first = (jnp.arange(blocks.shape[-3]) > 0)[:, None, None]  # degree 0 has no wind
-        wind = first * (part(psi, psi) + part(chi, chi)) / 2
-        count = self.multiplicity
+        at_winds = self._at_winds(jnp.swapaxes(self._at_winds(psi), -1, -2))
+        wind = first * (at_winds + chi) / 2
         up = jnp.sum(self.raising**2, axis=1)[1:]
         down = jnp.sum(self.lowering**2, axis=1)[:-1]
-        own = jnp.zeros_like(part(psi, psi))
-        own = own.at[..., 1:, :, :].add(up[:, None, None] * part(psi, psi)[..., :-1, :, :])
-        own = own.at[..., :-1, :, :].add(down[:, None, None] * part(psi, psi)[..., 1:, :, :])
-        own = own / count[:, None, None]
+        own = jnp.zeros_like(psi)
+        own = own.at[..., 1:, :, :].add(up[:, None, None] * psi[..., :-1, :, :])
+        own = own.at[..., :-1, :, :].add(down[:, None, None] * psi[..., 1:, :, :])
+        own = own / self.multiplicity[:, None, None]
         k = self.regression
         balanced = jnp.einsum("dmp,...dpq,dnq->...dmn", k, own, k, precision=PRECISION)
-        out = jnp.zeros_like(blocks)
-        for one, value in ((psi, wind), (chi, wind), (mass, part(mass, mass) + balanced)):
+        out = jnp.zeros((*blocks.shape[:-2], n_channel, n_channel), blocks.dtype)
+        for channels, value in ((self.u, wind), (self.v, wind), (self.mass, mass + balanced)):
+            one = jnp.array(channels, int)
             out = out.at[..., one[:, None], one].set(value)
         return out
+
+    def _own_blocks(self, blocks: Blocks) -> tuple[Array, Array, Array]:
+        """Blocks of psi, of chi and of mass, each with itself."""
+        places = (np.array(c, int) for c in (self.u, self.v, self.mass))
+        psi, chi, mass = (blocks[..., one[:, None], one] for one in places)
+        return psi, chi, mass
+
+    def _controls(self, a: Array) -> tuple[Array, Array, Array]:
+        """psi, chi and mass among the coefficients."""
+        return self._split(a)
+
+    def _coefficients(self, psi: Array, chi: Array, mass: Array) -> Array:
+        """The coefficients in the order of `_controls`."""
+        return self._in_order(jnp.concatenate([psi, chi, mass], axis=-1))
+
+    def _at_winds(self, psi: Array) -> Array:
+        """psi at the levels of the winds."""
+        return psi
+
+    def _from_winds(self, psi: Array) -> Array:
+        """The transpose of `_at_winds`."""
+        return psi
 
     def _split(self, a: Array) -> tuple[Array, Array, Array]:
         u, v, mass = (a[..., jnp.array(c, int)] for c in (self.u, self.v, self.mass))
@@ -275,41 +298,148 @@ def balanced_basis(
     u, v = wind_pairs(layout)
     if not u:
         return scalar
-    n_degree, n_order = scalar.mask.shape
+    n_degree = len(scalar.mask)
     mass = tuple(sorted(set(range(layout.n_channel)) - {*u, *v}))
     if balance is None:
         none = np.zeros((n_degree, len(mass), len(u)))
         balance = Balance(none, np.ones((grid.n_lat, len(mass))))
-    lat = np.clip(np.array(grid.lat), -90 + 1e-5, 90 - 1e-5)  # at a pole the ratio is a limit
-    rows, slopes = legendre_with_slopes(tuple(lat.tolist()), n_degree - 1)
-    phi, present = np.deg2rad(lat), np.asarray(scalar.mask) > 0
-    degree, wavenumber = np.arange(n_degree), (np.arange(n_order) + 1) // 2
-    root = np.zeros(n_degree)
-    root[1:] = 1 / np.sqrt(degree[1:] * (degree[1:] + 1.0))
-    east = root[:, None, None] * wavenumber[:, None] * rows / np.cos(phi)
-    north = root[:, None, None] * slopes
-    inverse = wind_inverse(north, east, present, row_areas(phi))
-    square = degree[:, None] ** 2.0
-    eps = np.sqrt(np.maximum(square - wavenumber**2, 0) / (4 * square - 1))  # (degree, order)
-    lower, upper = np.roll(root, 1), np.append(root[1:], 0.0)
-    higher = np.concatenate([eps[1:], np.zeros((1, n_order))])
-
-    def as32(x):
-        return jnp.asarray(x, jnp.float32)
-
+    north, east = _wind_rows(grid.lat, scalar)
+    area = row_areas(np.deg2rad(_off_the_poles(grid.lat)))
+    inverse = wind_inverse(north, east, np.asarray(scalar.mask) > 0, area)
+    raising, lowering = _coriolis_factors(scalar)
     return BalancedBasis(
         scalar=scalar,
-        north=as32(north),
-        east=as32(east),
-        inverse=as32(inverse),
-        regression=as32(balance.regression),
-        factor=as32(np.repeat(balance.factor, grid.n_lon, axis=0)),
-        raising=as32(eps * lower[:, None] * present),
-        lowering=as32(higher * upper[:, None] * present),
+        north=_as32(north),
+        east=_as32(east),
+        inverse=_as32(inverse),
+        regression=_as32(balance.regression),
+        factor=_on_nodes(balance.factor, grid.n_lon),
+        raising=raising,
+        lowering=lowering,
         u=u,
         v=v,
         mass=mass,
     )
+
+
+class ColumnBasis(BalancedBasis):
+    """Control variables with psi on levels of its own, whatever levels the winds have.
+
+    So the balanced mass of a level is the same whichever other levels a state holds, and states
+    without any wind have it too. psi at the winds is ``pick`` times psi on its levels, linear, and
+    `regression` maps sin(phi) psi from these. Coefficients are psi (level), chi (wind) and mass,
+    one after another: they are more than the channels, so that there is no `analysis`.
+
+    Attributes
+    ----------
+    pick : array (wind, level)
+    """
+
+    pick: Float[Array, "wind level"]
+
+    def analysis(self, x: Float[Array, "node *rest channel"]) -> Array:
+        """Not of a state: it does not show psi on all levels."""
+        raise TypeError("a state does not tell psi on levels that it does not hold")
+
+    def _controls(self, a: Array) -> tuple[Array, Array, Array]:
+        n_wind, n_level = self.pick.shape
+        end = n_level + n_wind
+        return a[..., :n_level], a[..., n_level:end], a[..., end:]
+
+    def _coefficients(self, psi: Array, chi: Array, mass: Array) -> Array:
+        return jnp.concatenate([psi, chi, mass], axis=-1)
+
+    def _at_winds(self, psi: Array) -> Array:
+        return jnp.einsum("...l,wl->...w", psi, self.pick, precision=PRECISION)
+
+    def _from_winds(self, psi: Array) -> Array:
+        return jnp.einsum("...w,wl->...l", psi, self.pick, precision=PRECISION)
+
+    def _own_blocks(self, blocks: Blocks) -> tuple[Array, Array, Array]:
+        n_wind, n_level = self.pick.shape
+        end = n_level + n_wind
+        own = (slice(n_level), slice(n_level, end), slice(end, None))
+        psi, chi, mass = (blocks[..., one, one] for one in own)
+        return psi, chi, mass
+
+
+def column_basis(
+    layout: Layout, scalar: ScalarBasis, pick: Float[np.ndarray, "wind level"], balance: Balance
+) -> ColumnBasis:
+    """Basis of control variables with psi on levels of its own.
+
+    Parameters
+    ----------
+    layout : Layout
+        With winds or without.
+    scalar : ScalarBasis
+        Harmonics on its grid.
+    pick : array (wind, level)
+        psi at the winds of the layout, in their order, from psi on its levels.
+    balance : Balance
+        K (degree, mass, level) and g.
+    """
+    u, v = wind_pairs(layout)
+    north, east = _wind_rows(layout.grid.lat, scalar)
+    raising, lowering = _coriolis_factors(scalar)
+    return ColumnBasis(
+        scalar=scalar,
+        north=_as32(north),
+        east=_as32(east),
+        inverse=None,
+        regression=_as32(balance.regression),
+        factor=_on_nodes(balance.factor, layout.grid.n_lon),
+        raising=raising,
+        lowering=lowering,
+        u=u,
+        v=v,
+        mass=tuple(sorted(set(range(layout.n_channel)) - {*u, *v})),
+        pick=_as32(pick),
+    )
+
+
+def _as32(x: np.ndarray) -> Array:
+    return jnp.asarray(x, jnp.float32)
+
+
+def _on_nodes(factor: Float[np.ndarray, "row mass"], n_lon: int) -> Float[Array, "node mass"]:
+    return _as32(np.repeat(factor, n_lon, axis=0))
+
+
+def _off_the_poles(lat: tuple[float, ...]) -> np.ndarray:
+    return np.clip(np.array(lat), -90 + 1e-5, 90 - 1e-5)  # at a pole the ratio is a limit
+
+
+def _over_length(n_degree: int) -> Float[np.ndarray, " degree"]:
+    """1 / sqrt(l (l + 1)), and 0 for degree 0."""
+    degree = np.arange(1, n_degree)
+    return np.append(0.0, 1 / np.sqrt(degree * (degree + 1.0)))
+
+
+def _wind_rows(
+    lat: tuple[float, ...], scalar: ScalarBasis
+) -> tuple[Float[np.ndarray, "degree order row"], Float[np.ndarray, "degree order row"]]:
+    """Derivatives of the harmonics along the meridian and along the row."""
+    n_degree, n_order = scalar.mask.shape
+    inside = _off_the_poles(lat)
+    rows, slopes = legendre_with_slopes(tuple(inside.tolist()), n_degree - 1)
+    root = _over_length(n_degree)[:, None, None]
+    wavenumber = (np.arange(n_order) + 1) // 2
+    east = root * wavenumber[:, None] * rows / np.cos(np.deg2rad(inside))
+    return root * slopes, east
+
+
+def _coriolis_factors(scalar: ScalarBasis) -> tuple[Array, Array]:
+    """What degree l - 1, and what degree l + 1, of psi adds to degree l of sin(phi) psi."""
+    n_degree, n_order = scalar.mask.shape
+    present, root = np.asarray(scalar.mask) > 0, _over_length(n_degree)
+    square = np.arange(n_degree)[:, None] ** 2.0
+    wavenumber = (np.arange(n_order) + 1) // 2
+    eps = np.sqrt(np.maximum(square - wavenumber**2, 0) / (4 * square - 1))  # (degree, order)
+    lower, upper = np.roll(root, 1), np.append(root[1:], 0.0)
+    higher = np.concatenate([eps[1:], np.zeros((1, n_order))])
+    raising, lowering = eps * lower[:, None] * present, higher * upper[:, None] * present
+    return _as32(raising), _as32(lowering)
 
 
 # Fit of the balance between mass and wind to samples of background errors, and its files.

@@ -20,6 +20,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Array, Float, Int
 
+ROWS_AT_A_TIME = 64  # of the table of Legendre functions, in double precision
 PRECISION = "highest"  # GPUs would round to tf32: 1e-3 is too coarse for a covariance
 
 
@@ -98,7 +99,7 @@ class ScalarBasis(Basis):
     along_columns : array (order, column)
         Column functions: 1, cos, sin, ... of longitude.
     inverse_rows : array (degree, order, row)
-        Least-squares inverse of ``along_rows`` for each order.
+        Least-squares inverse of ``along_rows`` for each order; None where it was not asked for.
     inverse_columns : array (order, column)
     mask : array (degree, order)
         1 where a coefficient exists.
@@ -106,8 +107,8 @@ class ScalarBasis(Basis):
 
     along_rows: Float[Array, "degree order row"]
     along_columns: Float[Array, "order column"]
-    inverse_rows: Float[Array, "degree order row"]
-    inverse_columns: Float[Array, "order column"]
+    inverse_rows: Float[Array, "degree order row"] | None
+    inverse_columns: Float[Array, "order column"] | None
     mask: Float[Array, "degree order"]
 
     @property
@@ -125,6 +126,8 @@ class ScalarBasis(Basis):
 
     def analysis(self, x: Float[Array, "node *rest"]) -> Float[Array, "degree order *rest"]:
         """Return the coefficients that fit ``x`` best in the area-weighted mean square."""
+        if self.inverse_rows is None or self.inverse_columns is None:
+            raise TypeError("this basis was made without the inverse that an analysis needs")
         return self.degrees_of(self.orders_of(x, self.inverse_columns), self.inverse_rows)
 
     def at(self, points: Points) -> ScalarBasis:
@@ -207,12 +210,35 @@ def sphere_basis(
             f"truncation {truncation} is outside 0..{limit}, which a grid of {len(lat)} x "
             f"{len(lon)} resolves"
         )
-    phi, lam = np.deg2rad(np.array(lat)), np.deg2rad(np.array(lon))
+    rows, columns, mask = _harmonics(lat, lon, truncation)
+    return _build(rows, columns, row_areas(np.deg2rad(np.array(lat))), mask)
+
+
+@functools.lru_cache(maxsize=4)
+def harmonics_basis(lat: tuple[float, ...], lon: tuple[float, ...], truncation: int) -> ScalarBasis:
+    """The same harmonics on any rows and columns, of a part of the sphere too.
+
+    With `synthesis` and `adjoint`, and without `analysis`.
+
+    Examples
+    --------
+    >>> harmonics_basis((40.0, 50.0), (350.0, 360.0, 370.0), 20).n_node
+    6
+    """
+    rows, columns, mask = _harmonics(lat, lon, truncation)
+    as32 = functools.partial(jnp.asarray, dtype=jnp.float32)
+    return ScalarBasis(as32(rows), as32(columns), None, None, as32(mask))
+
+
+def _harmonics(
+    lat: tuple[float, ...], lon: tuple[float, ...], truncation: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row functions, column functions, and which coefficients there are."""
     degree = np.arange(truncation + 1)
     wavenumber = np.repeat(degree, 2)[1:]  # 0, 1, 1, 2, 2, ...
     rows, _ = legendre_with_slopes(lat, truncation)
-    columns = _fourier(wavenumber, lam)
-    return _build(rows, columns, row_areas(phi), degree[:, None] >= wavenumber[None])
+    columns = _fourier(wavenumber, np.deg2rad(np.array(lon)))
+    return rows, columns, degree[:, None] >= wavenumber[None]
 
 
 def legendre_with_slopes(
@@ -221,11 +247,14 @@ def legendre_with_slopes(
     """Row functions of the harmonics, and their derivatives by latitude in radians."""
     wavenumber = np.repeat(np.arange(truncation + 1), 2)[1:]
     theta = np.pi / 2 - np.deg2rad(np.array(lat))
-    table = scipy.special.sph_legendre_p_all(truncation, truncation, theta, diff_n=1)
     scale = np.sqrt(4 * np.pi) / (truncation + 1)
-    there = np.arange(truncation + 1)[:, None, None] >= wavenumber[:, None]
-    values, by_theta = (np.where(there, scale * part[:, wavenumber], 0.0) for part in table)
-    return values, -by_theta
+    values = np.zeros((2, truncation + 1, wavenumber.size, theta.size))
+    for start in range(0, theta.size, ROWS_AT_A_TIME):
+        own = slice(start, start + ROWS_AT_A_TIME)
+        table = scipy.special.sph_legendre_p_all(truncation, truncation, theta[own], diff_n=1)
+        values[..., own] = scale * table[:, :, wavenumber]
+    values[:, np.arange(truncation + 1)[:, None] < wavenumber] = 0.0
+    return values[0], -values[1]
 
 
 @functools.lru_cache(maxsize=8)
@@ -267,6 +296,9 @@ def _build(
     root = np.sqrt(weight)
     for order in range(rows.shape[1]):
         present = mask[:, order]
+        if order and order % 2 == 0:  # sine and cosine share their row functions
+            inverse[:, order] = inverse[:, order - 1]
+            continue
         # least squares weighted by the area of a row
         fit = np.linalg.pinv(root[:, None] * rows[present, order].T, rcond=1e-6) * root
         inverse[present, order] = fit

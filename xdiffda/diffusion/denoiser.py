@@ -34,7 +34,8 @@ class Conditioned(NamedTuple):
     Attributes
     ----------
     denoise : callable (z, sigma) -> estimate
-        A pytree (an equinox Module), so that compiled code is shared between backgrounds.
+        A pytree (an equinox Module), so that compiled code is shared between backgrounds. None
+        of a Gaussian prior that only `sample_gaussian` draws from.
     climatology : SpectralCovariance
         B of z; gives the basis of the noise.
     calibrated : CovarianceTable or None

@@ -308,6 +308,39 @@ def sample_posterior(
     return sampler(guided, base + ladder[0] * noise, ladder, final=final, **options)
 
 
+def sample_gaussian(
+    prior: Conditioned,
+    likelihood: Likelihood,
+    draws: Draws,
+    *,
+    guidance: Guidance = Guidance(),
+    watch: Watch = lambda residual: None,
+) -> Float[Array, "node member channel"]:
+    """Draw members of the posterior of a Gaussian prior: no denoiser, no noise levels.
+
+    Perturbed observations: a draw from the prior, moved by the Kalman update to observations with
+    errors of its own. Exact for linear observations; one solve for all members.
+
+    Parameters
+    ----------
+    prior : Conditioned
+        N(shift, ``climatology``), or with V of the day in its place.
+    likelihood : Likelihood
+    draws : Draws
+        As for `sample_posterior`.
+    guidance : Guidance
+        Its solver counts.
+    watch : callable
+        Called with the relative residuals of the solve.
+    """
+    b = prior.climatology
+    zero = jnp.zeros((b.basis.n_node, 1, b.variance.shape[-1]))
+    mean = zero if prior.shift is None else prior.shift
+    z, residual = _warm_start(prior, mean, likelihood, draws, guidance, mesh_of(draws.keys))
+    watch(residual)
+    return z
+
+
 def three_d_var(
     covariance: Any,
     likelihood: Likelihood,

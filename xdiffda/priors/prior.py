@@ -101,6 +101,10 @@ class Prior(abc.ABC):
 
     Attributes
     ----------
+    is_gaussian : bool
+        Whether the posterior can be drawn from at once: no denoiser, no noise levels.
+    has_denoiser : bool
+        Whether `condition` gives a denoiser, which ``method="repaint"`` needs.
     name : str
         Goes into the provenance of every analysis.
     layout : Layout
@@ -125,6 +129,8 @@ class Prior(abc.ABC):
 
     estimates_background_error: bool = True
     of_errors: bool = True
+    is_gaussian: bool = False
+    has_denoiser: bool = True
     small_scale_filter: SmallScaleFilter | None = None
     sizes: ErrorScales | None = None
     name: str
@@ -195,6 +201,19 @@ class Prior(abc.ABC):
         area = self.layout.grid.area_weights()
         return self.small_scale_filter.change(self.covariance.basis, states, area)
 
+    def at_background(self, background: Float[np.ndarray, "node channel"]) -> Prior:
+        """The same with errors of the size that they have at one background, physical units.
+
+        Itself, where the prior knows no better.
+        """
+        return self
+
+    def within_bounds(
+        self, states: Float[np.ndarray, "*state node channel"]
+    ) -> Float[np.ndarray, "*state node channel"]:
+        """Analyses with what cannot be corrected; as they are, where the prior has no bounds."""
+        return states
+
     def unresolved_at(self, r: float) -> Float[np.ndarray, "node channel"]:
         """``unresolved`` for a background error of scale r, in units of r s."""
         return self.unresolved if self.sizes is None else self.sizes.unresolved_at(r)
@@ -227,8 +246,8 @@ class Wiener(eqx.Module):
 class GaussianPrior(Prior):
     """Background errors drawn from N(0, B), B isotropic and spectral: no network, no training.
 
-    Works on any global grid and set of variables; with linear observations the guided
-    members follow the Kalman analysis exactly.  Make one with `from_samples`.
+    Works on any global grid and set of variables; members of ``method="guided"`` are draws from
+    the Kalman posterior, exact for linear observations.  Make one with `from_samples`.
 
     Parameters
     ----------
@@ -243,6 +262,8 @@ class GaussianPrior(Prior):
         B by the scale r of the background error; without it B is the same for all r.
     name : str
     """
+
+    is_gaussian = True
 
     def __init__(
         self,

@@ -203,6 +203,11 @@ class Grid:
         return (self.lat[-1] - self.lat[0]) / (self.n_lat - 1)
 
     @cached_property
+    def is_global(self) -> bool:
+        """Whether it goes around the globe and from pole to pole."""
+        return True
+
+    @cached_property
     def node_lat(self) -> Float[np.ndarray, " node"]:
         """Latitude of each node, degrees north."""
         return np.repeat(np.asarray(self.lat), self.n_lon)

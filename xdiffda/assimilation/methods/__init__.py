@@ -19,9 +19,10 @@ from xdiffda.assimilation.settings import Settings
 from xdiffda.covariance.draws import Draws, make_draws
 from xdiffda.covariance.ensemble import FlowDependent
 from xdiffda.diffusion.complement import explain, observed
+from xdiffda.diffusion.denoiser import Conditioned
 from xdiffda.diffusion.devices import place_members, replicate
 from xdiffda.diffusion.likelihood import Likelihood
-from xdiffda.diffusion.posterior import sample_posterior, three_d_var
+from xdiffda.diffusion.posterior import sample_gaussian, sample_posterior, three_d_var
 from xdiffda.diffusion.repaint import sample_repaint
 from xdiffda.observations import interpolated_state, soft_mask
 
@@ -57,15 +58,7 @@ def _around_mean(at: AnalysisTime, settings: Settings, tick: Tick, watch: Watch)
     prior, likelihood = _on_devices(at, (prior, at.likelihood))
 
     def draw(draws: Draws, numbers: Array) -> Array:
-        z = sample_posterior(
-            prior,
-            likelihood,
-            draws,
-            covariance=covariance,
-            guidance=settings.guidance,
-            tick=lambda: tick(1),
-            watch=watch,
-        )
+        z = _sampled(at, prior, likelihood, draws, covariance, settings, tick, watch)
         return _with_small_scales(at, z, draws, settings, likelihood, watch)
 
     return draw
@@ -82,19 +75,27 @@ def _around_members(at: AnalysisTime, settings: Settings, tick: Tick, watch: Wat
         watch(moved.residual)
         members = at.given[:, None] + scale * np.asarray(moved.z)
         prior = at.prior.condition(members, at.time, at.r * root)
-        z = sample_posterior(
-            prior._replace(shift=moved.z / root),
-            likelihood,
-            draws,
-            covariance=settings.covariance,
-            guidance=settings.guidance,
-            tick=lambda: tick(1),
-            watch=watch,
-        )
+        prior = prior._replace(shift=moved.z / root)
+        z = _sampled(at, prior, likelihood, draws, settings.covariance, settings, tick, watch)
         # background members have their own small scales: only those of the rest are added
         return root * _with_small_scales(at, z, draws, settings, likelihood, watch)
 
     return draw
+
+
+def _sampled(
+    at: AnalysisTime, prior: Conditioned, likelihood: Likelihood, draws: Draws, covariance: str,
+    settings: Settings, tick: Tick, watch: Watch,
+) -> Array:  # fmt: skip
+    """Draws from the posterior: at once where the prior is Gaussian, else by the sampler."""
+    if at.prior.is_gaussian:
+        z = sample_gaussian(prior, likelihood, draws, guidance=settings.guidance, watch=watch)
+        tick(1)
+        return z
+    return sample_posterior(
+        prior, likelihood, draws, covariance=covariance, guidance=settings.guidance,
+        tick=lambda: tick(1), watch=watch,
+    )  # fmt: skip
 
 
 def repaint(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
