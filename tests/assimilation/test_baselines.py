@@ -18,8 +18,8 @@ from xdiffda.covariance.spectral import SpectralCovariance
 from xdiffda.diffusion.guidance import Solver
 from xdiffda.diffusion.kalman import kalman_increment
 from xdiffda.diffusion.likelihood import Likelihood, Whitening
-from xdiffda.diffusion.robust import Robust
 from xdiffda.errors import InputError
+from xdiffda.observations.robust import Robust
 from xdiffda.state.grid import Grid
 
 GRID = Grid(tuple(np.linspace(-78.75, 78.75, 8).tolist()), tuple((np.arange(16) * 22.5).tolist()))

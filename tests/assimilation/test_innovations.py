@@ -13,9 +13,9 @@ from xdiffda.covariance.harmonics import sphere_basis
 from xdiffda.covariance.spectral import SpectralCovariance
 from xdiffda.diffusion.guidance import Solver
 from xdiffda.diffusion.kalman import kalman_increment, update
-from xdiffda.diffusion.robust import Robust
 from xdiffda.errors import InputError
 from xdiffda.observations import Operator, first_guess, to_tidy
+from xdiffda.observations.robust import Robust
 from xdiffda.priors.prior import GaussianPrior
 from xdiffda.state.grid import Grid, Layout
 from xdiffda.state.variables import G0

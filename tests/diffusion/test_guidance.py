@@ -19,8 +19,8 @@ from xdiffda.diffusion.guidance import Solver, diagonal_covariance, gaussian_pos
 from xdiffda.diffusion.kalman import channel_variance, kalman_increment, update
 from xdiffda.diffusion.likelihood import Likelihood, LocalRows, StateRows, Whitening
 from xdiffda.diffusion.posterior import Guidance, sample_posterior
-from xdiffda.diffusion.robust import Robust
 from xdiffda.observations.nonlinear import LocalCall, StateCall
+from xdiffda.observations.robust import Robust
 from xdiffda.priors.prior import Wiener
 from xdiffda.state.grid import Grid, Layout
 

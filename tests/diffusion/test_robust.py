@@ -18,7 +18,7 @@ from xdiffda.diffusion.guidance import Solver
 from xdiffda.diffusion.kalman import update
 from xdiffda.diffusion.likelihood import Likelihood
 from xdiffda.diffusion.posterior import Guidance, sample_posterior
-from xdiffda.diffusion.robust import Robust, as_robust
+from xdiffda.observations.robust import Robust, as_robust
 from xdiffda.priors.prior import Wiener
 
 TIGHT = Solver(tolerance=1e-6, max_iterations=200)

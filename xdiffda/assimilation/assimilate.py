@@ -23,10 +23,10 @@ from xdiffda.covariance.ensemble import Hybrid
 from xdiffda.covariance.localisation import Localisation
 from xdiffda.diffusion.guidance import Solver
 from xdiffda.diffusion.repaint import RePaint
-from xdiffda.diffusion.robust import Robust
 from xdiffda.errors import InputError, Problem
 from xdiffda.jax_settings import with_own_jax
 from xdiffda.observations import to_tidy
+from xdiffda.observations.robust import Robust
 from xdiffda.observations.rows import Operators
 from xdiffda.options import get_options
 from xdiffda.priors import registry

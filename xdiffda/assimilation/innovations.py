@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float, Int
 
 from xdiffda.covariance.harmonics import Points, points_of
 from xdiffda.diffusion.likelihood import Likelihood, LocalRows, StateRows, Whitening
-from xdiffda.diffusion.robust import Robust, as_robust
 from xdiffda.errors import InputError, Problem
 from xdiffda.observations import Trajectory, observation_rows, select_window
 from xdiffda.observations.correlation import Blocks, correlated_blocks, read_correlation
@@ -30,6 +29,7 @@ from xdiffda.observations.fgat import (
 )
 from xdiffda.observations.filling import filling
 from xdiffda.observations.operators import none_usable
+from xdiffda.observations.robust import Robust, as_robust
 from xdiffda.observations.rows import LocalGroup, Operators, Rows, StateGroup
 from xdiffda.priors.prior import Prior
 from xdiffda.state.convention import Convention

@@ -281,7 +281,8 @@ def update(
 
     Where H is not linear, it is linearised at the estimate and again at each update of it
     (Gauss-Newton: iterated Kalman filter, Bell and Cathey 1993).  With a robust likelihood the
-    weights of the observations are found between the same updates, see `xdiffda.diffusion.robust`.
+    weights of the observations are found between the same updates, see
+    `xdiffda.observations.robust`.
 
     Parameters
     ----------

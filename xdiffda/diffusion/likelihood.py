@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from xdiffda.covariance.harmonics import Points
-from xdiffda.diffusion.robust import Robust
 from xdiffda.observations.nonlinear import LocalCall, StateCall
+from xdiffda.observations.robust import Robust
 
 __all__ = ["Likelihood", "LocalRows", "State", "StateError", "StateRows", "Whitening"]
 
