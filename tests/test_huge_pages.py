@@ -13,7 +13,7 @@ from xdiffda import options as _huge_pages
 
 PROGRAM = """
 import os, sys
-from xdiffda import _huge_pages
+from xdiffda import options as _huge_pages
 _huge_pages._helps = lambda: {helps}
 print("start", flush=True)
 _huge_pages.request_huge_pages()
@@ -60,7 +60,7 @@ def test_needs_glibc_and_pages_on_request(monkeypatch, tmp_path):
 KEPT = """
 from pathlib import Path
 import numpy as np
-from xdiffda import _huge_pages
+from xdiffda import options as _huge_pages
 
 def resident():
     return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) * 1024

@@ -164,7 +164,10 @@ def _against_model(layout: Any, name: str) -> list[Row]:
     if layout.grid.shape != shape:
         problems.append(f"grid is not {shape[0]} x {shape[1]}: xdiffda.regrid(ds, like={name!r})")
     verdict = "; ".join(problems) or "can take it"
-    return [Row(f"Model {name}", verdict, BAD if problems else GOOD)]
+    chosen = f"{name}, on its grid with its variables and levels"
+    if problems:
+        chosen = "reference, background errors of the real atmosphere on any grid"
+    return [Row(f"Model {name}", verdict, BAD if problems else GOOD), Row("By default", chosen)]
 
 
 def _sites(ds: xr.Dataset) -> str:
@@ -234,11 +237,11 @@ class DatasetAccessor:
         self._obj = obj
 
     # of a background
-    assimilate = Method("xdiffda.analysis:assimilate")
-    assimilate_store = Method("xdiffda.reanalysis:assimilate_store")
-    cycle = Method("xdiffda.cycle:cycle")
+    assimilate = Method("xdiffda.assimilation.assimilate:assimilate")
+    assimilate_store = Method("xdiffda.cycling.reanalysis:assimilate_store")
+    cycle = Method("xdiffda.cycling.cycle:cycle")
     # of a state
-    forecast = Method("xdiffda.forecast:forecast")
+    forecast = Method("xdiffda.cycling.forecast:forecast")
     emulate_obs = Method("xdiffda.observations:emulate_obs")
     # of observations
     dilate_mask = Method("xdiffda.observations:dilate_mask")
@@ -251,7 +254,7 @@ class DatasetAccessor:
     zonal_spectrum = Method("xdiffda.verify:zonal_spectrum")
     balance = Method("xdiffda.verify:balance")
     map = Method("xdiffda.plot:map_panels")
-    explore = Method("xdiffda.explore:explore")
+    explore = Method("xdiffda.plot.explore:explore")
 
     def __repr__(self) -> str:
         return describe(self._obj)

@@ -562,7 +562,7 @@ def mesh_for(grid: Grid) -> int:
 
     Examples
     --------
-    >>> from xdiffda._grid import NAMED_GRIDS
+    >>> from xdiffda.state.grid import NAMED_GRIDS
     >>> mesh_for(NAMED_GRIDS["1440x721"]()), mesh_for(NAMED_GRIDS["speedy"]())
     (6, 3)
     """

@@ -379,8 +379,8 @@ def _refuse_500(block: xr.DataArray) -> xr.DataArray:
 
 def test_state_imports_nothing_heavy():
     code = (
-        "import sys, xarray; before = set(sys.modules); import xdiffda.state, xdiffda.normalize,"
-        "xdiffda.storage, xdiffda.options, xdiffda._regrid;"
+        "import sys, xarray; before = set(sys.modules); import xdiffda.state.convert,"
+        "xdiffda.storage, xdiffda.options, xdiffda.state.regrid;"
         "heavy = {'jax', 'matplotlib', 'cartopy', 'dask', 'pint', 'cf_xarray', 'jaxtyping'};"
         "print(sorted(heavy & (set(sys.modules) - before)))"
     )
@@ -464,7 +464,7 @@ def test_another_grid_names_regrid():
         (lambda ds: ds.drop_vars(list(ds.data_vars)), "no variables"),
         (
             lambda ds: ds[["2m_temperature"]].rename({"2m_temperature": "foo"}).drop_attrs(),
-            r"variables foo, none of which is known.*xdiffda.variables",
+            r"variables foo, none of which is known.*xdiffda.state.variables",
         ),
         (lambda ds: ds.rename(lat="a", lon="b").drop_vars(["a", "b"]), "no latitude among"),
         (lambda ds: ds.isel(lon=slice(0, 32)), "a part of the globe"),

@@ -169,8 +169,9 @@ def assimilate(
     n_members : int
         Members drawn. Member i is the same whatever ``n_members`` is.
     model : str or Prior, optional
-        Name of a model (`xdiffda.models`) or a prior; default the option
-        ``default_model``.
+        Name of a model (`xdiffda.models`) or a prior. By default the bundled network (the option
+        ``default_model``) where the background is on its grid with its variables and levels, else
+        ``"reference"``, background errors of the real atmosphere (`xdiffda.reference_prior`).
     method : {"guided", "repaint", "3dvar", "oi", "letkf", "interpolation"}
         guided: posterior sampling with the diffusion prior. repaint: inpainting of
         interpolated observations by the same prior, as in the DiffDA paper; knows no
@@ -333,7 +334,7 @@ def run_assimilation(
     **given: Any,
 ) -> Assimilated:
     """As `assimilate`, with its keywords and defaults, and with an account of the observations."""
-    prior = registry.resolve(model)
+    prior, reason = registry.choose(model, background)
     mine = ("background", "obs", "model", "inflation_factor", "progress")
     defaults = inspect.signature(assimilate).parameters.items()
     keywords = {name: p.default for name, p in defaults if name not in mine} | given
@@ -349,6 +350,7 @@ def run_assimilation(
     results = _analyse(prior, backgrounds, tidy, settings, factor=inflation_factor, progress=wanted)
     members, records = [x for x, _ in results], [record for _, record in results]
     analysis = _dataset(np.stack(members), backgrounds.convention, prior, records, settings)
+    analysis.attrs["xdiffda_model_reason"] = reason
     if held is not None:
         report = withheld_report(analysis, background, held, window=settings.window)
         analysis.attrs["xdiffda_withheld"] = report.attrs["summary"]
@@ -369,7 +371,10 @@ def _analyse(
     groups = schedules[0].n_groups(settings.n_members)
     total = len(times) * max(groups * settings.evaluations, 1)
     with tqdm(
-        total=total, desc=f"assimilate ({settings.method})", unit="level", disable=not progress
+        total=total,
+        desc=f"assimilate ({settings.method}, {prior.name})",
+        unit="level",
+        disable=not progress,
     ) as bar:
 
         def work(i: int, schedule: Schedule) -> Analysed:

@@ -47,7 +47,7 @@ def default_functions(
     Examples
     --------
     >>> import xarray as xr
-    >>> from xdiffda.prior import GaussianPrior
+    >>> from xdiffda.priors.prior import GaussianPrior
     >>> noise = np.random.default_rng(0).normal(size=(20, 6, 12))
     >>> errors = xr.Dataset({"2m_temperature": (("member", "lat", "lon"), noise)},
     ...                     {"lat": np.linspace(-75, 75, 6), "lon": np.arange(12) * 30.0})

@@ -285,7 +285,7 @@ def balanced_basis(
 
     Examples
     --------
-    >>> from xdiffda.state import Grid
+    >>> from xdiffda.state.grid import Grid
     >>> grid = Grid.from_coords([-60, -20, 20, 60], [0, 60, 120, 180, 240, 300])
     >>> layout = Layout(grid, ("u_component_of_wind", "v_component_of_wind"), (500,))
     >>> basis = balanced_basis(layout)

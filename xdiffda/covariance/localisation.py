@@ -178,7 +178,7 @@ def places_of(obs: Any, layout: Layout) -> Places:
     Examples
     --------
     >>> from types import SimpleNamespace
-    >>> from xdiffda.state import Grid, Layout
+    >>> from xdiffda.state.grid import Grid, Layout
     >>> layout = Layout(Grid.from_coords([-45, 45], [0, 90, 180, 270]), ("temperature",), (500,))
     >>> seen = SimpleNamespace(index=np.array([[0, 1]]), weight=np.array([[0.5, 0.5]]))
     >>> places_of(seen, layout).lon.round(3).tolist()
@@ -308,7 +308,7 @@ def localisation_spectrum(basis: Basis, length_km: float) -> Float[np.ndarray, "
 
     Examples
     --------
-    >>> from xdiffda.spectral import sphere_basis
+    >>> from xdiffda.covariance.harmonics import sphere_basis
     >>> basis = sphere_basis((-60.0, -20.0, 20.0, 60.0), tuple(60.0 * i for i in range(6)))
     >>> c = localisation_spectrum(basis, 2000.0)
     >>> round(float(c @ np.asarray(basis.multiplicity)) / 9, 6)
@@ -336,7 +336,7 @@ def vertical_root(layout: Layout, length_log_p: float) -> Float[np.ndarray, "cha
 
     Examples
     --------
-    >>> from xdiffda.state import Grid
+    >>> from xdiffda.state.grid import Grid
     >>> layout = Layout(Grid.from_coords([-45, 45], [0, 120, 240]), ("temperature",), (100, 850))
     >>> e = vertical_root(layout, 0.3)
     >>> (e @ e.T).round(6).tolist()

@@ -62,7 +62,7 @@ def wind_pairs(layout: Layout) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
     Examples
     --------
-    >>> from xdiffda.state import Grid
+    >>> from xdiffda.state.grid import Grid
     >>> grid = Grid.from_coords([-45, 45], [0, 120, 240])
     >>> names = ("temperature", "u_component_of_wind", "v_component_of_wind")
     >>> wind_pairs(Layout(grid, names, (500, 850)))

@@ -218,7 +218,7 @@ class SpectralRoot(eqx.Module):
 
     Examples
     --------
-    >>> from xdiffda.spectral import circle_basis
+    >>> from xdiffda.covariance.harmonics import circle_basis
     >>> basis = circle_basis(8, 2)
     >>> b = SpectralCovariance.from_blocks(basis, jnp.ones((3, 1, 1)))
     >>> root = SpectralRoot(b)

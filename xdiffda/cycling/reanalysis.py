@@ -301,7 +301,7 @@ def assimilate_store(
     >>> analyses["n_obs_used"].sizes["time"]
     2
     """
-    store, prior = as_store(out), registry.resolve(model)
+    store, prior = as_store(out), registry.choose(model, background).prior
     if client is not None:
         store.need_shared()
         check_client(client)

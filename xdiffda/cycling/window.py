@@ -37,7 +37,7 @@ class TrajectoryRows(eqx.Module):
     start, n_obs : int
         First of their rows in the likelihood, and their number.
     forward : pytree, callable (x (node, batch, channel), year (batch, 2)) -> x
-        One step of the forecaster: ``xdiffda.cycling.forecast.Rollout``.
+        One step of the forecaster: ``xdiffda.cycling.rollout.Rollout``.
     years : array (step, 2)
         Phase of the year at the end of every step.
     background, scale : arrays (node, channel)

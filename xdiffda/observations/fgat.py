@@ -225,7 +225,7 @@ def first_guess(
     --------
     >>> import xarray as xr
     >>> from xdiffda.observations import to_tidy
-    >>> from xdiffda.state import Grid, Layout
+    >>> from xdiffda.state.grid import Grid, Layout
     >>> layout = Layout(Grid.from_coords([-60, 0, 60], [0, 90, 180, 270]), ("2m_temperature",))
     >>> times = np.array(["2020-01-01T00", "2020-01-01T06"], "datetime64[ns]")
     >>> states = np.stack([np.full((12, 1), 280.0), np.full((12, 1), 286.0)])

@@ -225,7 +225,7 @@ def observation_operator(
     Examples
     --------
     >>> import xarray as xr
-    >>> from xdiffda.state import Grid, Layout
+    >>> from xdiffda.state.grid import Grid, Layout
     >>> from xdiffda.observations import to_tidy
     >>> layout = Layout(Grid.from_coords([-60, 0, 60], [0, 90, 180, 270]),
     ...                 ("temperature",), (500, 850))

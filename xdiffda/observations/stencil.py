@@ -93,7 +93,7 @@ def horizontal_stencil(
 
     Examples
     --------
-    >>> from xdiffda.state import Grid
+    >>> from xdiffda.state.grid import Grid
     >>> grid = Grid.from_coords([-60, 0, 60], [0, 90, 180, 270])
     >>> near = horizontal_stencil(grid, np.array([90.0]), np.array([0.0]))
     >>> near.node[0].tolist(), near.weight[0].tolist(), near.across[0].tolist()

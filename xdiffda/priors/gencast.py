@@ -264,7 +264,7 @@ class GenCastPrior:
                 else (f"members of shape {x.shape}")
             )
             needed = f"finite values on (member, {', '.join(map(str, self.scale.shape))})"
-            problem = Problem(found, needed, "xdiffda.state.to_state(ds, prior.layout)[0]")
+            problem = Problem(found, needed, "xdiffda.state.convert.to_state(ds, prior.layout)[0]")
             raise_if([problem], what="members")
         grid = self.layout.grid
         basis = sphere_basis(grid.lat, grid.lon, grid.n_lon // 2 - 1)

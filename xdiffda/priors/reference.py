@@ -249,7 +249,7 @@ def reference_prior(
         `GROWS_LIKE` are left out (``left_out``).
     lead_time : str, timedelta64 or number of hours, optional
         Of the forecast that the background is: ``"24h"``. Errors of each variable grow by a law
-        of their own. Default the background's own, where it has one, else 24 h.
+        of their own. Default the background's own, the longest where it has several, else 24 h.
     truncation : int, optional
         Largest total wavenumber of the covariance, at most 255 and what the grid resolves;
         default 127. Smaller scales are variance without correlation between grid points. Time
@@ -672,27 +672,18 @@ def _own_lead(clock: Clock) -> Any:
         lead = clock.valid - clock.initial
     if lead is None:
         return None
-    values = np.unique(lead.values)
-    if values.size > 1:
-        hours = ", ".join(f"{value / np.timedelta64(1, 'h'):g}" for value in values[:6])
-        raise InputError(
-            [
-                Problem(
-                    f"{values.size} lead times, {hours} hours",
-                    "one, for the size of errors",
-                    'reference_prior(background, lead_time="24h")',
-                )
-            ],
-            what="prior `reference`",
-        )
-    return values[0]
+    # of several the longest: errors of the others are smaller, which the estimate of r finds
+    return lead.values.max()
 
 
 def _lead_hours(lead_time: Any) -> float:
     """Hours of a lead time; 24 where none is given."""
     if lead_time is None:
         return 24.0
-    number = isinstance(lead_time, int | float | np.integer | np.floating)
+    # a timedelta64 is an integer to numpy
+    number = isinstance(lead_time, int | float | np.number) and not isinstance(
+        lead_time, np.timedelta64
+    )
     hours = float(lead_time) if number else width_of(lead_time).total_seconds() / 3600
     low, high = LEAD_RANGE
     if not low <= hours <= high:  # NaN where it is none

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -28,6 +28,8 @@ from xdiffda.priors.published import (
     nearest,
     published_rows,
 )
+from xdiffda.priors.reference import reference_prior
+from xdiffda.state.convert import infer_layout
 from xdiffda.state.grid import Grid, Layout
 from xdiffda.storage.model_folder import (
     CARD,
@@ -94,6 +96,59 @@ def _bundled_rows() -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+class Choice(NamedTuple):
+    """The prior of an analysis, and why it is that one."""
+
+    prior: Prior
+    reason: str
+
+
+@with_own_jax
+def choose(model: str | Prior | None, background: xr.Dataset) -> Choice:
+    """The prior for a background: the one asked for, else the one that fits.
+
+    By default that is the option ``default_model`` where the background lies on its grid and holds
+    its variables and levels, else the prior of the real atmosphere (`reference_prior`). Metadata
+    alone is read.
+
+    Raises
+    ------
+    InputError
+        If the background's metadata cannot be understood, or holds nothing that `reference` knows.
+    ModelError
+        As `resolve`.
+
+    Examples
+    --------
+    >>> import xdiffda
+    >>> choice = choose(None, xdiffda.open_sample("background"))
+    >>> choice.prior.name, choice.reason
+    ('speedy', 'the background is on its grid, with its variables and levels')
+    """
+    if model == "reference":
+        return Choice(reference_prior(background), "asked for")
+    if model is not None or not isinstance(background, xr.Dataset):
+        return Choice(resolve(model), "asked for")
+    name = get_options().default_model
+    found = infer_layout(background, what="background")
+    own = resolve(name)
+    reason = _misfit(own.layout, found)
+    if not reason:
+        return Choice(own, "the background is on its grid, with its variables and levels")
+    return Choice(reference_prior(background), f"{own.name!r} does not fit: {reason}")
+
+
+def _misfit(needed: Layout, found: Layout) -> str:
+    """Why a background does not fit a model's layout; empty where it does."""
+    if not needed.grid.is_close(found.grid):
+        return f"the background is on the grid {found.grid}, the model on {needed.grid}"
+    if lost := [name for name in needed.variables if name not in found.variables]:
+        return f"the background lacks {', '.join(lost)}"
+    if levels := [level for level in needed.levels if level not in found.levels]:
+        return f"the background lacks the levels {', '.join(map(str, levels))} hPa"
+    return ""
 
 
 @with_own_jax

@@ -319,7 +319,7 @@ class Layout:
             Problem(
                 f"variable {name!r}",
                 "a name in WeatherBench form",
-                "sorted(xdiffda.variables.VARIABLES)",
+                "sorted(xdiffda.state.variables.VARIABLES)",
             )
             for name in self.variables
             if name not in VARIABLES

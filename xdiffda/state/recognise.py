@@ -210,7 +210,7 @@ def _nothing_known(names: list[str]) -> Problem:
     return Problem(
         f"variables {', '.join(names)}, none of which is known" if names else "no variables",
         "at least one variable on latitude and longitude with a name of WeatherBench, GRIB or "
-        "CF, or its standard_name; the names are list(xdiffda.variables.VARIABLES)",
+        "CF, or its standard_name; the names are list(xdiffda.state.variables.VARIABLES)",
         "",
     )
 

@@ -87,7 +87,11 @@ def _names(variables: Sequence[str]) -> list[Problem]:
             continue
         meant = canonical_name(name)
         near = [meant] if meant in _STATE else difflib.get_close_matches(name, _STATE, n=1)
-        repair = f'"{near[0]}" in era5.variables' if near else "sorted(xdiffda.variables.VARIABLES)"
+        repair = (
+            f'"{near[0]}" in era5.variables'
+            if near
+            else "sorted(xdiffda.state.variables.VARIABLES)"
+        )
         needed = "a state variable of WeatherBench"
         problems.append(Problem(f"era5.variables {name!r}", needed, repair))
     return problems + _repeated("variables", variables)

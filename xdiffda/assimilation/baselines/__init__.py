@@ -135,7 +135,7 @@ def letkf(
     Examples
     --------
     >>> from types import SimpleNamespace
-    >>> from xdiffda.state import Grid
+    >>> from xdiffda.state.grid import Grid
     >>> layout = Layout(Grid.from_coords([-45, 45], [0, 90, 180, 270]), ("temperature",), (500,))
     >>> members = np.stack([np.full((8, 1), 279.0), np.full((8, 1), 281.0)])
     >>> obs = SimpleNamespace(value=np.array([282.0]), error_std=np.array([2**0.5]),

@@ -49,7 +49,7 @@ class DistanceCovariance(eqx.Module):
 
         Examples
         --------
-        >>> from xdiffda.spectral import sphere_basis
+        >>> from xdiffda.covariance.harmonics import sphere_basis
         >>> basis = sphere_basis((-60.0, -20.0, 20.0, 60.0), tuple(60.0 * i for i in range(6)))
         >>> b = SpectralCovariance.from_blocks(basis, 2 * np.ones((3, 1, 1)))
         >>> kernel = DistanceCovariance.from_spectral(b)
@@ -133,7 +133,7 @@ def oi(
 
     Examples
     --------
-    >>> from xdiffda.spectral import sphere_basis
+    >>> from xdiffda.covariance.harmonics import sphere_basis
     >>> grid = Grid.from_coords([-60, -20, 20, 60], [0, 60, 120, 180, 240, 300])
     >>> b = SpectralCovariance.from_blocks(sphere_basis(grid.lat, grid.lon), np.ones((3, 1, 1)))
     >>> obs = Likelihood(jnp.array([2.0]), jnp.array([[3]]), jnp.ones((1, 1)))

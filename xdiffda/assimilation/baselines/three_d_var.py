@@ -99,7 +99,7 @@ def three_d_var(
     --------
     One observation of a variable of variance 1 with an error of variance 1: half way.
 
-    >>> from xdiffda.spectral import circle_basis
+    >>> from xdiffda.covariance.harmonics import circle_basis
     >>> basis = circle_basis(8, 2)
     >>> b = SpectralCovariance.from_blocks(basis, jnp.ones((3, 1, 1)))
     >>> obs = Likelihood(jnp.array([2.0]), jnp.array([[3]]), jnp.ones((1, 1)))

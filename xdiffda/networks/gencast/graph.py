@@ -71,7 +71,7 @@ def neighbourhoods(mesh: Mesh, hops: int, *, block: int = 256) -> Neighbourhoods
 
     Examples
     --------
-    >>> from xdiffda.graphcast.mesh import icosahedron
+    >>> from xdiffda.networks.graphcast.mesh import icosahedron
     >>> near = neighbourhoods(icosahedron(), 1)
     >>> near.seen.shape, near.seen.sum(-1).tolist()[0][:3]
     ((1, 12, 12), [6, 6, 6])
@@ -105,7 +105,7 @@ def neighbour_table(mesh: Mesh) -> Int[np.ndarray, "node 6"]:
 
     Examples
     --------
-    >>> from xdiffda.graphcast.mesh import icosahedron
+    >>> from xdiffda.networks.graphcast.mesh import icosahedron
     >>> neighbour_table(icosahedron())[0].tolist()
     [1, 2, 4, 6, 8, 0]
     """

@@ -44,8 +44,8 @@ def attend(query: Heads, key: Heads, value: Heads, near: Neighbourhoods) -> Head
 
     Examples
     --------
-    >>> from xdiffda.graphcast.mesh import icosahedron
-    >>> from xdiffda.gencast.hops import neighbourhoods
+    >>> from xdiffda.networks.graphcast.mesh import icosahedron
+    >>> from xdiffda.networks.gencast.graph import neighbourhoods
     >>> x = jnp.ones((12, 1, 2, 4))
     >>> attend(x, x, 3 * x, neighbourhoods(icosahedron(), 1))[0, 0, 0].round(5).tolist()
     [3.0, 3.0, 3.0, 3.0]

@@ -189,7 +189,7 @@ def groups(end: Incidence) -> Groups:
     Examples
     --------
     >>> import numpy as np
-    >>> from xdiffda.graphcast.tables import incidence
+    >>> from xdiffda.networks.graphcast.edges import incidence
     >>> groups(incidence(np.array([0, 0, 1, 1, 1]), 2)).edges.tolist()  # there is no edge 5
     [[0, 1], [2, 3], [4, 5]]
     """

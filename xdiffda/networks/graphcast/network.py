@@ -53,7 +53,7 @@ class NetworkConfig:
     precision
         Of float32 matrix products: highest is true float32; default rounds the factors, on
         accelerators as the device does it (TF32), on CPUs to bfloat16
-        (``xdiffda.graphcast.products``); faster where the processor multiplies these.
+        (``xdiffda.networks.graphcast.layers``); faster where the processor multiplies these.
     unroll
         Compile every processor step by itself (fastest); otherwise, and always with
         ``edge_chunk``, scan over them.
@@ -62,7 +62,7 @@ class NetworkConfig:
     edge_chunk
         Compute so many edges (or grid nodes) at a time, for less memory and the same outputs;
         0 for all at once. At 1 degree 4,096 on a CPU take half of the memory and the same time.
-        ``xdiffda.graphcast.chunks`` says how.
+        ``xdiffda.networks.graphcast.static`` says how.
 
     Raises
     ------
