@@ -1,0 +1,228 @@
+"""FGN in physical units: gaps, normalisation, members, roll-out and training loss."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from xdiffda.errors import InputError, Problem
+from xdiffda.gencast.forecaster import with_gaps_of
+from xdiffda.graphcast.fitting import not_finite
+from xdiffda.graphcast.forecaster import Forecaster, roll_out
+
+from .bare import BareFGN, apply_network
+from .loss import channel_crps, variable_terms, weighted_loss
+
+
+@dataclass(frozen=True, eq=False)
+class FGNForecaster:
+    """A network with its statistics: an ensemble of the atmosphere, 6 h a step.
+
+    Targets that are also inputs are predicted as change since the last input frame; others by
+    themselves; a variable without statistics passes unchanged.  What is known over sea only is
+    filled before normalisation, and missing again in the outputs.
+
+    Parameters
+    ----------
+    net
+        A network with its task, from `xdiffda.fgn.load`; its configuration holds the statistics.
+
+    Raises
+    ------
+    InputError
+        If statistics are NaN or not positive, or lack a level of the task; lists all problems.
+    """
+
+    net: BareFGN
+    scaler: Forecaster
+
+    def __init__(self, net: BareFGN) -> None:
+        told = net.checkpoint.configuration
+        statistics = {"mean": told.mean, "stddev": told.stddev, "diffs_stddev": told.diffs_stddev}
+        object.__setattr__(self, "net", net)
+        object.__setattr__(self, "scaler", Forecaster(net, **statistics))
+
+    def __call__(self, inputs: xr.Dataset, forcings: xr.Dataset, *, noise: Any) -> xr.Dataset:
+        """The state one step after the inputs, one for each member.
+
+        Parameters
+        ----------
+        inputs
+            Input variables at two times 6 h apart, physical units; sea surface temperature may
+            be NaN over land, and then is so in the output.
+        forcings
+            Forcing variables at the time of the outputs.
+        noise : array (sample, batch, noise_channels)
+            Independent normal numbers, as of `member_noise`.
+
+        Returns
+        -------
+        xr.Dataset
+            Target variables on (sample, batch, time, level, lat, lon).
+
+        Raises
+        ------
+        InputError
+            If something is missing or NaN; lists all problems.
+        """
+        inputs, forcings = self.net.select(inputs, forcings)
+        cleaned = self.clean(inputs)
+        not_finite("inputs and forcings", cleaned, forcings)
+        given = self.scaler.normalize(cleaned), self.scaler.normalize(forcings)
+        outputs = self.scaler.denormalize(self.net(*given, noise=noise), cleaned)
+        return with_gaps_of(inputs, outputs, self.fill)
+
+    def rollout(
+        self, inputs: xr.Dataset, forcings: xr.Dataset, *, noise: Any, steps: int
+    ) -> xr.Dataset:
+        """Feed the forecast of every member back ``steps`` times.
+
+        Parameters
+        ----------
+        inputs
+            As for a single step: all members start from them.
+        forcings
+            Forcing variables at the time of every step.
+        noise : array (sample, batch, time, noise_channels)
+            Independent normal numbers: each step needs its own.
+        steps
+            Number of 6 h steps.
+
+        Returns
+        -------
+        xr.Dataset
+            Target variables on (sample, batch, time, level, lat, lon), one time for each step.
+
+        Raises
+        ------
+        InputError
+            If forcings or noise end too early, or something is missing or NaN.
+        """
+        if isinstance(noise, xr.DataArray):
+            noise = noise.transpose("sample", "batch", "time", "noise_channels").values
+        noise = np.asarray(noise)
+        if noise.ndim != 4 or not len(noise) or noise.shape[2] < steps:
+            width = self.net.net.config.sizes.noise_channels
+            needed = f"(sample, batch, {steps} or more steps, {width})"
+            repair = f"xdiffda.fgn.member_noise(key, range(20), {steps}, {width})[:, None]"
+            problem = Problem(f"noise of shape {noise.shape}", needed, repair)
+            raise InputError([problem], what="roll-out")
+        members = []
+        for own in noise:
+
+            def step(number: int, frames: xr.Dataset, now: xr.Dataset, z: Any = own) -> xr.Dataset:
+                return self(frames, now, noise=z[None, :, number]).isel(sample=0)
+
+            members.append(roll_out(step, self.net.task, inputs, forcings, steps))
+        return xr.concat(members, dim="sample")
+
+    def loss(
+        self, inputs: xr.Dataset, forcings: xr.Dataset, targets: xr.Dataset, *, noise: Any
+    ) -> Float[Array, " batch"]:
+        """The published training loss of each entry of the batch, for noise that is given.
+
+        Fair CRPS of the members in normalised units, weighted by area, level and variable.
+
+        Parameters
+        ----------
+        inputs, forcings, noise
+            As for a step.
+        targets
+            What happened, in physical units; NaN where the configuration allows it.
+        """
+        scores = self.scores(self.training_arrays(inputs, forcings, targets, noise), inputs)
+        weights = self.net.checkpoint.configuration.loss_weights
+        return weighted_loss(scores, self.net.target_channels(), weights)
+
+    def loss_terms(
+        self, inputs: xr.Dataset, forcings: xr.Dataset, targets: xr.Dataset, *, noise: Any
+    ) -> dict[str, Float[Array, " batch"]]:
+        """The loss of each variable by itself, without its weight."""
+        scores = self.scores(self.training_arrays(inputs, forcings, targets, noise), inputs)
+        return variable_terms(scores, self.net.target_channels())
+
+    def training_arrays(
+        self, inputs: xr.Dataset, forcings: xr.Dataset, targets: xr.Dataset, noise: Any
+    ) -> tuple[Array, Array, Array, Array]:
+        """Channels, clocks, noise and normalised targets (node, batch, channel)."""
+        inputs, forcings = self.net.select(inputs, forcings)
+        inputs = self.clean(inputs)
+        not_finite("inputs and forcings", inputs, forcings)
+        given = self.scaler.normalize(inputs), self.scaler.normalize(forcings)
+        wanted = self.scaler.normalized_targets(self.clean(targets), inputs)
+        z = self.net.noise_array(noise, inputs.sizes.get("batch", 1))
+        return *self.net.stack(*given), z, jnp.asarray(self.net.stack_targets(wanted))
+
+    def scores(
+        self, arrays: tuple[Array, Array, Array, Array], inputs: xr.Dataset, net: Any = None
+    ) -> Float[Array, "batch channel"]:
+        """Scores of the channels, of these weights or of others: what a training minimises."""
+        x, clocks, z, targets = arrays
+        used, graph = self.net.net if net is None else net, self.net.graph_for(inputs)
+        outputs = jnp.stack([apply_network(used, x, clocks, one, graph) for one in z])
+        return channel_crps(
+            outputs, targets[None], lat=inputs["lat"].values,
+            channels=self.net.target_channels(),
+            gaps=self.net.checkpoint.configuration.gaps_in_targets,
+        )  # fmt: skip
+
+    @property
+    def fill(self) -> xr.Dataset:
+        """What takes the place of gaps, by variable."""
+        return self.net.checkpoint.configuration.fill
+
+    def clean(self, ds: xr.Dataset) -> xr.Dataset:
+        """Fill what may have gaps; leave other variables."""
+        known = [name for name in self.fill if name in ds]
+        return ds.assign(
+            {name: ds[name].fillna(self.fill[name]).astype(ds[name].dtype) for name in known}
+        )
+
+    def reconfigured(self, **options: Any) -> FGNForecaster:
+        """The same computed in another way: ``dtype``, ``precision`` or ``remat``."""
+        other, scaler = copy.copy(self), self.scaler.reconfigured(**options)
+        object.__setattr__(other, "scaler", scaler)
+        object.__setattr__(other, "net", scaler.net)
+        return other
+
+
+def member_noise(
+    key: PRNGKeyArray, members: Any, n_steps: int, n_channel: int, *, first: int = 0
+) -> Float[Array, "member step noise_channels"]:
+    """Normal numbers of some members: the same however many members or steps are drawn together.
+
+    Parameters
+    ----------
+    key
+        Of the ensemble.
+    members
+        Numbers of the members.
+    n_steps
+        Number of steps.
+    n_channel
+        Numbers for each member and step.
+    first
+        Number of the first step.
+
+    Examples
+    --------
+    >>> key = jax.random.key(0)
+    >>> both, one = member_noise(key, [0, 1], 1, 4), member_noise(key, [1], 3, 4)
+    >>> bool((both[1, 0] == one[0, 0]).all())
+    True
+    """
+
+    def draw(member: Array, step: Array) -> Array:
+        own = jax.random.fold_in(jax.random.fold_in(key, member), step)
+        return jax.random.normal(own, (n_channel,))
+
+    of_steps = jax.vmap(draw, in_axes=(None, 0))
+    steps = jnp.arange(first, first + n_steps)
+    return jax.vmap(of_steps, in_axes=(0, None))(jnp.asarray(members, jnp.int32), steps)
