@@ -97,10 +97,12 @@ class BareFGN:
         members = [
             unstack(
                 np.asarray(apply_network(self.net, x, clocks, one, graph)),
-                self.target_channels(), time=time, **coords,
+                self.target_channels(),
+                time=time,
+                **coords,
             )
             for one in z
-        ]  # fmt: skip
+        ]
         return xr.concat(members, dim="sample")
 
     def select(self, inputs: xr.Dataset, forcings: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
@@ -163,8 +165,9 @@ class BareFGN:
         names = list(self.task.target_variables)
         if absent := [name for name in names if name not in targets]:
             needed = "all of " + ", ".join(names)
-            problem = Problem(f"no {', '.join(absent)} in targets", needed,
-                              f"targets.merge(ds[{absent}])")  # fmt: skip
+            problem = Problem(
+                f"no {', '.join(absent)} in targets", needed, f"targets.merge(ds[{absent}])"
+            )
             raise InputError([problem], what="FGN")
         targets = targets[names]
         if "level" in targets.dims:
@@ -181,9 +184,12 @@ class BareFGN:
         lat, lon = (tuple(ds[name].values.astype(float).tolist()) for name in ("lat", "lon"))
         sizes = self.checkpoint.configuration.architecture
         return build_graph(
-            lat, tuple(x % 360 for x in lon), refinement=sizes.mesh_size, hops=sizes.hops,
+            lat,
+            tuple(x % 360 for x in lon),
+            refinement=sizes.mesh_size,
+            hops=sizes.hops,
             radius_fraction=sizes.radius_fraction,
-        )  # fmt: skip
+        )
 
     def reconfigured(self, **options: Any) -> BareFGN:
         """The same network computed in another way: ``dtype``, ``precision`` or ``remat``."""

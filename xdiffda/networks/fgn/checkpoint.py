@@ -38,8 +38,9 @@ from .network import FGN, N_STRUCTURAL, NetworkConfig
 
 STEP = 6 * 3600  # seconds
 _M = "multimodality_forward/"
-_GRID, _MESH, _DECODER = (f"{_M}{name}/" for name in ("grid_encoder", "mesh_encoder",
-                                                     "grid_decoder"))  # fmt: skip
+_GRID, _MESH, _DECODER = (
+    f"{_M}{name}/" for name in ("grid_encoder", "mesh_encoder", "grid_decoder")
+)
 _SPLIT, _DENSE = "split_input_matmul:w_", "shared_dense/"
 _OUT = "split_output_linear:"
 _NODES = "spatial_feature=sin_lat,sin_lon,cos_lon"
@@ -228,9 +229,12 @@ def _kinds(names: Iterable[str], prefix: str) -> dict[str, tuple[bool, bool]]:
 
 
 def _parts(
-    role: str, variable: str, kind: tuple[bool, bool] | None, seconds: tuple[int, ...],
+    role: str,
+    variable: str,
+    kind: tuple[bool, bool] | None,
+    seconds: tuple[int, ...],
     task: TaskConfig,
-) -> list[Part]:  # fmt: skip
+) -> list[Part]:
     """Parts of one variable; one that the file does not have is reported by its usual name."""
     if kind is None:
         known = VARIABLES.get(variable)

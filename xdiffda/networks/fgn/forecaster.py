@@ -168,10 +168,12 @@ class FGNForecaster:
         used, graph = self.net.net if net is None else net, self.net.graph_for(inputs)
         outputs = jnp.stack([apply_network(used, x, clocks, one, graph) for one in z])
         return channel_crps(
-            outputs, targets[None], lat=inputs["lat"].values,
+            outputs,
+            targets[None],
+            lat=inputs["lat"].values,
             channels=self.net.target_channels(),
             gaps=self.net.checkpoint.configuration.gaps_in_targets,
-        )  # fmt: skip
+        )
 
     @property
     def fill(self) -> xr.Dataset:

@@ -108,9 +108,14 @@ class FGN(MeshTransformer):
         def step(told: MessageConfig) -> tuple[Block, Interaction]:
             edge = block(N_EDGE, told.edge_hidden, told.edge_width)
             return edge, Interaction(
-                width, told.hidden, cond, edge_width=told.edge_width,
-                hears_receiver=told.hears_receiver, divide_sums=told.divide_sums, key=next(keys),
-            )  # fmt: skip
+                width,
+                told.hidden,
+                cond,
+                edge_width=told.edge_width,
+                hears_receiver=told.hears_receiver,
+                divide_sums=told.divide_sums,
+                key=next(keys),
+            )
 
         self.config = config
         self.noise = Linear(sizes.noise_channels, cond, key=next(keys)).weight
