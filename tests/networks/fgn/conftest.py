@@ -5,18 +5,18 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fgn_world import GOLDEN, Case
+from fgn_world import Case
+from places import FGN_GOLDEN
 
-from xdiffda.gencast.graph import GenCastGraph
-from xdiffda.gencast.hops import Neighbourhoods
-from xdiffda.graphcast.graph import Edges
-from xdiffda.graphcast.tables import incidence
+from xdiffda.networks.gencast.graph import GenCastGraph, Neighbourhoods
+from xdiffda.networks.graphcast.edges import incidence
+from xdiffda.networks.graphcast.graph import Edges
 
 
 @pytest.fixture(scope="session")
 def case() -> Case:
     """The golden configuration."""
-    return Case(GOLDEN)
+    return Case(FGN_GOLDEN)
 
 
 @pytest.fixture(scope="session")

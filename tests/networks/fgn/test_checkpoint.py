@@ -12,10 +12,10 @@ import pytest
 from fgn_world import Sizes, plain_network, random_weights
 
 from xdiffda.errors import InputError, ModelError, StorageError
-from xdiffda.graphcast.stacking import Channel
 from xdiffda.networks import fgn
 from xdiffda.networks.fgn.checkpoint import shapes
 from xdiffda.networks.fgn.loss import channel_crps
+from xdiffda.networks.graphcast.bare import Channel
 
 SIZES = Sizes()
 

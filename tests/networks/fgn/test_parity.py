@@ -17,11 +17,11 @@ import pytest
 import xarray as xr
 from fgn_world import LAT, LON, edited
 
-from xdiffda.graphcast.stacking import Channel
 from xdiffda.networks import fgn
 from xdiffda.networks.fgn.bare import apply_network
 from xdiffda.networks.fgn.checkpoint import named_arrays
 from xdiffda.networks.fgn.loss import channel_crps, weighted_loss
+from xdiffda.networks.graphcast.bare import Channel
 
 
 def agree(ours, theirs, *, atol: float = 2e-5) -> None:

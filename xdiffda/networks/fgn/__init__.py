@@ -11,21 +11,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .bare import BareFGN as BareFGN
-    from .bare import load as load
-    from .checkpoint import Checkpoint as Checkpoint
-    from .checkpoint import read_checkpoint as read_checkpoint
-    from .checkpoint import write_checkpoint as write_checkpoint
-    from .config import Architecture as Architecture
-    from .config import Configuration as Configuration
-    from .config import MessageConfig as MessageConfig
-    from .config import read_config as read_config
-    from .forecaster import FGNForecaster as FGNForecaster
-    from .forecaster import member_noise as member_noise
-    from .graph import build_graph as build_graph
-    from .loss import fair_crps as fair_crps
-    from .network import FGN as FGN
-    from .network import NetworkConfig as NetworkConfig
+    from xdiffda.networks.fgn.bare import BareFGN as BareFGN
+    from xdiffda.networks.fgn.bare import load as load
+    from xdiffda.networks.fgn.checkpoint import Checkpoint as Checkpoint
+    from xdiffda.networks.fgn.checkpoint import read_checkpoint as read_checkpoint
+    from xdiffda.networks.fgn.checkpoint import write_checkpoint as write_checkpoint
+    from xdiffda.networks.fgn.config import Architecture as Architecture
+    from xdiffda.networks.fgn.config import Configuration as Configuration
+    from xdiffda.networks.fgn.config import MessageConfig as MessageConfig
+    from xdiffda.networks.fgn.config import read_config as read_config
+    from xdiffda.networks.fgn.forecaster import FGNForecaster as FGNForecaster
+    from xdiffda.networks.fgn.forecaster import member_noise as member_noise
+    from xdiffda.networks.fgn.graph import build_graph as build_graph
+    from xdiffda.networks.fgn.loss import fair_crps as fair_crps
+    from xdiffda.networks.fgn.network import FGN as FGN
+    from xdiffda.networks.fgn.network import NetworkConfig as NetworkConfig
 
 _HOME = {
     "Architecture": "config",

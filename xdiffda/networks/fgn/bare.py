@@ -14,16 +14,14 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from xdiffda.errors import InputError, ModelError, Problem, raise_if
-from xdiffda.gencast.graph import GenCastGraph
-from xdiffda.graphcast.bare import output_time
-from xdiffda.graphcast.checkpoint import TaskConfig
-from xdiffda.graphcast.fitting import all_problems, check_datasets, selected
-from xdiffda.graphcast.stacking import Channel, channels_of, stack, unstack
-
-from .checkpoint import Checkpoint, Part, read_checkpoint
-from .config import Configuration
-from .graph import build_graph
-from .network import FGN
+from xdiffda.networks.fgn.checkpoint import Checkpoint, Part, read_checkpoint
+from xdiffda.networks.fgn.config import Configuration
+from xdiffda.networks.fgn.graph import build_graph
+from xdiffda.networks.fgn.network import FGN
+from xdiffda.networks.gencast.graph import GenCastGraph
+from xdiffda.networks.graphcast.bare import Channel, channels_of, output_time, stack, unstack
+from xdiffda.networks.graphcast.checkpoint import TaskConfig
+from xdiffda.networks.graphcast.fitting import all_problems, check_datasets, selected
 
 STEP = np.timedelta64(6, "h")
 

@@ -20,21 +20,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from xdiffda.errors import ModelError
-from xdiffda.gencast.names import folded, neutral_norms, transformer_arrays
-from xdiffda.graphcast.archive import (
+from xdiffda.networks.fgn.config import Architecture, Configuration, read_config
+from xdiffda.networks.fgn.network import FGN, N_STRUCTURAL, NetworkConfig
+from xdiffda.networks.gencast.checkpoint import folded, neutral_norms, transformer_arrays
+from xdiffda.networks.graphcast.checkpoint import (
     REPAIR,
+    TaskConfig,
+    _write,
     leaves_of,
     read_entries,
     take_text,
     weight_problems,
     weights_of,
 )
-from xdiffda.graphcast.checkpoint import TaskConfig, _write
-from xdiffda.graphcast.layers import Block, LayerNorm
-from xdiffda.variables import VARIABLES
-
-from .config import Architecture, Configuration, read_config
-from .network import FGN, N_STRUCTURAL, NetworkConfig
+from xdiffda.networks.graphcast.layers import Block, LayerNorm
+from xdiffda.state.variables import VARIABLES
 
 STEP = 6 * 3600  # seconds
 _M = "multimodality_forward/"

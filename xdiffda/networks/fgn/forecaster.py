@@ -13,12 +13,11 @@ import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from xdiffda.errors import InputError, Problem
-from xdiffda.gencast.forecaster import with_gaps_of
-from xdiffda.graphcast.fitting import not_finite
-from xdiffda.graphcast.forecaster import Forecaster, roll_out
-
-from .bare import BareFGN, apply_network
-from .loss import channel_crps, variable_terms, weighted_loss
+from xdiffda.networks.fgn.bare import BareFGN, apply_network
+from xdiffda.networks.fgn.loss import channel_crps, variable_terms, weighted_loss
+from xdiffda.networks.gencast.forecaster import with_gaps_of
+from xdiffda.networks.graphcast.fitting import not_finite
+from xdiffda.networks.graphcast.forecaster import Forecaster, roll_out
 
 
 @dataclass(frozen=True, eq=False)

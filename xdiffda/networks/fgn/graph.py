@@ -6,13 +6,10 @@ import functools
 
 import equinox as eqx
 
-from xdiffda.gencast.graph import GenCastGraph, connected
-from xdiffda.graphcast.connectivity import unit_vectors
-from xdiffda.graphcast.mesh import Mesh, mesh_hierarchy
+from xdiffda.networks.gencast.graph import GenCastGraph, connected
+from xdiffda.networks.graphcast.graph import unit_vectors
+from xdiffda.networks.graphcast.mesh import Mesh, mesh_hierarchy
 
-# The published positions are rounded in other places for the mesh than for the grid, and what is
-# equally near only up to that counts as nearer there.
-_TIE = 1e-14
 _OWN_ORDER = (0, 2, 1)  # of structural features: sine of latitude, sine and cosine of longitude
 
 
@@ -53,9 +50,7 @@ def build_graph(
     """
     finest = mesh_hierarchy(refinement)[-1]
     mesh = Mesh(unit_vectors(finest.lat, finest.lon), finest.faces)
-    graph = connected(
-        lat, lon, mesh, hops=hops, radius_fraction=radius_fraction, block=block, tie=_TIE
-    )
+    graph = connected(lat, lon, mesh, hops=hops, radius_fraction=radius_fraction, block=block)
     features = (graph.grid_features, graph.mesh_features)
     return eqx.tree_at(
         lambda g: (g.grid_features, g.mesh_features),

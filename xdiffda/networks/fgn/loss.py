@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from xdiffda.graphcast.loss import channel_weights, latitude_weights
-from xdiffda.graphcast.stacking import Channel
+from xdiffda.networks.graphcast.bare import Channel
+from xdiffda.networks.graphcast.loss import channel_weights, latitude_weights
 
 
 def fair_crps(

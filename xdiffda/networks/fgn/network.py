@@ -13,13 +13,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from xdiffda.gencast.graph import GenCastGraph
-from xdiffda.gencast.network import MeshTransformer, _cast
-from xdiffda.gencast.transformer import Transformer
-from xdiffda.graphcast.layers import Block, Conditioning, Interaction, Linear, Values, dense
-from xdiffda.graphcast.network import Decoder, Encoder
-
-from .config import Architecture, MessageConfig
+from xdiffda.networks.fgn.config import Architecture, MessageConfig
+from xdiffda.networks.gencast.graph import GenCastGraph
+from xdiffda.networks.gencast.network import MeshTransformer, Transformer, _cast
+from xdiffda.networks.graphcast.layers import (
+    Block,
+    Conditioning,
+    Interaction,
+    Linear,
+    Values,
+    dense,
+)
+from xdiffda.networks.graphcast.network import Decoder, Encoder
 
 N_STRUCTURAL = 3
 N_EDGE = 4

@@ -233,14 +233,13 @@ def connected(
     hops: int,
     radius_fraction: float,
     block: int,
-    tie: float = 1e-10,
 ) -> GenCastGraph:
-    """The same on a mesh that is given; ``tie`` is that of `mesh_to_grid_edges`."""
+    """The same on a mesh that is given."""
     grid_lat, grid_lon = flat_grid(np.asarray(lat), np.asarray(lon))
     positions = unit_vectors(grid_lat, grid_lon)
     radius = np.float32(radius_fraction) * mesh.longest_edge
     grid, vertices = (grid_lat, grid_lon), (mesh.lat, mesh.lon)
-    triangles = mesh_to_grid_edges(positions, mesh, tie=tie)
+    triangles = mesh_to_grid_edges(positions, mesh)
     return GenCastGraph(
         grid_features=jnp.asarray(node_features(*grid)),
         mesh_features=jnp.asarray(node_features(*vertices)),

@@ -77,11 +77,9 @@ def grid_to_mesh_edges(
 
 
 def mesh_to_grid_edges(
-    positions: Float[np.ndarray, "grid 3"], mesh: Mesh, *, tie: float = _TIE
+    positions: Float[np.ndarray, "grid 3"], mesh: Mesh
 ) -> tuple[Indices, Indices]:
     """Three edges to every grid node, from the corners of the triangle nearest to it.
-
-    Two triangles count as equally near when their squared distances agree to ``tie``.
 
     Returns
     -------
@@ -95,18 +93,16 @@ def mesh_to_grid_edges(
     >>> sorted(senders.tolist())
     [1, 2, 7]
     """
-    face = nearest_face(positions, mesh, tie=tie)
+    face = nearest_face(positions, mesh)
     receivers = np.repeat(np.arange(len(positions), dtype=np.int32), 3)
     return mesh.faces[face].reshape(-1), receivers
 
 
-def nearest_face(
-    positions: Float[np.ndarray, "node 3"], mesh: Mesh, *, tie: float = _TIE
-) -> Int[np.ndarray, " node"]:
+def nearest_face(positions: Float[np.ndarray, "node 3"], mesh: Mesh) -> Int[np.ndarray, " node"]:
     """Number of the flat triangle nearest to each position.
 
     The rule of the published graphs: of the two nearest triangles, where both are farther than
-    ``sqrt(tie)`` and equally near (over an edge), the one that faces the position more directly.
+    ``sqrt(_TIE)`` and equally near (over an edge), the one that faces the position more directly.
     Rounding is that of the published graphs too, for it decides most ties on planes of symmetry.
     Where even that leaves two the same to the last bit, the published choice depends on whether
     the processor sorts with vector instructions, and cannot be followed: the lower number here.
@@ -130,7 +126,7 @@ def nearest_face(
         length = np.sqrt(np.maximum(squared, np.finfo(float).tiny))[..., None]
         direction = np.take_along_axis(offset, two[..., None], axis=1) / length
         facing = np.argmax(_dot(normals[faces], direction), axis=-1)
-        tied = (squared[:, 1] - squared[:, 0] < tie) & (squared[:, 0] > tie)
+        tied = (squared[:, 1] - squared[:, 0] < _TIE) & (squared[:, 0] > _TIE)
         chosen = np.where(tied, facing, 0)
         nearest[start : start + _CHUNK] = faces[np.arange(len(point)), chosen]
     return nearest

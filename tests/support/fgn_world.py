@@ -15,13 +15,12 @@ import equinox as eqx
 import numpy as np
 import xarray as xr
 
-from xdiffda.graphcast.graph import connect
-from xdiffda.graphcast.mesh import mesh_hierarchy
 from xdiffda.networks import fgn
+from xdiffda.networks.graphcast.graph import connect
+from xdiffda.networks.graphcast.mesh import mesh_hierarchy
 
 LAT, LON = tuple(np.linspace(-90.0, 90.0, 19).tolist()), tuple((10.0 * np.arange(36)).tolist())
 LEVELS = [500, 850, 1000]
-GOLDEN = Path(__file__).parent / "networks/fgn/golden"
 
 
 def leaves(node: Any) -> Iterator[dict]:
