@@ -1,4 +1,4 @@
-"""Published models as this package uses them: GraphCast as a forecaster, GenCast as a prior."""
+"""Published models as this package uses them: forecasters, and GenCast as a prior."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import difflib
 import functools
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,8 @@ import xarray as xr
 
 from xdiffda.errors import InputError, ModelError, Problem, StorageError
 from xdiffda.jax_settings import with_own_jax
+from xdiffda.networks.fgn import FGNForecaster, read_config
+from xdiffda.networks.fgn import load as load_fgn
 from xdiffda.networks.gencast import GenCastForecaster, GenCastPrior
 from xdiffda.networks.gencast import load as load_gencast
 from xdiffda.networks.graphcast import Forecaster
@@ -26,10 +28,28 @@ from xdiffda.priors.prior import Prior
 from xdiffda.state.grid import Grid, equiangular
 from xdiffda.storage.download import Identity, Unreachable, download, read_identity, record_of
 
-# The published GraphCast and GenCast models: where their files lie, and on what terms.
+# Published GraphCast, GenCast and WeatherNext 2: where their files lie, and on what terms.
 
 BUCKET = "https://storage.googleapis.com/dm_graphcast"
 LICENCE = "CC BY 4.0 since 2026-08-06 (before: CC BY-NC-SA 4.0); check the terms beside the weights"
+
+# Configurations of WeatherNext 2 lie beside its code, not in the bucket: in a fixed release of it.
+CONFIGURATIONS = (
+    "https://raw.githubusercontent.com/google-deepmind/weathernext/v0.3.0/weathernext/"
+    "weathernext2/configs"
+)
+LICENCE_2 = (
+    "CC BY 4.0 as stated beside the code of WeatherNext 2; check the terms beside the weights"
+)
+CITATIONS = {
+    "graphcast": "Lam et al. (2023), Learning skillful medium-range global weather forecasting, "
+    "Science 382, 1416-1421, doi:10.1126/science.adi2336",
+    "gencast": "Price et al. (2024), Probabilistic weather forecasting with machine learning, "
+    "Nature 637, 84-90, doi:10.1038/s41586-024-08252-9",
+    "weathernext2": "Alet et al. (2025), Skillful joint probabilistic weather forecasting from "
+    "marginals, arXiv:2506.10772; Alet et al. (2026), Operational tropical cyclone forecasting "
+    "with AI, Nature, doi:10.1038/s41586-026-10953-2",
+}
 
 _STATISTICS = {
     "mean": "mean_by_level.nc",
@@ -48,9 +68,10 @@ class Release:
     name
         Its name in this package.
     kind
-        ``graphcast`` for forecasters, 6 h a step; ``gencast`` for priors, 12 h a step.
+        ``graphcast`` for forecasters, 6 h a step; ``gencast`` for priors, 12 h a step;
+        ``weathernext2`` for ensembles of forecasts, 6 h a step.
     params
-        Name of the file of weights in the folder ``params``.
+        Name of the file of weights in the folder ``params``; of several, with ``{seed}`` in it.
     title
         One line for people.
     resolution
@@ -60,11 +81,15 @@ class Release:
     mesh_size
         How often the finest mesh is refined.
     megabytes
-        Size of the weights, about.
+        Size of all weights, about.
+    seeds
+        Number of independent trainings, each with weights of its own.
+    config
+        Name of the file of the configuration, where there is one.
     """
 
     name: str
-    kind: Literal["graphcast", "gencast"]
+    kind: Literal["graphcast", "gencast", "weathernext2"]
     params: str
     title: str
     resolution: float
@@ -72,13 +97,32 @@ class Release:
     mesh_size: int
     megabytes: float
     licence: str = LICENCE
+    seeds: int = 1
+    config: str = ""
 
     @property
     def objects(self) -> dict[str, str]:
         """Paths inside the bucket, by what the files hold."""
+        weights = {
+            "params" if k == 1 else f"params_{k}": self.params.format(seed=k)
+            for k in range(1, self.seeds + 1)
+        }
+        found = {role: f"{self.kind}/params/{name}" for role, name in weights.items()}
+        if self.config:
+            return {**found, "config": f"{self.kind}/configs/{self.config}"}
         roles = list(_STATISTICS) if self.kind == "gencast" else list(_STATISTICS)[:3]
-        statistics = {role: f"{self.kind}/stats/{_STATISTICS[role]}" for role in roles}
-        return {"params": f"{self.kind}/params/{self.params}", **statistics}
+        return found | {role: f"{self.kind}/stats/{_STATISTICS[role]}" for role in roles}
+
+    def address(self, role: str, mirror: str | None) -> str:
+        """Where a file is fetched from."""
+        if role == "config" and not mirror:
+            return f"{CONFIGURATIONS}/{quote(self.config)}"
+        return f"{(mirror or BUCKET).rstrip('/')}/{quote(self.objects[role])}"
+
+    @property
+    def citation(self) -> str:
+        """The papers to name where the model is used."""
+        return CITATIONS[self.kind]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -161,6 +205,31 @@ _TABLE = (
         4,
         230,
     ),
+    Release(
+        "weathernext2-mini-1p0",
+        "weathernext2",
+        "WeatherNextCyclones_Mini_<2024.npz",
+        "WeatherNext 2 (FGN) at 1 degree, a smaller network: trained on data to 2023",
+        1.0,
+        13,
+        5,
+        227,
+        LICENCE_2,
+        config="WeatherNextCyclones_Mini.json",
+    ),
+    Release(
+        "weathernext2-0p25",
+        "weathernext2",
+        "WeatherNext2_<2025_model{seed}.npz",
+        "WeatherNext 2 (FGN), four trainings, for operational analyses: trained on data to 2024",
+        0.25,
+        13,
+        6,
+        2940,
+        LICENCE_2,
+        seeds=4,
+        config="WeatherNext2.json",
+    ),
 )
 
 RELEASES: dict[str, Release] = {release.name: release for release in _TABLE}
@@ -221,13 +290,27 @@ class ReleaseFiles:
         Statistics by level (netCDF).
     minimum
         Smallest values by level (netCDF); GenCast only.
+    params_2, params_3, params_4
+        Weights of further trainings; WeatherNext 2 only.
+    config
+        Configuration with statistics (``.json``), instead of those of its own; WeatherNext 2 only.
     """
 
     params: Path
-    mean: Path
-    stddev: Path
-    diffs_stddev: Path
+    mean: Path | None = None
+    stddev: Path | None = None
+    diffs_stddev: Path | None = None
     minimum: Path | None = None
+    params_2: Path | None = None
+    params_3: Path | None = None
+    params_4: Path | None = None
+    config: Path | None = None
+
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """The weights of all trainings."""
+        others = (self.params_2, self.params_3, self.params_4)
+        return (self.params, *(path for path in others if path is not None))
 
     def __iter__(self) -> Iterator[Path]:
         """All the files."""
@@ -244,10 +327,11 @@ def fetch(
 ) -> ReleaseFiles:
     """Bring the files of a published model to this machine, unless they are here already.
 
-    The files come from the public bucket of the GraphCast and GenCast release over plain
-    HTTPS, without an account. Their size and digests (crc32c, md5) are compared with those
-    that the server tells; an interrupted download goes on where it stopped, in the same call or
-    in a later one; a file that was damaged on this disk is brought anew.
+    The files come from the public bucket of the GraphCast, GenCast and WeatherNext 2 releases
+    over plain HTTPS, without an account; configurations of the last come from the repository of
+    its code. Their size and digests (crc32c, md5) are compared with those that the server tells;
+    an interrupted download goes on where it stopped, in the same call or in a later one; a file
+    that was damaged on this disk is brought anew.
 
     The weights carry a licence of their own, that of `xdiffda.models`: CC BY 4.0 since August
     2026, CC BY-NC-SA 4.0 before. Read the terms beside them on the day of use.
@@ -269,7 +353,8 @@ def fetch(
     Returns
     -------
     ReleaseFiles
-        Paths ``params``, ``mean``, ``stddev``, ``diffs_stddev`` and ``minimum``.
+        Paths ``params``, ``mean``, ``stddev``, ``diffs_stddev`` and ``minimum``; of WeatherNext 2
+        ``params`` (up to ``params_4``) and ``config``.
 
     Raises
     ------
@@ -300,13 +385,12 @@ def fetch(
             )
             raise InputError([problem], what="fetch")
         return _in_place(release, place)
-    source = (mirror or BUCKET).rstrip("/")
     shown = options.progress if progress is None else progress
     paths = {}
     for role, key in release.objects.items():
         paths[role] = path = folder / local_name(key)
         if not _intact(path):
-            _bring(release, f"{source}/{quote(key)}", path, progress=shown)
+            _bring(release, release.address(role, mirror), path, progress=shown)
     return ReleaseFiles(**paths)
 
 
@@ -403,7 +487,7 @@ def is_published(name: object) -> bool:
 
 
 @with_own_jax
-def load_published(name: str) -> Forecaster | GenCastModel:
+def load_published(name: str) -> Forecaster | GenCastModel | FGNForecaster:
     """A published model, fetched unless it is here, and kept for the next call.
 
     Raises
@@ -445,8 +529,10 @@ def release_grid(release: Release) -> Grid:
 @functools.lru_cache(maxsize=2)
 def _load(
     release: Release, files: ReleaseFiles, stamp: tuple[tuple[int, int], ...]
-) -> Forecaster | GenCastModel:
+) -> Forecaster | GenCastModel | FGNForecaster:
     del stamp  # only tells one version of the files from another
+    if release.kind == "weathernext2":
+        return _weathernext2(release, files)
     statistics = {
         role: _statistics(getattr(files, role), release.name)
         for role in ("mean", "stddev", "diffs_stddev", "minimum")
@@ -465,6 +551,26 @@ def _load(
     return GenCastModel(forecaster, grid=release_grid(release), name=release.name)
 
 
+def _weathernext2(release: Release, files: ReleaseFiles) -> FGNForecaster:
+    """The networks of all trainings with the statistics of their configuration."""
+    told = read_config(files.config)  # type: ignore[arg-type]
+    levels, sizes = told.task.pressure_levels, told.architecture
+    _check(release, files.config, levels, sizes.mesh_size)  # type: ignore[arg-type]
+    unscaled = {name for name, _ in sizes.shifted_sigmoids}  # between 0 and 1 as they are
+    statistics = {"mean": told.mean, "stddev": told.stddev, "diffs_stddev": told.diffs_stddev}
+    _check_statistics(release, told.task, statistics, unscaled=unscaled)
+    nets = [load_fgn(path, told) for path in files.weights]
+    card = {
+        "name": release.name,
+        "title": release.title,
+        "licence": release.licence,
+        "citation": release.citation,
+        "description": nets[0].checkpoint.description,
+        "licence in the file": nets[0].license,
+    }
+    return FGNForecaster(*nets, grid=release_grid(release), card=card)
+
+
 def _statistics(path: Path, name: str) -> xr.Dataset:
     try:
         return xr.load_dataset(path)
@@ -475,16 +581,23 @@ def _statistics(path: Path, name: str) -> xr.Dataset:
         ) from error
 
 
-def _check_statistics(release: Release, task: Any, found: Mapping[str, xr.Dataset]) -> None:
+def _check_statistics(
+    release: Release,
+    task: Any,
+    found: Mapping[str, xr.Dataset],
+    *,
+    unscaled: Collection[str] = (),
+) -> None:
     """Every variable of the state has its own: one without would pass unscaled, and be wrong."""
-    state, fed_back = {*task.target_variables}, {*task.target_variables} & {*task.input_variables}
+    state = {*task.target_variables} - {*unscaled}
+    fed_back = state & {*task.input_variables}
     needed = {"mean": state, "stddev": state, "diffs_stddev": fed_back}
     absent = {role: sorted(names - {*found[role]}) for role, names in needed.items()}
     wrong = [f"{role} without {', '.join(names)}" for role, names in absent.items() if names]
     if wrong:
         raise ModelError(
             f"{release.name}: found {'; '.join(wrong)}; needed statistics of every variable of "
-            f"the state; repair: those of {release.kind}/stats, by `xdiffda fetch {release.name}`"
+            f"the state; repair: those of the release, by `xdiffda fetch {release.name}`"
         )
 
 

@@ -187,13 +187,14 @@ def load_model(name: str | Path) -> Any:
 
     Returns
     -------
-    DiffusionPrior, DiffDAPrior, GenCastPrior or Forecaster
-        Cached by the digest of its files. GraphCast is a `Forecaster`, 6 h a step. GenCast is a
+    DiffusionPrior, DiffDAPrior, GenCastPrior, Forecaster or FGNForecaster
+        Cached by the digest of its files. GraphCast is a `Forecaster`, 6 h a step. WeatherNext 2
+        is an `xdiffda.fgn.FGNForecaster`, an ensemble of them. GenCast is a
         prior, conditioned on the states 24 and 12 h before the analysis: tell it those with
         `GenCastPrior.given`. DiffDA and the bundled model are conditioned on the background and
         its valid time. Published weights, and what is derived from them, carry a licence of
-        their own: ``card["licence"]`` of a prior, ``net.license`` of a forecaster, and
-        ``licence`` in `models`, which knows of later terms.
+        their own: ``card["licence"]`` of a prior or an ensemble, ``net.license`` of a forecaster,
+        and ``licence`` in `models`, which knows of later terms.
 
     Raises
     ------

@@ -45,6 +45,8 @@ _SPLIT, _DENSE = "split_input_matmul:w_", "shared_dense/"
 _OUT = "split_output_linear:"
 _NODES = "spatial_feature=sin_lat,sin_lon,cos_lon"
 _EDGES = "spatial_feature=distance,rel_x,rel_y,rel_z"
+# The same everywhere, whatever the names of the weights say.
+_CLOCKS = ("year_progress_sin", "year_progress_cos")
 # The last update of the mesh nodes is stored with the weights, but nothing reads it.
 _UNUSED = f"{_M}mesh_to_grid_gnn/deep_gnn/processor_nodes_0_mesh_nodes/"
 _PART = re.compile(r"(.+?)(_level=[^_]+)?(_time=-?\d+)?")
@@ -204,15 +206,13 @@ def parts_of(weights: Iterable[str], task: TaskConfig) -> Parts:
     out = _kinds(names, f"{_DECODER}{_OUT}w_")
     frames = tuple(STEP * (i + 1 - task.n_frames) for i in range(task.n_frames))
     roles = (("forcing", task.forcing_variables, (STEP,)), ("input", task.input_variables, frames))
-    # clocks have no default: what is no variable of the mesh in the file is on the grid alone
-    on_mesh = {name for name in mesh if name in grid}
+    on_mesh = {name.partition("_")[2] for name in mesh} | {*_CLOCKS}
     all_parts, mesh_parts = [], []
     for role, variables, seconds in roles:
         for variable in sorted(variables):
-            name = f"{role}_{variable}"
-            found = _parts(role, variable, grid.get(name), seconds, task)
+            found = _parts(role, variable, grid.get(f"{role}_{variable}"), seconds, task)
             all_parts += found
-            mesh_parts += found if name in on_mesh else []
+            mesh_parts += found if variable in on_mesh else []
     targets = []
     for variable in sorted(task.target_variables):
         targets += _parts("", variable, out.get(variable), (STEP,), task)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +12,18 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from xdiffda.errors import InputError, Problem
+from xdiffda.errors import InputError, ModelError, Problem, raise_if
 from xdiffda.networks.fgn.bare import BareFGN, apply_network
 from xdiffda.networks.fgn.loss import channel_crps, variable_terms, weighted_loss
 from xdiffda.networks.gencast.forecaster import with_gaps_of
 from xdiffda.networks.graphcast.fitting import not_finite
 from xdiffda.networks.graphcast.forecaster import Forecaster, roll_out
+from xdiffda.state.grid import Grid
 
 
 @dataclass(frozen=True, eq=False)
 class FGNForecaster:
-    """A network with its statistics: an ensemble of the atmosphere, 6 h a step.
+    """Networks with their statistics: an ensemble of the atmosphere, 6 h a step.
 
     Targets that are also inputs are predicted as change since the last input frame; others by
     themselves; a variable without statistics passes unchanged.  What is known over sea only is
@@ -32,23 +33,62 @@ class FGNForecaster:
     ----------
     net
         A network with its task, from `xdiffda.fgn.load`; its configuration holds the statistics.
+    *others
+        The same network trained again from other initial weights: members share them out,
+        member i takes the one of number i modulo their number.
+    grid
+        The grid of the training; inputs on another one are refused. None takes any grid.
+    card
+        What is known of the weights: name, licence, how to cite them.
 
     Raises
     ------
+    ModelError
+        If the networks are not of one task and one size.
     InputError
         If statistics are NaN or not positive, or lack a level of the task; lists all problems.
     """
 
-    net: BareFGN
+    nets: tuple[BareFGN, ...]
     scaler: Forecaster
+    grid: Grid | None
+    card: Mapping[str, str]
 
-    def __init__(self, net: BareFGN) -> None:
+    def __init__(
+        self,
+        net: BareFGN,
+        *others: BareFGN,
+        grid: Grid | None = None,
+        card: Mapping[str, str] | None = None,
+    ) -> None:
         told = net.checkpoint.configuration
+        for other in others:
+            own = other.checkpoint.configuration
+            if (own.task, own.architecture) != (told.task, told.architecture):
+                raise ModelError(
+                    "found networks of different tasks or sizes; needed trainings of one "
+                    "configuration; repair: load all with one file, "
+                    'xdiffda.fgn.load("params.npz", config="config.json")'
+                )
         statistics = {"mean": told.mean, "stddev": told.stddev, "diffs_stddev": told.diffs_stddev}
-        object.__setattr__(self, "net", net)
+        object.__setattr__(self, "nets", (net, *others))
         object.__setattr__(self, "scaler", Forecaster(net, **statistics))
+        object.__setattr__(self, "grid", grid)
+        object.__setattr__(self, "card", dict(card or {}))
 
-    def __call__(self, inputs: xr.Dataset, forcings: xr.Dataset, *, noise: Any) -> xr.Dataset:
+    @property
+    def net(self) -> BareFGN:
+        """The first network."""
+        return self.nets[0]
+
+    def __call__(
+        self,
+        inputs: xr.Dataset,
+        forcings: xr.Dataset,
+        *,
+        noise: Any,
+        members: Sequence[int] | None = None,
+    ) -> xr.Dataset:
         """The state one step after the inputs, one for each member.
 
         Parameters
@@ -60,6 +100,8 @@ class FGNForecaster:
             Forcing variables at the time of the outputs.
         noise : array (sample, batch, noise_channels)
             Independent normal numbers, as of `member_noise`.
+        members
+            Numbers of the members, which say whose network each takes; default 0, 1, 2, ...
 
         Returns
         -------
@@ -69,17 +111,36 @@ class FGNForecaster:
         Raises
         ------
         InputError
-            If something is missing or NaN; lists all problems.
+            If something is missing or NaN, or the grid is another one; lists all problems.
         """
         inputs, forcings = self.net.select(inputs, forcings)
+        raise_if(self._other_grid(inputs), what="FGN")
         cleaned = self.clean(inputs)
         not_finite("inputs and forcings", cleaned, forcings)
+        z = self.net.noise_array(noise, inputs.sizes.get("batch", 1))
+        numbers = np.arange(len(z)) if members is None else np.asarray(members)
+        if numbers.shape != (len(z),) or numbers.dtype.kind not in "iu" or (numbers < 0).any():
+            found = f"members {numbers.tolist()} for noise of {len(z)}"
+            problem = Problem(found, f"{len(z)} whole numbers", f"members=range({len(z)})")
+            raise InputError([problem], what="FGN")
         given = self.scaler.normalize(cleaned), self.scaler.normalize(forcings)
-        outputs = self.scaler.denormalize(self.net(*given, noise=noise), cleaned)
-        return with_gaps_of(inputs, outputs, self.fill)
+        parts, order = [], []
+        for k, net in enumerate(self.nets):
+            own = np.flatnonzero(numbers % len(self.nets) == k)
+            if len(own):
+                parts.append(net(*given, noise=np.asarray(z)[own]))
+                order.append(own)
+        outputs = xr.concat(parts, dim="sample").isel(sample=np.argsort(np.concatenate(order)))
+        return with_gaps_of(inputs, self.scaler.denormalize(outputs, cleaned), self.fill)
 
     def rollout(
-        self, inputs: xr.Dataset, forcings: xr.Dataset, *, noise: Any, steps: int
+        self,
+        inputs: xr.Dataset,
+        forcings: xr.Dataset,
+        *,
+        noise: Any,
+        steps: int,
+        members: Sequence[int] | None = None,
     ) -> xr.Dataset:
         """Feed the forecast of every member back ``steps`` times.
 
@@ -93,6 +154,8 @@ class FGNForecaster:
             Independent normal numbers: each step needs its own.
         steps
             Number of 6 h steps.
+        members
+            Numbers of the members, as for a single step.
 
         Returns
         -------
@@ -113,14 +176,17 @@ class FGNForecaster:
             repair = f"xdiffda.fgn.member_noise(key, range(20), {steps}, {width})[:, None]"
             problem = Problem(f"noise of shape {noise.shape}", needed, repair)
             raise InputError([problem], what="roll-out")
-        members = []
-        for own in noise:
+        numbers = range(len(noise)) if members is None else members
+        found = []
+        for number, own in zip(numbers, noise, strict=True):
 
-            def step(number: int, frames: xr.Dataset, now: xr.Dataset, z: Any = own) -> xr.Dataset:
-                return self(frames, now, noise=z[None, :, number]).isel(sample=0)
+            def step(
+                k: int, frames: xr.Dataset, now: xr.Dataset, z: Any = own, i: int = number
+            ) -> xr.Dataset:
+                return self(frames, now, noise=z[None, :, k], members=[i]).isel(sample=0)
 
-            members.append(roll_out(step, self.net.task, inputs, forcings, steps))
-        return xr.concat(members, dim="sample")
+            found.append(roll_out(step, self.net.task, inputs, forcings, steps))
+        return xr.concat(found, dim="sample")
 
     def loss(
         self, inputs: xr.Dataset, forcings: xr.Dataset, targets: xr.Dataset, *, noise: Any
@@ -188,10 +254,28 @@ class FGNForecaster:
 
     def reconfigured(self, **options: Any) -> FGNForecaster:
         """The same computed in another way: ``dtype``, ``precision`` or ``remat``."""
-        other, scaler = copy.copy(self), self.scaler.reconfigured(**options)
-        object.__setattr__(other, "scaler", scaler)
-        object.__setattr__(other, "net", scaler.net)
-        return other
+        nets = [net.reconfigured(**options) for net in self.nets]
+        return FGNForecaster(*nets, grid=self.grid, card=self.card)
+
+    def _other_grid(self, inputs: xr.Dataset) -> list[Problem]:
+        """Any grid would run: the weights serve that of the training alone."""
+        if self.grid is None:
+            return []
+        needed = [np.asarray(self.grid.lat), np.asarray(self.grid.lon)]
+        found = [np.sort(inputs["lat"].values), np.sort(inputs["lon"].values % 360)]
+        if all(
+            a.shape == b.shape and np.allclose(a, np.sort(b), rtol=0, atol=1e-3)
+            for a, b in zip(found, needed, strict=True)
+        ):
+            return []
+        shapes = [" x ".join(str(len(axis)) for axis in axes) for axes in (found, needed)]
+        return [
+            Problem(
+                f"a grid of {shapes[0]}",
+                f"{shapes[1]}, with rows at the poles",
+                "xdiffda.regrid(ds, like=grid)",
+            )
+        ]
 
 
 def member_noise(
