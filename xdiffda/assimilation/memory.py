@@ -63,12 +63,18 @@ def needed(prior: Prior) -> Need:
     return Need(_size((*trees, network, graph)) + own.shared, STATES * state + inputs + own.member)
 
 
-def needed_to_forecast(network: Any, graph: Graph) -> Need:
-    """Memory for steps of a forecaster; ``network`` is that of `xdiffda.graphcast`."""
-    own = _of_network(network.config, graph, prepared=bool(network.config.edge_chunk))
-    channels = network.config.n_inputs + network.config.n_outputs
-    frames = 4 * FRAMES * graph.n_grid * channels
-    return Need(_size((network, graph)) + own.shared, frames + own.member)
+def needed_to_forecast(network: Any, graph: Graph | GenCastGraph, *others: Any) -> Need:
+    """Memory for steps of a forecaster.
+
+    ``network`` is that of `xdiffda.graphcast` or `xdiffda.fgn`; ``others`` are further trainings
+    of it, whose weights are kept beside.
+    """
+    config = network.config
+    own = _of_network(config, graph, prepared=bool(getattr(config, "edge_chunk", 0)))
+    if isinstance(graph, GenCastGraph):  # noise conditions all of it: members share nothing
+        own = Need(0, own.shared + own.member)
+    frames = 4 * FRAMES * graph.n_grid * (config.n_inputs + config.n_outputs)
+    return Need(_size((network, graph, others)) + own.shared, frames + own.member)
 
 
 def _of_network(config: Any, graph: Graph | GenCastGraph, *, prepared: bool) -> Need:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
@@ -13,7 +15,8 @@ from xdiffda.assimilation.memory import Need, needed_to_forecast, states_that_fi
 from xdiffda.cycling.rollout import STEP, load_forecaster, load_rollout
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.jax_settings import with_own_jax
-from xdiffda.networks.graphcast import Forecaster
+from xdiffda.networks.fgn import FGNForecaster, member_noise
+from xdiffda.networks.graphcast import Forecaster, TaskConfig
 from xdiffda.networks.graphcast.forcings import time_forcings
 from xdiffda.options import get_options
 from xdiffda.priors.published import is_published, load_published
@@ -21,6 +24,7 @@ from xdiffda.state.convention import Convention, default_convention, dimension_n
 from xdiffda.state.convert import from_state, to_state
 from xdiffda.state.coordinates import BATCH_DIMS
 from xdiffda.state.grid import Grid, Layout, equiangular
+from xdiffda.state.recognise import recognise
 from xdiffda.state.variables import VARIABLES
 
 __all__ = ["Forecaster", "forecast", "load_forecaster", "load_rollout"]
@@ -51,8 +55,10 @@ class Start:
     static: dict[str, xr.DataArray]
 
 
-def read_start(ds: xr.Dataset, forecaster: Forecaster, name: str) -> Start:
+def read_start(ds: xr.Dataset, forecaster: Forecaster | FGNForecaster, name: str) -> Start:
     """Read the input frames of a network from states in any usual convention.
+
+    What the network takes with gaps (sea surface temperature over land) may have them.
 
     Raises
     ------
@@ -60,13 +66,19 @@ def read_start(ds: xr.Dataset, forecaster: Forecaster, name: str) -> Start:
         If grid, levels, variables or times are not those of the network; lists all problems.
     """
     layout = input_layout(forecaster)
-    what = f"initial states of {name}"
-    x, _, convention = to_state(ds, layout, what=what)
+    what, gaps = f"initial states of {name}", [*getattr(forecaster, "fill", ())]
+    whole = _without_gaps(ds, gaps)
+    x, _, convention = to_state(whole, layout, what=what)
     times = _frame_times(convention, forecaster.net.task.n_frames, what)
     members = x.reshape(len(times), -1, *x.shape[-2:])  # time comes first among batch axes
     own = default_convention(layout)
     inputs = from_state(members, layout, own, dims=("time", "member"), coords={"time": times})
     inputs = inputs.rename(member="batch").drop_vars("batch").transpose("batch", "time", ...)
+    for v in gaps:
+        part = Layout(layout.grid, (v,), layout.levels)
+        known = ~np.isnan(to_state(ds, part, what=what, check_values=False)[0])
+        rows = known.reshape(len(times), -1, layout.grid.n_lat, layout.grid.n_lon)
+        inputs[v] = inputs[v].transpose("batch", "time", "lat", "lon").where(rows.swapaxes(0, 1))
     static = [v for v in layout.variables if VARIABLES[v].role == "static"]
     inputs = inputs.assign({v: inputs[v].isel(batch=0, time=0, drop=True) for v in static})
     given = {convention.user_name(v): ds[convention.user_name(v)] for v in static}
@@ -76,6 +88,13 @@ def read_start(ds: xr.Dataset, forecaster: Forecaster, name: str) -> Start:
         for name, field in given.items()
     }
     return Start(inputs, convention, times, still)
+
+
+def _without_gaps(ds: xr.Dataset, names: list[str]) -> xr.Dataset:
+    """Gaps filled with a value that occurs, in the units of the user: others are still checked."""
+    users = {canonical: user for user, canonical in recognise(ds).items()}
+    known = [users[name] for name in names if name in users]
+    return ds.assign({name: ds[name].fillna(ds[name].min()) for name in known})
 
 
 def roll_out(
@@ -91,10 +110,7 @@ def roll_out(
     """
     task, layout = forecaster.net.task, input_layout(forecaster)
     layout = Layout(layout.grid, task.target_variables, task.pressure_levels)
-    lat, lon = np.asarray(layout.grid.lat), np.asarray(layout.grid.lon)
-    ahead = start.times[-1] + np.arange(1, n_steps + 1) * STEP
-    clocks = time_forcings(np.concatenate([start.times, ahead]), lat, lon)
-    clocks = clocks.drop_vars([v for v in clocks if v not in task.forcing_variables])
+    clocks = _clocks(start, layout.grid, n_steps, task)
     n_frame, groups = len(start.times), []
     for first in range(0, start.inputs.sizes["batch"], max_batch):
         inputs = start.inputs.isel(batch=slice(first, first + max_batch))
@@ -104,14 +120,76 @@ def roll_out(
     return np.concatenate(groups, axis=1), layout
 
 
-def input_layout(forecaster: Forecaster) -> Layout:
+def _clocks(start: Start, grid: Grid, n_steps: int, task: TaskConfig) -> xr.Dataset:
+    """Forcings at the frames and at every step."""
+    ahead = start.times[-1] + np.arange(1, n_steps + 1) * STEP
+    times = np.concatenate([start.times, ahead])
+    clocks = time_forcings(times, np.asarray(grid.lat), np.asarray(grid.lon))
+    return clocks.drop_vars([v for v in clocks if v not in task.forcing_variables])
+
+
+def members_ahead(
+    start: Start,
+    forecaster: FGNForecaster,
+    n_steps: int,
+    *,
+    n_members: int,
+    seed: int,
+    max_batch: int,
+) -> tuple[Float[np.ndarray, "step member node channel"], Layout]:
+    """Forecast members ``n_steps`` steps, up to ``max_batch`` of one training together.
+
+    A state given once is that of all members. The numbers that a member is drawn from, and the
+    training that it takes, follow from ``seed`` and its own number alone.
+
+    Returns
+    -------
+    states : array (step, member, node, channel), physical units
+    layout : Layout
+        Of the states: the targets of the network that this package knows.
+    """
+    task, layout = forecaster.net.task, input_layout(forecaster)
+    known = tuple(name for name in task.target_variables if name in VARIABLES)
+    layout = Layout(layout.grid, known, task.pressure_levels)
+    clocks, n_frame = _clocks(start, layout.grid, n_steps, task), len(start.times)
+    width, n_net = forecaster.net.net.config.sizes.noise_channels, len(forecaster.nets)
+    noise = np.asarray(member_noise(jax.random.key(seed), range(n_members), n_steps, width))
+    shared = start.inputs.sizes["batch"] == 1
+    found = np.empty((n_steps, n_members, layout.grid.n_node, layout.n_channel), np.float32)
+    for k in range(min(n_net, n_members)):
+        own = np.arange(k, n_members, n_net)
+        for first in range(0, len(own), max_batch):
+            group = own[first : first + max_batch]
+            inputs = start.inputs.isel(batch=np.zeros(len(group), int) if shared else group)
+            inputs = inputs.merge(clocks.isel(time=slice(n_frame)))
+            out = forecaster.rollout(
+                inputs,
+                clocks.isel(time=slice(n_frame, None)),
+                noise=noise[None, group],
+                steps=n_steps,
+                members=[k],
+            )
+            found[:, group] = _arrays(out.isel(sample=0), layout)
+    return found, layout
+
+
+def input_layout(forecaster: Forecaster | FGNForecaster) -> Layout:
     """State variables and static fields that the network reads, on the grid it was made for."""
     task = forecaster.net.task
     names = [v for v in task.input_variables if v in VARIABLES and VARIABLES[v].role != "forcing"]
     return Layout(_grid_of(forecaster), tuple(names), task.pressure_levels)
 
 
-def _grid_of(forecaster: Forecaster) -> Grid:
+def _grid_of(forecaster: Forecaster | FGNForecaster) -> Grid:
+    if isinstance(forecaster, FGNForecaster):
+        if forecaster.grid is None:
+            problem = Problem(
+                "a forecaster that knows no grid",
+                "the grid that its weights were trained on",
+                "xdiffda.fgn.FGNForecaster(net, grid=xdiffda.Grid(lat, lon))",
+            )
+            raise InputError([problem], what="forecast")
+        return forecaster.grid
     resolution = forecaster.net.config.resolution
     return equiangular(round(180 / resolution) + 1, round(360 / resolution), poles=True)
 
@@ -159,7 +237,9 @@ def forecast(
     ds: xr.Dataset,
     lead_time: str | np.timedelta64 = "48h",
     *,
-    model: str | Path | Forecaster | None = None,
+    model: str | Path | Forecaster | FGNForecaster | None = None,
+    n_members: int | None = None,
+    seed: int = 0,
     max_batch: int = 8,
 ) -> xr.Dataset:
     """Forecast from states with their valid times, every 6 hours.
@@ -171,7 +251,9 @@ def forecast(
     `xdiffda.models`) start from two states: ``ds`` then holds the states 6 h before the initial
     time and at it, with the static fields ``geopotential_at_surface`` and ``land_sea_mask``;
     their weights are fetched when first used, and carry a licence of their own (see
-    `xdiffda.models`).
+    `xdiffda.models`). So does WeatherNext 2 (``model="weathernext2-mini-1p0"``), an ensemble
+    forecaster: a member follows from ``seed`` and its own number, whatever is computed together.
+    Variables of tropical cyclones are left out: `xdiffda.fgn.FGNForecaster.rollout` gives them.
 
     Parameters
     ----------
@@ -182,7 +264,13 @@ def forecast(
         How far; a multiple of 6 h.
     model : str, path or Forecaster, optional
         Bundled model whose forecaster is taken, a folder of the same files, the name of a
-        published GraphCast, or a `Forecaster` made from a checkpoint of that format.
+        published GraphCast or WeatherNext 2, or a `Forecaster` or `xdiffda.fgn.FGNForecaster`
+        made from checkpoints of those formats.
+    n_members : int, optional
+        Members of an ensemble forecaster: drawn from one state, default one, or one for each
+        member of ``ds``. Other forecasters have none.
+    seed : int
+        Of the members.
     max_batch : int
         States (members and initial times) computed together at most; fewer where the device's
         memory, or the option ``memory_limit``, asks for that.
@@ -212,7 +300,7 @@ def forecast(
     ('init_time', 'lead_time')
     """
     name = get_options().default_model if model is None else model
-    if not isinstance(name, str | Path | Forecaster):
+    if not isinstance(name, str | Path | Forecaster | FGNForecaster):
         raise InputError(
             [
                 Problem(
@@ -223,8 +311,9 @@ def forecast(
             ],
             what="forecast",
         )
-    if isinstance(name, Forecaster) or is_published(name):
-        return _from_two_frames(ds, lead_time, name, max_batch)
+    if isinstance(name, Forecaster | FGNForecaster) or is_published(name):
+        return _from_two_frames(ds, lead_time, name, n_members, seed, max_batch)
+    _no_ensemble(n_members, repr(str(name)))
     rollout = load_rollout(name)
     x, layout, convention = to_state(ds, rollout.layout, what="initial state")
     times, n_steps = _checked(convention, lead_time, max_batch)
@@ -243,14 +332,16 @@ def forecast(
 def _from_two_frames(
     ds: xr.Dataset,
     lead_time: str | np.timedelta64,
-    model: str | Path | Forecaster,
+    model: str | Path | Forecaster | FGNForecaster,
+    n_members: int | None,
+    seed: int,
     max_batch: int,
 ) -> xr.Dataset:
     """Forecast with a network that starts from two states."""
-    forecaster, name = model, "the forecaster"
-    if not isinstance(model, Forecaster):
-        forecaster, name = load_published(str(model)), str(model)
-    if not isinstance(forecaster, Forecaster):
+    forecaster, name, named = model, "the forecaster", False
+    if not isinstance(model, Forecaster | FGNForecaster):
+        forecaster, name, named = load_published(str(model)), str(model), True
+    if not isinstance(forecaster, Forecaster | FGNForecaster):
         problem = Problem(
             f"model={name!r}, which draws states 12 h on",
             "a forecaster",
@@ -259,20 +350,68 @@ def _from_two_frames(
         raise InputError([problem], what="forecast")
     n_steps, problems = _settings(lead_time, max_batch)
     raise_if(problems, what="forecast")
+    drawn = isinstance(forecaster, FGNForecaster)
+    if not drawn:
+        _no_ensemble(n_members, name)
     start = read_start(ds, forecaster, name)
-    graph, named = forecaster.net.graph_for(start.inputs), not isinstance(model, Forecaster)
+    graph = forecaster.net.graph_for(start.inputs)
 
-    def need(own: Forecaster) -> Need:
-        return needed_to_forecast(own.net.net, graph)
+    def need(own: Forecaster | FGNForecaster) -> Need:
+        others = [net.net for net in getattr(own, "nets", ())[1:]]
+        return needed_to_forecast(own.net.net, graph, *others)
 
     code = f"xdiffda.load_model({name!r})" if named else "forecaster"
+    convention = start.convention
+    if drawn:
+        convention = _with_members(convention, n_members, seed)
+    sizes = dict(zip(convention.batch_dims, convention.batch_shape, strict=True))
     batch = states_that_fit(forecaster, need, max_batch, name=name, code=code)
-    states, layout = roll_out(start, forecaster, n_steps, max_batch=batch)
-    sizes = dict(zip(start.convention.batch_dims, start.convention.batch_shape, strict=True))
+    if isinstance(forecaster, FGNForecaster):
+        states, layout = members_ahead(
+            start, forecaster, n_steps, n_members=sizes["member"], seed=seed, max_batch=batch
+        )
+    else:
+        states, layout = roll_out(start, forecaster, n_steps, max_batch=batch)
     kept = [n if dim == "member" else 1 for dim, n in sizes.items()]
     states = states.reshape(n_steps, *kept, *states.shape[-2:])
-    out = _of_one_time(states, start.times[-1], layout, start.convention)
+    out = _of_one_time(states, start.times[-1], layout, convention)
     return out.assign({name: field.variable for name, field in start.static.items()})
+
+
+def _no_ensemble(n_members: int | None, name: str) -> None:
+    """Raise InputError where members are asked of a forecaster that draws none."""
+    if n_members is not None:
+        problem = Problem(
+            f"n_members={n_members!r} of {name}, which gives one forecast of each state",
+            "an ensemble forecaster, or no n_members",
+            'ds.diffda.forecast("48h", model="weathernext2-mini-1p0", n_members=20)',
+        )
+        raise InputError([problem], what="forecast")
+
+
+def _with_members(convention: Convention, n_members: int | None, seed: int) -> Convention:
+    """The convention of a forecast with members, from that of its initial states."""
+    problems = []
+    for name, value, least in (("n_members", n_members, 1), ("seed", seed, 0)):
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if value is not None and (not whole or value < least):
+            repair = f"ds.diffda.forecast({name}={least})"
+            needed = f"a whole number of {least} or more"
+            problems.append(Problem(f"{name}={value!r}", needed, repair))
+    sizes = dict(zip(convention.batch_dims, convention.batch_shape, strict=True))
+    if (given := sizes.get("member")) is not None:
+        if n_members not in (None, given) and not problems:
+            found = f"n_members={n_members} for states of {given} members"
+            repair = "ds.diffda.forecast(...) without n_members, or ds.isel(member=0)"
+            problems.append(Problem(found, "one forecast of each, or a single state", repair))
+        raise_if(problems, what="forecast")
+        return convention
+    raise_if(problems, what="forecast")
+    return dataclasses.replace(
+        convention,
+        batch_dims=(*convention.batch_dims, "member"),
+        batch_shape=(*convention.batch_shape, n_members or 1),
+    )
 
 
 def _settings(lead_time: str | np.timedelta64, max_batch: int) -> tuple[int, list[Problem]]:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from xdiffda.errors import ModelError
 from xdiffda.jax_settings import with_own_jax
+from xdiffda.networks.fgn import FGNForecaster
 from xdiffda.networks.graphcast import Forecaster, load
 from xdiffda.networks.graphcast.graph import Graph
 from xdiffda.networks.graphcast.network import GraphCast
@@ -168,6 +169,11 @@ def load_forecaster(name: str | Path | None = None) -> Forecaster:
     """
     if is_published(name):
         model = load_published(str(name))
+        if isinstance(model, FGNForecaster):
+            raise ModelError(
+                f"found {name!r}, which draws ensembles; needed a forecaster of one future: "
+                f'ds.diffda.forecast("48h", model={str(name)!r}, n_members=20)'
+            )
         if not isinstance(model, Forecaster):
             raise ModelError(
                 f"found {name!r}, a prior; needed a forecaster: its own draws are those of "

@@ -85,6 +85,21 @@ class NetworkConfig:
         if wrong:
             raise ValueError("NetworkConfig: " + "; ".join(wrong))
 
+    @property
+    def latent(self) -> int:
+        """Width of all nodes."""
+        return self.sizes.latent
+
+    @property
+    def heads(self) -> int:
+        """Of the attention."""
+        return self.sizes.heads
+
+    @property
+    def ffw_hidden(self) -> int:
+        """Width between the two layers of the transformer's perceptrons."""
+        return self.sizes.ffw_hidden
+
 
 class FGN(MeshTransformer):
     """The network, without normalisation and graph.
