@@ -106,8 +106,15 @@ def variance_ratio(
     spectrum = localisation_spectrum(basis, smoothing_km)
     response = jnp.asarray(spectrum / spectrum[0], jnp.float32)[:, None, None]
     basis = basis.scalar
-    a = basis.analysis(jnp.asarray(ratio, jnp.float32))
-    smooth = np.maximum(np.asarray(basis.synthesis(response * a)), 0.0)
+    ratio = jnp.asarray(ratio, jnp.float32)
+    if basis.inverse_rows is None:  # a filter by sums over the grid's cells instead
+        weight = jnp.ones(len(ratio)) if area is None else jnp.asarray(area, jnp.float32)
+        both = jnp.concatenate([ratio, jnp.ones_like(ratio[:, :1])], axis=1)
+        sums = np.asarray(basis.synthesis(response * basis.adjoint(weight[:, None] * both)))
+        found = sums[:, :-1] / np.maximum(sums[:, -1:], 1e-3 * sums[:, -1:].max())
+    else:
+        found = np.asarray(basis.synthesis(response * basis.analysis(ratio)))
+    smooth = np.maximum(found, 0.0)
     if area is not None:
         mean = np.average(smooth, axis=0, weights=area)
         smooth = smooth / np.where(mean > 0, mean, 1.0)

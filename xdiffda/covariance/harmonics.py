@@ -20,6 +20,8 @@ import numpy as np
 import scipy.special
 from jaxtyping import Array, Float, Int
 
+from xdiffda.errors import InputError, Problem
+
 ROWS_AT_A_TIME = 64  # of the table of Legendre functions, in double precision
 PRECISION = "highest"  # GPUs would round to tf32: 1e-3 is too coarse for a covariance
 
@@ -203,6 +205,12 @@ def sphere_basis(
     >>> basis.multiplicity.tolist()
     [1.0, 3.0, 5.0]
     """
+    spacing, step = (lon[-1] - lon[0]) / (len(lon) - 1), max(np.diff(np.sort(lat)))
+    gap = max(90.0 - max(lat), 90.0 + min(lat))
+    if abs(len(lon) * spacing - 360.0) > spacing / 2 or gap > 1.01 * step:
+        found = f"a box, lat {min(lat):g} to {max(lat):g}, lon {lon[0]:g} to {lon[-1]:g}"
+        repair = "xdiffda.reference_prior(background)  # the prior for boxes"
+        raise InputError([Problem(found, "the whole globe", repair)], what="spherical harmonics")
     limit = min(len(lat) - 1, len(lon) // 2 - 1)
     truncation = limit if truncation is None else truncation
     if not 0 <= truncation <= limit:

@@ -85,6 +85,13 @@ class Rows(NamedTuple):
         """Observations in all parts."""
         return self.position.size + sum(g.position.size for g in (*self.local, *self.state))
 
+    def of(self, kept: Int[np.ndarray, "obs"], reason: str, lost: Int[np.ndarray, "obs"]) -> Rows:
+        """The same for the table of which this was the part ``kept``; others are ``lost``."""
+        local = tuple(g._replace(position=kept[g.position]) for g in self.local)
+        state = tuple(g._replace(position=kept[g.position]) for g in self.state)
+        rejected = {name: kept[where] for name, where in self.rejected.items()}
+        return Rows(self.linear, kept[self.position], local, state, rejected | {reason: lost})
+
 
 def observation_rows(
     tidy: xr.Dataset,
@@ -119,6 +126,14 @@ def observation_rows(
         If an operator of the user asks for what the state does not have, cannot be traced by
         JAX, or returns another shape than one number for each observation.
     """
+    lat, lon = tidy["lat"].values, tidy["lon"].values
+    inside = layout.grid.holds(lat, lon) | ~np.isfinite(lat + lon)
+    if not inside.all():
+        kept = np.flatnonzero(inside)
+        rows = observation_rows(
+            tidy.isel(obs=kept), layout, operators=operators, orography=orography
+        )
+        return rows.of(kept, f"outside the box {layout.grid}", np.flatnonzero(~inside))
     own = as_operators(operators)
     code, names = name_codes(tidy["variable"].values)
     rejected: dict[str, np.ndarray] = {}

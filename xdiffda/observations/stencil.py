@@ -69,8 +69,15 @@ def _meridians(
 ) -> tuple[Int[np.ndarray, "point"], Float[np.ndarray, "point"]]:
     """Meridian west of (or at) each longitude and the fraction of the way to the next."""
     nodes = np.asarray(grid.lon)
-    closed = np.append(nodes, nodes[0] + 360.0)
-    return _bracket(closed, np.mod(lon - nodes[0], 360.0) + nodes[0])
+    if grid.wraps:
+        closed = np.append(nodes, nodes[0] + 360.0)
+        return _bracket(closed, np.mod(lon - nodes[0], 360.0) + nodes[0])
+    # of a box: half of what is outside it counts as on its western, half as on its eastern edge
+    beyond = (360.0 - nodes[-1] + nodes[0]) / 2
+    east = np.mod(lon - nodes[0] + beyond, 360.0) - beyond + nodes[0]
+    column, share = _bracket(nodes, np.clip(east, nodes[0], nodes[-1]))
+    last = column == nodes.size - 1
+    return np.where(last, nodes.size - 2, column), np.where(last, 1.0, share)
 
 
 def horizontal_stencil(
@@ -78,10 +85,12 @@ def horizontal_stencil(
 ) -> Horizontal:
     """Bilinear weights of points on a grid, periodic in longitude, continued over the poles.
 
+    Places outside a box (`Grid.holds`) are as if on its edge.
+
     Parameters
     ----------
     grid
-        A global grid.
+        Of the globe or a box.
     lat, lon
         Degrees north in [-90, 90], degrees east in any convention.
 
@@ -101,8 +110,15 @@ def horizontal_stencil(
     """
     rows = np.asarray(grid.lat)
     n_lat, n_lon = grid.shape
-    mirrored = np.concatenate([[-180.0 - rows[0]], rows, [180.0 - rows[-1]]])
-    south, north_share = _bracket(mirrored, np.asarray(lat, np.float64))
+    ends = [grid.wraps and reached for reached in grid.reaches]
+    # rows beyond a pole that a grid does not go around: none is ever reached
+    first = -180.0 - rows[0] if ends[0] else -400.0
+    last = 180.0 - rows[-1] if ends[1] else 400.0
+    mirrored = np.concatenate([[first], rows, [last]])
+    lat = np.clip(
+        np.asarray(lat, np.float64), None if ends[0] else rows[0], None if ends[1] else rows[-1]
+    )
+    south, north_share = _bracket(mirrored, lat)
     lon = np.asarray(lon, np.float64)
     west, east_share = _meridians(grid, lon)
     pairs = []

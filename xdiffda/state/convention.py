@@ -12,7 +12,7 @@ import xarray as xr
 from xdiffda.errors import InputError, Problem
 from xdiffda.state.clock import Clock, clock_names, read_clock, role_of
 from xdiffda.state.coordinates import BATCH_DIMS, Axis, find_axes, levels_in_hpa
-from xdiffda.state.grid import NAMED_GRIDS, Grid, Layout, grid_problems, longitudes_from_zero
+from xdiffda.state.grid import NAMED_GRIDS, Grid, Layout, eastward, grid_problems
 from xdiffda.state.recognise import Field, Recognised, recognise_fields
 from xdiffda.state.times import TimeTrouble, as_datetimes
 from xdiffda.state.variables import VARIABLES
@@ -178,7 +178,7 @@ def _assemble(ds, axes, recognised: Recognised, layout: Layout, levels: np.ndarr
         dim = axes["level"].dim
         if dim is not None and len(kept) < levels.size:
             template = template.isel({dim: kept})
-    lon = longitudes_from_zero(ds[axes["lon"].coord].values)
+    lon = eastward(ds[axes["lon"].coord].values)
     return Convention(
         axes=axes,
         fields=recognised.fields,
@@ -250,11 +250,21 @@ def _read_grid(ds, axes, layout: Layout | None) -> tuple[Grid | None, list[Probl
                 "observations the other way round",
             )
         ]
-    problems = grid_problems(values["lat"], values["lon"], lat_name=lat_name, lon_name=lon_name)
+    problems = grid_problems(
+        values["lat"], values["lon"], lat_name=lat_name, lon_name=lon_name, whole=False
+    )
     if problems:
         return None, problems
     grid = Grid.from_coords(values["lat"], values["lon"])
-    if layout is not None and not grid.is_close(layout.grid):
+    if layout is not None and not grid.is_global and not grid.is_close(layout.grid):
+        problems = [
+            Problem(
+                f"a box of the globe, {grid}",
+                f"the grid {layout.grid}, which this model is for",
+                "model=xdiffda.reference_prior(background)  # a prior for this box",
+            )
+        ]
+    elif layout is not None and not grid.is_close(layout.grid):
         problems = [
             Problem(
                 f"grid {grid}",

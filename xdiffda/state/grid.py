@@ -13,7 +13,7 @@ from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.state.variables import VARIABLES
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from numpy.typing import ArrayLike
 
 
@@ -31,16 +31,59 @@ def longitudes_from_zero(lon: np.ndarray) -> np.ndarray:
     return np.where(360.0 - folded < 1e-5, 0.0, folded)
 
 
+def eastward(lon: np.ndarray) -> np.ndarray:
+    """Longitudes in the order given, each at or east of the western edge of what they span.
+
+    That lies in [0, 360), and none is a whole turn east of it: a box around Greenwich goes from
+    350 to 370. Meridians all around the globe are in [0, 360).
+
+    Examples
+    --------
+    >>> eastward(np.array([-20.0, -10.0, 0.0, 10.0])).tolist()
+    [340.0, 350.0, 360.0, 370.0]
+    >>> eastward(np.array([-180.0, -90.0, 0.0, 90.0])).tolist()
+    [180.0, 270.0, 0.0, 90.0]
+    """
+    folded = longitudes_from_zero(lon)
+    ordered = np.sort(folded)
+    steps = np.diff(np.append(ordered, ordered[0] + 360.0))
+    if ordered.size < 2 or steps.max() <= (1 + 3 * SAME_GRID) * np.median(steps):
+        return folded
+    west = ordered[(int(np.argmax(steps)) + 1) % ordered.size]
+    return np.where(folded < west, folded + 360.0, folded)
+
+
 def grid_problems(
-    lat: np.ndarray, lon: np.ndarray, *, lat_name: str = "lat", lon_name: str = "lon"
+    lat: np.ndarray,
+    lon: np.ndarray,
+    *,
+    lat_name: str = "lat",
+    lon_name: str = "lon",
+    whole: bool = True,
 ) -> list[Problem]:
-    """Say what keeps ``lat`` and ``lon`` (degrees, in any order) from being a global grid."""
-    return latitude_problems(np.asarray(lat, np.float64), lat_name) + longitude_problems(
-        np.asarray(lon, np.float64), lon_name
+    """Say what keeps ``lat`` and ``lon`` (degrees, in any order) from being a regular grid.
+
+    Of the whole globe; or, unless ``whole``, of any box of it.
+    """
+    lat, lon = np.asarray(lat, np.float64), np.asarray(lon, np.float64)
+    # rows of a box near the equator are not in radians; of meridians around the globe they are
+    around = np.unique(lon).size == lon.size > 1 and np.ptp(lon) * (1 + 1 / lon.size) > 350.0
+    whole_lat = whole or bool(around) or _in_radians(lon)
+    return latitude_problems(lat, lat_name, whole, radians=whole_lat) + longitude_problems(
+        lon, lon_name, whole
     )
 
 
-def latitude_problems(lat: np.ndarray, name: str) -> list[Problem]:
+def _in_radians(lon: np.ndarray) -> bool:
+    """Whether meridians go around a circle of 2 pi."""
+    if lon.ndim != 1 or lon.size < 7 or not np.all(np.isfinite(lon)):
+        return False
+    return abs(np.ptp(lon) * lon.size / (lon.size - 1) - 2 * np.pi) < 2e-3
+
+
+def latitude_problems(
+    lat: np.ndarray, name: str, whole: bool = True, *, radians: bool = True
+) -> list[Problem]:
     regrid = 'xdiffda.regrid(ds, like="speedy")'
     if lat.ndim != 1 or lat.size < 2:
         return [Problem(f"`{name}` of shape {lat.shape}", "one dimension of rows", regrid)]
@@ -52,7 +95,7 @@ def latitude_problems(lat: np.ndarray, name: str) -> list[Problem]:
                 f"ds.sel({name}=slice(-90, 90))",
             )
         ]
-    if np.max(np.abs(lat)) < 1.6 and lat.size > 4:
+    if radians and np.max(np.abs(lat)) < 1.6 and lat.size > 4:
         return [
             Problem(
                 f"`{name}` from {lat.min():g} to {lat.max():g}, as if in radians",
@@ -70,7 +113,7 @@ def latitude_problems(lat: np.ndarray, name: str) -> list[Problem]:
             )
         ]
     gap = max(90.0 - lat.max(), 90.0 + lat.min())
-    if gap > 1.01 * np.abs(steps).max():
+    if whole and gap > 1.01 * np.abs(steps).max():
         return [
             Problem(
                 f"`{name}` from {lat.min():g} to {lat.max():g}", "rows from pole to pole", _GLOBAL
@@ -79,7 +122,7 @@ def latitude_problems(lat: np.ndarray, name: str) -> list[Problem]:
     return []
 
 
-def longitude_problems(lon: np.ndarray, name: str) -> list[Problem]:
+def longitude_problems(lon: np.ndarray, name: str, whole: bool = True) -> list[Problem]:
     regrid = 'xdiffda.regrid(ds, like="speedy")'
     if lon.ndim != 1 or lon.size < 2 or not np.all(np.isfinite(lon)):
         return [Problem(f"`{name}` of shape {lon.shape}", "one dimension of meridians", regrid)]
@@ -93,7 +136,7 @@ def longitude_problems(lon: np.ndarray, name: str) -> list[Problem]:
                 f"ds.isel({name}=slice(None, -1))",
             )
         ]
-    if np.max(np.abs(lon)) < 6.3 and lon.size > 6:
+    if _in_radians(lon):
         return [
             Problem(
                 f"`{name}` from {lon.min():g} to {lon.max():g}, as if in radians",
@@ -109,6 +152,9 @@ def longitude_problems(lon: np.ndarray, name: str) -> list[Problem]:
                 f'ds.drop_duplicates("{name}")',
             )
         ]
+    inner = np.diff(np.sort(eastward(lon)))
+    if not whole and np.ptp(inner) <= 2 * SAME_GRID * inner.mean():
+        return []
     spacing = 360.0 / lon.size
     if np.max(np.abs(steps - spacing)) > SAME_GRID * spacing:
         regional = np.max(steps) > 3.0 * np.median(steps)
@@ -125,7 +171,7 @@ def longitude_problems(lon: np.ndarray, name: str) -> list[Problem]:
 
 @dataclass(frozen=True)
 class Grid:
-    """A regular global latitude-longitude grid.
+    """A regular latitude-longitude grid of the globe, or of a box of it.
 
     Nodes are numbered latitude-major: ``node = i_lat * n_lon + i_lon``.
 
@@ -134,12 +180,13 @@ class Grid:
     lat
         Rows, degrees north, ascending; equiangular or Gaussian, with or without poles.
     lon
-        Meridians, degrees east, ascending in [0, 360), equally spaced around the globe.
+        Meridians, degrees east, ascending from one in [0, 360) in equal steps; those of a box
+        across Greenwich go on beyond 360.
 
     Raises
     ------
     InputError
-        If the rows or meridians are not a global grid in this order.
+        If the rows or meridians are not a regular grid in this order.
 
     Examples
     --------
@@ -157,9 +204,9 @@ class Grid:
         lat, lon = np.asarray(self.lat, np.float64), np.asarray(self.lon, np.float64)
         object.__setattr__(self, "lat", tuple(lat.ravel().tolist()))
         object.__setattr__(self, "lon", tuple(lon.ravel().tolist()))
-        problems = grid_problems(lat, lon)
+        problems = grid_problems(lat, lon, whole=False)
         if not problems and (
-            np.any(np.diff(lat) < 0) or np.any(np.diff(lon) < 0) or lon[0] < 0 or lon[-1] >= 360
+            np.any(np.diff(lat) < 0) or not np.allclose(np.sort(eastward(lon)), lon, atol=1e-4)
         ):
             problems = [
                 Problem(
@@ -174,8 +221,8 @@ class Grid:
     def from_coords(cls, lat: ArrayLike, lon: ArrayLike) -> Grid:
         """Make a grid from rows in either order and meridians in any convention (degrees)."""
         rows, meridians = np.asarray(lat, np.float64), np.asarray(lon, np.float64)
-        raise_if(grid_problems(rows, meridians), what="grid")
-        return cls(tuple(np.sort(rows)), tuple(np.sort(longitudes_from_zero(meridians))))
+        raise_if(grid_problems(rows, meridians, whole=False), what="grid")
+        return cls(tuple(np.sort(rows)), tuple(np.sort(eastward(meridians))))
 
     @property
     def n_lat(self) -> int:
@@ -202,10 +249,48 @@ class Grid:
         """Mean distance between rows, degrees."""
         return (self.lat[-1] - self.lat[0]) / (self.n_lat - 1)
 
+    @property
+    def lon_spacing_deg(self) -> float:
+        """Distance between meridians, degrees."""
+        return (self.lon[-1] - self.lon[0]) / (self.n_lon - 1)
+
+    @cached_property
+    def wraps(self) -> bool:
+        """Whether the meridians go around the globe."""
+        return abs(self.n_lon * self.lon_spacing_deg - 360.0) < self.lon_spacing_deg / 2
+
+    @cached_property
+    def reaches(self) -> tuple[bool, bool]:
+        """Whether the rows go to the south pole, and to the north pole, but for one step."""
+        step = 1.01 * float(np.max(np.diff(self.lat)))
+        return self.lat[0] + 90.0 <= step, 90.0 - self.lat[-1] <= step
+
     @cached_property
     def is_global(self) -> bool:
         """Whether it goes around the globe and from pole to pole."""
-        return True
+        return self.wraps and all(self.reaches)
+
+    def holds(
+        self, lat: Float[np.ndarray, " place"], lon: Float[np.ndarray, " place"]
+    ) -> Bool[np.ndarray, " place"]:
+        """Whether places lie between points of the grid: all do on the globe.
+
+        Examples
+        --------
+        >>> box = Grid.from_coords([40, 50], [-10, 0, 10])
+        >>> box.holds(np.array([45.0, 45.0]), np.array([355.0, 20.0])).tolist()
+        [True, False]
+        """
+        slack = SAME_GRID * self.spacing_deg
+        pole = [self.wraps and reached for reached in self.reaches]  # the meridian goes on there
+        south = -90.0 if pole[0] else self.lat[0] - slack
+        north = 90.0 if pole[1] else self.lat[-1] + slack
+        inside = (np.asarray(lat) >= south) & (np.asarray(lat) <= north)
+        if self.wraps:
+            return inside
+        slack = SAME_GRID * self.lon_spacing_deg
+        east = np.mod(np.asarray(lon) - self.lon[0] + slack, 360.0)
+        return inside & (east <= self.lon[-1] - self.lon[0] + 2 * slack)
 
     @cached_property
     def node_lat(self) -> Float[np.ndarray, " node"]:
@@ -215,7 +300,7 @@ class Grid:
     @cached_property
     def node_lon(self) -> Float[np.ndarray, " node"]:
         """Longitude of each node, degrees east in [0, 360)."""
-        return np.tile(np.asarray(self.lon), self.n_lat)
+        return np.tile(np.mod(self.lon, 360.0), self.n_lat)
 
     @cached_property
     def latitude_rows(self) -> Int[np.ndarray, " node"]:
@@ -223,9 +308,14 @@ class Grid:
         return np.repeat(np.arange(self.n_lat), self.n_lon)
 
     def latitude_edges(self) -> Float[np.ndarray, " edge"]:
-        """Edges of the rows, degrees north: midpoints, closed by the poles; n_lat + 1 of them."""
+        """Edges of the rows, degrees north: midpoints; n_lat + 1 of them.
+
+        The first and the last are poles, or, of a box, half a step from its rows.
+        """
         lat = np.asarray(self.lat)
-        return np.concatenate([[-90.0], 0.5 * (lat[1:] + lat[:-1]), [90.0]])
+        south = -90.0 if self.reaches[0] else 1.5 * lat[0] - 0.5 * lat[1]
+        north = 90.0 if self.reaches[1] else 1.5 * lat[-1] - 0.5 * lat[-2]
+        return np.concatenate([[south], 0.5 * (lat[1:] + lat[:-1]), [north]])
 
     def area_weights(self) -> Float[np.ndarray, " node"]:
         """Exact area of each cell, divided by the mean cell area.
@@ -243,7 +333,8 @@ class Grid:
         apart_lat = np.max(np.abs(np.subtract(self.lat, other.lat)))
         apart_lon = np.max(np.abs(np.subtract(self.lon, other.lon)))
         return bool(
-            apart_lat < SAME_GRID * self.spacing_deg and apart_lon < SAME_GRID * 360 / self.n_lon
+            apart_lat < SAME_GRID * self.spacing_deg
+            and apart_lon < SAME_GRID * self.lon_spacing_deg
         )
 
     def __str__(self) -> str:
