@@ -203,7 +203,7 @@ def test_an_analysis_survives_a_file(world, tmp_path):
     ("change", "message"),
     [
         (lambda b: b.drop_vars("temperature"), "temperature"),
-        (lambda b: b.isel(lat=slice(1, None)), "pole to pole"),
+        (lambda b: b.isel(lat=slice(1, None)), "a box of the globe"),
         (lambda b: b.isel(lat=slice(None, None, 2)), "grid"),
         (lambda b: b.where(b.lat < 80), "NaN"),
         (lambda b: b.assign(temperature=b.temperature - 273.15), "temperature"),
