@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,32 @@ def test_mirror_is_a_folder_an_address_or_none(tmp_path, monkeypatch):
             assert get_options().mirror is None
     with pytest.raises(InputError, match=r"mirror=3; needed a folder or an address"):
         set_options(mirror=3)
+
+
+def test_threads_see_their_own_options_and_leave_the_common_ones(tmp_path):
+    """Eight at once: each sees its own folder, whatever the others set meanwhile."""
+    before, start = get_options(), threading.Barrier(8)
+
+    def work(i: int) -> bool:
+        start.wait()
+        with set_options(cache_dir=tmp_path / str(i)):
+            start.wait()
+            seen = get_options().cache_dir == tmp_path / str(i)
+            start.wait()
+        return seen and get_options() == before
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(8)))
+    assert get_options() == before
+
+
+def test_options_set_for_good_hold_in_other_threads():
+    before = get_options()
+    set_options(progress=not before.progress)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(get_options).result().progress is not before.progress
+        # set in another thread, they are that thread's
+        pool.submit(set_options, default_model="other").result()
+    assert get_options().default_model == before.default_model
+    set_options(progress=before.progress)
+    assert get_options() == before

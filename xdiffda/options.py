@@ -6,7 +6,9 @@ import ctypes
 import os
 import platform
 import sys
+import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -87,7 +89,16 @@ class Options:
     mirror: str | None = None
 
 
-_current: list[Options] = []  # one element once options are first asked for
+_common: list[Options] = []  # of the process; one element once options are first asked for
+# Options of a ``with`` block, or of a thread that is not the main one. Had these changed what is
+# common, threads that run side by side would see, and restore, each other's.
+_own: ContextVar[Options | None] = ContextVar("options of xdiffda", default=None)
+
+
+def _common_options() -> Options:
+    if not _common:
+        _common.append(Options(_default_cache(), mirror=os.environ.get("XDIFFDA_MIRROR")))
+    return _common[0]
 
 
 def get_options() -> Options:
@@ -98,13 +109,14 @@ def get_options() -> Options:
     >>> get_options().default_model
     'speedy'
     """
-    if not _current:
-        _current.append(Options(_default_cache(), mirror=os.environ.get("XDIFFDA_MIRROR")))
-    return _current[0]
+    return _own.get() or _common_options()
 
 
 class set_options:
     """Set options, for good or inside a ``with`` block; all are checked before any is applied.
+
+    In a ``with`` block they hold for that block and what it calls, not for other threads. Without
+    one they hold for the process; set in a thread other than the main one, for that thread.
 
     Parameters
     ----------
@@ -160,11 +172,17 @@ class set_options:
             "mirror": mirror,
         }
         checked = _checked({name: value for name, value in given.items() if value is not None})
-        self._before = get_options()
-        _current[0] = replace(self._before, **checked)
+        self._common, self._before = _common_options(), _own.get()
+        self._set = replace(get_options(), **checked)
+        if self._before is None and threading.current_thread() is threading.main_thread():
+            _common[0] = self._set
+        else:
+            _own.set(self._set)
 
     def __enter__(self) -> None:
-        return None
+        if _common[0] is self._set:  # it was set for good; it is for this block
+            _common[0] = self._common
+        _own.set(self._set)
 
     def __exit__(
         self,
@@ -172,7 +190,7 @@ class set_options:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _current[0] = self._before
+        _own.set(self._before)
 
 
 def _folder(value: object) -> Path | None:

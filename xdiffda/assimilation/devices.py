@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import queue
 from collections.abc import Callable, Iterator, Sequence
@@ -103,9 +104,11 @@ def run_times(
         finally:
             free.put(schedule)
 
+    # options of a ``with`` block hold in this thread's context: hand it on
+    contexts = [contextvars.copy_context() for _ in range(n_times)]
     with ThreadPoolExecutor(len(schedules)) as pool:
         try:
-            return list(pool.map(one, range(n_times)))
+            return list(pool.map(lambda i, c: c.run(one, i), range(n_times), contexts))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 
 from xdiffda.errors import InputError, Problem, StorageError, raise_if
+from xdiffda.storage.files import codecs
 from xdiffda.storage.flags import codes_for, encode_variables, with_flags, with_labels
 
 # Whether a run of cycles may go on in the store that it finds.
@@ -252,11 +253,13 @@ def _create(path: Path, record: xr.Dataset, config: Mapping[str, Any]) -> None:
     record = record.drop_encoding().assign_attrs({**record.attrs, CONFIG: json.dumps(config)})
     record = encode_variables(record)
     encoding: dict[Any, dict[str, Any]] = {
-        name: {"chunks": _chunks(variable), **_fill(variable)}
+        name: {"chunks": _chunks(variable), **_fill(variable), **codecs()}
         for name, variable in record.variables.items()
         if variable.dims[:1] == ("time",)
     }
-    encoding["time"] = {"chunks": (CLOCK_CHUNK,), "dtype": "int64", "units": EPOCH}
+    for name in record.variables:
+        encoding.setdefault(name, codecs())
+    encoding["time"] = {"chunks": (CLOCK_CHUNK,), "dtype": "int64", "units": EPOCH, **codecs()}
     record.to_zarr(partial, mode="w-", consolidated=False, zarr_format=3, encoding=encoding)
     _write_clock(partial, 0, config["cycle_length"])
     _commit(partial, 1)

@@ -27,6 +27,7 @@ from xdiffda.state.grid import Grid, Layout
 from xdiffda.state.recognise import NO_UNITS, Field
 from xdiffda.state.units import USUAL, conversion, units_that_fit
 from xdiffda.state.variables import G0, VARIABLES
+from xdiffda.storage.files import compute
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -501,9 +502,9 @@ def to_state(
     convention, recognised, problems = read_convention(ds, layout)
     names = [field.user_name for field in recognised.fields]
     if convention is not None:
-        loaded = select_levels(ds[names], convention).compute()
+        loaded = compute(select_levels(ds[names], convention))
     else:
-        loaded = ds[names].compute() if check_values else ds[names]
+        loaded = compute(ds[names]) if check_values else ds[names]
     if check_values:
         axes = find_axes(ds)[0]
         if {"lat", "lon"} <= set(axes):

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import time
 import uuid
 import warnings
@@ -23,9 +24,10 @@ import xarray as xr
 from xdiffda.errors import StorageError
 
 _NETCDF = {".nc", ".nc4", ".netcdf", ".cdf"}
-_GRIB = {".grib", ".grib2", ".grb", ".grb2", ".grib1", ".gb2"}
+_CLASSIC = (b"CDF\x01", b"CDF\x02")  # netCDF-3
+_ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs")
+_HEAD = 256
 _CLOCK = {"time", "step", "valid_time"}
-_KINDS = ".zarr, .nc or .grib"
 
 
 def write_dataset(ds: xr.Dataset, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
@@ -95,15 +97,16 @@ def write_text(text: str, path: str | os.PathLike) -> Path:
 
 
 def open_dataset(path: str | os.PathLike) -> xr.Dataset:
-    """Open Zarr, netCDF or GRIB lazily, told apart by suffix.
+    """Open Zarr, netCDF or GRIB lazily, told apart by what is in them, whatever their names.
 
     Parameters
     ----------
     path
-        A ``.zarr`` folder or address (``gs://...`` or ``https://...``, with the extra ``cloud``;
-        reads that fail are tried again), a ``.nc`` file, or a ``.grib`` file (needs the extra
+        A Zarr folder or address (``gs://...`` or ``https://...``, with the extra ``cloud``;
+        reads that fail are tried again), a netCDF file, or a GRIB file (needs the extra
         ``obs``). The parts of a GRIB file that cfgrib keeps apart (levels, 2 m, 10 m, ...) come
-        as one dataset.
+        as one dataset; parts that do not fit the first, such as those of another step or kind of
+        level, are left out and named in the attribute ``xdiffda_file_left_out``.
 
     Returns
     -------
@@ -113,22 +116,21 @@ def open_dataset(path: str | os.PathLike) -> xr.Dataset:
     Raises
     ------
     StorageError
-        If the file is absent, damaged or of unknown kind, or a package is missing.
+        If the file is absent, cut short, damaged, no regular file or of unknown kind, or a
+        package is missing.
     """
     text = os.path.expanduser(path)
-    suffix = Path(text.rstrip("/")).suffix.lower()
-    if "://" not in text and not Path(text).exists():
-        raise absent(Path(text))
     try:
-        if suffix.startswith(".zarr"):  # the store of ARCO-ERA5 ends in .zarr-v3
+        kind = "zarr" if "://" in text else kind_of_file(Path(text))
+        if kind == "zarr":
             if "://" in text:
                 return _open_remote(text)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Failed to open Zarr store with consol")
                 return xr.open_dataset(text, engine="zarr", chunks={}, decode_timedelta=True)
-        if suffix in _NETCDF:
-            return xr.open_dataset(text, chunks={}, decode_timedelta=True)
-        if suffix in _GRIB:
+        if kind == "netcdf":
+            return xr.open_dataset(text, engine="netcdf4", chunks={}, decode_timedelta=True)
+        if kind == "grib":
             return _open_grib(text)
     except StorageError:
         raise
@@ -139,9 +141,64 @@ def open_dataset(path: str | os.PathLike) -> xr.Dataset:
             f"open_dataset({text!r})`"
         ) from error
     raise StorageError(
-        f"{text}: unknown kind {suffix!r}; needed {_KINDS}; repair: open it with xarray: "
-        f"`xr.open_dataset({text!r}, engine=...)`"
+        f"{text}: neither Zarr nor netCDF nor GRIB by its content; repair: observations are read "
+        f"by `xdiffda.read_obs({text!r})`; of other fields make a Dataset with their own library"
     )
+
+
+def kind_of_file(path: Path) -> str:
+    """``"zarr"``, ``"netcdf"`` or ``"grib"`` by content, ``"gzip"``, or ``""`` for anything else.
+
+    Raises
+    ------
+    StorageError
+        If there is no such file, it is no regular file (a pipe or a device never ends), it is
+        empty, or it is a netCDF file of the classic forms that is shorter than its header says.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # a loop of links, a path that is too long
+        if isinstance(error, FileNotFoundError):
+            raise absent(path) from error
+        raise StorageError(f"{path}: cannot be opened ({_first_line(error)})") from error
+    if stat.S_ISDIR(mode):
+        return "zarr" if any((path / name).exists() for name in _ZARR_FILES) else ""
+    if not stat.S_ISREG(mode):
+        raise StorageError(
+            f"{path}: a pipe, device or socket; needed a regular file; repair: write what comes "
+            "from it into a file first"
+        )
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if not head:
+        raise StorageError(f"{path}: an empty file; repair: fetch or write it again")
+    if head.startswith(_CLASSIC):
+        need_whole(path)
+        return "netcdf"
+    if head.startswith((b"\x89HDF\r\n\x1a\n", b"CDF\x05")):
+        return "netcdf"
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    # bulletins and some archives put a few bytes before the first message
+    return "grib" if b"GRIB" in head else ""
+
+
+def need_whole(path: Path) -> None:
+    """Raise where a classic netCDF file is shorter than its header says.
+
+    The netCDF library reads what is missing as zeros, without a word.
+    """
+    from scipy.io import netcdf_file
+
+    try:
+        with path.open("rb") as file, netcdf_file(file, mmap=True):
+            pass
+    except (ValueError, IndexError, TypeError, KeyError, OSError) as error:
+        size = path.stat().st_size
+        raise StorageError(
+            f"{path}: {size} bytes, fewer than the header of this netCDF file needs "
+            f"({_first_line(error)}): it was cut short; repair: fetch or write it again"
+        ) from error
 
 
 def _open_remote(address: str) -> xr.Dataset:
@@ -175,7 +232,9 @@ def _open_grib(path: str) -> xr.Dataset:
 
 
 def _merge_grib(parts: list[xr.Dataset], path: str) -> xr.Dataset:
-    """One dataset of all parts, without scalar heights that differ; times must not differ."""
+    """One dataset of all parts that fit the first, without scalar heights that differ."""
+    # levels of pressure first, so that what does not fit them is what is left out
+    parts = sorted(parts, key=lambda part: "isobaricInhPa" not in part.dims)
     scalars = {str(n) for part in parts for n, c in part.coords.items() if c.ndim == 0}
     differing = [
         name
@@ -183,22 +242,32 @@ def _merge_grib(parts: list[xr.Dataset], path: str) -> xr.Dataset:
         if len({str(part[name].values) for part in parts if name in part.coords}) > 1
         or any(name in part.dims for part in parts)
     ]
-    try:
-        return xr.merge(
-            [
-                part.drop_vars([n for n in differing if n in part.coords and not part[n].ndim])
-                for part in parts
-            ],
-            join="exact",
-            compat="no_conflicts",
-            combine_attrs="override",
-        )
-    except ValueError as error:  # xr.MergeError is one
-        raise StorageError(
-            f"{path}: holds {len(parts)} kinds of fields that do not fit together "
-            f"({_first_line(error)}); repair: `xr.open_dataset({path!r}, engine='cfgrib', "
-            "backend_kwargs={'filter_by_keys': {'typeOfLevel': 'isobaricInhPa'}})`"
-        ) from error
+    whole, left_out = None, []
+    for part in parts:
+        part = part.drop_vars([n for n in differing if n in part.coords and not part[n].ndim])
+        try:
+            whole = (
+                part
+                if whole is None
+                else xr.merge(
+                    [whole, part],
+                    join="exact",
+                    compat="no_conflicts",
+                    combine_attrs="override",
+                )
+            )
+        except ValueError:  # xr.MergeError is one: another time, step or grid
+            left_out.append(_describe_part(part))
+    assert whole is not None
+    return whole.assign_attrs(xdiffda_file_left_out="; ".join(left_out)) if left_out else whole
+
+
+def _describe_part(part: xr.Dataset) -> str:
+    """Variables of a part of a GRIB file, and what sets it apart."""
+    known = [n for n in ("typeOfLevel", "step", "valid_time") if n in part.coords]
+    about = [f"{n} {part[n].values}" for n in known if not part[n].ndim]
+    kinds = {str(v.attrs.get("GRIB_typeOfLevel", "")) for v in part.data_vars.values()} - {""}
+    return f"{', '.join(map(str, part.data_vars))} ({', '.join([*sorted(kinds), *about])})"
 
 
 def check_target(path: Path, *, overwrite: bool = False) -> None:
@@ -224,15 +293,54 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
         )
 
 
+def codecs() -> dict[str, Any]:
+    """Encoding of a zarr array whose chunks carry a checksum: a flipped bit is found on reading.
+
+    Zstandard has one of its own only where it is asked for, and xarray's default does not.
+    """
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    return {"compressors": (ZstdCodec(), Crc32cCodec())}
+
+
+def compute(ds: xr.Dataset) -> xr.Dataset:
+    """Load a lazy dataset into memory.
+
+    Raises
+    ------
+    StorageError
+        If a chunk is not what its checksum says.
+    """
+    try:
+        return ds.compute()
+    except (ValueError, RuntimeError) as error:  # as zarr and the netCDF library have it
+        if "checksum" in str(error) or "NetCDF: HDF error" in str(error):
+            path = next((v.encoding.get("source") for v in ds.variables.values()), None)
+            raise StorageError(
+                f"{path or 'a file behind this dataset'}: a chunk is damaged, its checksum does "
+                f"not agree ({_first_line(error)}); repair: fetch or write the file again"
+            ) from error
+        raise
+
+
 def _write(ds: xr.Dataset, partial: Path) -> None:
     if partial.suffix.lower() == ".zarr":
         with warnings.catch_warnings():
             # Consolidated metadata is no part of the Zarr 3 standard yet, and zarr warns about
             # it; without, xarray warns whenever the store is opened.
             warnings.filterwarnings("ignore", message="Consolidated metadata")
-            ds.to_zarr(partial, mode="w-", consolidated=True, zarr_format=3)
+            encoding = {name: codecs() for name in ds.variables}
+            ds.to_zarr(partial, mode="w-", consolidated=True, zarr_format=3, encoding=encoding)
     else:
-        ds.to_netcdf(partial)
+        # the library computes checksums of chunks of numbers alone
+        ds.to_netcdf(
+            partial,
+            encoding={
+                name: {"fletcher32": True}
+                for name, variable in ds.variables.items()
+                if variable.size and variable.ndim and variable.dtype.kind in "biufmM"
+            },
+        )
 
 
 def _put_in_place(partial: Path, path: Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 
 from xdiffda.errors import Problem, StorageError, raise_if
+from xdiffda.storage.files import codecs
 
 CONFIG = "xdiffda_analyses"
 COMPLETE = "complete"
@@ -35,7 +36,7 @@ def write_blank(
     encoding: dict[Any, dict[str, Any]] = {}
     for name, variable in template.data_vars.items():
         if dim in variable.dims:
-            encoding[name] = {"chunks": _chunks(variable.variable, dim)}
+            encoding[name] = {"chunks": _chunks(variable.variable, dim), **codecs()}
             if variable.dtype.kind == "f":
                 encoding[name]["fill_value"] = np.nan  # of what is not written yet
     with warnings.catch_warnings():
