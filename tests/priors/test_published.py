@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from file_server import release_contents, serve
 from places import GENCAST_GOLDEN
-from tiny_release import GOLDEN, statistics
+from tiny_release import GOLDEN, START, STEP, statistics
 
 import xdiffda
 from xdiffda.errors import InputError, ModelError, StorageError
@@ -20,7 +20,6 @@ from xdiffda.networks.graphcast import Forecaster, time_forcings
 from xdiffda.priors.published import RELEASES, Release
 
 TINY = Release("graphcast-tiny", "graphcast", "GraphCast tiny.npz", "for tests", 10.0, 3, 2, 0.1)
-START, STEP = np.datetime64("2020-03-20T12", "ns"), np.timedelta64(6, "h")
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+
+from xdiffda.networks.graphcast import GraphCast, NetworkConfig
 
 
 def lowered(graph, config: NetworkConfig, batch: int, *, prepared: bool = False):

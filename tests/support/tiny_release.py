@@ -10,6 +10,7 @@ import xarray as xr
 from places import GRAPHCAST_GOLDEN
 
 GOLDEN = GRAPHCAST_GOLDEN / "gc_a"  # 10 degrees, 3 levels
+START, STEP = np.datetime64("2020-03-20T12", "ns"), np.timedelta64(6, "h")
 
 
 def statistics() -> dict[str, xr.Dataset]:
