@@ -45,6 +45,12 @@ from xdiffda.covariance.small_scales import row_scale, unresolved_part, wind_pai
 from xdiffda.covariance.spectral import estimate_blocks
 from xdiffda.state.grid import Layout
 
+__all__ = [
+    "Balance",
+    "BalancedBasis",
+    "balanced_basis",
+]
+
 Blocks = Float[Array, "*level degree channel channel"]
 
 

@@ -22,6 +22,15 @@ from jaxtyping import Array, Float, Int
 
 from xdiffda.errors import InputError, Problem
 
+__all__ = [
+    "Basis",
+    "ScalarBasis",
+    "legendre_with_slopes",
+    "row_areas",
+    "sphere_basis",
+    "wind_inverse",
+]
+
 ROWS_AT_A_TIME = 64  # of the table of Legendre functions, in double precision
 PRECISION = "highest"  # GPUs would round to tf32: 1e-3 is too coarse for a covariance
 

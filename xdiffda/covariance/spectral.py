@@ -14,6 +14,17 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from xdiffda.covariance.harmonics import Basis, Points, Restricted
 
+__all__ = [
+    "BlockCovariance",
+    "CovarianceTable",
+    "SpectralCovariance",
+    "SpectralRoot",
+    "apply_blocks",
+    "estimate_blocks",
+    "white_coefficients",
+    "white_noise",
+]
+
 
 def _symmetric(vectors: Array, values: Array) -> Array:
     return jnp.einsum("dck,dk,dek->dce", vectors, values, vectors, precision="highest")

@@ -28,6 +28,13 @@ from xdiffda.diffusion.kalman import update
 from xdiffda.diffusion.likelihood import Likelihood, State
 from xdiffda.diffusion.posterior import draw_errors, nothing
 
+__all__ = [
+    "Complement",
+    "Explained",
+    "explain",
+    "observed",
+]
+
 
 class Complement(eqx.Module):
     """Covariance U of what a basis leaves out: ``S Q Q^T S``, Q the projection beyond it.

@@ -25,6 +25,16 @@ from xdiffda.networks.graphcast.graph import Graph
 from xdiffda.networks.graphcast.network import GraphCast, NetworkConfig
 from xdiffda.networks.graphcast.static import InFactors, Prepared
 
+__all__ = [
+    "Conditioned",
+    "Conditioning",
+    "Denoiser",
+    "DenoiserNetwork",
+    "NoiseEncoder",
+    "denoise_batch",
+    "gaussian_estimate",
+]
+
 # A prior conditioned on a background: all that a sampler knows of it.
 
 

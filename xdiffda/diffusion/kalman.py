@@ -19,6 +19,13 @@ from xdiffda.diffusion.likelihood import Likelihood, State
 if TYPE_CHECKING:
     from xdiffda.diffusion.guidance import Solver
 
+__all__ = [
+    "Update",
+    "channel_variance",
+    "kalman_increment",
+    "update",
+]
+
 
 # Krylov solvers that meet their matrix at one place of the program.
 #

@@ -25,6 +25,14 @@ from xdiffda.diffusion.likelihood import Likelihood, State
 from xdiffda.diffusion.noise import karras_ladder
 from xdiffda.diffusion.sampler import NOISY, SAMPLERS, evaluations
 
+__all__ = [
+    "Guidance",
+    "posterior_mean",
+    "sample_gaussian",
+    "sample_posterior",
+    "three_d_var",
+]
+
 # The compiled pieces of guided sampling.
 #
 # A level is two programs, the network and the Kalman update.  The network's, the dearest to
