@@ -1,7 +1,7 @@
 """Memory, time and storage of analyses before they are made: counted, not tried.
 
-Operations are counted product by product (`xdiffda.graphcast.costs`), and divided by the rate
-of a device; nothing is allocated, so that a laptop can plan for a centre.
+Operations are counted product by product (`xdiffda.networks.graphcast.costs`), and divided by the
+rate of a device; nothing is allocated, so that a laptop can plan for a centre.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def fenced(page: str, *kinds: str) -> list[tuple[str, str]]:
 def tools() -> Iterator[dict[str, ModuleType]]:
     """The modules that make tables and lists when the site is built."""
     loaded = {}
-    for name in ("_skill", "_gallery", "_names", "_experiments", "_tables"):
+    for name in ("_skill", "_architecture", "_gallery", "_names", "_experiments", "_tables"):
         spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
         assert spec and spec.loader
         loaded[name] = sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -165,7 +165,7 @@ def test_every_public_name_is_in_the_reference(tools: dict[str, ModuleType]) -> 
     names = tools["_names"]
     found = names.documented(DOCS)
     modules = ["xdiffda"]
-    parts_of = ("observations", "plot", "explore", "verify", "graphcast")
+    parts_of = ("observations", "plot", "plot.explore", "verify", "networks.graphcast")
     modules += [f"xdiffda.{name}" for name in parts_of]
     folder = ROOT / "xdiffda" / "diffusion"
     parts = {f"xdiffda.diffusion.{p.stem}" for p in folder.glob("[!_]*.py")}
@@ -201,7 +201,7 @@ def test_commands_in_pages_exist() -> None:
     from xdiffda.cli import app
 
     commands = typer.main.get_command(app).commands
-    stages = (ROOT / "xdiffda" / "osse" / "__main__.py").read_text()
+    stages = (ROOT / "xdiffda" / "experiments" / "osse" / "__main__.py").read_text()
     lines = [
         line.strip()
         for page in TEXT
@@ -249,6 +249,25 @@ def test_tables_hold_what_the_code_knows(tools: dict[str, ModuleType]) -> None:
     for name in ("axes", "tidy", "units", "grids", "methods", "models", "command-line"):
         lines = [line for line in tables[name]().splitlines() if line.startswith("|")]
         assert len(lines) > 2, name
+
+
+def test_pictures_of_the_architecture_name_rooms_and_files_that_exist(
+    tools: dict[str, ModuleType],
+) -> None:
+    page, package = tools["_architecture"], ROOT / "xdiffda"
+    rooms = {room for row in page.layers() for room in row} - {"__main__"}
+    there = {p.parent.name for p in package.glob("*/__init__.py")}
+    there |= {p.stem for p in package.glob("*.py") if not p.stem.startswith("__")}
+    assert rooms == there
+    assert all(page.purpose(room) for room in rooms)
+    steps = [*page.OBSERVATION, *page.BACKGROUND, *page.ANALYSIS]
+    assert [file for _, file in steps if file and not (package / file).exists()] == []
+    for drawn in (page.rooms(), page.paths()):
+        assert drawn.count("<svg") == 1
+    assert all(f">{room}" in page.rooms() for room in rooms)
+    # where the text of the page sends readers, there is something
+    named = re.findall(r"`xdiffda/([\w/.]+)`", TEXT["architecture"])
+    assert named and all((package / file).exists() for file in named)
 
 
 def test_gallery_shows_every_figure(tools: dict[str, ModuleType]) -> None:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import _architecture
 import _experiments
 from _gallery import gallery
 from _skill import drawing, earlier, skill, skill_channels, skill_ensembles, skill_figure, sweep
@@ -335,5 +336,6 @@ MADE: dict[str, Callable[..., str]] = {
     "training": training,
     "units": units,
     "variables": variables,
+    **_architecture.MADE,
     **_experiments.MADE,
 }

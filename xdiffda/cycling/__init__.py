@@ -1,1 +1,5 @@
-"""Cycling: everything with a clock: forecasts, cycles, windows, streams, stores of analyses."""
+"""Cycling: everything that has a clock.
+
+Forecasts, cycles of forecast and analysis, windows of observations (4D), streams of cycles side by
+side, and stores of many analysis times. Each analysis is made by `xdiffda.assimilation`.
+"""

@@ -11,9 +11,9 @@ _WIDTH = {"float32": 4, "bfloat16": 2, "float64": 8}  # bytes
 def temporary_bytes(config: NetworkConfig, graph: GenCastGraph) -> tuple[int, int]:
     """Memory of one evaluation beside weights and graph: shared, and for each member.
 
-    As in `xdiffda.graphcast.costs.temporary_bytes`, most is needed when messages are formed
-    from mesh to grid, unless the mesh is so fine that the transformer needs more. Edges there
-    are embedded by noise level, which all members share.
+    As in `xdiffda.networks.graphcast.costs.temporary_bytes`, most is needed when messages are
+    formed from mesh to grid, unless the mesh is so fine that the transformer needs more. Edges
+    there are embedded by noise level, which all members share.
 
     Parameters
     ----------

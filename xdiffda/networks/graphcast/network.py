@@ -152,7 +152,7 @@ class GraphCast(eqx.Module):
     Examples
     --------
     >>> import numpy as np
-    >>> from xdiffda.graphcast.graph import build_graph
+    >>> from xdiffda.networks.graphcast.graph import build_graph
     >>> graph = build_graph(np.linspace(-80, 80, 9), np.arange(0, 360, 20), refinement=1)
     >>> config = NetworkConfig(n_inputs=5, n_outputs=2, latent=8, processor_steps=2)
     >>> net = GraphCast(config, key=jax.random.key(0))
@@ -229,12 +229,13 @@ class GraphCast(eqx.Module):
 
         It takes (2 mesh + grid + all edges) x latent numbers; in half precision the members
         are those the network itself would compute. With edges in chunks the edges are kept in
-        factors, a seventh of that (``xdiffda.graphcast.static``), and this cannot be compiled.
+        factors, a seventh of that (``xdiffda.networks.graphcast.static``), and this cannot be
+        compiled.
 
         Examples
         --------
         >>> import numpy as np
-        >>> from xdiffda.graphcast.graph import build_graph
+        >>> from xdiffda.networks.graphcast.graph import build_graph
         >>> graph = build_graph(np.linspace(-80, 80, 9), np.arange(0, 360, 20), refinement=1)
         >>> config = NetworkConfig(n_inputs=5, n_outputs=2, latent=8, processor_steps=2)
         >>> net = GraphCast(config, key=jax.random.key(0))
