@@ -12,6 +12,7 @@ import xarray as xr
 from file_server import release_contents, serve
 from places import GENCAST_GOLDEN
 from tiny_release import GOLDEN, START, STEP, statistics
+from tiny_release import frames as frames
 
 import xdiffda
 from xdiffda.errors import InputError, ModelError, StorageError
