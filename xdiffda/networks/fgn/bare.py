@@ -112,8 +112,10 @@ class BareFGN:
 
     def noise_array(self, noise: Any, n_batch: int) -> Float[Array, "sample batch noise_channels"]:
         """The noise as an array, of as many numbers as the network reads."""
-        if isinstance(noise, xr.DataArray) and {*noise.dims} == {*NOISE_DIMS}:
-            noise = noise.transpose(*NOISE_DIMS)
+        if isinstance(noise, xr.DataArray):
+            noise = noise.squeeze("time", drop=True) if noise.sizes.get("time") == 1 else noise
+            if {*noise.dims} == {*NOISE_DIMS}:
+                noise = noise.transpose(*NOISE_DIMS)
         width = self.net.config.sizes.noise_channels
         values = np.asarray(noise)
         whole = values.dtype.kind == "f" and bool(np.isfinite(values).all())
