@@ -94,10 +94,10 @@ def main() -> None:
         cpu, wall = time.process_time(), time.perf_counter()
         program(arrays, z).block_until_ready()
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(
-            f"call {call + 1}: {cpu:.1f} s of processor time, {wall:.1f} s on the clock; peak "
-            f"memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f}"
-            " GiB",
+            f"call {call + 1}: {cpu:.1f} s of processor time, {wall:.1f} s on the clock; "
+            f"peak memory of the process {peak:.1f} GiB",
             flush=True,
         )
 
