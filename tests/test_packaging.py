@@ -189,12 +189,15 @@ def test_readme_commands_make_their_own_environment(root: Path, project: dict) -
 
 
 def test_ci_runs_the_readme_command(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())
     script = root / ".ci/run"
     assert script.stat().st_mode & stat.S_IXUSR
     text = script.read_text()
     assert "set -euo pipefail" in text
     assert 'command="$(python3 .ci/readme_command.py test)"' in text
     assert "pytest -" not in text  # the command itself is written only in the README
+    assert 'long="${command##*&& } -m long"' in text  # what that command leaves out
+    assert (project["tool"]["pytest"]["ini_options"]["addopts"])[-2:] == ["-m", "not long"]
     for tool in ("ruff check", "ruff format --check", "basedpyright", "lint-imports"):
         assert tool in text
 
@@ -235,6 +238,7 @@ def test_top_of_the_repository_is_tidy(root: Path) -> None:
         "pyproject.toml",
         "environment.yml",
         "CITATION.cff",
+        "CONTRIBUTING.md",
     }
     files = {p.name for p in root.iterdir() if p.is_file() and not p.name.startswith(".")}
     assert files <= allowed

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from gaussian_world import ERRORS, LAYOUT, draw_states, make_prior
+from gaussian_world import ERRORS, LAYOUT, SampledPrior, draw_states, make_prior
 from places import SUPPORT
 
 import xdiffda
@@ -38,8 +38,7 @@ def _analyse(world, background=None, obs=None, **settings):
     return xdiffda.assimilate(
         own_background if background is None else background,
         own_obs if obs is None else obs,
-        model=prior,
-        **(QUICK | settings),
+        **({"model": prior} | QUICK | settings),
     )
 
 
@@ -169,9 +168,11 @@ def test_provenance_says_how_the_analysis_was_made(world):
         level=("obs", [30.0]), variable=("obs", ["temperature"]), value=("obs", [220.0])
     )
     obs = xr.concat([gross, outside], "obs")
-    attrs = _analyse(world, obs=obs, seed=11).attrs
+    attrs = _analyse(world, obs=obs, seed=11, model=make_prior(SampledPrior)).attrs
     assert attrs["xdiffda_model"] == "small world" and attrs["xdiffda_seed"] == 11
     assert attrs["xdiffda_network_evaluations"] == 4
+    at_once = _analyse(world, seed=11).attrs  # a Gaussian prior needs no sampler
+    assert at_once["xdiffda_network_evaluations"] == 0
     rejected = json.loads(attrs["xdiffda_observations_rejected"])[0]
     assert rejected["gross error"] == 1 and sum(rejected.values()) == 2
     assert json.loads(attrs["xdiffda_observations_used"]) == [tidy.sizes["obs"] - 1]

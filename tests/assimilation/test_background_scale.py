@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
-from gaussian_world import LAT, LAYOUT, LON, MEAN, SCALE
+from gaussian_world import ERRORS, LAT, LAYOUT, LON, MEAN, SCALE, SampledPrior, make_prior
 
 import xdiffda
 from xdiffda.assimilation.innovations import estimate_r, observe
@@ -257,8 +257,9 @@ def test_attributes_are_the_same_text_from_a_file_for_one_time_and_for_two(prior
             assert json.loads(found.attrs["xdiffda_solver_residual"]) == [None] * n
 
 
-def test_too_few_steps_warn_with_a_number_that_does_not(prior) -> None:
-    obs = emulate_obs(_label(_full(MEAN)), n_columns=5, error_std=prior.typical_error(), seed=0)
+def test_too_few_steps_warn_with_a_number_that_does_not() -> None:
+    prior = make_prior(SampledPrior)
+    obs = emulate_obs(_label(_full(MEAN)), n_columns=5, error_std=ERRORS, seed=0)
     ask = {"model": prior, "n_members": 2, "progress": False}
     with pytest.warns(UserWarning, match="n_steps=3 .*60 % .*repair: n_steps=4"):
         xdiffda.assimilate(_label(_full(MEAN)), obs, n_steps=3, **ask)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
-from gaussian_world import draw_states, make_prior
+from gaussian_world import SampledPrior, draw_states, make_prior
 
 from xdiffda.assimilation.calibration import (
     default_functions,
@@ -21,6 +21,8 @@ from xdiffda.diffusion.posterior import Guidance, sample_posterior
 from xdiffda.errors import InputError
 from xdiffda.observations import emulate_obs, to_tidy
 from xdiffda.state.convert import from_state, to_state
+
+pytestmark = pytest.mark.long  # hundreds of analyses
 
 ERRORS = {"2m_temperature": 0.5, "geopotential": 80.0, "temperature": 0.4}
 N_DRAWS, N_MEMBERS = 60, 11
@@ -148,10 +150,9 @@ def test_a_sampler_that_ignores_the_data_is_found(world) -> None:
 
 def test_too_few_evaluations_are_found(world) -> None:
     """Three evaluations leave members too close to the observations: only J_o sees it soon."""
-    prior, background = world
     found = simulation_based_calibration(
-        prior,
-        background,
+        make_prior(SampledPrior),
+        world[1],
         n_draws=20,
         n_members=3,
         n_columns=20,

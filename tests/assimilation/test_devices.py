@@ -24,6 +24,7 @@ from xdiffda.observations import emulate_obs
 FLAG = "--xla_force_host_platform_device_count=4"
 
 
+@pytest.mark.long
 def test_four_devices_give_the_members_of_one() -> None:
     """In a process of its own: see devices_script.py."""
     env = os.environ | {"XLA_FLAGS": FLAG, "JAX_PLATFORMS": "cpu"}

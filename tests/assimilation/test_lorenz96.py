@@ -13,6 +13,8 @@ from jaxtyping import Array
 from xdiffda.assimilation.baselines.letkf import Inflation, departures, local_analysis
 from xdiffda.covariance.localisation import gaspari_cohn
 
+pytestmark = pytest.mark.long  # hundreds of cycles
+
 N_VARIABLE, FORCING, STEP = 40, 8.0, 0.05
 SPIN_UP, CYCLES = 300, 1500
 

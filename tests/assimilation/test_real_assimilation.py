@@ -17,6 +17,8 @@ from places import SHARED
 import xdiffda
 from xdiffda.storage.files import open_dataset, write_dataset
 
+pytestmark = pytest.mark.long  # whole fields of reanalyses
+
 ERA5, IFS = "era5-levels-members.grib", "pl_regular_ll.grib"
 # pairs of opposite perturbations: the mean of four members has hardly any sampling error
 QUICK = {"n_members": 4, "n_steps": 4, "antithetic": True, "progress": False}

@@ -26,6 +26,8 @@ from xdiffda.errors import InputError, StorageError
 from xdiffda.storage.icechunk import as_store
 from xdiffda.storage.tasks import single_writer
 
+pytestmark = pytest.mark.long  # a cluster of processes
+
 distributed = pytest.importorskip("distributed")
 N_TIMES = 6
 STARTS, END = ["2020-01-15T12", "2020-01-16T12"], "2020-01-17T06"

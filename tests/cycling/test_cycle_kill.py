@@ -41,7 +41,10 @@ EARLY = (
     "sys.addaudithook(watch)\n"
 ) + SCRIPT
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL is of POSIX")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL is of POSIX"),
+]
 
 
 def _start(script: str, path: Path, *more: int) -> subprocess.Popen:

@@ -23,7 +23,7 @@ from xdiffda.diffusion.likelihood import Likelihood
 from xdiffda.diffusion.posterior import Guidance, sample_posterior
 from xdiffda.priors.prior import Wiener
 
-pytestmark = pytest.mark.usefixtures("optimised")  # hundreds of members
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("optimised")]  # hundreds of members
 N_MEMBER = 800
 SOLVER = Solver(tolerance=1e-5, max_iterations=100)
 

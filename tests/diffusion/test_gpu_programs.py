@@ -16,6 +16,8 @@ from places import SUPPORT
 from xdiffda.networks.graphcast.graph import build_graph
 from xdiffda.networks.graphcast.network import GraphCast, NetworkConfig
 
+pytestmark = pytest.mark.long  # compiles for another device
+
 # what must have been lowered on the way, or the script no longer sees it
 NEEDED = {
     "guided": {"evaluate", "updated", "draw_errors", "prepare"},

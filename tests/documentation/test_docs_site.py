@@ -1,6 +1,6 @@
 """The documentation site builds without a warning, and its pages lead somewhere.
 
-Takes two minutes and the extra ``docs``; `.ci/run` installs it, README's test command does not.
+Takes two minutes and the extra ``docs``, which `.ci/run` installs before the long tests.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.long
 def test_site_builds_without_warning_and_its_links_lead_somewhere(site: Path) -> None:
     assert dead_links(site) == []
     objects = (site / "api" / "xdiffda.assimilate.html").read_text(encoding="utf-8")

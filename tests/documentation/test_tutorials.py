@@ -69,6 +69,7 @@ def processor_seconds() -> float:
     return spent.ru_utime + spent.ru_stime
 
 
+@pytest.mark.long
 @every_notebook
 def test_notebook_runs(
     path: Path, tmp_path: Path, monkeypatch, record_property: Callable[[str, object], None]

@@ -15,6 +15,8 @@ from xdiffda.experiments import cycling
 from xdiffda.experiments.cycling import CyclingConfig, runs_of
 from xdiffda.experiments.cycling_results import about, figure, largest, table
 
+pytestmark = pytest.mark.long  # a whole experiment
+
 CHOICES = {
     "background": "12h",
     "n_cycles": 5,

@@ -44,6 +44,8 @@ from xdiffda.storage.model_folder import (
     write_card,
 )
 
+pytestmark = pytest.mark.long  # a whole experiment
+
 CHANNELS = ("2m_temperature", "temperature@500", "temperature@850")
 SIZES = {"latent": 4, "processor_steps": 1, "hidden_layers": 1}
 TRUNCATION = 17  # what the basis of the store's grid has

@@ -28,6 +28,8 @@ from xdiffda.experiments.runner import Task
 from xdiffda.experiments.world import open_world
 from xdiffda.verify import lead_time_loss
 
+pytestmark = pytest.mark.long  # whole experiments
+
 
 @pytest.fixture(scope="module")
 def pieces() -> dict:

@@ -17,6 +17,8 @@ from xdiffda.experiments import command, window
 from xdiffda.experiments import window as window_results
 from xdiffda.experiments.window import WindowConfig, figure, ratios, table
 
+pytestmark = pytest.mark.long  # a whole experiment
+
 METHODS = {
     "start alone": {"how": "start"},
     "as if at the start": {"how": "none"},

@@ -19,7 +19,13 @@ MEAN = {"2m_temperature": 285.0, "geopotential@500": 54000.0, "temperature@500":
 SCALE = {"2m_temperature": 2.0, "geopotential@500": 300.0, "temperature@500": 1.5}
 
 
-def make_prior() -> GaussianPrior:
+class SampledPrior(GaussianPrior):
+    """Drawn from as networks are, by the sampler, where `GaussianPrior` is drawn from at once."""
+
+    is_gaussian = False
+
+
+def make_prior(kind: type[GaussianPrior] = GaussianPrior) -> GaussianPrior:
     """Prior with a red spectrum and correlated channels."""
     basis = sphere_basis(LAT, LON)
     degree = np.arange(basis.mask.shape[0])
@@ -29,7 +35,7 @@ def make_prior() -> GaussianPrior:
     channels = np.full((3, 3), 0.5) + 0.5 * np.eye(3)
     covariance = SpectralCovariance.from_blocks(basis, spectrum[:, None, None] * channels)
     scale = np.tile([SCALE[c] for c in LAYOUT.channel_names], (LAYOUT.grid.n_node, 1))
-    return GaussianPrior(LAYOUT, scale, covariance, name="small world")
+    return kind(LAYOUT, scale, covariance, name="small world")
 
 
 def draw_states(prior: GaussianPrior, seed: int = 0) -> tuple[xr.Dataset, xr.Dataset]:

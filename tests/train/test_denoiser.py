@@ -26,6 +26,8 @@ from xdiffda.train.denoiser import (
     residuals,
 )
 
+pytestmark = pytest.mark.long  # a training
+
 N_CHANNEL = 3
 LAT, LON = np.linspace(-78.75, 78.75, 8), np.arange(16) * 22.5
 CONFIG = TrainConfig(

@@ -34,6 +34,8 @@ from xdiffda.train.forecasts import make_forecasts, valid_times
 from xdiffda.train.official import read_forecaster
 from xdiffda.train.run_folder import make_optimiser
 
+pytestmark = pytest.mark.long  # a training, and forecasts for it
+
 CONFIG = """
 task = "diffda"
 data = "{folder}/era5.zarr"

@@ -18,6 +18,8 @@ from xdiffda.train.config import Compute, TrainConfig
 from xdiffda.train.data import SPLIT, Nature, load_nature
 from xdiffda.train.forecaster import batches, make_stepper, rollout_loss, run
 
+pytestmark = pytest.mark.long  # a training
+
 
 @pytest.fixture(scope="module")
 def nature(nature_folder: Path) -> Nature:

@@ -150,6 +150,7 @@ def test_a_warning_before_the_first_step_is_kept() -> None:
         assert not next_run.wanted
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun on this machine")
 def test_mpirun_starts_two_tasks_and_one_stops_both(
     forecaster_folder: Path, root: Path, tmp_path: Path

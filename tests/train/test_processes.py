@@ -48,6 +48,7 @@ def story(nature_folder: Path, forecaster_folder: Path, root: Path, tmp_path_fac
     return folder
 
 
+@pytest.mark.long
 def test_two_processes_give_the_curve_of_one(story: Path, forecaster_folder: Path) -> None:
     one, two = (processes.rows_of(f / "log.csv") for f in (forecaster_folder, story / "out"))
     assert [r["step"] for r in two] == [r["step"] for r in one]
@@ -57,6 +58,7 @@ def test_two_processes_give_the_curve_of_one(story: Path, forecaster_folder: Pat
     assert checked[1] == pytest.approx(checked[0], rel=1e-4)
 
 
+@pytest.mark.long
 def test_the_run_says_how_far_it_is(story: Path) -> None:
     stopped = json.loads((story / "after-stop-status.json").read_text())
     assert (stopped["processes"], stopped["devices"], stopped["steps"]) == (2, 2, STEPS)
@@ -65,6 +67,7 @@ def test_the_run_says_how_far_it_is(story: Path) -> None:
     assert (story / "out/finished").exists()
 
 
+@pytest.mark.long
 def test_optimiser_and_average_are_split_weights_are_not(story: Path) -> None:
     found = processes.which_are_split(story / "out/checkpoints" / str(STEPS))
     assert not any(found["weights"])
@@ -72,6 +75,7 @@ def test_optimiser_and_average_are_split_weights_are_not(story: Path) -> None:
         assert np.mean(found[part]) > 0.25  # matrices; vectors are too short to share
 
 
+@pytest.mark.long
 def test_no_batch_is_lost_or_repeated(story: Path, nature_folder: Path) -> None:
     config = TrainConfig.read_back(story / "out")
     expected = batches(load_nature(nature_folder), "train", config)

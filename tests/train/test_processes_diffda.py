@@ -14,6 +14,8 @@ import pytest
 from xdiffda.train.__main__ import main
 from xdiffda.train.run_folder import read_samples
 
+pytestmark = pytest.mark.long  # trainings by many processes
+
 STEPS, SAVE_EVERY, PAIRS = 14, 4, 14
 PAUSE = 35.0  # s: gloo gives up a collective operation after 30
 CONFIG = """

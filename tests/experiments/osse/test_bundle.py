@@ -27,6 +27,8 @@ from xdiffda.train.data import load_nature, load_pairs, normalise_like
 from xdiffda.train.denoiser import load_network, prepare
 from xdiffda.train.forecaster import load_stepper
 
+pytestmark = pytest.mark.long  # a training, bundled
+
 
 @pytest.fixture(scope="module")
 def bundled(

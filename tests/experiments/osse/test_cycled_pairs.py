@@ -21,6 +21,8 @@ from xdiffda.train.config import TrainConfig
 from xdiffda.train.data import OWN_CYCLES, Joined, load_nature, load_pairs
 from xdiffda.train.forecaster import load_stepper
 
+pytestmark = pytest.mark.long  # cycles of a trained world
+
 
 @pytest.fixture(scope="module")
 def world(nature_folder: Path, forecaster_folder: Path):

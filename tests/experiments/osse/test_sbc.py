@@ -17,6 +17,8 @@ from xdiffda.experiments.osse import sbc
 from xdiffda.priors.prior import GaussianPrior
 from xdiffda.priors.registry import models_folder
 
+pytestmark = pytest.mark.long  # hundreds of analyses
+
 
 @pytest.fixture(scope="module")
 def world() -> tuple[GaussianPrior, xr.Dataset]:
