@@ -65,7 +65,7 @@ TRUNCATION = 127  # default; where the grid resolves it
 LEVEL_RANGE = (1, 1050)  # hPa; below 1000 hPa errors are those of 1000 hPa
 LEAD_RANGE = (0.0, 240.0)  # hours
 # errors of humidity are at most this share of the background's, and of saturation, together
-CAP_OF_HUMIDITY, CAP_OF_SATURATION = 0.6, 0.05
+CAP_OF_HUMIDITY, CAP_OF_SATURATION = 0.6, 0.02
 LEAST_HUMIDITY = 1e-9  # kg/kg; an error of zero would not be one
 
 WIND = ("u_component_of_wind", "v_component_of_wind")
@@ -320,7 +320,7 @@ class ReferencePrior(GaussianPrior):
         """The same with the errors of humidity of this background; of a usual one for None.
 
         They are those of relative humidity times saturation, and at most 0.6 of the humidity and
-        0.05 of saturation together.
+        0.02 of saturation together.
         """
         own = [i for i, (name, _) in enumerate(self.layout.channels) if name in HUMIDITY]
         if not own:

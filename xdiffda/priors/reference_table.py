@@ -289,6 +289,13 @@ def make_table(geos_file: str | Path, nmc_file: str | Path) -> xr.Dataset:
     z_unbalanced += (std_pressure * reach) ** 2
     t_unbalanced = std_tu**2 + (std_pressure * reach * below / PRESSURE_LENGTH**2 / R_DRY) ** 2
 
+    shape = geos.shape(np.hypot(geos.rotational, geos.divergent))
+    south = 3 * np.sin(np.deg2rad(geos.lat))[:, None] ** 2
+
+    def total(own: np.ndarray, by_wind: np.ndarray) -> np.ndarray:
+        """Global rms: what wind implies goes with sin^2, all with the factor of latitude."""
+        return geos.rms(shape * np.sqrt(own + south * by_wind))
+
     ds = xr.Dataset(
         coords={
             "level": ("level", LEVELS, {"units": "hPa"}),
@@ -311,7 +318,7 @@ def make_table(geos_file: str | Path, nmc_file: str | Path) -> xr.Dataset:
     add(
         "wind_shape",
         "lat level",
-        geos.shape(np.hypot(geos.rotational, geos.divergent)),
+        shape,
         "1",
         "factor of errors of wind and mass by latitude, rms 1",
     )
@@ -356,14 +363,14 @@ def make_table(geos_file: str | Path, nmc_file: str | Path) -> xr.Dataset:
     add(
         "std_geopotential",
         "level",
-        np.sqrt(implied[0] + z_unbalanced),
+        total(z_unbalanced, implied[0]),
         "m2 s-2",
         "rms error over the globe that follows",
     )
     add(
         "std_temperature",
         "level",
-        np.sqrt(implied[1] + t_unbalanced),
+        total(t_unbalanced, implied[1]),
         "K",
         "rms error over the globe that follows",
     )
