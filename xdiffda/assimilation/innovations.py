@@ -627,7 +627,8 @@ def estimate_r(
     size = np.abs(departure) / np.sqrt(noise2 + spread2)
     limit = 5 * np.median(size) / 0.6745
     d2 = np.minimum(size, limit) ** 2 * (noise2 + spread2)
-    grid = np.linspace(*np.log(R_BOUNDS), 24)
+    low, high = np.log(R_BOUNDS)
+    grid = np.linspace(low, high, 24)
     r = 1.0
     for _ in range(3):  # rows count by what is expected of them at r
         weight = 1 / (noise2 + r**2 * spread2)

@@ -19,11 +19,12 @@ from xdiffda.errors import InputError, ModelError, Problem, StorageError
 from xdiffda.jax_settings import with_own_jax
 from xdiffda.networks.fgn import FGNForecaster, read_config
 from xdiffda.networks.fgn import load as load_fgn
-from xdiffda.networks.gencast import GenCastForecaster, GenCastPrior
+from xdiffda.networks.gencast import GenCastForecaster
 from xdiffda.networks.gencast import load as load_gencast
 from xdiffda.networks.graphcast import Forecaster
 from xdiffda.networks.graphcast import load as load_graphcast
 from xdiffda.options import get_options
+from xdiffda.priors.gencast import GenCastPrior
 from xdiffda.priors.prior import Prior
 from xdiffda.state.grid import Grid, equiangular
 from xdiffda.storage.download import Identity, Unreachable, download, read_identity, record_of

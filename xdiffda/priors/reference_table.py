@@ -182,6 +182,13 @@ class Nmc:
 class Geos:
     """The GEOS statistics on the levels of ours, (lat, level)."""
 
+    sf: np.ndarray
+    vp: np.ndarray
+    hsf: np.ndarray
+    hvp: np.ndarray
+    t: np.ndarray
+    q: np.ndarray
+
     def __init__(self, path: Path) -> None:
         with xr.open_dataset(path) as ds:
             ds = ds.sortby("lev")

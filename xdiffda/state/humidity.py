@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
@@ -37,7 +39,7 @@ def saturation_pressure(temperature: xr.DataArray, over: str = "mixed") -> xr.Da
     [6.12, 0.19]
     """
     if over == "water":
-        celsius = temperature - 273.15
+        celsius: Any = temperature - 273.15
         return 6.112 * np.exp(17.67 * celsius / (celsius + 243.5))
     if over != "mixed":
         problem = Problem(f"over={over!r}", '"mixed" or "water"', 'over="mixed"')

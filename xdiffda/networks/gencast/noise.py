@@ -91,6 +91,7 @@ def _gain(n_degree: int) -> Float[Array, " degree"]:
 
 
 def _rescaled(basis: ScalarBasis) -> ScalarBasis:
+    assert basis.inverse_rows is not None  # a basis of a grid, which was asked for it
     gain = _gain(basis.mask.shape[0])[:, None, None]
     scaled = (basis.along_rows * gain, basis.inverse_rows / gain)
     return eqx.tree_at(lambda b: (b.along_rows, b.inverse_rows), basis, scaled)

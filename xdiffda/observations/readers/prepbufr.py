@@ -148,7 +148,7 @@ def _unfold(column: Any, rows: np.ndarray) -> tuple[np.ndarray, Any]:
     """Entries of a column of lists, and the row of each."""
     import pyarrow.compute as pc
 
-    parents = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
+    parents = pc.call_function("list_parent_indices", [column]).to_numpy(zero_copy_only=False)
     return rows[parents.astype(np.int64)], column.flatten()
 
 
