@@ -1,142 +1,559 @@
-"""BUFR of SYNOP and TEMP reports, decoded by the package ``pdbufr``.
+"""BUFR of the WMO: surface reports, soundings, wind profiles, aircraft, satellite winds.
 
-The tables of BUFR are WMO's and large: they are left to eccodes, which pdbufr calls.
+What a message holds is found by its elements (table B), not by its template: a pressure or a
+height beside a temperature or a wind is a level, whoever wrote the file.
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
+import functools
+import json
 import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from xdiffda.errors import InputError, Problem, StorageError
-from xdiffda.observations.readers.recognise import damaged
-from xdiffda.observations.readers.reports import Reports, as_numbers
+from xdiffda.errors import InputError, Problem
+from xdiffda.observations.readers.air import pressure_of_altimeter, standard_pressure
+from xdiffda.observations.readers.bufr_messages import (
+    TABLES,
+    Message,
+    Messages,
+    decode,
+    decoder,
+    messages_of,
+    shortened,
+)
+from xdiffda.observations.readers.indirect import refuse_indirect
+from xdiffda.observations.readers.recognise import bytes_of
+from xdiffda.observations.readers.reports import Reports
+from xdiffda.state.variables import G0
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-_INSTALL = 'pip install "xdiffda[obs]"'
-_PLACES = {"stnid", "lat", "lon", "elevation", "time"}
-_SYNOP = {
-    "t2m": "2m_temperature",
-    "td2m": "2m_dewpoint_temperature",
-    "mslp": "mean_sea_level_pressure",
-    "pressure": "surface_pressure",
+# WMO table A.
+_LAND, _SEA, _SOUNDING, _AIRCRAFT, _AMV, _RADAR = 0, 1, 2, 4, 5, 6
+_SCATTEROMETER, _OCEAN = 12, 31
+_SURFACE = (_LAND, _SEA, _OCEAN)
+_READ = (*_SURFACE, _SOUNDING, _AIRCRAFT, _AMV, _RADAR, _SCATTEROMETER)
+# Elements by what they are, the best first.
+_TEMPERATURE = ("B012101", "B012001")
+_DEWPOINT = ("B012103", "B012003")
+_T2M = ("B012004", "B012104", *_TEMPERATURE)
+_TD2M = ("B012006", "B012106", *_DEWPOINT)
+_DIRECTION, _SPEED = ("B011001",), ("B011002",)
+_DIRECTION10, _SPEED10 = ("B011011", "B011001"), ("B011012", "B011002")
+_PRESSURE = ("B007004", "B010004")
+_HEIGHTS = ("B010009", "B007009", "B010008", "B007007", "B007002", "B007010")
+_ALTITUDES = ("B007010", "B007002", "B010070", "B007007")  # of aircraft: above 1013.25 hPa
+_ABOVE_STATION = ("B007006",)
+_GROUND = ("B007031", "B007030", "B007001")  # the barometer first: a pressure is at its height
+_LAT, _LON = ("B005001", "B005002"), ("B006001", "B006002")
+_LEVEL_OF = {*_PRESSURE[:1], *_HEIGHTS, *_ABOVE_STATION}
+_OBSERVED_ON_LEVELS = {*_TEMPERATURE, *_SPEED, "B011003"}
+_NAMES = re.compile(r"(B\d{6})(_\d+)?")
+# Elements of what is observed (classes 10 to 15, 20 and 22) that are named where not used.
+_OBSERVED = re.compile(r"B(1[0-5]|20|22)\d{4}")
+_HEIGHT_OF_SENSOR = "B007032"
+_MISSING_STATION = re.compile(r"[\0\s?]*")
+# Elements of what needs an operator of its own, by the word that `indirect` knows.
+_INDIRECT = {
+    "B012063": "brightnessTemperature",
+    "B014043": "radiance",
+    "B014046": "radiance",
+    "B012149": "brightnessTemperature",
+    "B015037": "bendingAngle",
+    "B015036": "refractivity",
 }
-_TEMP = {"t": "temperature", "td": "dewpoint_temperature", "z": "geopotential"}
-# WMO table A: surface data from land and from sea; vertical soundings.
-_SURFACE, _SOUNDINGS = (0, 1), (2,)
-_END = b"7777"
+
+
+@dataclass
+class _Columns:
+    """Elements of one table of rows: arrays by name, in the order of the template."""
+
+    n: int
+    numbers: dict[str, list[np.ndarray]]
+    texts: dict[str, np.ndarray]
+    lists: list[tuple[np.ndarray, _Columns]]  # row of each entry, and its elements
+
+    def first(self, names: Iterable[str]) -> np.ndarray:
+        """First occurrence of each element, the first name where it is known; else the next."""
+        out = np.full(self.n, np.nan)
+        for name in names:
+            if name in self.numbers:
+                out = np.where(np.isfinite(out), out, self.numbers[name][0])
+        return out
+
+    def known(self, names: Iterable[str]) -> bool:
+        return any(name in self.numbers for name in names)
+
+    def at(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Values of these rows, in their order."""
+        return values[rows]
 
 
 def read_bufr(path: Path, *, heights: str | None = None, drift: bool = True) -> xr.Dataset:
-    """Read SYNOP and TEMP reports; messages of other categories are counted, not read."""
-    categories = _categories(path)
-    found = [*{c in _SOUNDINGS for c in categories if c in (*_SURFACE, *_SOUNDINGS)}]
-    if len(found) != 1:
+    """Read all messages that hold reports of variables that the package knows.
+
+    ``heights`` is for other forms: heights of soundings become pressures in any case.
+    """
+    messages = messages_of(path, bytes_of(path))
+    parts: list[Reports] = []
+    other: dict[int, int] = {}
+    indirect: set[str] = set()
+    for category, group in _groups(messages.found):
+        if category not in _READ:
+            other[category] = other.get(category, 0) + len(group)
+            indirect |= _indirect_of(path, group[0])
+            continue
+        for batch, _ in decode(path, messages, group, repair=_with_tables_of_eccodes):
+            columns = _columns(batch)
+            found = _reports(category, columns, drift)
+            if not any(part.columns for part in found):
+                indirect |= {_INDIRECT[n] for n in _INDIRECT if columns.known([n])}
+            parts += found
+    loss = messages.loss(path)
+    if loss:
+        warnings.warn(loss, stacklevel=2)
+    if not any(part.columns for part in parts):
+        refuse_indirect(path, sorted(indirect))
+        categories = sorted({m.category for m in messages.found})
         raise InputError(
             [
                 Problem(
-                    f"BUFR messages of the data categories {sorted({*categories})}",
-                    "SYNOP (0 land, 1 sea) or TEMP (2) in a file of their own",
-                    f"pdbufr.read_bufr({str(path)!r}, columns=[...])",
+                    f"BUFR messages of the data categories {categories} without a value that can "
+                    f"be used" + (f" ({loss})" if loss else ""),
+                    "surface reports (0, 1), soundings and wind profiles (2, 6), aircraft (4), "
+                    "satellite winds (5) or scatterometer winds (12)",
+                    f"earth2bufr.read_bufr({str(path)!r}, as_pandas=True)",
                 )
             ],
             what=str(path),
         )
-    reader = "temp" if found[0] else "synop"
-    pdbufr = _pdbufr(path)
+    reports = Reports.joined(parts)
+    reports.unused["messages of other data categories"] += sum(other.values())
+    reports.dropped["messages that cannot be decoded"] += len(messages.lost)
+    return reports.to_dataset()
+
+
+def _groups(found: list[Message]) -> list[tuple[int, list[Message]]]:
+    """Messages by template, in the order in which these first come."""
+    groups: dict[Any, list[Message]] = {}
+    for message in found:
+        if message.subsets and message.category != TABLES:
+            # the marks of satellite winds are worth their time: without them nobody uses these
+            short = message if message.category == _AMV else shortened(message)
+            groups.setdefault(short.template, []).append(short)
+    return [(key[0], group) for key, group in groups.items()]
+
+
+def _indirect_of(path: Path, message: Message) -> set[str]:
+    """Which elements that need an operator of their own a message of another category has."""
+    for batch, _ in decode(path, Messages(), [shortened(message)]):
+        names = _names_in(batch.schema)
+        return {_INDIRECT[name] for name in _INDIRECT if name in names}
+    return set()
+
+
+def _names_in(fields: Any) -> set[str]:
+    import pyarrow as pa
+
+    names = set()
+    for field in fields:
+        if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type):
+            names |= _names_in(field.type.value_type)
+        elif match := _NAMES.fullmatch(field.name):
+            names.add(match[1])
+    return names
+
+
+# ------------------------------------------------------------------------------ tables
+
+
+def _with_tables_of_eccodes(message: Message) -> tuple[bytes, str] | None:
+    """Descriptors of a message without those of local table D, and what local table B says.
+
+    ``earth2bufr`` has the tables of the WMO, eccodes those of centres as well.
+    """
     try:
-        table = pdbufr.read_bufr(str(path), reader=reader)
-    except Exception as error:  # eccodes and pdbufr have errors of their own
-        raise damaged(path, error) from error
-    if table.empty:
-        raise InputError(
-            [
-                Problem(
-                    "no report that pdbufr can read",
-                    f"{reader.upper()} reports",
-                    f"pdbufr.read_bufr({str(path)!r}, columns='all', flat=True)",
-                )
-            ],
-            what=str(path),
-        )
-    other = sum(c not in (_SOUNDINGS if found[0] else _SURFACE) for c in categories)
-    return _reports(table, reader, other).to_dataset()
-
-
-def _pdbufr(path: Path) -> Any:
+        import eccodes
+    except ImportError:
+        return None
+    handle = None
     try:
-        pdbufr = importlib.import_module("pdbufr")
-    except ImportError as error:
-        raise StorageError(
-            f"{path}: BUFR, which pdbufr decodes; it is not installed ({error}); needed pdbufr "
-            f"and eccodes; repair: `{_INSTALL}`, then `xdiffda.read_obs({str(path)!r})`"
-        ) from error
-    if "reader" not in inspect.signature(pdbufr.read_bufr).parameters:
-        raise StorageError(
-            f"{path}: found pdbufr without readers of reports (reader='synop'); needed 0.15 or "
-            "later; repair: `pip install --upgrade pdbufr`"
-        )
-    return pdbufr
+        handle = eccodes.codes_new_from_message(message.data)
+        eccodes.codes_set(handle, "unpack", 1)
+        expanded = [int(code) for code in eccodes.codes_get_array(handle, "expandedDescriptors")]
+        local = {c for c in expanded if c < 100000 and c % 1000 >= 192}
+        table = _local_elements(eccodes, handle, local)
+    except Exception:  # of eccodes, which has many: then the decoder's own error stands
+        return None
+    finally:
+        if handle is not None:
+            eccodes.codes_release(handle)
+    codes = [((c // 100000) << 6 | c // 1000 % 100, c % 1000) for c in expanded]
+    return bytes(byte for pair in codes for byte in pair), json.dumps(
+        {"table_b": table, "table_d": {}}
+    )
 
 
-def _categories(path: Path) -> list[int]:
-    """Data category of each message (section 1); a StorageError if the last one is cut off."""
-    data = path.read_bytes()
-    categories = []
-    for match in re.finditer(b"BUFR", data):
-        at = match.start()
-        edition = data[at + 7] if at + 8 <= len(data) else 0
-        if edition not in (2, 3, 4):
-            continue  # four letters inside of the data of another message
-        size = int.from_bytes(data[at + 4 : at + 7], "big")
-        if data[at + size - 4 : at + size] == _END:
-            categories.append(data[at + 8 + (10 if edition == 4 else 8)])
-        elif at + size > len(data):
-            raise damaged(path, f"the last message has {len(data) - at} of {size} bytes")
-    return categories
+def _local_elements(eccodes: Any, handle: Any, wanted: set[int]) -> dict[str, dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = {}
+    iterator = eccodes.codes_bufr_keys_iterator_new(handle)
+    try:
+        while len(table) < len(wanted) and eccodes.codes_bufr_keys_iterator_next(iterator):
+            key = eccodes.codes_bufr_keys_iterator_get_name(iterator)
+            if not key.startswith("#") or "->" in key:
+                continue
+            code = int(eccodes.codes_get(handle, f"{key}->code"))
+            name = f"{code // 100000}-{code // 1000 % 100:02d}-{code % 1000:03d}"
+            if code in wanted and name not in table:
+                table[name] = {
+                    "mnemonic": f"B{code:06d}",
+                    "name": key,
+                    "units": str(eccodes.codes_get(handle, f"{key}->units")),
+                    "scale": int(eccodes.codes_get(handle, f"{key}->scale")),
+                    "reference_value": int(eccodes.codes_get(handle, f"{key}->reference")),
+                    "bit_width": int(eccodes.codes_get(handle, f"{key}->width")),
+                }
+    finally:
+        eccodes.codes_bufr_keys_iterator_delete(iterator)
+    return table
 
 
-def _column(table: pd.DataFrame, name: str) -> np.ndarray:
-    return as_numbers(table[name]) if name in table else np.full(len(table), np.nan)
+@functools.cache
+def _names_of_elements(path: Path) -> dict[str, str]:
+    table, _ = decoder(path).load_tables()
+    return {f"B{code}": entry["name"] for code, entry in json.loads(table).items()}
 
 
-def _reports(table: pd.DataFrame, reader: str, n_other: int) -> Reports:
-    import pandas as pd
+# ------------------------------------------------------------------------------ columns
 
-    place = {
-        "lat": _column(table, "lat"),
-        "lon": _column(table, "lon"),
-        "time": pd.to_datetime(table["time"], errors="coerce").to_numpy("datetime64[ns]"),
-        "station": table["stnid"].fillna("").astype(str).to_numpy(str),
-        "kind": np.full(len(table), reader),
-        "station_height": _column(table, "elevation"),
+
+def _columns(batch: Any) -> _Columns:
+    return _gathered(zip(batch.schema.names, batch.columns, strict=True), batch.num_rows)
+
+
+def _gathered(fields: Iterable[tuple[str, Any]], n: int) -> _Columns:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    out = _Columns(n, {}, {}, [])
+    for name, column in fields:
+        match = _NAMES.fullmatch(name)
+        if pa.types.is_list(column.type):
+            entries = column.flatten()
+            if pa.types.is_struct(entries.type):
+                rows = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
+                inner = [
+                    (entries.type.field(i).name, entries.field(i))
+                    for i in range(entries.type.num_fields)
+                ]
+                out.lists.append((rows.astype(np.int64), _gathered(inner, len(entries))))
+        elif match and pa.types.is_floating(column.type):
+            values = column.to_numpy(zero_copy_only=False).astype(np.float64)
+            out.numbers.setdefault(match[1], []).append(values)
+        elif match and pa.types.is_string(column.type) and match[1] not in out.texts:
+            texts = [
+                "" if text is None or _MISSING_STATION.fullmatch(text) else text.strip("\0 ")
+                for text in column.to_pylist()
+            ]
+            out.texts[match[1]] = np.array(texts, str)
+    return out
+
+
+def _time(columns: _Columns) -> np.ndarray:
+    """Time of each row from its first year, month, ...; NaT where there is no such time."""
+    year, month, day, hour = (columns.first([f"B00400{i}"]) for i in (1, 2, 3, 4))
+    minute, second = (np.nan_to_num(columns.first([f"B00400{i}"])) for i in (5, 6))
+    good = (year >= 1900) & (year < 2200) & (month >= 1) & (month <= 12) & (day >= 1)
+    good &= (day <= 31) & (hour >= 0) & (hour <= 24) & (minute < 60) & (second < 61)
+    months = (np.where(good, year, 1970) - 1970) * 12 + np.where(good, month, 1) - 1
+    start = months.astype(np.int64).astype("datetime64[M]").astype("datetime64[s]")
+    rest = ((np.where(good, day, 1) - 1) * 24 + np.where(good, hour, 0)) * 3600
+    rest = rest + np.where(good, minute * 60 + second, 0)
+    stamp = start + np.round(rest).astype("timedelta64[s]")
+    good &= stamp.astype("datetime64[M]") == start.astype("datetime64[M]")  # no 31 February
+    return np.where(good, stamp, np.datetime64("NaT")).astype("datetime64[ns]")
+
+
+def _station(columns: _Columns) -> np.ndarray:
+    """Name of the station: WMO number, ICAO letters, call sign, buoy, aircraft, satellite."""
+    out = np.full(columns.n, "", "U32")
+    block, number = columns.first(["B001001"]), columns.first(["B001002"])
+    known = np.isfinite(block) & np.isfinite(number)
+    out[known] = [
+        f"{int(b):02d}{int(n):03d}" for b, n in zip(block[known], number[known], strict=True)
+    ]
+    for name in ("B001063", "B001011", "B001008", "B001006", "B001015"):
+        if name in columns.texts:
+            out = np.where(out == "", columns.texts[name], out)
+    for name in ("B001005", "B001087", "B001003", "B001007"):
+        code = columns.first([name])
+        known = np.isfinite(code) & (out == "")
+        out[known] = [f"{c:g}" for c in code[known]]
+    return out
+
+
+# ------------------------------------------------------------------------------ reports
+
+
+def _reports(category: int, columns: _Columns, drift: bool) -> list[Reports]:
+    """Reports of one template; several where it has several lists of levels."""
+    if category == _SCATTEROMETER:
+        return [_scatterometer(columns)]
+    levels = [
+        (rows, entries)
+        for rows, entries in columns.lists
+        if _LEVEL_OF & entries.numbers.keys() and _OBSERVED_ON_LEVELS & entries.numbers.keys()
+    ]
+    if levels and category not in _SURFACE:
+        found = [_profile(category, columns, rows, entries, drift) for rows, entries in levels]
+    elif category in _SURFACE:
+        found = [_surface(category, columns)]
+    else:
+        found = [_single_level(category, columns)]
+    _count_unused(found[0], columns)
+    return found
+
+
+def _base(columns: _Columns, kind: str) -> dict[str, np.ndarray]:
+    return {
+        "lat": columns.first(_LAT),
+        "lon": columns.first(_LON),
+        "time": _time(columns),
+        "station": _station(columns),
+        "kind": np.full(columns.n, kind),
+        "station_height": columns.first(_GROUND),
     }
-    if reader == "temp":
-        place["level"] = _column(table, "pressure") / 100.0
+
+
+def _surface(category: int, columns: _Columns) -> Reports:
+    place = _base(columns, "synop" if category == _LAND else "ship")
+    if category != _LAND:
+        buoy = np.isfinite(columns.first(["B001005", "B001087"])) | (category == _OCEAN)
+        place["kind"] = np.where(buoy, "buoy", place["kind"])
+    elif "B001063" in columns.texts:
+        place["kind"] = np.where(columns.texts["B001063"] != "", "metar", place["kind"])
     reports = Reports(place)
-    names = _TEMP if reader == "temp" else _SYNOP
-    winds = ("wind_speed", "wind_dir") if reader == "temp" else ("wind10m_speed", "wind10m_dir")
-    for word, name in names.items():
-        if word in table:
-            reports.add(word, name, _column(table, word))
-    if winds[0] in table:
-        reports.add_wind(
-            *(_column(table, word) for word in winds),
-            zero_is_variable=True,
-            surface=np.full(len(table), reader == "synop"),
-        )
-    used = {*_PLACES, *names, *winds, *(["pressure"] if reader == "temp" else [])}
-    for word in map(str, table.columns):
-        if word not in used:
-            reports.unused[word] += int(table[word].notna().sum())
-    reports.unused["messages of other data categories"] += n_other
+    sensors = [
+        (rows, entries)
+        for rows, entries in columns.lists
+        if entries.known(_TEMPERATURE) and entries.known([_HEIGHT_OF_SENSOR])
+    ]
+    for names, called in ((_T2M, "2m_temperature"), (_TD2M, "2m_dewpoint_temperature")):
+        value = columns.first(names)
+        for rows, entries in sensors:
+            value = np.where(
+                np.isfinite(value), value, _at_two_metres(columns.n, rows, entries, names)
+            )
+        reports.add(names[0], called, value)
+    reports.add("B010051", "mean_sea_level_pressure", columns.first(["B010051"]))
+    pressure = columns.first(["B010004"])
+    setting = columns.first(["B010052"])
+    from_setting = pressure_of_altimeter(setting, place["station_height"])
+    used = np.isfinite(from_setting) & np.isnan(pressure)
+    reports.add("B010004", "surface_pressure", np.where(used, from_setting, pressure))
+    reports.assume("surface pressures from altimeter settings", int(used.sum()))
+    direction, speed = columns.first(_DIRECTION10), columns.first(_SPEED10)
+    if columns.known(_SPEED10):
+        reports.add_wind(speed, direction, zero_is_variable=True, surface=np.ones(columns.n, bool))
+    reports.add(
+        "B022042",
+        "sea_surface_temperature",
+        columns.first(["B022042", "B022049", "B022043"]),
+        count_missing=False,
+    )
     return reports
+
+
+def _at_two_metres(
+    n: int, rows: np.ndarray, entries: _Columns, names: tuple[str, ...]
+) -> np.ndarray:
+    """Of several thermometers the one next to 2 m, not the one in the grass."""
+    height, value = entries.first([_HEIGHT_OF_SENSOR]), entries.first(names)
+    away = np.where(np.isfinite(value) & (height >= 1) & (height <= 30), np.abs(height - 2), np.inf)
+    out = np.full(n, np.nan)
+    order = np.lexsort((away, rows))
+    first = order[np.unique(rows[order], return_index=True)[1]]
+    first = first[np.isfinite(away[first])]
+    out[rows[first]] = value[first]
+    return out
+
+
+def _single_level(category: int, columns: _Columns) -> Reports:
+    """Reports of aircraft and of satellite winds: one level each."""
+    aircraft = category == _AIRCRAFT
+    place = _base(columns, {_AIRCRAFT: "aircraft", _AMV: "amv"}.get(category, "profiler"))
+    place["level"] = columns.first(_PRESSURE[:1]) / 100.0
+    reports = Reports(place)
+    if aircraft:
+        altitude = columns.first(_ALTITUDES)
+        wanted = np.isnan(place["level"]) & np.isfinite(altitude)
+        place["level"] = np.where(wanted, standard_pressure(altitude) / 100.0, place["level"])
+        reports.assume(
+            "pressures from flight levels through the ICAO standard atmosphere", int(wanted.sum())
+        )
+        _add_air(reports, columns)
+    beside: dict[str, Any] = {}
+    if category == _AMV and "B033007" in columns.numbers:
+        marks = np.full(columns.n, np.nan)
+        for occurrence in columns.numbers["B033007"]:
+            marks = np.where(np.isfinite(marks), marks, occurrence)
+        beside["quality"], reports.marks = marks, "amv"
+    if columns.known(_SPEED):
+        reports.add_wind(
+            columns.first(_SPEED), columns.first(_DIRECTION), zero_is_variable=True, **beside
+        )
+    return reports
+
+
+def _add_air(reports: Reports, columns: _Columns) -> None:
+    """Temperature and one measure of humidity."""
+    reports.add("temperature", "temperature", columns.first(_TEMPERATURE))
+    dewpoint = columns.first(_DEWPOINT)
+    reports.add("dew point", "dewpoint_temperature", dewpoint, count_missing=False)
+    mixing = columns.first(["B013002"])
+    mixing = np.where(np.isfinite(dewpoint), np.nan, mixing)
+    reports.add("mixing ratio", "specific_humidity", mixing / (1 + mixing), count_missing=False)
+    moist = np.isfinite(dewpoint) | np.isfinite(mixing)
+    reports.add(
+        "relative humidity",
+        "relative_humidity",
+        np.where(moist, np.nan, columns.first(["B013003"])),
+        units="%",
+        count_missing=False,
+    )
+
+
+def _profile(
+    category: int, columns: _Columns, rows: np.ndarray, entries: _Columns, drift: bool
+) -> Reports:
+    place = {name: values[rows] for name, values in _base(columns, "").items()}
+    reports = Reports(place)
+    _drift(place, entries, reports, drift)
+    level = entries.first(_PRESSURE[:1]) / 100.0
+    height = entries.first(_ALTITUDES if category == _AIRCRAFT else _HEIGHTS)
+    above = entries.first(_ABOVE_STATION) + place["station_height"]
+    for other in (entries.first(["B010003"]) / G0, above):
+        height = np.where(np.isfinite(height), height, other)
+    from_height = np.isnan(level) & np.isfinite(height)
+    place["level"] = level
+    if from_height.any():
+        _pressures(reports, rows, level, height, from_height, soundings=category == _SOUNDING)
+    warm = np.isfinite(entries.first(_TEMPERATURE))
+    sounded = np.bincount(rows, warm, columns.n)[rows] > 0
+    profiler = columns.known(["B002003", "B025001", "B025020"]) and not columns.known(["B002011"])
+    without = "profiler" if category == _RADAR or profiler else "pilot"
+    place["kind"] = np.where(sounded, "radiosonde", without)
+    if category == _AIRCRAFT:
+        place["kind"] = np.full(rows.size, "aircraft")
+    _add_air(reports, entries)
+    if entries.known(_SPEED):
+        reports.add_wind(entries.first(_SPEED), entries.first(_DIRECTION), zero_is_variable=True)
+    elif entries.known(["B011003"]):
+        for code, name in (("B011003", "u"), ("B011004", "v")):
+            reports.add(code, f"{name}_component_of_wind", entries.first([code]))
+    geopotential = entries.first(["B010003"])
+    metres = G0 * entries.first(["B010009", "B010008"])
+    geopotential = np.where(np.isfinite(geopotential), geopotential, metres)
+    # a height that has become the level says nothing more
+    reports.add(
+        "height", "geopotential", np.where(from_height, np.nan, geopotential), count_missing=False
+    )
+    _count_unused(reports, entries)
+    return reports
+
+
+def _drift(place: dict[str, np.ndarray], entries: _Columns, reports: Reports, drift: bool) -> None:
+    """Each level at its own place and time, by the displacements since the launch."""
+    seconds, north, east = (entries.first([c]) for c in ("B004086", "B005015", "B006015"))
+    if not drift:
+        reports.unused["drift"] += int((np.isfinite(seconds) | np.isfinite(north)).sum())
+        return
+    place["lat"] = place["lat"] + np.nan_to_num(north)
+    place["lon"] = place["lon"] + np.nan_to_num(east)
+    place["time"] = place["time"] + np.round(np.nan_to_num(seconds)).astype("timedelta64[s]")
+
+
+def _pressures(
+    reports: Reports,
+    rows: np.ndarray,
+    level: np.ndarray,
+    height: np.ndarray,
+    wanted: np.ndarray,
+    *,
+    soundings: bool,
+) -> None:
+    """Pressures at heights: through the sounding itself where it has both, else ICAO's."""
+    standard = standard_pressure(height) / 100.0
+    result = np.where(wanted, standard, level)
+    own = np.zeros(rows.size, bool)
+    both = np.isfinite(level) & np.isfinite(height) & (level > 0)
+    if soundings and both.any():
+        for row in np.unique(rows[wanted]):
+            mine = np.flatnonzero(rows == row)
+            known, asked = mine[both[mine]], mine[wanted[mine]]
+            if known.size < 2:
+                continue
+            known = known[np.argsort(height[known], kind="stable")]
+            inside = (height[asked] >= height[known[0]]) & (height[asked] <= height[known[-1]])
+            log_p = np.interp(height[asked], height[known], np.log(level[known]))
+            result[asked[inside]] = np.exp(log_p[inside])
+            own[asked[inside]] = True
+    reports.place["level"] = result
+    reports.assume("pressures from heights through the sounding itself", int(own.sum()))
+    reports.assume(
+        "pressures from heights through the ICAO standard atmosphere", int((wanted & ~own).sum())
+    )
+
+
+def _scatterometer(columns: _Columns) -> Reports:
+    """The selected one of the ambiguous winds of each cell."""
+    reports = Reports(_base(columns, "scatterometer"))
+    reports.place.pop("station_height")
+    speed, direction = columns.first(["B011012"]), columns.first(["B011011"])
+    selected = columns.first(["B021102"])
+    for rows, entries in columns.lists:
+        if entries.known(["B011012"]):
+            order = np.arange(rows.size) - np.searchsorted(rows, rows) + 1
+            chosen = order == selected[rows]
+            speed[rows[chosen]] = entries.first(["B011012"])[chosen]
+            direction[rows[chosen]] = entries.first(["B011011"])[chosen]
+            reports.unused["ambiguous winds that were not selected"] += int((~chosen).sum())
+    beside: dict[str, Any] = {}
+    if columns.known(["B021155"]):
+        beside["quality"], reports.marks = columns.first(["B021155"]), "scatterometer"
+    reports.add_wind(
+        speed, direction, zero_is_variable=True, surface=np.ones(columns.n, bool), **beside
+    )
+    return reports
+
+
+_USED = {
+    *_T2M,
+    *_TD2M,
+    *_DIRECTION10,
+    *_SPEED10,
+    *_PRESSURE,
+    *_HEIGHTS,
+    "B010051",
+    "B010003",
+    "B022042",
+    "B022049",
+    "B013002",
+    "B011003",
+    "B011004",
+}
+
+
+def _count_unused(reports: Reports, columns: _Columns) -> None:
+    """Values of elements that the package has no use for, by their names."""
+    names = _names_of_elements(Path("BUFR"))
+    for code, occurrences in columns.numbers.items():
+        if _OBSERVED.fullmatch(code) and code not in _USED:
+            count = sum(int(np.isfinite(values).sum()) for values in occurrences)
+            reports.unused[f"{names.get(code, 'local element').lower()} ({code[1:]})"] += count

@@ -7,9 +7,11 @@ first: 15,824 SYNOP messages take 0.3 s instead of 14 s, and 36 s through pdbufr
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ TABLES = 11  # data category of messages that hold the tables of those after the
 EDITIONS = (2, 3, 4)
 _INSTALL = 'pip install "xdiffda[obs]"'
 _END = b"7777"
+_LARGEST_TEMPLATE = 20_000  # elements; radiances of 8,461 channels have 17,000
 _MOST_LOST = 64  # messages of one template; of a file with more of them nothing can be trusted
 
 
@@ -47,6 +50,9 @@ class Message:
     def place(self) -> str:
         """Where it is, for error messages."""
         return f"message {self.number} at byte {self.offset}"
+
+
+Repair = Callable[[Message], "tuple[bytes, str] | None"]
 
 
 @dataclass
@@ -118,6 +124,8 @@ def _message(number: int, offset: int, data: bytes) -> Message:
     length = int.from_bytes(data[at : at + 3], "big")
     subsets, flags = int.from_bytes(data[at + 4 : at + 6], "big"), data[at + 6]
     descriptors = data[at + 7 : at + 7 + 2 * ((length - 7) // 2)]
+    if descriptors.endswith(b"\0\0"):  # a byte or two that make the length even
+        descriptors = descriptors[:-2]
     after = at + length
     body = int.from_bytes(data[after : after + 3], "big")
     if length < 9 or body < 4 or after + body + 4 > len(data):
@@ -151,23 +159,19 @@ def shortened(message: Message) -> Message:
     ]
     if not ends or not ends[0] or not (message.subsets == 1 or message.compressed):
         return message
-    kept = b"".join(pairs[: ends[0]])
+    return with_template(message, b"".join(pairs[: ends[0]]))
+
+
+def with_template(message: Message, descriptors: bytes) -> Message:
+    """The message with other descriptors in section 3, and the same data."""
     at = message.data.index(message.descriptors, 8) - 7
     length = int.from_bytes(message.data[at : at + 3], "big")
     head, section = message.data[8:at], message.data[at + 3 : at + 7]
-    body = (7 + len(kept)).to_bytes(3, "big") + section + kept + message.data[at + length :]
+    body = (7 + len(descriptors)).to_bytes(3, "big") + section + descriptors
+    body += message.data[at + length :]
     size = (8 + len(head) + len(body)).to_bytes(3, "big")
     data = b"BUFR" + size + message.data[7:8] + head + body
-    return Message(
-        message.number,
-        message.offset,
-        data,
-        message.category,
-        message.subsets,
-        message.compressed,
-        kept,
-        message.tables,
-    )
+    return replace(message, data=data, descriptors=descriptors)
 
 
 def decoder(path: Path) -> Any:
@@ -182,7 +186,11 @@ def decoder(path: Path) -> Any:
 
 
 def decode(
-    path: Path, messages: Messages, chosen: Iterable[Message], tables: bytes = b""
+    path: Path,
+    messages: Messages,
+    chosen: Iterable[Message],
+    tables: bytes = b"",
+    repair: Repair | None = None,
 ) -> Iterator[tuple[Any, list[Message]]]:
     """Columns of messages of one template, with the message of each row.
 
@@ -196,6 +204,9 @@ def decode(
         Messages of one template.
     tables
         Messages that hold their tables.
+    repair
+        Message whose template is not in the decoder's tables -> its template in elements that are,
+        and local tables as JSON; None where that is not known either.
 
     Yields
     ------
@@ -205,16 +216,37 @@ def decode(
         The message of each row.
     """
     todo = [list(chosen)]
+    if todo[0] and not tables and (reason := _too_large(path, todo[0][0])):
+        messages.lost += [(message.place, reason) for message in todo[0]]
+        return
     n_lost = 0
+    local: tuple[bytes, str] | None = None
     while todo:
         group = todo.pop()
         try:
             yield from _decode(path, group, tables)
+            continue
         except ValueError as error:
+            reason = str(error)
+        if repair is not None and "Table" in reason:  # what is damaged is given to nobody else
+            local, repair = repair(group[0]), None
+        variants = [[shortened(m) for m in group]]
+        if local is not None:
+            described = [with_template(m, local[0]) for m in group]
+            variants = [described, [shortened(m) for m in described]]
+        for variant in variants:
+            if variant == group:
+                continue
+            try:
+                yield from _decode(path, variant, tables, local[1] if local else None)
+                break
+            except ValueError as error:
+                reason = str(error)
+        else:
             if len(group) > 1:
                 todo += [group[len(group) // 2 :], group[: len(group) // 2]]
                 continue
-            messages.lost.append((group[0].place, str(error)))
+            messages.lost.append((group[0].place, reason))
             n_lost += 1
             if n_lost == _MOST_LOST:
                 left = [m for rest in todo for m in rest]
@@ -222,7 +254,65 @@ def decode(
                 return
 
 
-def _decode(path: Path, group: list[Message], tables: bytes) -> list[tuple[Any, list[Message]]]:
+def _too_large(path: Path, message: Message) -> str:
+    """Why the decoder must not have this template: it may want all memory there is.
+
+    Lists inside of lists cost it gigabytes for a few kilobytes, and no report needs them; damaged
+    descriptors may ask for any number of repetitions.
+    """
+    try:
+        size = _size(message.descriptors, _sequences(path), 0, inside=False)
+    except ValueError as error:
+        return str(error)
+    return f"its template has {size} elements" if size > _LARGEST_TEMPLATE else ""
+
+
+def _size(descriptors: bytes, sequences: dict[bytes, bytes], depth: int, *, inside: bool) -> int:
+    """Elements of a template; a ValueError where it has lists inside of lists."""
+    if depth > 16:
+        raise ValueError("its template refers to itself")
+    size = at = 0
+    while at < len(descriptors):
+        kind, y = descriptors[at] >> 6, descriptors[at + 1]
+        x = descriptors[at] & 63
+        if kind == 1:
+            first = at + 2 + (2 if y == 0 else 0)  # after the element that holds the number
+            group = descriptors[first : first + 2 * x]
+            # a list of at most one entry (0 31 000) only says whether there is something
+            several = y == 0 and descriptors[at + 2 : at + 4] != b"\x1f\x00"
+            if several and inside:
+                raise ValueError("its template has lists inside of lists")
+            size += max(y, 1) * _size(group, sequences, depth, inside=inside or several)
+            at = first + 2 * x
+            continue
+        if kind == 3:
+            sequence = sequences.get(descriptors[at : at + 2], b"")
+            size += _size(sequence, sequences, depth + 1, inside=inside)
+        else:
+            size += 1
+        if size > _LARGEST_TEMPLATE:
+            return size
+        at += 2
+    return size
+
+
+@functools.lru_cache(1)
+def _sequences(path: Path) -> dict[bytes, bytes]:
+    """Table D of the decoder: descriptor -> the descriptors that it stands for."""
+
+    def pair(code: int) -> bytes:
+        return bytes([(code // 100000) << 6 | code // 1000 % 100, code % 1000])
+
+    _, table = decoder(path).load_tables()
+    return {
+        pair(int(code)): b"".join(pair(int(c)) for c in entry["descriptors"])
+        for code, entry in json.loads(table).items()
+    }
+
+
+def _decode(
+    path: Path, group: list[Message], tables: bytes, local: str | None = None
+) -> list[tuple[Any, list[Message]]]:
     """Decode a group; a ValueError if one of its messages cannot be."""
     earth2bufr = decoder(path)
     import pyarrow as pa
@@ -230,7 +320,7 @@ def _decode(path: Path, group: list[Message], tables: bytes) -> list[tuple[Any, 
     n_tables = _count(tables)
     with plain_file(path, tables + b"".join(m.data for m in group)) as plain:
         try:
-            with earth2bufr.open_bufr(plain) as file:
+            with earth2bufr.open_bufr(plain, local_tables_json=local) as file:
                 batches = [pa.record_batch(b) for b in file.iter_batches(prefetch_batches=1)]
         except Exception as error:
             raise ValueError(f"{type(error).__name__}: {error}".split("\n")[0]) from error

@@ -41,6 +41,18 @@ def _none_of(bad: str) -> Callable[[np.ndarray], np.ndarray]:
     return lambda marks: ~np.isin(np.char.strip(np.asarray(marks, str)), letters)
 
 
+def _without_bits(bad: tuple[int, ...], width: int) -> Callable[[np.ndarray], np.ndarray]:
+    """None of these bits of a BUFR flag table, whose bit 1 is the largest of ``width``."""
+    mask = sum(1 << (width - bit) for bit in bad)
+    missing = (1 << width) - 1
+
+    def good(marks: np.ndarray) -> np.ndarray:
+        flags = np.nan_to_num(np.asarray(marks, np.float64)).astype(np.int64)
+        return ((flags & mask) == 0) | (flags == missing)
+
+    return good
+
+
 def _metar(marks: np.ndarray) -> np.ndarray:
     marks = np.asarray(marks, np.float64)
     return ~np.isfinite(marks) | (marks >= 0)
@@ -70,9 +82,14 @@ RULES: dict[str, Rule] = {
         "IGRA: what failed is no longer in the file; A and B count checks passed",
     ),
     "metar": Rule(_metar, "decoded METAR: a negative flag is a failure"),
-    "bufr": Rule(
-        lambda marks: ~(np.asarray(marks, np.float64) < 50),
-        "BUFR 0 33 007: per cent confidence, 50 or more",
+    "amv": Rule(
+        lambda marks: ~(np.asarray(marks, np.float64) < 60),
+        "BUFR 0 33 007 of satellite winds: per cent confidence, 60 or more",
+    ),
+    "scatterometer": Rule(
+        _without_bits((2, 7, 8, 9, 10, 11, 18), width=24),
+        "BUFR 0 21 155, wind vector cell quality: none of too few beams, the producer's quality "
+        "control, land, ice, inversion failed, too far from the model function",
     ),
     "odb": Rule(
         _at_most(0), "ODB: datum_status without the bits of passive, rejected, blacklisted"
