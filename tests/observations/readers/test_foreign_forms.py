@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import netCDF4
 import numpy as np
-import pandas as pd
 import pytest
 import xarray as xr
 
@@ -248,71 +245,3 @@ def test_metar(tmp_path: Path) -> None:
     missing = ("2m_temperature: missing", "surface_pressure: missing", "wind: missing")
     assert counts(obs, "dropped") == dict.fromkeys(missing, 1)
     assert_tidy(obs)
-
-
-# ------------------------------------------------------------------ BUFR
-
-
-def message(category: int) -> bytes:
-    """A message of edition 3 that only says its data category."""
-    body = bytes(8) + bytes([category]) + bytes(20) + b"7777"
-    return b"BUFR" + (8 + len(body)).to_bytes(3, "big") + b"\x03" + body
-
-
-def table(words: str) -> pd.DataFrame:
-    frame = pd.DataFrame(
-        {
-            "stnid": ["03894", None],
-            "lat": [49.0, 50.0],
-            "lon": [-2.6, 1.0],
-            "elevation": [101.0, 5.0],
-            "time": pd.Timestamp("2017-04-25T12"),
-        }
-    )
-    return frame.assign(**{word: [np.nan, np.nan] for word in words.split()})
-
-
-def test_bufr_by_what_pdbufr_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synop = table("t2m td2m mslp pressure wind10m_speed wind10m_dir rh2m").assign(
-        t2m=[282.4, 372.2],
-        pressure=[100170.0, 10040.0],
-        wind10m_speed=[5.0, 4.0],
-        wind10m_dir=[360.0, 0.0],
-        rh2m=[50.0, None],
-    )
-    temp = table("pressure t td z wind_speed wind_dir").assign(
-        pressure=[50000.0, np.nan], t=[250.0, 251.0], z=[54000.0, np.nan]
-    )
-    frames = {"synop": synop, "temp": temp}
-    fake = SimpleNamespace(read_bufr=lambda path, reader: frames[reader])
-    monkeypatch.setitem(sys.modules, "pdbufr", fake)
-    (tmp_path / "a").write_bytes(
-        b"\1\r\r\nISMD10 EDZW\r\r\n" + message(0) + message(1) + message(6)
-    )
-    obs = read_obs(tmp_path / "a")
-    assert of(obs, "2m_temperature") == [282.4] and of(obs, "10m_wind_speed") == [4.0]
-    np.testing.assert_allclose(of(obs, "10m_v_component_of_wind"), [-5.0])
-    assert of(obs, "surface_pressure", "station_height") == [101.0]
-    assert counts(obs, "unused") == {"rh2m": 1, "messages of other data categories": 1}
-    assert counts(obs, "dropped")["2m_temperature: outside [160, 350] K"] == 1
-    (tmp_path / "b").write_bytes(message(2))
-    obs = read_obs(tmp_path / "b")
-    assert of(obs, "temperature", "level") == [500.0] and of(obs, "geopotential") == [54000.0]
-    assert counts(obs, "dropped")["temperature: no pressure"] == 1
-
-
-def test_bufr_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pdbufr", None)  # as if it were not installed
-    path = tmp_path / "a"
-    path.write_bytes(message(0))
-    with pytest.raises(StorageError, match=r'pip install "xdiffda\[obs\]"'):
-        read_obs(path)
-    monkeypatch.setitem(sys.modules, "pdbufr", SimpleNamespace(read_bufr=lambda path, columns: 0))
-    with pytest.raises(StorageError, match="pdbufr without readers of reports.*--upgrade"):
-        read_obs(path)
-    path.write_bytes(message(0) + message(0)[:-3])
-    with pytest.raises(StorageError, match="the last message has 38 of 41 bytes"):
-        read_obs(path)
-    path.write_bytes(message(0) + message(2))
-    with pytest.raises(InputError, match=r"data categories \[0, 2\]; needed SYNOP"):
-        read_obs(path)

@@ -100,7 +100,6 @@ def test_forms_of_other_tools_are_refused(shared: Find, name: str) -> None:
 
 
 def test_bufr(shared: Find) -> None:
-    pytest.importorskip("pdbufr", reason="pdbufr is not installed")
     obs = read_obs(shared("data/bufr/obs_3day.bufr"))
     assert number_of(obs)["2m_temperature"] == 45  # as ../shared/data/README.md says
     assert abs(obs["value"].values[0] - 282.4) < 1e-9 and obs["station"].values[0] == "03894"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -30,9 +31,12 @@ from xdiffda.observations.readers.bufr_messages import (
     shortened,
 )
 from xdiffda.observations.readers.indirect import refuse_indirect
-from xdiffda.observations.readers.recognise import bytes_of
-from xdiffda.observations.readers.reports import Reports
+from xdiffda.observations.readers.recognise import bytes_of, plain_file
+from xdiffda.observations.readers.reports import Reports, as_numbers
 from xdiffda.state.variables import G0
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # WMO table A.
 _LAND, _SEA, _SOUNDING, _AIRCRAFT, _AMV, _RADAR = 0, 1, 2, 4, 5, 6
@@ -57,6 +61,7 @@ _OBSERVED_ON_LEVELS = {*_TEMPERATURE, *_SPEED, "B011003"}
 _NAMES = re.compile(r"(B\d{6})(_\d+)?")
 # Elements of what is observed (classes 10 to 15, 20 and 22) that are named where not used.
 _OBSERVED = re.compile(r"B(1[0-5]|20|22)\d{4}")
+_ASKED = 4  # messages, of one template, about its local elements
 _HEIGHT_OF_SENSOR = "B007032"
 _MISSING_STATION = re.compile(r"[\0\s?]*")
 # Elements of what needs an operator of its own, by the word that `indirect` knows.
@@ -87,12 +92,21 @@ class _Columns:
                 out = np.where(np.isfinite(out), out, self.numbers[name][0])
         return out
 
+    def anywhere_known(self, names: Iterable[str]) -> bool:
+        return self.known(names) or any(entries.anywhere_known(names) for _, entries in self.lists)
+
     def known(self, names: Iterable[str]) -> bool:
         return any(name in self.numbers for name in names)
 
-    def at(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Values of these rows, in their order."""
-        return values[rows]
+    def anywhere(self, names: Iterable[str]) -> np.ndarray:
+        """As `first`, else the first entry of a list: optional parts of a report are lists."""
+        out = self.first(names)
+        for rows, entries in self.lists:
+            value = entries.anywhere(names)
+            good = np.flatnonzero(np.isfinite(value) & np.isnan(out[rows]))
+            at, first = np.unique(rows[good], return_index=True)
+            out[at] = value[good[first]]
+        return out
 
 
 def read_bufr(path: Path, *, heights: str | None = None, drift: bool = True) -> xr.Dataset:
@@ -109,6 +123,9 @@ def read_bufr(path: Path, *, heights: str | None = None, drift: bool = True) -> 
             other[category] = other.get(category, 0) + len(group)
             indirect |= _indirect_of(path, group[0])
             continue
+        if category in _SURFACE and (found := _by_pdbufr_if_local(path, group)) is not None:
+            parts.append(found)
+            continue
         for batch, _ in decode(path, messages, group, repair=_with_tables_of_eccodes):
             columns = _columns(batch)
             found = _reports(category, columns, drift)
@@ -117,7 +134,7 @@ def read_bufr(path: Path, *, heights: str | None = None, drift: bool = True) -> 
             parts += found
     loss = messages.loss(path)
     if loss:
-        warnings.warn(loss, stacklevel=2)
+        warnings.warn(loss, stacklevel=3)
     if not any(part.columns for part in parts):
         refuse_indirect(path, sorted(indirect))
         categories = sorted({m.category for m in messages.found})
@@ -173,35 +190,46 @@ def _names_in(fields: Any) -> set[str]:
 # ------------------------------------------------------------------------------ tables
 
 
-def _with_tables_of_eccodes(message: Message) -> tuple[bytes, str] | None:
-    """Descriptors of a message without those of local table D, and what local table B says.
+def _with_tables_of_eccodes(group: list[Message]) -> tuple[bytes, str] | None:
+    """Descriptors of messages without those of local table D, and what local table B says.
 
-    ``earth2bufr`` has the tables of the WMO, eccodes those of centres as well.
+    ``earth2bufr`` has the tables of the WMO, eccodes those of centres as well. It tells what it
+    knows of an element only where there is one, so several messages are asked.
     """
     try:
         import eccodes
     except ImportError:
         return None
-    handle = None
-    try:
-        handle = eccodes.codes_new_from_message(message.data)
-        eccodes.codes_set(handle, "unpack", 1)
-        expanded = [int(code) for code in eccodes.codes_get_array(handle, "expandedDescriptors")]
-        local = {c for c in expanded if c < 100000 and c % 1000 >= 192}
-        table = _local_elements(eccodes, handle, local)
-    except Exception:  # of eccodes, which has many: then the decoder's own error stands
-        return None
-    finally:
-        if handle is not None:
-            eccodes.codes_release(handle)
-    codes = [((c // 100000) << 6 | c // 1000 % 100, c % 1000) for c in expanded]
-    return bytes(byte for pair in codes for byte in pair), json.dumps(
-        {"table_b": table, "table_d": {}}
-    )
-
-
-def _local_elements(eccodes: Any, handle: Any, wanted: set[int]) -> dict[str, dict[str, Any]]:
     table: dict[str, dict[str, Any]] = {}
+    expanded: list[int] = []
+    for message in group[:_ASKED]:
+        handle = None
+        try:
+            handle = eccodes.codes_new_from_message(message.data)
+            eccodes.codes_set(handle, "unpack", 1)
+            if not expanded:
+                codes = eccodes.codes_get_array(handle, "expandedDescriptors")
+                expanded = [int(code) for code in codes]
+            local = {c for c in expanded if c < 100000 and (c % 1000 >= 192 or c >= 48000)}
+            _local_elements(eccodes, handle, local, table)
+            if len(table) == len(local):
+                break
+        except Exception as error:  # eccodes has many; the decoder's own stands if all fail
+            logging.getLogger(__name__).debug("%s: %s", message.place, error)
+        finally:
+            if handle is not None:
+                eccodes.codes_release(handle)
+    codes = [((c // 100000) << 6 | c // 1000 % 100, c % 1000) for c in expanded]
+    if not codes or max(map(max, codes)) > 255:
+        return None
+    local_tables = json.dumps({"table_b": table, "table_d": {}})
+    return bytes(byte for pair in codes for byte in pair), local_tables
+
+
+def _local_elements(
+    eccodes: Any, handle: Any, wanted: set[int], table: dict[str, dict[str, Any]]
+) -> None:
+    """Put into the table what eccodes knows of the wanted elements that are in a message."""
     iterator = eccodes.codes_bufr_keys_iterator_new(handle)
     try:
         while len(table) < len(wanted) and eccodes.codes_bufr_keys_iterator_next(iterator):
@@ -221,13 +249,76 @@ def _local_elements(eccodes: Any, handle: Any, wanted: set[int]) -> dict[str, di
                 }
     finally:
         eccodes.codes_bufr_keys_iterator_delete(iterator)
-    return table
 
 
 @functools.cache
 def _names_of_elements(path: Path) -> dict[str, str]:
     table, _ = decoder(path).load_tables()
     return {f"B{code}": entry["name"] for code, entry in json.loads(table).items()}
+
+
+_SYNOP = {
+    "t2m": "2m_temperature",
+    "td2m": "2m_dewpoint_temperature",
+    "mslp": "mean_sea_level_pressure",
+    "pressure": "surface_pressure",
+}
+
+
+def _by_pdbufr_if_local(path: Path, group: list[Message]) -> Reports | None:
+    """Surface reports whose template has elements of a centre's own, decoded by pdbufr.
+
+    None where the template has none, or pdbufr is not there or finds nothing. It is slow (a
+    thousand reports take seconds), and has the tables of centres through eccodes.
+    """
+    trial = Messages()
+    next(decode(path, trial, group[:1], repair=_with_tables_of_eccodes), None)
+    if not trial.lost or "nknown" not in trial.lost[0][1]:
+        return None
+    try:
+        import pdbufr
+
+        with plain_file(path, b"".join(message.data for message in group)) as plain:
+            table = pdbufr.read_bufr(str(plain), reader="synop")
+    except Exception as error:  # eccodes and pdbufr have errors of their own; then all is lost
+        logging.getLogger(__name__).debug("%s: %s", path, error)
+        return None
+    if table.empty:
+        return None
+    return _reports_of_table(table)
+
+
+def _reports_of_table(table: pd.DataFrame) -> Reports:
+    import pandas as pd
+
+    def column(name: str) -> np.ndarray:
+        return as_numbers(table[name]) if name in table else np.full(len(table), np.nan)
+
+    reports = Reports(
+        {
+            "lat": column("lat"),
+            "lon": column("lon"),
+            "time": pd.to_datetime(table["time"], errors="coerce").to_numpy("datetime64[ns]"),
+            "station": table["stnid"].fillna("").astype(str).to_numpy(str),
+            "kind": np.full(len(table), "synop"),
+            "station_height": column("elevation"),
+        }
+    )
+    for word, name in _SYNOP.items():
+        reports.add(word, name, column(word))
+    winds = ("wind10m_speed", "wind10m_dir")
+    if winds[0] in table:
+        reports.add_wind(
+            column(winds[0]),
+            column(winds[1]),
+            zero_is_variable=True,
+            surface=np.ones(len(table), bool),
+        )
+    used = {*_SYNOP, *winds, "stnid", "lat", "lon", "elevation", "time"}
+    for word in map(str, table.columns):
+        if word not in used:
+            reports.unused[word] += int(table[word].notna().sum())
+    return reports
 
 
 # ------------------------------------------------------------------------------ columns
@@ -351,15 +442,15 @@ def _surface(category: int, columns: _Columns) -> Reports:
                 np.isfinite(value), value, _at_two_metres(columns.n, rows, entries, names)
             )
         reports.add(names[0], called, value)
-    reports.add("B010051", "mean_sea_level_pressure", columns.first(["B010051"]))
-    pressure = columns.first(["B010004"])
-    setting = columns.first(["B010052"])
+    reports.add("B010051", "mean_sea_level_pressure", columns.anywhere(["B010051"]))
+    pressure = columns.anywhere(["B010004"])
+    setting = columns.anywhere(["B010052"])
     from_setting = pressure_of_altimeter(setting, place["station_height"])
     used = np.isfinite(from_setting) & np.isnan(pressure)
     reports.add("B010004", "surface_pressure", np.where(used, from_setting, pressure))
     reports.assume("surface pressures from altimeter settings", int(used.sum()))
-    direction, speed = columns.first(_DIRECTION10), columns.first(_SPEED10)
-    if columns.known(_SPEED10):
+    direction, speed = columns.anywhere(_DIRECTION10), columns.anywhere(_SPEED10)
+    if columns.anywhere_known(_SPEED10):
         reports.add_wind(speed, direction, zero_is_variable=True, surface=np.ones(columns.n, bool))
     reports.add(
         "B022042",

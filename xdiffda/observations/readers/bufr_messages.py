@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,7 +53,7 @@ class Message:
         return f"message {self.number} at byte {self.offset}"
 
 
-Repair = Callable[[Message], "tuple[bytes, str] | None"]
+Repair = Callable[[list[Message]], "tuple[bytes, str] | None"]
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Messages:
 
     found: list[Message] = field(default_factory=list)
     lost: list[tuple[str, str]] = field(default_factory=list)
+    number: int = 0
 
     def loss(self, path: Path) -> str:
         """In words what was lost, for a warning; empty where nothing was."""
@@ -68,7 +70,7 @@ class Messages:
             return ""
         place, reason = self.lost[0]
         return (
-            f"{path}: {len(self.lost)} of {len(self.found) + len(self.lost)} messages cannot be "
+            f"{path}: {len(self.lost)} of {self.number} messages cannot be "
             f"decoded and are left out; the first is {place}: {reason}"
         )
 
@@ -89,7 +91,7 @@ def messages_of(path: Path, data: bytes) -> Messages:
         if edition not in EDITIONS:
             at += 4  # four letters inside of other data
             continue
-        number += 1
+        messages.number = number = number + 1
         place = f"message {number} at byte {at}"
         whole = data[at + size - 4 : at + size] == _END
         if not whole and at + size > len(data) and data.find(b"BUFR", at + 4) < 0:
@@ -205,7 +207,7 @@ def decode(
     tables
         Messages that hold their tables.
     repair
-        Message whose template is not in the decoder's tables -> its template in elements that are,
+        Messages whose template is not in the decoder's tables -> the template in elements that are,
         and local tables as JSON; None where that is not known either.
 
     Yields
@@ -215,6 +217,7 @@ def decode(
     of_row : list of Message
         The message of each row.
     """
+    decoder(path)  # where it is not installed, nothing is lost by damage
     todo = [list(chosen)]
     if todo[0] and not tables and (reason := _too_large(path, todo[0][0])):
         messages.lost += [(message.place, reason) for message in todo[0]]
@@ -228,8 +231,10 @@ def decode(
             continue
         except ValueError as error:
             reason = str(error)
-        if repair is not None and "Table" in reason:  # what is damaged is given to nobody else
-            local, repair = repair(group[0]), None
+        if repair is not None and re.search(
+            "Table|[Uu]nknown", reason
+        ):  # what is damaged is given to nobody else
+            local, repair = repair(group), None
         variants = [[shortened(m) for m in group]]
         if local is not None:
             described = [with_template(m, local[0]) for m in group]
@@ -260,8 +265,9 @@ def _too_large(path: Path, message: Message) -> str:
     Lists inside of lists cost it gigabytes for a few kilobytes, and no report needs them; damaged
     descriptors may ask for any number of repetitions.
     """
+    sequences = _sequences(path)
     try:
-        size = _size(message.descriptors, _sequences(path), 0, inside=False)
+        size = _size(message.descriptors, sequences, 0, inside=False)
     except ValueError as error:
         return str(error)
     return f"its template has {size} elements" if size > _LARGEST_TEMPLATE else ""
@@ -300,13 +306,13 @@ def _size(descriptors: bytes, sequences: dict[bytes, bytes], depth: int, *, insi
 def _sequences(path: Path) -> dict[bytes, bytes]:
     """Table D of the decoder: descriptor -> the descriptors that it stands for."""
 
-    def pair(code: int) -> bytes:
-        return bytes([(code // 100000) << 6 | code // 1000 % 100, code % 1000])
-
     _, table = decoder(path).load_tables()
     return {
-        pair(int(code)): b"".join(pair(int(c)) for c in entry["descriptors"])
+        bytes([int(code[0]) << 6 | int(code[1:3]), int(code[3:])]): b"".join(
+            member.to_bytes(2, "big") for member in entry["descriptors"]
+        )
         for code, entry in json.loads(table).items()
+        if int(code[1:3]) < 64 and int(code[3:]) < 256
     }
 
 
@@ -318,9 +324,11 @@ def _decode(
     import pyarrow as pa
 
     n_tables = _count(tables)
+    # Not strict, the decoder takes elements that it does not know for ones without any bits, and
+    # reads what follows at the wrong place; messages with tables of their own have none such.
     with plain_file(path, tables + b"".join(m.data for m in group)) as plain:
         try:
-            with earth2bufr.open_bufr(plain, local_tables_json=local) as file:
+            with earth2bufr.open_bufr(plain, local_tables_json=local, strict=not tables) as file:
                 batches = [pa.record_batch(b) for b in file.iter_batches(prefetch_batches=1)]
         except Exception as error:
             raise ValueError(f"{type(error).__name__}: {error}".split("\n")[0]) from error

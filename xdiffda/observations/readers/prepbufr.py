@@ -72,7 +72,7 @@ def read_prepbufr(path: Path, *, drift: bool = True) -> xr.Dataset:
             if levels.report.size:
                 parts.append(_reports(levels, drift))
     if loss := messages.loss(path):
-        warnings.warn(loss, stacklevel=2)
+        warnings.warn(loss, stacklevel=3)
     if not parts:
         raise InputError(
             [
