@@ -271,9 +271,12 @@ def _by_pdbufr_if_local(path: Path, group: list[Message]) -> Reports | None:
     None where the template has none, or pdbufr is not there or finds nothing. It is slow (a
     thousand reports take seconds), and has the tables of centres through eccodes.
     """
-    trial = Messages()
-    next(decode(path, trial, group[:1], repair=_with_tables_of_eccodes), None)
-    if not trial.lost or "nknown" not in trial.lost[0][1]:
+    plain, described = Messages(), Messages()
+    next(decode(path, plain, group[:1]), None)
+    if not plain.lost or "nknown" not in plain.lost[0][1]:
+        return None
+    next(decode(path, described, group[:1], repair=_with_tables_of_eccodes), None)
+    if not described.lost:
         return None
     try:
         import pdbufr
