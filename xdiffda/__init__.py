@@ -47,6 +47,7 @@ _EXPORTS = {
     "set_options": "xdiffda.options",
     "with_relative_humidity": "xdiffda.state.humidity",
     "with_specific_humidity": "xdiffda.state.humidity",
+    "with_valid_time": "xdiffda.state.clock",
     "write_dataset": "xdiffda.storage.files",
 }
 # Public name -> the module behind it, so that `xdiffda.graphcast.load` and the like stay as they
@@ -112,6 +113,7 @@ __all__ = [
     "verify",
     "with_relative_humidity",
     "with_specific_humidity",
+    "with_valid_time",
     "write_dataset",
 ]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +16,7 @@ import typer
 import xarray as xr
 
 import xdiffda
-from xdiffda.errors import StorageError
+from xdiffda.errors import Problem, StorageError
 
 # What ``xdiffda demo`` does: one analysis on the bundled sample, scored and drawn.
 
@@ -110,6 +112,9 @@ def table(
     return "\n".join(lines)
 
 
+VALID_TIME = "when the state is valid, UTC (2024-06-03T12), or the variable that tells it"
+LEAD_UNIT = "of lead times without one: hours, days, minutes, seconds, nanoseconds"
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -157,13 +162,15 @@ def assimilate(
     previous: Annotated[
         Path | None, typer.Option(help="earlier states, which GenCast is conditioned on")
     ] = None,
+    valid_time: Annotated[str, typer.Option(help=VALID_TIME)] = "",
+    lead_unit: Annotated[str, typer.Option(help=LEAD_UNIT)] = "",
 ) -> None:
     """Analyse the user's own files; of many times into zarr, which resumes if called again."""
     import xdiffda
     from xdiffda.cycling.reanalysis import has_times
     from xdiffda.storage.files import check_target, open_dataset, write_dataset
 
-    state = open_dataset(background)
+    state = _dated(open_dataset(background), valid_time, lead_unit)
     if (
         out.suffix == ".zarr"
         and has_times(state)
@@ -205,16 +212,24 @@ def verify(
     analysis: Path,
     truth: Path,
     background: Annotated[Path | None, typer.Option(help="adds its scores")] = None,
+    valid_time: Annotated[str, typer.Option(help=VALID_TIME)] = "",
+    lead_unit: Annotated[str, typer.Option(help=LEAD_UNIT)] = "",
 ) -> None:
     """Print the scores of an analysis against the truth."""
+    from xdiffda.state.clock import read_clock
     from xdiffda.storage.files import open_dataset
     from xdiffda.verify import skill_table
     from xdiffda.verify import verify as score
 
-    reference = open_dataset(truth)
-    rows = {"analysis": score(open_dataset(analysis), reference)}
+    def opened(path: Path) -> xr.Dataset:
+        ds = open_dataset(path)
+        # the options are for the files whose clock is not understood, there may be one of three
+        return _dated(ds, valid_time, lead_unit) if read_clock(ds).valid is None else ds
+
+    reference = opened(truth)
+    rows = {"analysis": score(opened(analysis), reference)}
     if background is not None:
-        rows = {"background": score(open_dataset(background), reference), **rows}
+        rows = {"background": score(opened(background), reference), **rows}
     typer.echo(skill_table(rows))
 
 
@@ -280,44 +295,26 @@ def plan(
     import dataclasses
     import json
 
-    from xdiffda.errors import InputError
     from xdiffda.planning import plan as estimate
 
-    try:
-        found = estimate(
-            grid=_number(grid),
-            levels=levels,
-            members=members,
-            obs=obs,
-            devices=devices,
-            device=device,
-            dtype=dtype,
-            latent=latent,
-            processor_steps=processor_steps,
-            refinement=refinement,
-            n_steps=steps,
-            max_batch=max_batch,
-            edge_chunk=edge_chunk,
-            truncation=truncation,
-            iterations=iterations,
-        )
-    except InputError as error:
-        raise _as_typed(error) from error
+    found = estimate(
+        grid=_number(grid),
+        levels=levels,
+        members=members,
+        obs=obs,
+        devices=devices,
+        device=device,
+        dtype=dtype,
+        latent=latent,
+        processor_steps=processor_steps,
+        refinement=refinement,
+        n_steps=steps,
+        max_batch=max_batch,
+        edge_chunk=edge_chunk,
+        truncation=truncation,
+        iterations=iterations,
+    )
     typer.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else found)
-
-
-def _as_typed(error: Any) -> Exception:
-    """The problems of a call of `xdiffda.plan` with the option that repairs each."""
-    import dataclasses
-    import re
-
-    def option(call: re.Match) -> str:
-        name = {"n_steps": "steps"}.get(call[1], call[1].replace("_", "-"))
-        return f"xdiffda plan --{name} {call[2]}"
-
-    called = re.compile(r'xdiffda\.plan\((\w+)="?([^")]+)"?\)')
-    repaired = [dataclasses.replace(p, repair=called.sub(option, p.repair)) for p in error.problems]
-    return type(error)(repaired, what=error.what)
 
 
 @app.command()
@@ -386,6 +383,15 @@ def _model(name: str, previous: Path | None):
     return model.given(xdiffda.open_dataset(previous))
 
 
+def _dated(ds: xr.Dataset, valid_time: str, lead_unit: str) -> xr.Dataset:
+    """A dataset with the clock that the options tell."""
+    from xdiffda.state.clock import with_lead_unit, with_valid_time
+
+    if lead_unit:
+        ds = with_lead_unit(ds, lead_unit)
+    return with_valid_time(ds, valid_time) if valid_time else ds
+
+
 def _number(text: str) -> float | str:
     try:
         return float(text)
@@ -400,6 +406,93 @@ def _open_obs(path: Path):
     return read_obs(path)
 
 
+# Names of the arguments of calls in Python that are others on the command line.
+_OPTIONS = {"n_members": "members", "n_steps": "steps", "n_columns": "columns"}
+
+
+def message(error: Exception, command: str) -> str:
+    """The text of an error with its repairs as options of a command.
+
+    Parameters
+    ----------
+    error
+        Of the library, whose repairs are calls in Python.
+    command
+        Which was typed, such as ``assimilate``.
+
+    Returns
+    -------
+    str
+        What no option repairs stays a call; the text then says where it is made.
+
+    Examples
+    --------
+    >>> from xdiffda.errors import StorageError
+    >>> message(StorageError("a.nc: exists already; repair: `overwrite=True`"), "assimilate")
+    'a.nc: exists already; repair: `xdiffda assimilate ... --overwrite`'
+    """
+    from xdiffda.errors import InputError
+
+    commands = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    options = {p.name: p.opts[-1] for p in commands[command].params} if command in commands else {}
+    if not isinstance(error, InputError):
+        return re.sub(
+            r"`([^`]+)`",
+            lambda code: f"`{_typed(code[1], command, options) or code[1]}`",
+            str(error),
+        )
+    problems, in_python = [], False
+    for problem in error.problems:
+        option = getattr(problem, "option", "")
+        name = option.partition(" ")[0][2:].replace("-", "_")
+        typed = f"xdiffda {command} ... {option}" if name and name in options else None
+        typed = typed or _typed(problem.repair, command, options)
+        in_python |= bool(problem.repair) and typed is None
+        problems.append(Problem(problem.found, problem.needed, typed or problem.repair))
+    text = str(InputError(problems, what=error.what))
+    if in_python:
+        text += (
+            "\n  (calls are made in Python: read the file with `xdiffda.open_dataset` or "
+            "`xdiffda.read_obs`, repair, and write it with `xdiffda.write_dataset`)"
+        )
+    return text
+
+
+def _typed(code: str, command: str, options: dict[str, str]) -> str | None:
+    """A repair in Python as options of a command; None where they do not suffice."""
+    try:
+        statement = ast.parse(code).body[0]
+    except (SyntaxError, IndexError):
+        return None
+    words: list[str] = []
+
+    def put(name: str, value: ast.expr) -> bool:
+        option = options.get(_OPTIONS.get(name, name))
+        if isinstance(value, ast.Call):  # method=xdiffda.Guided(n_steps=8)
+            kind = getattr(value.func, "attr", getattr(value.func, "id", "")).lower()
+            kind = {"threedvar": "3dvar"}.get(kind, kind)
+            return put(name, ast.Constant(kind)) and _all(put, value)
+        if option is None or not option.startswith("-") or not isinstance(value, ast.Constant):
+            return False
+        words.extend([option] if value.value is True else [option, str(value.value)])
+        return True
+
+    if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+        done = put(statement.targets[0].id, statement.value)  # one argument: `overwrite=True`
+    elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        called = statement.value.func
+        name = getattr(called, "attr", getattr(called, "id", ""))
+        done = name == command and bool(statement.value.keywords) and _all(put, statement.value)
+    else:
+        done = False
+    dots = " ..." if any(not option.startswith("-") for option in options.values()) else ""
+    return f"xdiffda {command}{dots} {' '.join(words)}" if done else None
+
+
+def _all(put: Callable[[str, ast.expr], bool], call: ast.Call) -> bool:
+    return all(put(str(k.arg), k.value) for k in call.keywords)
+
+
 def main() -> None:
     """Run the command line; expected errors are printed without a traceback."""
     from xdiffda.errors import XdiffdaError
@@ -410,7 +503,8 @@ def main() -> None:
     try:
         app()
     except XdiffdaError as error:
-        typer.echo(f"xdiffda: {error}", err=True)
+        command = sys.argv[1] if len(sys.argv) > 1 else ""
+        typer.echo(f"xdiffda: {message(error, command)}", err=True)
         sys.exit(2)
     except FileNotFoundError as error:
         typer.echo(f"xdiffda: no such file: {error}", err=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 
+import cftime
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from places import SHARED
 
 import xdiffda
 from xdiffda.errors import InputError
@@ -115,7 +117,7 @@ def test_an_analysis_keeps_the_lead_time_of_its_background(lead: str, along: boo
 def _repaired(ds: xr.Dataset, message: str) -> xr.Dataset:
     with pytest.raises(InputError, match=message) as raised:
         read_metadata(ds).valid_times  # noqa: B018
-    space = {"ds": ds, "numpy": np, "pandas": pd, "xarray": xr}
+    space = {"ds": ds, "numpy": np, "pandas": pd, "xarray": xr, "cftime": cftime}
     return eval(raised.value.problems[0].repair, space)
 
 
@@ -207,3 +209,144 @@ def test_maps_of_forecasts_are_along_valid_times() -> None:
 
     shown = at_valid_time(canonical(field)["2m_temperature"])
     np.testing.assert_array_equal(shown["time"], [START, VALID])
+
+
+# ------------------------------------------------------------------ what only repairs can tell
+
+
+@pytest.mark.parametrize(
+    ("value", "units", "right"),
+    [
+        (3, "months since 2000-01-01", "2000-04-01"),
+        ([3, 14], "months since 2000-01-15 12:00", ["2000-04-15T12", "2001-03-15T12"]),
+        (2, "years since 2000-01-01", "2002-01-01"),
+        (0.5, "years since 2001-01-01", "2001-07-02T14:54:36"),  # 182.62125 days
+        (36, "hous since 2000-01-01", "2000-01-02T12"),
+        (310461, "days since 0001-01-01", "2050-06-02"),  # the year 850, in 400-year cycles
+        (164370, "days since 1850-01-01", "1900-01-12"),  # the year 2300
+    ],
+)
+def test_units_of_no_fixed_length_and_years_far_away_have_a_repair(value, units, right) -> None:
+    ds = _state().assign_coords(time=(("time",) * np.ndim(value), value, {"units": units}))
+    ds = ds.expand_dims(time=ds.time) if np.ndim(value) else ds
+    fixed = _repaired(ds, "not a time")
+    assert np.all(read_clock(fixed).checked("ds") == np.array(right, "M8[ns]"))
+
+
+@pytest.mark.parametrize("year", [850, 2300])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_years_that_nanoseconds_cannot_count_come_again(year: int, shape: tuple) -> None:
+    dims = ("time", "lead")[: len(shape)]
+    then = np.full(shape, f"{year:04d}-02-28T18", "M8[s]")
+    ds = _state().assign_coords(valid_time=(dims, then))
+    fixed = _repaired(ds, f"the year {year}")
+    shown = read_clock(fixed).checked("ds")
+    assert shown.dims == dims and str(shown.values.flat[0])[4:13] == "-02-28T18"
+    assert (int(str(shown.values.flat[0])[:4]) - year) % 400 == 0
+
+
+def test_lead_times_as_text_have_a_repair() -> None:
+    for value, units in (("24", None), ("24.0", None), (24, "hous"), (24, "Hour")):
+        attrs = {} if units is None else {"units": units}
+        text = np.array(value, object) if isinstance(value, str) else value
+        ds = _state(time=(START, {})).assign_coords(step=((), text, attrs))
+        fixed = ds if units == "Hour" else _repaired(ds, "not a lead time")
+        assert read_clock(fixed).checked("ds") == VALID
+    months = _state(time=(START, {}), step=(1, {"units": "months"}))
+    with pytest.raises(InputError, match="with_valid_time"):  # and never taken for hours
+        read_clock(months).checked("ds")
+
+
+def test_a_valid_time_can_be_told() -> None:
+    ds = _state(time=(3, {"units": "moons since the flood"}))
+    with pytest.raises(InputError) as raised:
+        read_clock(ds).checked("ds")
+    repair = raised.value.problems[0].repair
+    fixed = eval(repair, {"ds": ds, "xdiffda": xdiffda, "valid_time": "2020-01-01T02+02:00"})
+    assert read_clock(fixed).checked("ds") == VALID
+    assert read_clock(xdiffda.with_valid_time(_state(), VALID)).checked("ds") == VALID
+    named = _state(when=(VALID, {}), time=(START, {}))
+    assert read_clock(xdiffda.with_valid_time(named, "when")).checked("ds") == VALID
+    two = _state().expand_dims(time=[START, VALID])
+    told = xdiffda.with_valid_time(two, two.time.values + DAY)
+    np.testing.assert_array_equal(read_clock(told).checked("ds"), two.time.values + DAY)
+    for wrong in ("tomorrow", "NaT", [VALID] * 3, [[VALID]]):
+        with pytest.raises(InputError):
+            xdiffda.with_valid_time(two, wrong)
+
+
+# ------------------------------------------------------------------ real files through cfgrib
+
+GRIDS = SHARED / "data" / "grids"
+
+
+@pytest.mark.skipif(not GRIDS.exists(), reason="needs the real fields of ../shared/data")
+@pytest.mark.parametrize(
+    ("file", "initial", "hours"),
+    [
+        ("t2m_grib_older.grib", "2017-04-24T12", 24),
+        ("ghtuv.grib", "2017-05-20T00", 30),
+        ("pl_regular_ll.grib", "2024-06-03T12", 6),
+        ("era5-levels-members.grib", "2017-01-01T12", 0),
+    ],
+)
+def test_fields_of_cfgrib_are_labelled_when_they_are_valid(file, initial, hours) -> None:
+    ds = xdiffda.open_dataset(GRIDS / file).isel(number=0, missing_dims="ignore")
+    ds = ds.isel(time=1) if "time" in ds.dims else ds
+    ds = (ds.isel(step=1) if "step" in ds.dims else ds).load()
+    # what the file itself says, read by eccodes and put together here
+    assert ds.time.values == np.datetime64(initial) and ds.step.values == np.timedelta64(hours, "h")
+    valid = np.datetime64(initial) + np.timedelta64(hours, "h")
+    said = f"{valid}".replace("T", " ") + ":00 UTC"
+    layouts = {
+        "scalars": ds,
+        "vectors": ds.expand_dims(["time", "step"]),
+        "without valid_time": ds.drop_vars("valid_time"),
+        "valid_time along both": ds.drop_vars("valid_time")
+        .expand_dims(["time", "step"])
+        .assign_coords(valid_time=(("time", "step"), [[valid.astype("M8[ns]")]])),
+    }
+    other = ds.assign_coords(time=ds.time + ds.step - DAY, step=DAY, valid_time=ds.valid_time)
+    for name, layout in layouts.items():
+        assert np.all(read_clock(layout).checked(name) == valid), name
+        assert said in repr(layout.squeeze().diffda), name
+        obs = xdiffda.observations.emulate_obs(layout.squeeze(), n_columns=3)
+        assert (obs["time"].values == valid).all(), name
+        # another forecast for the same time is the truth of this one: they are the same fields
+        score = xdiffda.verify.verify(layout.squeeze(), other)
+        first = next(iter(score.data_vars.values())).sel(score="rmse")
+        np.testing.assert_allclose(first, 0.0, atol=1e-6, err_msg=name)
+        with pytest.raises(InputError):  # no truth of another time stands in for it
+            xdiffda.verify.verify(
+                layout.squeeze(), ds.drop_vars(["step", "valid_time"]).assign_coords(time=valid - 7)
+            )
+
+
+@pytest.mark.skipif(not GRIDS.exists(), reason="needs the real fields of ../shared/data")
+def test_an_analysis_of_a_forecast_of_cfgrib_is_valid_when_the_forecast_is() -> None:
+    ds = xdiffda.open_dataset(GRIDS / "pl_regular_ll.grib").isel(time=1)
+    fc = ds.isel(step=1).drop_vars("r").load()
+    truth = xdiffda.open_dataset(GRIDS / "pl_regular_ll.grib").isel(time=2, step=0).load()
+    pairs = xr.concat([ds.isel(step=0), ds.isel(step=1)], "sample").drop_vars("r").load()
+    pairs = pairs.drop_vars(["time", "step", "valid_time"])
+    prior = xdiffda.GaussianPrior.from_samples(
+        xr.concat([pairs.isel(sample=0) - pairs.isel(sample=1)] * 2, "sample")
+        * xr.DataArray([1.0, -1.0], dims="sample"),
+    )
+    obs = truth.drop_vars("r").diffda.emulate_obs(n_columns=30)
+    ours = {"model": prior, "method": "3dvar", "progress": False}
+    analysis = fc.diffda.assimilate(obs, **ours)
+    assert (read_clock(analysis).checked("analysis") == np.datetime64("2024-06-03T18")).all()
+    assert "2024-06-03 18:00 UTC" in repr(analysis.diffda)
+    figure = analysis.diffda.map("t", level=500)
+    assert "2024-06-03 18:00" in figure.get_suptitle().replace("T", " ")
+
+
+def test_forecasts_are_labelled_from_the_valid_time_of_their_start() -> None:
+    truth = xdiffda.open_sample("truth").isel(time=0).load()
+    start = truth.time.values
+    begun = truth.assign_coords(time=start - DAY, step=DAY)
+    plain, later = truth.diffda.forecast("6h"), begun.diffda.forecast("6h")
+    for forecast in (plain, later):
+        assert np.all(read_clock(forecast).checked("forecast") == start + np.timedelta64(6, "h"))
+    np.testing.assert_array_equal(plain["temperature"], later["temperature"])

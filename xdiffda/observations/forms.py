@@ -145,7 +145,7 @@ def read_times(raw: Raw, values: np.ndarray, attrs: Mapping[Any, Any]) -> np.nda
             Problem(
                 f"`{word}` that is not a time ({trouble})",
                 "datetime64, UTC",
-                assignment(raw, word, trouble.repair),
+                assignment(raw, word, trouble.repair) + trouble.note if trouble.repair else "",
             )
         )
         return np.full(values.shape, "NaT", "datetime64[ns]")

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xdiffda.errors import Problem, raise_if
+from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.state.times import TimeTrouble, as_datetimes, as_durations
 
 VALID = ("valid_time",)
@@ -62,6 +62,9 @@ _IN_HOURS = {"fhour", "forecast_hour"}  # their names say the unit
 _FOREIGN = re.compile(
     r"(^|_)(date|times?|datetime|timestamp|reftime)(_|\d|$)|date$|(date|ref)time$", re.IGNORECASE
 )
+# Where nothing tells the time, the user alone can: ``valid_time`` is theirs to give.
+_TOLD = "xdiffda.with_valid_time(ds, valid_time)  # when it is valid, UTC"
+_TOLD_OPTION = "--valid-time YYYY-MM-DDTHH"
 _INITIAL = re.compile(r"ref|base|init|anal|cycle|run", re.IGNORECASE)
 
 
@@ -219,13 +222,13 @@ class _Given:
             read = as_durations(coord.values, hours | dict(coord.attrs))
         except TimeTrouble as trouble:
             repair = trouble.repair.format(x=f'ds["{name}"]')
-            unit = "nanoseconds" if "[ns]" in repair else "hours"
+            unit = trouble.note.rpartition(" ")[2]
             self.problems.append(
                 ClockProblem(
                     f"`{name}` that is not a lead time ({trouble})",
                     "lead times as timedelta64, or numbers with their unit",
-                    f"ds.assign_coords({name}={repair})  # if they are {unit}" if repair else "",
-                    f"--lead-unit {unit}",
+                    f"ds.assign_coords({name}={repair}){trouble.note}" if repair else _TOLD,
+                    f"--lead-unit {unit}{trouble.note}" if repair else _TOLD_OPTION,
                 )
             )
             return None
@@ -322,7 +325,6 @@ def _contradiction(given: _Given, told: str, valid: xr.DataArray, wrong: str | N
 def _no_time(coord: xr.DataArray, name: str, trouble: TimeTrouble) -> Problem:
     """Times that cannot be read."""
     found, needed = f"`{name}` that is not a time ({trouble})", "datetime64, UTC"
-    option = "--valid-time YYYY-MM-DDTHH"
     if "calendar" in str(trouble):
         # 30 February has no date in the calendar of the others
         align = ', align_on="date"' if "360" in str(trouble) else ""
@@ -330,12 +332,16 @@ def _no_time(coord: xr.DataArray, name: str, trouble: TimeTrouble) -> Problem:
         repair = f"xarray.decode_cf(ds).{call}"
         if not coord.ndim:
             repair = f'xarray.decode_cf(ds.expand_dims("{name}")).{call}.isel({name}=0)'
-        return ClockProblem(found, "dates of the calendar of observations", repair, option)
-    repair = trouble.repair.format(x=f'ds["{name}"].values.reshape(-1)')
-    if "..." in repair or "decode_cf" in repair or coord.ndim > 1:
-        return ClockProblem(found, needed, "", option)
-    value = f'("{coord.dims[0]}", {repair})' if coord.ndim else f"{repair}[0]"
-    return ClockProblem(found, needed, f"ds.assign_coords({name}={value})", option)
+        return ClockProblem(found, "dates of the calendar of observations", repair, _TOLD_OPTION)
+    if not trouble.repair:
+        return ClockProblem(found, needed, _TOLD, _TOLD_OPTION)
+    values = trouble.repair.format(x=f'ds["{name}"].values.reshape(-1)')
+    value = f"({values})[0]"
+    if coord.ndim:
+        flat = values if coord.ndim == 1 else f"numpy.reshape({values}, {coord.shape})"
+        value = f"({coord.dims}, {flat})"
+    repair = f"ds.assign_coords({name}={value}){trouble.note}"
+    return ClockProblem(found, needed, repair, _TOLD_OPTION)
 
 
 def _missing(given: _Given, name: str, lost: np.ndarray, word: str) -> Problem:
@@ -350,7 +356,7 @@ def _missing(given: _Given, name: str, lost: np.ndarray, word: str) -> Problem:
         needed, repair = f"the {word} of each state", f'ds.sel({name}=ds["{name}"].notnull())'
         if coord.dims[0] != name:
             repair = f'ds.isel({coord.dims[0]}=ds["{name}"].notnull().values)'
-    return ClockProblem(found, needed, repair, "--valid-time YYYY-MM-DDTHH")
+    return ClockProblem(found, needed, repair, _TOLD_OPTION)
 
 
 def _bare_lead(ds: xr.Dataset) -> Problem | None:
@@ -362,7 +368,7 @@ def _bare_lead(ds: xr.Dataset) -> Problem | None:
         f"dimension `{bare[0]}` without values, beside `time`",
         "the lead time of each state along it, or one state without it",
         f"ds.isel({bare[0]}=0)  # if `time` is its valid time",
-        "--valid-time YYYY-MM-DDTHH",
+        _TOLD_OPTION,
     )
 
 
@@ -398,6 +404,101 @@ def _foreign(ds: xr.Dataset, lead: str | None) -> Problem | None:
     )
 
 
+def with_valid_time(ds: xr.Dataset, valid_time: Any) -> xr.Dataset:
+    """Say when the states of a dataset are valid, whatever clocks it has.
+
+    Parameters
+    ----------
+    ds
+        Its clocks (`clock_names`) are dropped, so that nothing contradicts.
+    valid_time
+        A time (text, datetime64, ...), in UTC unless it has a zone; times along a dimension of a
+        clock of ``ds``; or the name of a coordinate or variable of ``ds`` that holds them.
+
+    Returns
+    -------
+    Dataset
+        With ``valid_time``.
+
+    Raises
+    ------
+    InputError
+        If these are no times, or there are not as many as states.
+
+    Examples
+    --------
+    >>> ds = xr.Dataset(coords={"time": ("time", [3], {"units": "moons since the flood"})})
+    >>> print(with_valid_time(ds, "2024-06-03T12")["valid_time"].values)
+    ['2024-06-03T12:00:00.000000000']
+    """
+    named = isinstance(valid_time, str) and valid_time in ds.variables
+    given = ds[valid_time] if named else valid_time
+    values, attrs = np.asarray(getattr(given, "values", given)), getattr(given, "attrs", {})
+    old = [n for n in clock_names(ds) if n in ds.coords]
+    dims = next((ds[n].dims for n in old if ds[n].shape == values.shape), None)
+    if named:
+        dims = ds[valid_time].dims
+    elif dims is None and values.ndim <= 1:
+        # one time for a dataset of one, or of one for each along the only dimension of clocks
+        along = list(dict.fromkeys(d for n in old for d in ds[n].dims))
+        fits = [d for d in along if ds.sizes[d] == values.size]
+        dims = (fits[0],) if fits else () if values.size == 1 and not along else None
+    try:
+        read = as_datetimes(values, attrs)
+    except TimeTrouble as trouble:
+        problem = Problem(
+            f"`valid_time` that is not a time ({trouble})",
+            "datetime64, UTC",
+            'xdiffda.with_valid_time(ds, "2024-06-03T12")  # or when it is',
+        )
+        raise InputError([problem], what="valid time") from trouble
+    if dims is None or np.isnat(read).any():
+        sizes = {str(d): n for n_ in old for d, n in zip(ds[n_].dims, ds[n_].shape, strict=True)}
+        found = f"{values.size} valid times for states along {sizes}"
+        found = "missing valid times (NaT)" if dims is not None else found
+        raise InputError([Problem(found, "one for each state", "")], what="valid time")
+    bare = ds.drop_vars([*old, *([valid_time] if named and valid_time not in old else [])])
+    return bare.assign_coords(valid_time=(dims, read.reshape([ds.sizes[d] for d in dims])))
+
+
+def with_lead_unit(ds: xr.Dataset, unit: str) -> xr.Dataset:
+    """Lead times of ``ds`` that are numbers or text without a unit, as lengths in this unit.
+
+    Raises
+    ------
+    InputError
+        If there is no such lead time, or the unit is unknown.
+
+    Examples
+    --------
+    >>> at = {"time": np.datetime64("2019-12-31", "ns"), "step": 24}
+    >>> print(read_clock(with_lead_unit(xr.Dataset(coords=at), "hours")).valid.values)
+    2020-01-01T00:00:00.000000000
+    """
+    names = [n for n in clock_names(ds) if role_of(n, ds[n].attrs) == "lead"]
+    names = [n for n in names if ds[n].dtype.kind != "m"]
+    new = {}
+    try:
+        for name in names:
+            numbers = ds[name].values.astype(str).astype(np.float64)
+            new[name] = (ds[name].dims, as_durations(numbers, {"units": unit}))
+    except ValueError as trouble:  # TimeTrouble is one
+        problem = Problem(
+            f"lead times `{name}` that are not numbers in {unit!r} ({trouble})",
+            "numbers in hours, days, minutes, seconds or nanoseconds",
+            "",
+        )
+        raise InputError([problem], what="unit of the lead time") from trouble
+    if not new:
+        problem = Problem(
+            f"no lead time without a unit among {list(map(str, ds.coords))}",
+            f"a coordinate such as {', '.join(LEAD[:3])}",
+            "",
+        )
+        raise InputError([problem], what="unit of the lead time")
+    return ds.assign_coords(new)
+
+
 def warn_without_clock(times: Any, tidy: xr.Dataset, what: str = "background") -> None:
     """Warn where observations have times and the state has none: then no window holds.
 
@@ -408,7 +509,7 @@ def warn_without_clock(times: Any, tidy: xr.Dataset, what: str = "background") -
         warnings.warn(
             f"the {what} tells no time, and {dated} of {tidy.sizes['obs']} observations do: all "
             f"count as made when it is valid, no window is applied; repair: "
-            f"{what}.assign_coords(time=...) with its valid time in UTC",
+            f"`xdiffda.with_valid_time({what}, valid_time)`, when it is valid, UTC",
             stacklevel=4,
         )
 

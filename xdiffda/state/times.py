@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +39,14 @@ _FIRST, _LAST = 1678, 2261  # whole years that 64 bits of nanoseconds can count
 
 
 class TimeTrouble(ValueError):
-    """Values that are no times; ``repair`` makes them such, ``{x}`` being their place."""
+    """Values that are no times; ``repair`` makes them such, ``{x}`` being their place.
 
-    def __init__(self, found: str, repair: str) -> None:
+    It is empty where nothing in the values says how; ``note`` is what it takes for granted.
+    """
+
+    def __init__(self, found: str, repair: str, note: str = "") -> None:
         super().__init__(found)
-        self.repair = repair
+        self.repair, self.note = repair, f"  # {note}" if note else ""
 
 
 def as_datetimes(values: Any, attrs: Mapping[Any, Any] | None = None) -> np.ndarray:
@@ -110,7 +116,10 @@ def as_durations(values: Any, attrs: Mapping[Any, Any] | None = None) -> np.ndar
             raise TimeTrouble(f"{values.flat[0]!r}", "") from error
         numbers = [v for v in values.flat if isinstance(v, (int, float, np.number))]
         if numbers or any(str(v).strip().isdigit() for v in values.flat):  # not nanoseconds
-            raise TimeTrouble(f"{values.flat[0]!r} without a unit", "")
+            lengths = values.reshape(-1).astype(str).astype(np.float64)
+            repair = _durations_from(lengths).replace("{x}", '{x}.astype(str).astype("float64")')
+            note = f"if they are {'nanoseconds' if '[ns]' in repair else 'hours'}"
+            raise TimeTrouble(f"{values.flat[0]!r} without a unit", repair, note)
         return read.astype("timedelta64[ns]").reshape(values.shape)
     units = str((attrs or {}).get("units", "")).strip().lower()
     missing = ~np.isfinite(values)
@@ -119,8 +128,14 @@ def as_durations(values: Any, attrs: Mapping[Any, Any] | None = None) -> np.ndar
         seconds = 1.0  # zero in any unit
     if seconds is None:
         first = values[~missing].flat[0] if not missing.all() else values.flat[0]
-        found = f"numbers such as {first:g} " + (f"in {units!r}" if units else "without a unit")
-        raise TimeTrouble(found, _durations_from(values[~missing]))
+        if units:
+            near = difflib.get_close_matches(units.rstrip("s"), _SECONDS, n=1, cutoff=0.75)
+            repair = f"{{x}} * pandas.Timedelta(1, {near[0]!r}).to_numpy()" if near else ""
+            note = f"if {units!r} are {near[0]}s" if near else ""
+            raise TimeTrouble(f"numbers such as {first:g} in {units!r}", repair, note)
+        repair = _durations_from(values[~missing])
+        note = f"if they are {'nanoseconds' if '[ns]' in repair else 'hours'}"
+        raise TimeTrouble(f"numbers such as {first:g} without a unit", repair, note)
     whole = np.round(np.where(missing, 0, values).astype(np.float64) * (seconds * 1e9))
     return np.where(missing, np.timedelta64("NaT", "ns"), whole.astype("timedelta64[ns]"))
 
@@ -159,11 +174,18 @@ def _in_nanoseconds(values: np.ndarray) -> np.ndarray:
         year = values.astype("datetime64[Y]").astype(np.int64) + 1970
         outside = ~np.isnat(values) & ((year < _FIRST) | (year > _LAST))
         if outside.any():
-            raise TimeTrouble(
-                f"the year {year[outside].flat[0]}, outside {_FIRST} to {_LAST}",
-                "{x} + numpy.timedelta64(...)",
-            )
+            raise _outside(int(year[outside].flat[0]), '{x}.astype("datetime64[s]")')
     return values.astype("datetime64[ns]")
+
+
+def _outside(year: int, dates: str) -> TimeTrouble:
+    """Years that nanoseconds cannot count: the calendar comes again after 400 of them."""
+    cycles = round((1970 - year) / 400)
+    return TimeTrouble(
+        f"the year {year}, outside {_FIRST} to {_LAST}",
+        f'{dates} + numpy.timedelta64({146097 * cycles}, "D")',
+        f"{400 * cycles:+d} years, when the calendar is the same; the other times likewise",
+    )
 
 
 def _from_numbers(values: np.ndarray, attrs: dict[Any, Any]) -> np.ndarray:
@@ -174,11 +196,21 @@ def _from_numbers(values: np.ndarray, attrs: dict[Any, Any]) -> np.ndarray:
         import xarray as xr
 
         known = {key: attrs[key] for key in ("units", "calendar") if key in attrs}
+        units, calendar = str(attrs["units"]), str(attrs.get("calendar", "standard"))
         try:
-            decoded = xr.decode_cf(xr.Dataset({"time": ("obs", values, known)}))["time"].values
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Unable to decode time axis")
+                decoded = xr.decode_cf(xr.Dataset({"time": ("obs", values, known)}))["time"].values
         except (ValueError, OverflowError) as error:
-            raise TimeTrouble(f"numbers in {attrs['units']!r}", "xarray.decode_cf({x})") from error
-        return as_datetimes(decoded)
+            raise _since(values, units) from error
+        try:
+            return as_datetimes(decoded)
+        except TimeTrouble as trouble:
+            if "the year" not in str(trouble):
+                raise
+            dates = f"cftime.num2date({{x}}, {units!r}, {calendar!r})"
+            years = [v.year for v in decoded if not _FIRST <= v.year <= _LAST]
+            raise _outside(years[0], _isoformat(dates)) from trouble
     finite = values[np.isfinite(values)]
     if not finite.size:
         raise TimeTrouble("infinite numbers", "numpy.where(numpy.isfinite({x}), {x}, numpy.nan)")
@@ -187,6 +219,40 @@ def _from_numbers(values: np.ndarray, attrs: dict[Any, Any]) -> np.ndarray:
         f"numbers such as {first!s} without the date from which they count",
         f"pandas.to_datetime({_how(int(first), '{x}')})",
     )
+
+
+def _isoformat(dates: str) -> str:
+    """Dates of cftime as those of NumPy."""
+    return f'numpy.array([t.isoformat() for t in {dates}], "datetime64[s]")'
+
+
+def _since(values: np.ndarray, units: str) -> TimeTrouble:
+    """Numbers in a unit that has no fixed length, or that nobody knows."""
+    import pandas as pd
+
+    found = f"numbers in {units!r}"
+    word, start = (part.strip() for part in units.lower().split(" since ", 1))
+    try:
+        origin = pd.Timestamp(start)
+    except (ValueError, TypeError, OverflowError):
+        return TimeTrouble(found, "")
+    if (months := {"month": 1, "year": 12}.get(word.rstrip("s"))) is not None:
+        if np.all(values == np.round(values)):
+            first = f'numpy.datetime64("{origin:%Y-%m}", "M")'
+            rest = origin - pd.Timestamp(origin.year, origin.month, 1)
+            later = f' + numpy.timedelta64({rest // pd.Timedelta("1s")}, "s")' if rest else ""
+            step = f'{{x}}.astype("int64") * numpy.timedelta64({months}, "M")'
+            return TimeTrouble(found, f"({first} + {step}){later}", "if months of the calendar")
+        days = 365.2425 * months / 12  # as UDUNITS counts them, which the CF conventions follow
+        count = f'({{x}} * {days * 86400:.10g}).round().astype("timedelta64[s]")'
+        note = "if a year has 365.2425 days, as CF says"
+        return TimeTrouble(found, f'numpy.datetime64("{origin:%Y-%m-%dT%H:%M:%S}") + {count}', note)
+    near = difflib.get_close_matches(word.rstrip("s"), _SECONDS, n=1, cutoff=0.75)
+    if not near:
+        return TimeTrouble(found, "")
+    count = f'({{x}} * {_SECONDS[near[0]] * 1e3:.10g}).round().astype("timedelta64[ms]")'
+    repair = f'numpy.datetime64("{origin:%Y-%m-%dT%H:%M:%S}") + {count}'
+    return TimeTrouble(found, repair, f"if {word!r} are {near[0]}s")
 
 
 def _how(number: int, place: str) -> str:
@@ -222,6 +288,9 @@ def _from_objects(values: np.ndarray) -> np.ndarray:
     if numbers:
         return _from_numbers(np.array(numbers, np.float64), {})
     if any(hasattr(v, "calendar") for v in given):
+        years = [v.year for v in given if not _FIRST <= v.year <= _LAST]
+        if years:
+            raise _outside(years[0], _isoformat("{x}"))
         values = np.array([v.isoformat() if hasattr(v, "calendar") else v for v in values], object)
     try:
         stamps = pd.to_datetime(values, utc=True, format="mixed").tz_localize(None)
@@ -229,6 +298,24 @@ def _from_objects(values: np.ndarray) -> np.ndarray:
     except (ValueError, TypeError, OverflowError) as error:
         if isinstance(error, TimeTrouble):
             raise
-        text = next((v for v in values if isinstance(v, str) and v.strip().isdigit()), None)
-        how = _guess(int(text)) if text else 'format="%Y-%m-%d %H:%M"'
-        raise TimeTrouble(str(error), f"pandas.to_datetime({{x}}, {how})") from error
+        said = (str(error).strip().splitlines() or [""])[0]
+        texts = [v for v in values if isinstance(v, str) and v.strip()]
+        for how in _FORMATS:
+            with contextlib.suppress(ValueError, TypeError, OverflowError):
+                pd.to_datetime(texts, format=how)
+                repair = f"pandas.to_datetime({{x}}, format={how!r})" if texts else ""
+                raise TimeTrouble(said, repair) from error
+        raise TimeTrouble(said, "") from error
+
+
+# How dates are written where pandas does not know it: by digits, by WRF, by GrADS, in Europe.
+_FORMATS = (
+    "%Y%m%d",
+    "%Y%m%d%H",
+    "%Y%m%d%H%M",
+    "%Y%m%d%H%M%S",
+    "%Y-%m-%d_%H:%M:%S",
+    "%HZ%d%b%Y",
+    "%d.%m.%Y %H:%M",
+    "%d.%m.%Y",
+)
