@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import xdiffda
 from xdiffda import cli
 from xdiffda.observations import to_tidy
 from xdiffda.priors.published import RELEASES
+from xdiffda.state.clock import read_clock
 from xdiffda.storage.files import open_dataset
 
 
@@ -298,3 +300,60 @@ def test_many_times_go_into_a_store_that_resumes(
     assert _run(monkeypatch, *command, "--seed", "5") == 2
     message = capsys.readouterr().err
     assert "seed = 0" in message and "left as it is" in message and "Traceback" not in message
+
+
+# ------------------------------------------------------------------ repairs are options
+
+
+def _said_options(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The options of the first repair that was printed, as the shell would split them."""
+    text = capsys.readouterr().err
+    found = re.search(r"repair: `xdiffda \w+(?: \.\.\.)? (--[^`]*)`", text)
+    assert found, text
+    return shlex.split(found[1], comments=True)
+
+
+def test_clocks_are_repaired_by_options(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, truth = open_dataset(files / "background.nc").load(), open_dataset(files / "truth.nc")
+    day = np.timedelta64(24, "h")
+    moons = plain.assign_coords(time=((), 3, {"units": "moons since the flood"}))
+    bare_lead = plain.assign_coords(time=plain.time - day, step=24)
+    other = plain.rename(time="valid_date")
+    for i, ds in enumerate([moons, bare_lead, other]):
+        path, out = tmp_path / f"b{i}.nc", tmp_path / f"a{i}.nc"
+        ds.to_netcdf(path)
+        base = ("assimilate", path, files / "obs.nc", "-o", out, "--method", "3dvar")
+        assert _run(monkeypatch, *base, "--members", 1) == 2
+        options = _said_options(capsys)
+        if "YYYY" in options[-1]:  # what the user alone knows
+            options[-1] = np.datetime_as_string(truth.time.values, "h")
+        assert _run(monkeypatch, *base, "--members", 1, *options) == 0
+        assert (read_clock(open_dataset(out)).checked("analysis") == truth.time.values).all()
+        assert _run(monkeypatch, "verify", path, files / "truth.nc") == 2
+        capsys.readouterr()
+        assert _run(monkeypatch, "verify", path, files / "truth.nc", *options) == 0
+
+
+def test_repairs_that_are_arguments_are_options() -> None:
+    from xdiffda.errors import InputError, Problem, StorageError
+
+    def said(repair: str, command: str = "assimilate") -> str:
+        text = cli.message(InputError([Problem("a", "b", repair)], what="c"), command)
+        return text.split("repair: ")[1]
+
+    assert said('xdiffda.plan(n_steps=8, dtype="bfloat16")', "plan") == (
+        "`xdiffda plan --steps 8 --dtype bfloat16`"
+    )
+    assert said('ds.diffda.assimilate(obs, n_members=4, method="3dvar")') == (
+        "`xdiffda assimilate ... --members 4 --method 3dvar`"
+    )
+    assert said("xdiffda.assimilate(background, obs, method=xdiffda.Guided(n_steps=4))") == (
+        "`xdiffda assimilate ... --method guided --steps 4`"
+    )
+    for python in ('ds.rename(tk="t")', "assimilate(background, obs, quality=None)"):
+        assert said(python).startswith(f"`{python}`") and "made in Python" in said(python)
+    exists = StorageError("a.nc exists already; repair: `overwrite=True`, or another name")
+    assert cli.message(exists, "assimilate").endswith("... --overwrite`, or another name")
+    assert cli.message(exists, "verify") == str(exists)

@@ -159,4 +159,4 @@ def test_the_command_knows_all_options_and_speaks_to_programs() -> None:
     wrong = CliRunner().invoke(cli.app, ["plan", "--steps", "0", "--dtype", "half"])
     assert isinstance(wrong.exception, InputError)
     for repair in ("`xdiffda plan --steps 8`", "`xdiffda plan --dtype bfloat16`"):
-        assert repair in str(wrong.exception)
+        assert repair in cli.message(wrong.exception, "plan")

@@ -65,7 +65,10 @@ def _facts(ds: xr.Dataset) -> tuple[str, list[Row]]:
         sizes = ", ".join(f"{n} {dim}" for dim, n in ds.sizes.items())
         every = [str(n) for n in ds.data_vars]
         names = ", ".join(n for n in every if not n.endswith("_error_std")) or ", ".join(every)
-        return "Observations", [Row("Observations", sizes), Row("Variables", names, CHIPS)]
+        rows = [Row("Observations", sizes), Row("Variables", names, CHIPS)]
+        if dropped := ds.attrs.get("xdiffda_observations_dropped"):
+            rows.append(Row("Left out", _in_words(dropped)))
+        return "Observations", rows
     try:
         layout = infer_layout(ds)
     except InputError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
+import xdiffda
 from xdiffda.errors import InputError
 from xdiffda.observations import (
     default_error_std,
@@ -391,3 +394,47 @@ def test_heights_of_stations_survive_both_forms():
     columns = to_columns(tidy)
     assert columns.station_height.values[0] == 12.0
     np.testing.assert_array_equal(to_tidy(columns).station_height, tidy.station_height)
+
+
+def test_a_wind_of_which_one_component_cannot_be_goes_with_both() -> None:
+    """260 kt from 350 degrees: v is 132 m/s and possible, u of 411 m/s beside it is not."""
+    n = 12
+    report = {"lat": np.repeat(np.arange(n) * 5.0, 2), "lon": 10.0, "level": 250.0}
+    frame = pd.DataFrame(
+        report | {"variable": ["u", "v"] * n, "value": np.tile([20.0, -10.0], n), "time": None}
+    )
+    frame.loc[4, "value"], frame.loc[7, "value"] = 411.0, -400.0  # u of report 2, v of report 3
+    tidy = to_tidy(frame.assign(value=np.tile([20.0, -10.0], n)))
+    columns = to_columns(tidy)
+    columns["u_component_of_wind"][2] = 411.0
+    columns["v_component_of_wind"][3] = -400.0
+    for obs in (frame, columns):
+        with pytest.raises(InputError, match="drop_out_of_range") as caught:
+            to_tidy(obs)
+        kept = eval(caught.value.problems[0].repair, {"obs": obs, "xdiffda": xdiffda})
+        xr.testing.assert_equal(
+            kept.sortby(["lat", "variable"]),
+            tidy.isel(obs=~np.isin(tidy.lat, [10.0, 15.0])).sortby(["lat", "variable"]),
+        )
+        counted = json.loads(kept.attrs["xdiffda_observations_dropped"])
+        assert counted["u_component_of_wind: out of range"] == 2
+        assert counted["v_component_of_wind: out of range"] == 2
+
+
+def test_rows_without_a_value_are_counted() -> None:
+    frame = pd.DataFrame(
+        {"variable": ["2t", "2t", "sp"], "lat": 1.0, "lon": [1, 2, 3], "value": [280, np.nan, 1e5]}
+    )
+    tidy = to_tidy(frame)
+    assert tidy.sizes["obs"] == 2
+    assert json.loads(tidy.attrs["xdiffda_observations_dropped"]) == {"2t: missing": 1}
+    assert "1 2t: missing" in repr(tidy.diffda)
+    assert to_tidy(tidy).attrs == tidy.attrs  # and once
+    assert "xdiffda_observations_dropped" not in to_tidy(frame.dropna(subset="value")).attrs
+
+
+def test_noise_of_few_is_no_other_unit() -> None:
+    """Specific humidity aloft is far below its error: its median is that of the noise."""
+    truth = xdiffda.open_sample("truth").isel(time=4)
+    for seed in range(6):
+        to_tidy(truth.diffda.emulate_obs(n_columns=40, seed=seed))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xdiffda.errors import InputError, Problem
-from xdiffda.observations.forms import Raw, unit_repair, without
+from xdiffda.observations.forms import BACKGROUND, Raw, unit_repair, without
 from xdiffda.observations.names import fitting_units, to_units
 from xdiffda.observations.sites import on_globe
 from xdiffda.state.convert import MOST_ALOFT, MOST_SHARE, TROPOSPHERE, standard_geopotential
@@ -213,11 +213,7 @@ def _layers(raw: Raw) -> list[Problem]:
 def _ranges(raw: Raw) -> list[Problem]:
     """Values that nature does not have, counted by variable, with the unit they may be in."""
     problems = []
-    variable, value = raw.fields["variable"], raw.fields["value"]
-    error_std = raw.fields["error_std"]
-    slack = N_ERROR_STD * np.where(np.isfinite(error_std) & (error_std > 0), error_std, 0.0)
-    low, high = np.array([raw.known(name).valid_range for name in raw.names]).T
-    outside = ~((value >= low[variable] - slack) & (value <= high[variable] + slack))
+    value, outside, slack = raw.fields["value"], out_of_range(raw), _slack(raw)
     for name, _ in _present(raw, np.ones(value.size, bool)):
         mine = raw.is_any_of(name)
         bad, of_all, known = value[outside & mine], value[mine], raw.known(name)
@@ -230,7 +226,8 @@ def _ranges(raw: Raw) -> list[Problem]:
         guess = None
         if len(lines) == 1:
             user = (of_all - offset) / factor
-            guess = _fitting_unit(user, of_all, written, known, bool(bad.size), level)
+            noise = slack[mine]
+            guess = _fitting_unit(user, of_all, written, known, bool(bad.size), level, noise)
             if guess is not None and to_units(guess, known) == (factor, offset) and written:
                 guess = None
         units = known.units
@@ -250,7 +247,11 @@ def _ranges(raw: Raw) -> list[Problem]:
             continue
         ends = [f"{(end - offset) / factor:.9g}" for end in (lowest, highest)]
         user_name = raw.word(name)
-        if len(lines) > 1:
+        partner = _partner(name)
+        if partner in raw.names and raw.is_any_of(partner).any():
+            # half of a wind that cannot be is no wind: both go, which one call does
+            repair = "xdiffda.observations.drop_out_of_range(obs)"
+        elif len(lines) > 1:
             repair = ""
         elif raw.form == "columns":
             x = f'obs["{user_name}"]'
@@ -269,6 +270,49 @@ def _ranges(raw: Raw) -> list[Problem]:
     return problems
 
 
+def _slack(raw: Raw) -> np.ndarray:
+    """How far errors may carry each value."""
+    error_std = raw.fields["error_std"]
+    return N_ERROR_STD * np.where(np.isfinite(error_std) & (error_std > 0), error_std, 0.0)
+
+
+def out_of_range(raw: Raw) -> np.ndarray:
+    """Which values nature does not have, give or take six of their errors."""
+    variable, value, slack = raw.fields["variable"], raw.fields["value"], _slack(raw)
+    low, high = np.array([raw.known(name).valid_range for name in raw.names]).T
+    return ~((value >= low[variable] - slack) & (value <= high[variable] + slack))
+
+
+def _partner(name: str) -> str:
+    """The other component of a wind; nothing for what is none."""
+    for one, other in (("u_component", "v_component"), ("v_component", "u_component")):
+        if one in name:
+            return name.replace(one, other)
+    return ""
+
+
+def with_partners(raw: Raw, bad: np.ndarray) -> np.ndarray:
+    """These rows, and the other component of each wind of which one is among them.
+
+    Components are of one report where all that tells reports apart is equal.
+    """
+    import pandas as pd
+
+    partner = np.array([_partner(name) in raw.names for name in raw.names], bool)
+    wind = partner[raw.fields["variable"]]
+    if not (wind & bad).any():
+        return bad
+    # `u_component_of_wind` and `v_component_of_wind` are one kind, those at 10 m are another
+    kinds = np.array([name.replace("v_component", "u_component") for name in raw.names])
+    own = {"variable", "value", "error_std", BACKGROUND}
+    columns = {n: c for n, c in raw.fields.items() if n not in own and c.shape == bad.shape}
+    table = pd.DataFrame(columns | {"kind of wind": kinds[raw.fields["variable"]]})[wind]
+    report = table.groupby(list(table.columns), dropna=False, sort=False).ngroup().to_numpy()
+    both = bad.copy()
+    both[wind] |= np.isin(report, report[bad[wind]])
+    return both
+
+
 def _fitting_unit(
     user: np.ndarray,
     value: np.ndarray,
@@ -276,8 +320,12 @@ def _fitting_unit(
     known: Variable,
     some_bad: bool,
     level: np.ndarray,
+    noise: np.ndarray,
 ) -> str | None:
-    """The unit that the user's values fit by their median, where theirs is impossible."""
+    """The unit that the user's values fit by their median, where theirs is impossible.
+
+    ``noise`` is how far errors may carry each of ``value``.
+    """
     low, high = known.valid_range
     most, median = float(user.max()), float(np.median(user))
     if known.name == "relative_humidity" and 0 < most <= MOST_SHARE:
@@ -290,7 +338,9 @@ def _fitting_unit(
         return "rad" if not written.lower().startswith("rad") else None
     if known.name == "specific_humidity":
         aloft = level <= 150.0
-        if aloft.any() and float(np.median(value[aloft])) > MOST_ALOFT:
+        # where the error is larger than what there is of it, a median of few is noise
+        spread = float(np.median(noise[aloft])) / np.sqrt(aloft.sum()) if aloft.any() else 0.0
+        if aloft.any() and float(np.median(value[aloft])) > MOST_ALOFT + spread:
             return "mg kg-1" if float(np.median(user[aloft])) > 0.3 else "g kg-1"
     if not some_bad:
         return None

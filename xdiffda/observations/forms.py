@@ -5,7 +5,9 @@ Nothing is judged here beyond what must be understood in order to read; see `_ch
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -75,6 +77,7 @@ def frame_problem(frame: pd.DataFrame) -> Problem | None:
 # What is read of observations, in the user's words, and what is wrong with it.
 
 # DateString, Unix_time, obs_timestamp: what people call times besides the names that are known.
+DROPPED = "xdiffda_observations_dropped"  # JSON: why a value is left out -> how many
 _CLOCK = re.compile(r"^(date|time)|_(date|time)$|(datetime|timestamp)$")
 
 
@@ -403,6 +406,15 @@ def _tidy_types(raw: Raw, ds: xr.Dataset) -> None:
             raw.fields[name] = raw.fields[name] * hpa_factor(raw, attrs, raw.fields[name])
 
 
+def count_left_out(raw: Raw, more: Mapping[str, int]) -> None:
+    """Count values that are left out, by name and reason, where readers count theirs."""
+    try:
+        count = Counter(json.loads(str(raw.attrs.get(DROPPED, "{}"))))
+    except (ValueError, TypeError):
+        count = Counter()
+    raw.attrs[DROPPED] = json.dumps(dict((count + Counter(more)).most_common()))
+
+
 def _tidy_names_and_units(raw: Raw, unit_of_all: str) -> None:
     """Canonical names, values and errors in canonical units, default errors where none.
 
@@ -413,6 +425,8 @@ def _tidy_names_and_units(raw: Raw, unit_of_all: str) -> None:
     fields = raw.fields
     observed = ~np.isnan(fields["value"])
     if not observed.all():
+        missing = Counter(map(_text, fields["variable"][~observed]))
+        count_left_out(raw, {f"{name}: missing": n for name, n in missing.items()})
         for name in fields:
             fields[name] = fields[name][observed]
     units = fields.pop("units", None)

@@ -24,9 +24,22 @@ import numpy as np
 import xarray as xr
 
 from xdiffda.errors import InputError, Problem, raise_if
-from xdiffda.observations.checks import centre_and_width, find_problems, repeated
+from xdiffda.observations.checks import (
+    centre_and_width,
+    find_problems,
+    out_of_range,
+    repeated,
+    with_partners,
+)
 from xdiffda.observations.columns import BACKGROUND_SUFFIX, SUFFIX
-from xdiffda.observations.forms import BACKGROUND, NUMERIC, OPTIONAL, Raw, read
+from xdiffda.observations.forms import (
+    BACKGROUND,
+    NUMERIC,
+    OPTIONAL,
+    Raw,
+    count_left_out,
+    read,
+)
 from xdiffda.observations.names import KNOWN, own_variables
 from xdiffda.observations.nonlinear import as_operators
 from xdiffda.observations.sites import name_codes
@@ -113,6 +126,34 @@ def drop_duplicates(
     if not raw.problems and raw.fields:
         once = ~repeated(raw.fields)
         raw.fields = {name: column[once] for name, column in raw.fields.items()}
+    raise_if(raw.problems or find_problems(raw), what="observations")
+    return tidy_of(raw)
+
+
+def drop_out_of_range(
+    obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = None
+) -> xr.Dataset:
+    """Tidy observations without values that nature does not have; other problems are raised.
+
+    Of a wind both components go where one is out of range. They are counted in the attribute
+    ``xdiffda_observations_dropped``.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> wind = pd.DataFrame({"variable": ["u", "v", "t"], "lat": 10.0, "lon": 20.0,
+    ...                      "level": 250, "value": [-23.2, 411.0, 220.0]})
+    >>> drop_out_of_range(wind)["variable"].values.tolist()
+    ['temperature']
+    """
+    raw = readable(obs, operators)
+    if not raw.problems and raw.fields:
+        bad = with_partners(raw, out_of_range(raw))
+        for code, n in zip(
+            *np.unique(raw.fields["variable"][bad], return_counts=True), strict=True
+        ):
+            count_left_out(raw, {f"{raw.names[code]}: out of range": int(n)})
+        raw.fields = {name: column[~bad] for name, column in raw.fields.items()}
     raise_if(raw.problems or find_problems(raw), what="observations")
     return tidy_of(raw)
 

@@ -110,16 +110,16 @@ def as_durations(values: Any, attrs: Mapping[Any, Any] | None = None) -> np.ndar
     if values.dtype.kind == "m":
         return values.astype("timedelta64[ns]")
     if values.dtype.kind not in "iuf":
+        numbers = [_number(v) for v in values.flat]
+        if any(v is not None for v in numbers):  # not nanoseconds
+            lengths = np.array([v for v in numbers if v is not None])
+            repair = _durations_from(lengths).replace("{x}", '{x}.astype(str).astype("float64")')
+            note = f"if they are {'nanoseconds' if '[ns]' in repair else 'hours'}"
+            raise TimeTrouble(f"{values.flat[0]!r} without a unit", repair, note)
         try:
             read = pd.to_timedelta(values.reshape(-1).astype(object)).to_numpy()
         except (ValueError, TypeError, OverflowError) as error:
             raise TimeTrouble(f"{values.flat[0]!r}", "") from error
-        numbers = [v for v in values.flat if isinstance(v, (int, float, np.number))]
-        if numbers or any(str(v).strip().isdigit() for v in values.flat):  # not nanoseconds
-            lengths = values.reshape(-1).astype(str).astype(np.float64)
-            repair = _durations_from(lengths).replace("{x}", '{x}.astype(str).astype("float64")')
-            note = f"if they are {'nanoseconds' if '[ns]' in repair else 'hours'}"
-            raise TimeTrouble(f"{values.flat[0]!r} without a unit", repair, note)
         return read.astype("timedelta64[ns]").reshape(values.shape)
     units = str((attrs or {}).get("units", "")).strip().lower()
     missing = ~np.isfinite(values)
@@ -138,6 +138,16 @@ def as_durations(values: Any, attrs: Mapping[Any, Any] | None = None) -> np.ndar
         raise TimeTrouble(f"numbers such as {first:g} without a unit", repair, note)
     whole = np.round(np.where(missing, 0, values).astype(np.float64) * (seconds * 1e9))
     return np.where(missing, np.timedelta64("NaT", "ns"), whole.astype("timedelta64[ns]"))
+
+
+def _number(value: Any) -> float | None:
+    """A number, or text that is one; None for anything else, and for what is missing."""
+    if not isinstance(value, (int, float, np.number, str)) or isinstance(value, np.timedelta64):
+        return None
+    with contextlib.suppress(ValueError):
+        number = float(value)
+        return number if np.isfinite(number) else None
+    return None
 
 
 def _durations_from(numbers: np.ndarray) -> str:

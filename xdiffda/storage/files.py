@@ -127,9 +127,9 @@ def open_dataset(path: str | os.PathLike) -> xr.Dataset:
                 return _open_remote(text)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Failed to open Zarr store with consol")
-                return xr.open_dataset(text, engine="zarr", chunks={}, decode_timedelta=True)
+                return _decoded(text, engine="zarr")
         if kind == "netcdf":
-            return xr.open_dataset(text, engine="netcdf4", chunks={}, decode_timedelta=True)
+            return _decoded(text, engine="netcdf4")
         if kind == "grib":
             return _open_grib(text)
     except StorageError:
@@ -199,6 +199,17 @@ def need_whole(path: Path) -> None:
             f"{path}: {size} bytes, fewer than the header of this netCDF file needs "
             f"({_first_line(error)}): it was cut short; repair: fetch or write it again"
         ) from error
+
+
+def _decoded(path: str, **options: Any) -> xr.Dataset:
+    """A dataset with its times decoded; as they are in the file where xarray cannot."""
+    try:
+        return xr.open_dataset(path, chunks={}, decode_timedelta=True, **options)
+    except ValueError as error:
+        if "unable to decode time" not in str(error):
+            raise
+        # the file is whole: who reads the clock says what is wrong with it
+        return xr.open_dataset(path, chunks={}, decode_times=False, **options)
 
 
 def _open_remote(address: str) -> xr.Dataset:

@@ -10,7 +10,7 @@ import xarray as xr
 from xdiffda.verify.obs_space import (
     By,
     Groups,
-    equivalents,
+    beside,
     mean,
     together,
     variance,
@@ -78,13 +78,13 @@ def degrees_of_freedom(
     >>> degrees_of_freedom(analysis, obs)["dfs"].values.tolist()
     [0.5]
     """
-    seen = equivalents(analysis, obs, window=window, operators=operators, what="analysis")
+    seen = beside(analysis, obs, window=window, operators=operators, what="analysis")
     if background is None:
         need_members(seen.sizes.get("member", 1), what="degrees_of_freedom")
     else:
         seen, first = together(
             analysis=seen,
-            background=equivalents(
+            background=beside(
                 background, obs, window=window, operators=operators, what="background"
             ),
         )
@@ -165,7 +165,7 @@ def observation_impact(
     if truth is not None:
         states["truth"] = truth
     seen = {
-        name: equivalents(ds, obs, window=window, operators=operators, what=name)
+        name: beside(ds, obs, window=window, operators=operators, what=name)
         for name, ds in states.items()
     }
     seen = dict(zip(seen, together(**seen), strict=True))

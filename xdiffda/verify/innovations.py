@@ -12,7 +12,7 @@ from xdiffda.errors import InputError, Problem
 from xdiffda.verify.obs_space import (
     By,
     Groups,
-    equivalents,
+    beside,
     mean,
     together,
     variance,
@@ -163,7 +163,7 @@ def innovation_statistics(
     >>> found["mean"].values.tolist(), found["n"].values.tolist()
     ([2.0], [2])
     """
-    first = equivalents(background, obs, window=window, operators=operators, what="background")
+    first = beside(background, obs, window=window, operators=operators, what="background")
     shares = _chi_square(first, hbht)
     if analysis is not None:
         shares = (
@@ -171,7 +171,7 @@ def innovation_statistics(
             if shares is None
             else xr.DataArray(shares, dims="obs", coords={"obs": first["obs"].values})
         )
-        second = equivalents(analysis, obs, window=window, operators=operators, what="analysis")
+        second = beside(analysis, obs, window=window, operators=operators, what="analysis")
         first, second = together(background=first, analysis=second)
         shares = None if shares is None else shares.sel(obs=first["obs"]).values
     groups = Groups(first, by)

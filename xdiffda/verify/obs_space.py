@@ -54,8 +54,8 @@ def equivalents(
     -------
     xarray.Dataset
         The tidy observations that H can see, in canonical units, with ``equivalent`` on
-        (``obs``[, ``member``]). On a circle it is given within half a turn of the observed
-        value, so that differences are what they seem. The coordinate ``obs`` numbers them: equal
+        (``obs``[, ``member``]); directions in [0, 360), of which differences are to be taken on
+        the circle, as all statistics of this module do. The coordinate ``obs`` numbers them: equal
         numbers in two results mean the same observation at the same analysis time.
 
     Raises
@@ -72,6 +72,39 @@ def equivalents(
     >>> seen = equivalents(state, obs)
     >>> seen["value"].item(), round(seen["equivalent"].item(), 3)
     (281.0, 280.0)
+    """
+    seen = beside(state, obs, window=window, operators=operators, what=what)
+    for name, period in _circles(operators).items():
+        mine = seen["variable"] == name
+        if bool(mine.any()):
+            turned = np.mod(seen["equivalent"], period)
+            turned = turned.where(turned < period, 0.0)  # mod(-1e-20, 360) is 360
+            seen["equivalent"] = xr.where(mine, turned, seen["equivalent"], keep_attrs=False)
+            seen["equivalent"].attrs["long_name"] = f"H({what})"
+    return seen
+
+
+def _circles(operators: Operators | None) -> dict[str, float]:
+    """Variables that live on a circle, and its length."""
+    from xdiffda.observations.derived import OPERATORS
+    from xdiffda.observations.nonlinear import as_operators
+
+    own = {name: (operator,) for name, operator in as_operators(operators).items()}
+    known = {**OPERATORS, **own}
+    return {name: several[0].period for name, several in known.items() if several[0].period}
+
+
+def beside(
+    state: xr.Dataset,
+    obs: xr.Dataset | pd.DataFrame,
+    *,
+    window: str | np.timedelta64 = "6h",
+    operators: Operators | None = None,
+    what: str = "state",
+) -> xr.Dataset:
+    """`equivalents` of which those on a circle are within half a turn of the observed value.
+
+    Differences from it, and means of members, are then what they seem.
     """
     from xdiffda.observations import observation_rows, to_tidy
     from xdiffda.observations.operators import none_usable

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.state.canonical import row_weights
-from xdiffda.verify.obs_space import By, Groups, equivalents
+from xdiffda.verify.obs_space import By, Groups, beside
 from xdiffda.verify.partners import independent
 from xdiffda.verify.scores import ensemble_pair, need_members, reduced
 
@@ -313,7 +313,7 @@ def rank_histogram(
     if truth is not None:
         out = _against_truth(analysis, truth, thin_km)
     else:
-        seen = equivalents(analysis, obs, window=window, operators=operators, what="analysis")
+        seen = beside(analysis, obs, window=window, operators=operators, what="analysis")
         out = _against_obs(seen, by, seed)
     out.attrs["protocol"] = "; ".join(filter(None, [out.attrs["protocol"], left_out]))
     return out

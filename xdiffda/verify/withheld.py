@@ -9,7 +9,7 @@ import xarray as xr
 from jaxtyping import Int
 
 from xdiffda.errors import InputError, Problem
-from xdiffda.verify.obs_space import By, Groups, equivalents, mean, together, variance
+from xdiffda.verify.obs_space import By, Groups, beside, mean, together, variance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,8 +176,8 @@ def withheld_report(
     >>> withheld_report(state + 1, state, obs).attrs["summary"]
     'closer to 1 of 1 withheld variables; misfit 2.000 before, 1.000 after'
     """
-    first = equivalents(background, withheld, window=window, operators=operators, what="background")
-    second = equivalents(analysis, withheld, window=window, operators=operators, what="analysis")
+    first = beside(background, withheld, window=window, operators=operators, what="background")
+    second = beside(analysis, withheld, window=window, operators=operators, what="analysis")
     first, second = together(background=first, analysis=second)
     groups, station = Groups(second, by), stations(second)
     value, sigma = second["value"].values, second["error_std"].values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -143,11 +144,29 @@ def test_a_table_that_is_wrong_is_refused_with_its_repair(tmp_path: Path) -> Non
         read_obs(path)
 
 
+def _locked() -> bytes:
+    """An archive whose only member is marked as encrypted: it is whole, and needs a password."""
+    into = io.BytesIO()
+    with zipfile.ZipFile(into, "w") as archive:
+        archive.writestr("obs.csv", "variable,lat,lon,value")
+    data = bytearray(into.getvalue())
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.find(mark) + at] |= 1
+    return bytes(data)
+
+
+LOCKED = _locked()
 REFUSED = {
     "empty": (b"", StorageError, "empty file"),
     "GRIB": (b"GRIB\0\0\1\2", InputError, "holds fields.*xdiffda.open_dataset"),
     "pickle": (b"\x80\x05\x95", InputError, "pickle, which is never loaded"),
     "binary": (bytes(range(200)), InputError, "binary data of no known form"),
+    "tabs": (b"a\tb\tc\n1\t2\t3\n", InputError, "a table with columns a, b, c"),
+    "bulletin": (b"\x01\r\r\n123\r\r\nSAUS70 KWBC", InputError, "text that begins with"),
+    "UTF-16": ("variable,lat\n".encode("utf-16"), InputError, "UTF-16.*iconv"),
+    "Latin-1": ("Königsberg 3 °C\n".encode("latin-1"), InputError, "text that begins with"),
+    "ragged": (b"variable,lat,lon,value\n2t,1,2,280\n2t,1,2,3,4,5\n", InputError, "cannot be read"),
+    "locked": (LOCKED, InputError, "an archive that cannot be opened.*unzip"),
     "text": (b"hello world\n", InputError, "text that begins with 'hello world'"),
     "table": (b"a,b,c\n1,2,3\n", InputError, "columns a, b, c; needed one row for each value"),
     "cut": (b"\x89HDF\r\n\x1a\n\0\0", StorageError, "truncated or damaged"),

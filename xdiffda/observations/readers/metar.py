@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from xdiffda.errors import InputError, Problem
-from xdiffda.observations.readers.recognise import METAR, damaged, text_of
+from xdiffda.observations.readers.recognise import METAR, text_of, unreadable
 from xdiffda.observations.readers.reports import Reports, as_numbers
 from xdiffda.state.variables import G0
 
@@ -32,7 +32,7 @@ def read_metar(path: Path) -> xr.Dataset:
             io.StringIO(text_of(path)), skipinitialspace=True, keep_default_na=False, na_values=[""]
         )
     except ValueError as error:
-        raise damaged(path, error) from error
+        raise unreadable(path, error) from error
     words = [str(word) for word in table.columns]
     if absent := sorted(METAR - {*words}):
         raise InputError(

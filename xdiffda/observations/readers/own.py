@@ -15,10 +15,10 @@ import xarray as xr
 from xdiffda.errors import StorageError, raise_if
 from xdiffda.observations.checks import find_problems, repeated
 from xdiffda.observations.columns import BACKGROUND_SUFFIX, SUFFIX
-from xdiffda.observations.forms import NUMERIC, TIDY_NAMES
+from xdiffda.observations.forms import DROPPED, NUMERIC, TIDY_NAMES
 from xdiffda.observations.names import match_observed
-from xdiffda.observations.readers.recognise import damaged, text_of
-from xdiffda.observations.readers.reports import DROPPED, UNUSED, as_text
+from xdiffda.observations.readers.recognise import damaged, text_of, unreadable
+from xdiffda.observations.readers.reports import UNUSED, as_text
 from xdiffda.observations.table import readable, tidy_of
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def read_csv(path: Path) -> xr.Dataset:
             skipinitialspace=True,
         )
     except ValueError as error:  # pandas' own errors are ValueErrors
-        raise damaged(path, error) from error
+        raise unreadable(path, error) from error
     frame = frame.rename(columns=lambda word: word.strip())
     for word in map(str, frame.columns):
         role = _role(word)
@@ -122,7 +122,9 @@ def _open(path: Path, engine: Any) -> xr.Dataset:
         with xr.open_dataset(path, engine=engine, decode_timedelta=True) as opened:
             obs = opened.load()
     except Exception as error:  # every backend has errors of its own
-        raise damaged(path, error) from error
+        # where nothing but the meaning of its numbers is in doubt, the file is whole
+        whole = isinstance(error, ValueError) and "decode" in str(error)
+        raise (unreadable if whole else damaged)(path, error) from error
     for name in obs.variables:
         if obs[name].dtype.kind in "OT":
             obs[name] = obs[name].copy(data=_as_text(obs[name].values))

@@ -13,9 +13,10 @@ import xarray as xr
 
 from xdiffda.errors import InputError, Problem
 from xdiffda.observations import KNOWN
+from xdiffda.observations.forms import DROPPED
 from xdiffda.observations.names import match_observed
 from xdiffda.observations.readers.recognise import FORMATS, REFUSED, need_content, recognise, refuse
-from xdiffda.observations.readers.reports import DROPPED, UNUSED
+from xdiffda.observations.readers.reports import UNUSED
 from xdiffda.observations.table import select_window
 
 Format = Literal["netcdf", "zarr", "csv", "ioda", "igra", "metar", "bufr", "prepbufr"]

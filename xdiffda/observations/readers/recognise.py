@@ -170,14 +170,22 @@ def _opened(path: Path):
         members = [m for m in archive.namelist() if not m.endswith("/")]
         if len(members) != 1:
             raise unknown(path, f"an archive of {len(members)} files", f"unzip {path}")
-        return archive.open(members[0])
+        try:
+            return archive.open(members[0])
+        except (RuntimeError, NotImplementedError) as error:  # a password, a method of packing
+            found = f"an archive that cannot be opened ({error})"
+            raise unknown(path, found, f"unzip {path}") from error
     return path.open("rb")
 
 
 def _read(path: Path, file, size: int) -> bytes:
     try:
         return file.read(size)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+    except RuntimeError as error:  # zipfile's, of an archive that is whole
+        raise unknown(
+            path, f"an archive that cannot be opened ({error})", f"unzip {path}"
+        ) from error
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise damaged(path, error) from error
 
 
@@ -187,6 +195,15 @@ def damaged(path: Path, error: BaseException | str) -> StorageError:
     return StorageError(
         f"{path}: cannot be read ({text}); the file may be truncated or damaged; "
         f"repair: fetch or write it again, then `xdiffda.read_obs({str(path)!r})`"
+    )
+
+
+def unreadable(path: Path, error: BaseException | str) -> InputError:
+    """The error for a whole file whose content no reader of its form understands."""
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}".split("\n")[0]
+    return InputError(
+        [Problem(f"content that cannot be read ({text})", f"a table with columns {_TIDY}", "")],
+        what=str(path),
     )
 
 
@@ -202,11 +219,20 @@ def _kind_of_netcdf(path: Path) -> str:
     return "ioda" if is_ioda(path) else "netcdf"
 
 
+def _is_text(head: bytes) -> bool:
+    """Whether bytes are text in some encoding: tabs, form feeds and bulletin marks are."""
+    controls = set(range(32)) - {*b"\t\n\v\f\r\x01\x03\x1a\x1b"}
+    return not controls & set(head)
+
+
 def _kind_of_text(path: Path, head: bytes) -> str:
     line = head.decode("utf-8-sig", "replace").lstrip().split("\n", 1)[0].rstrip("\r")
     if IGRA.match(line):
         return "igra"
-    if "\0" in line or not line.isprintable():
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        repair = f"iconv -f UTF-16 -t UTF-8 {path} > obs.csv"
+        raise unknown(path, "text in UTF-16, where UTF-8 is read", repair)
+    if not _is_text(head):
         raise unknown(path, "binary data of no known form", f"file {path}")
     from xdiffda.observations.readers.own import columns_of, is_tidy
 

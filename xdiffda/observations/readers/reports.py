@@ -17,6 +17,7 @@ import xarray as xr
 
 from xdiffda.observations import KNOWN, default_error_std
 from xdiffda.observations.checks import HIGHEST_PRESSURE
+from xdiffda.observations.forms import DROPPED
 from xdiffda.observations.names import to_units
 from xdiffda.observations.sites import on_globe
 from xdiffda.observations.table import _ATTRS
@@ -30,7 +31,7 @@ AT_SURFACE = {
     "v_component_of_wind": "10m_v_component_of_wind",
     "wind_speed": "10m_wind_speed",
 }
-DROPPED, UNUSED = "xdiffda_observations_dropped", "xdiffda_observations_unused"
+UNUSED = "xdiffda_observations_unused"
 DEFAULT_ERRORS = "xdiffda_observations_default_errors"
 MARKS = "xdiffda_observations_marks"
 ASSUMED = "xdiffda_observations_assumed"
