@@ -289,15 +289,15 @@ def make_table(geos_file: str | Path, nmc_file: str | Path) -> xr.Dataset:
         size, _ = geopotential_sizes(share_temperature, std, each, LOG_P)
         return std, (size**2).sum(0)
 
+    shape = geos.shape(np.hypot(geos.rotational, geos.divergent))
+    south = 3 * np.sin(np.deg2rad(geos.lat))[:, None] ** 2
     # what sea-level pressure still lacks is a field of its own
-    wanted = (PRESSURE_ERROR / PRESSURE_DENSITY) ** 2 - implied[0][-1]
+    by_wind = geos.rms(shape * np.sqrt(south * implied[0]))[-1] ** 2
+    wanted = (PRESSURE_ERROR / PRESSURE_DENSITY) ** 2 - by_wind
     std_pressure = np.sqrt(wanted / (1 + PRESSURE_OWN) - unbalanced(0.0)[1][-1])
     std_tu, z_unbalanced = unbalanced(std_pressure)
     z_unbalanced += (std_pressure * reach) ** 2
     t_unbalanced = std_tu**2 + (std_pressure * reach * below / PRESSURE_LENGTH**2 / R_DRY) ** 2
-
-    shape = geos.shape(np.hypot(geos.rotational, geos.divergent))
-    south = 3 * np.sin(np.deg2rad(geos.lat))[:, None] ** 2
 
     def total(own: np.ndarray, by_wind: np.ndarray) -> np.ndarray:
         """Global rms: what wind implies goes with sin^2, all with the factor of latitude."""
