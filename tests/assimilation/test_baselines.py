@@ -15,8 +15,7 @@ from xdiffda.assimilation.baselines.optimal_interpolation import DistanceCovaria
 from xdiffda.assimilation.baselines.three_d_var import square_root, three_d_var
 from xdiffda.covariance.harmonics import Basis, circle_basis, sphere_basis
 from xdiffda.covariance.spectral import SpectralCovariance
-from xdiffda.diffusion.guidance import Solver
-from xdiffda.diffusion.kalman import kalman_increment
+from xdiffda.diffusion.kalman import Solver, kalman_increment
 from xdiffda.diffusion.likelihood import Likelihood, Whitening
 from xdiffda.errors import InputError
 from xdiffda.observations.robust import Robust

@@ -11,8 +11,7 @@ import xarray as xr
 from xdiffda.assimilation.innovations import observe
 from xdiffda.covariance.harmonics import sphere_basis
 from xdiffda.covariance.spectral import SpectralCovariance
-from xdiffda.diffusion.guidance import Solver
-from xdiffda.diffusion.kalman import kalman_increment, update
+from xdiffda.diffusion.kalman import Solver, kalman_increment, update
 from xdiffda.errors import InputError
 from xdiffda.observations import Operator, first_guess, to_tidy
 from xdiffda.observations.robust import Robust

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from xdiffda.assimilation.assimilate import assimilate
-from xdiffda.diffusion.guidance import Solver
+from xdiffda.diffusion.kalman import Solver
 from xdiffda.observations import VerticalCorrelation
 from xdiffda.state.convert import to_state
 

@@ -14,9 +14,9 @@ import xarray as xr
 
 from xdiffda.assimilation.assimilate import assimilate
 from xdiffda.covariance.draws import make_draws
-from xdiffda.diffusion.guidance import Solver, guide_once
-from xdiffda.diffusion.kalman import update
+from xdiffda.diffusion.kalman import Solver, update
 from xdiffda.diffusion.likelihood import Likelihood
+from xdiffda.diffusion.moment_matching import guide_by_jacobian
 from xdiffda.diffusion.posterior import Guidance, sample_posterior
 from xdiffda.errors import InputError
 from xdiffda.observations import emulate_obs
@@ -216,7 +216,7 @@ def test_an_indefinite_jacobian_in_half_precision_is_borne() -> None:
 
     z = sigma * noise(jax.random.normal(jax.random.key(1), (N_NODE, 1, N_CHANNEL)))
     estimate, transpose = jax.vjp(lambda z: network(z, sigma), z)
-    guided, residual = guide_once(network, likelihood, None, z, sigma, noise_covariance=noise)
+    guided, residual = guide_by_jacobian(network, likelihood, z, sigma, noise_covariance=noise)
     assert float(residual[0]) < 1
     assert float(jnp.sqrt(jnp.mean((guided - estimate) ** 2))) < 3  # the observed values: one
 

@@ -12,7 +12,7 @@ import pytest
 
 from xdiffda.assimilation.baselines.three_d_var import three_d_var as in_control_space
 from xdiffda.covariance.spectral import SpectralCovariance
-from xdiffda.diffusion.guidance import Solver
+from xdiffda.diffusion.kalman import Solver
 from xdiffda.diffusion.likelihood import Likelihood, LocalRows
 from xdiffda.diffusion.posterior import three_d_var as in_observation_space
 from xdiffda.observations.nonlinear import LocalCall

@@ -16,7 +16,7 @@ import warnings
 import numpy as np
 
 import xdiffda
-from xdiffda.diffusion.guidance import Solver
+from xdiffda.diffusion.kalman import Solver
 
 
 def main(iterations: int, guided: bool) -> None:

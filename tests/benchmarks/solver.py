@@ -21,8 +21,8 @@ import xarray as xr
 
 import xdiffda
 from xdiffda.diffusion import kalman
-from xdiffda.diffusion import posterior as _programs
-from xdiffda.diffusion.guidance import Solver
+from xdiffda.diffusion import programs as _programs
+from xdiffda.diffusion.kalman import Solver
 
 STEPS: list[int] = []
 SOLVE, UPDATED = kalman.conjugate_gradients, _programs.updated

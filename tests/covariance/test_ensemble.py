@@ -28,8 +28,9 @@ from xdiffda.covariance.localisation import (
 )
 from xdiffda.covariance.spectral import SpectralCovariance
 from xdiffda.diffusion.denoiser import Conditioned
-from xdiffda.diffusion.guidance import Solver, gaussian_posterior
+from xdiffda.diffusion.kalman import Solver
 from xdiffda.diffusion.likelihood import Likelihood
+from xdiffda.diffusion.perturbed import gaussian_posterior
 from xdiffda.diffusion.posterior import Guidance, sample_posterior
 from xdiffda.errors import InputError
 from xdiffda.state.grid import Grid, Layout

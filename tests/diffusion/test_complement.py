@@ -15,7 +15,7 @@ from xdiffda.covariance.draws import make_draws
 from xdiffda.covariance.harmonics import sphere_basis
 from xdiffda.covariance.spectral import SpectralCovariance
 from xdiffda.diffusion.complement import Complement, explain, observed
-from xdiffda.diffusion.guidance import Solver
+from xdiffda.diffusion.kalman import Solver
 from xdiffda.diffusion.likelihood import Likelihood
 from xdiffda.observations import emulate_obs
 from xdiffda.priors.prior import GaussianPrior

@@ -15,10 +15,12 @@ from xdiffda.covariance.draws import make_draws
 from xdiffda.covariance.harmonics import circle_basis
 from xdiffda.covariance.spectral import SpectralCovariance
 from xdiffda.diffusion.denoiser import Conditioned
-from xdiffda.diffusion.guidance import Solver, diagonal_covariance, gaussian_posterior, guide
-from xdiffda.diffusion.kalman import channel_variance, kalman_increment, update
+from xdiffda.diffusion.guidance import guide
+from xdiffda.diffusion.kalman import Solver, channel_variance, kalman_increment, update
 from xdiffda.diffusion.likelihood import Likelihood, LocalRows, StateRows, Whitening
+from xdiffda.diffusion.perturbed import gaussian_posterior
 from xdiffda.diffusion.posterior import Guidance, sample_posterior
+from xdiffda.diffusion.programs import diagonal_covariance
 from xdiffda.observations.nonlinear import LocalCall, StateCall
 from xdiffda.observations.robust import Robust
 from xdiffda.priors.prior import Wiener

@@ -9,7 +9,7 @@ import pytest
 
 import xdiffda
 from xdiffda.assimilation.assimilate import assimilate
-from xdiffda.diffusion.guidance import Solver
+from xdiffda.diffusion.kalman import Solver
 from xdiffda.observations import emulate_obs
 from xdiffda.observations.filling import filling
 

@@ -20,8 +20,7 @@ from xdiffda.covariance.ensemble import HybridCovariance, RescaledCovariance
 from xdiffda.covariance.harmonics import Basis, points_of, restricted, sphere_basis
 from xdiffda.covariance.localisation import EnsembleCovariance
 from xdiffda.covariance.spectral import BlockCovariance, SpectralCovariance
-from xdiffda.diffusion.guidance import Solver
-from xdiffda.diffusion.kalman import update
+from xdiffda.diffusion.kalman import Solver, update
 from xdiffda.diffusion.likelihood import Likelihood
 from xdiffda.observations import Operator, emulate_obs, to_tidy
 from xdiffda.state.grid import Grid, Layout

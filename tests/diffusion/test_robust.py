@@ -14,8 +14,7 @@ from xdiffda.covariance.draws import make_draws
 from xdiffda.covariance.harmonics import circle_basis
 from xdiffda.covariance.spectral import SpectralCovariance
 from xdiffda.diffusion.denoiser import Conditioned
-from xdiffda.diffusion.guidance import Solver
-from xdiffda.diffusion.kalman import update
+from xdiffda.diffusion.kalman import Solver, update
 from xdiffda.diffusion.likelihood import Likelihood
 from xdiffda.diffusion.posterior import Guidance, sample_posterior
 from xdiffda.observations.robust import Robust, as_robust

@@ -11,7 +11,7 @@ import xarray as xr
 
 import xdiffda
 from xdiffda.assimilation.assimilate import assimilate
-from xdiffda.diffusion.guidance import Solver
+from xdiffda.diffusion.kalman import Solver
 from xdiffda.errors import InputError
 from xdiffda.state.convention import default_convention
 from xdiffda.state.convert import from_state

@@ -19,7 +19,7 @@ from xdiffda.assimilation import devices as _devices
 from xdiffda.assimilation import memory as _memory
 from xdiffda.assimilation import methods as _methods
 from xdiffda.diffusion import devices as _members
-from xdiffda.diffusion.guidance import Solver
+from xdiffda.diffusion.kalman import Solver
 
 ERRORS = {"2m_temperature": 0.5, "geopotential": 80.0, "temperature": 0.4}
 QUICK = {"n_steps": 3, "background_error": 1.0, "progress": False}

@@ -21,7 +21,7 @@ from xdiffda.assimilation.one_time import Analysed, analyse_time, check_clock, r
 from xdiffda.assimilation.settings import Settings, check_factor, check_settings
 from xdiffda.covariance.ensemble import Hybrid
 from xdiffda.covariance.localisation import Localisation
-from xdiffda.diffusion.guidance import Solver
+from xdiffda.diffusion.kalman import Solver
 from xdiffda.diffusion.repaint import RePaint
 from xdiffda.errors import InputError, Problem
 from xdiffda.jax_settings import with_own_jax
@@ -187,7 +187,7 @@ def assimilate(
         V of the Kalman update of guidance; default what the model has measured.
     solver : Solver, optional
         Tolerance and most iterations of the solver for the observations
-        (`xdiffda.diffusion.guidance.Solver`; 3D-Var goes on to 1e-3); what it reached is in the
+        (`xdiffda.diffusion.kalman.Solver`; 3D-Var goes on to 1e-3); what it reached is in the
         attributes.
     repaint : RePaint, optional
         Settings of ``method="repaint"`` (`xdiffda.RePaint`); default the paper's, 2,910

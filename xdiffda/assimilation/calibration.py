@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
-from xdiffda.diffusion import posterior as programs
+from xdiffda.diffusion import programs
 from xdiffda.diffusion.noise import karras_ladder
 from xdiffda.diffusion.sampler import SAMPLERS
 from xdiffda.errors import Problem, raise_if

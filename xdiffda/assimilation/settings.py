@@ -11,8 +11,9 @@ import numpy as np
 from xdiffda.assimilation.baselines.letkf import Inflation
 from xdiffda.covariance.ensemble import Hybrid
 from xdiffda.covariance.localisation import Localisation
-from xdiffda.diffusion.guidance import MINIMUM, Solver, choose_covariance
+from xdiffda.diffusion.kalman import MINIMUM, Solver
 from xdiffda.diffusion.posterior import Guidance
+from xdiffda.diffusion.programs import choose_covariance
 from xdiffda.diffusion.repaint import RePaint
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.priors.prior import Prior

@@ -28,8 +28,7 @@ from xdiffda.covariance.draws import make_draws
 from xdiffda.cycling.observation_stream import duration, time_seed
 from xdiffda.cycling.rollout import STEP, load_rollout
 from xdiffda.cycling.window import DYNAMICS, TrajectoryRows, window_likelihood
-from xdiffda.diffusion.guidance import Solver
-from xdiffda.diffusion.kalman import update
+from xdiffda.diffusion.kalman import Solver, update
 from xdiffda.diffusion.likelihood import Likelihood
 from xdiffda.diffusion.posterior import sample_posterior
 from xdiffda.errors import InputError, Problem

@@ -23,10 +23,9 @@ from jaxtyping import Array, Float
 from xdiffda.covariance.draws import Draws
 from xdiffda.covariance.harmonics import Basis
 from xdiffda.diffusion.devices import mesh_of, over_members
-from xdiffda.diffusion.guidance import Solver
-from xdiffda.diffusion.kalman import update
+from xdiffda.diffusion.kalman import Solver, update
 from xdiffda.diffusion.likelihood import Likelihood, State
-from xdiffda.diffusion.posterior import draw_errors, nothing
+from xdiffda.diffusion.programs import draw_errors, nothing
 
 __all__ = [
     "Complement",

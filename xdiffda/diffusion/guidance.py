@@ -5,73 +5,30 @@ p(z0 | z_sigma) = N(D, V) the posterior mean is
 
     D_y = D + V H^T (R + H V H^T)^-1 (y - H D),
 
-solved in observation space by conjugate gradients, whitened by R^-1/2.  Rozet et al.
-(2024), arXiv 2405.13712 (moment matching: V = sigma^2 J^T); the spectral V are ours.
-Where H is not linear it is linearised around the current estimate at each noise level.
+itself a denoiser: a sampler that follows it draws from the posterior and never learns that
+observations exist. V is measured, climatological, diagonal (`programs.choose_covariance`) or the
+denoiser's own derivative (`moment_matching`). The update is solved in observation space by
+conjugate gradients, whitened by R^-1/2 (`kalman`); where H is not linear it is linearised around
+the current estimate at each noise level.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.sharding import Mesh
+from jaxtyping import Array
 
 from xdiffda.covariance.draws import Draws, split_keys
-from xdiffda.covariance.spectral import CovarianceTable, SpectralCovariance
-from xdiffda.diffusion.kalman import Covariance, Update, kalman_increment, update
+from xdiffda.diffusion import programs
+from xdiffda.diffusion.denoiser import Conditioned
+from xdiffda.diffusion.kalman import Covariance, Solver, update
 from xdiffda.diffusion.likelihood import Likelihood, State
+from xdiffda.diffusion.moment_matching import guide_by_jacobian
 
-__all__ = [
-    "MINIMUM",
-    "Covariance",
-    "DiagonalCovariance",
-    "Likelihood",
-    "Solver",
-    "State",
-    "Update",
-    "choose_covariance",
-    "diagonal_covariance",
-    "gaussian_posterior",
-    "guide",
-    "guide_once",
-    "kalman_increment",
-    "perturbed_update",
-    "robust_scale",
-    "update",
-]
-
-
-JACOBIAN_ITERATIONS = 16
-
-
-class Solver(NamedTuple):
-    """Conjugate gradients: stop at a relative residual or at a number of iterations.
-
-    Attributes
-    ----------
-    tolerance : float
-        Of the residual, relative to the right-hand side. The matrix has no eigenvalue below 1, so
-        observations are met to within that share of the departures: 1e-2 moves members by a
-        thousandth of the background error (measured with 1,000 columns), a three hundredth of
-        their own spread.
-    max_iterations : int
-    minimal_residual : int
-        If above 0, as many iterations of GMRES instead, at most. V from the Jacobian of a trained
-        network is neither symmetric nor positive: conjugate gradients diverge on it, while
-        the residual of these never grows (``jacobian``, as in the code of Rozet et al. 2024).
-    """
-
-    tolerance: float = 1e-2
-    max_iterations: int = 400
-    minimal_residual: int = 0
-
-
-MINIMUM = Solver(tolerance=1e-3)
-"""Where a single solve is the whole analysis, and its result a minimum that others compare with."""
+Watch = Callable[[Array], None]
+"""Called with the relative residuals (member,) of every solve for the observations."""
 
 
 def guide(
@@ -102,162 +59,109 @@ def guide(
     """
 
     def guided(z: State, sigma: Array) -> State:
-        return guide_once(
-            denoise,
-            likelihood,
-            covariance,
-            z,
-            sigma,
-            noise_covariance=noise_covariance,
-            solver=solver,
-        )[0]
+        if covariance is None:
+            return guide_by_jacobian(
+                denoise, likelihood, z, sigma, noise_covariance=noise_covariance, solver=solver
+            )[0]
+        estimate = denoise(z, sigma)  # D
+        v = covariance(sigma)  # V
+        return estimate + update(likelihood, v, estimate, solver=solver).increment
 
     return guided
 
 
-def guide_once(
-    denoise: Callable[[Array, Array], Array],
-    likelihood: Likelihood,
-    covariance: Callable[[Array], Covariance] | None,
-    z: State,
-    sigma: Array,
-    *,
-    noise_covariance: Covariance | None = None,
-    solver: Solver = Solver(),
-) -> tuple[State, Float[Array, " member"]]:
-    """One evaluation of the guided denoiser, and the relative residual of the solve behind it.
+class GuidedDenoiser:
+    """`guide` for a prior, compiled: callable (z, sigma) -> D_y for states (node, member, channel).
 
-    Parameters are those of `guide` and of what it returns.
-    """
-    if covariance is not None:
-        estimate = denoise(z, sigma)
-        found = update(likelihood, covariance(sigma), estimate, solver=solver)
-        return estimate + found.increment, found.residual
-    if not solver.minimal_residual:
-        solver = solver._replace(minimal_residual=min(JACOBIAN_ITERATIONS, solver.max_iterations))
-    estimate, transpose = jax.vjp(lambda z: denoise(z, sigma), z)
-    variance = jnp.square(sigma)
-
-    def own_update(member: Array) -> Update:
-        def apply(state: State) -> State:
-            padded = jnp.zeros_like(z).at[:, member].set(state[:, 0])
-            back = transpose(padded)[0][:, member][:, None]
-            return variance * (noise_covariance(back) if noise_covariance else back)
-
-        own = jax.lax.dynamic_slice_in_dim(estimate, member, 1, axis=1)
-        # the Jacobian does not tell its diagonal: that of a unit prior stands in
-        expected = jnp.full(z.shape[2], variance / (1 + variance))
-        return update(likelihood, apply, own, solver=solver, variance=expected, member=member)
-
-    steps = [own_update(jnp.array(m)) for m in range(z.shape[1])]
-    increment = jnp.concatenate([step.increment for step in steps], axis=1)
-    return estimate + increment, jnp.concatenate([step.residual for step in steps])
-
-
-class DiagonalCovariance(eqx.Module):
-    """V = v I."""
-
-    variance: Array
-
-    def __call__(self, state: State) -> State:
-        """Return V applied to a state."""
-        return self.variance * state
-
-
-def diagonal_covariance(sigma: Array) -> Covariance:
-    """V = sigma^2 / (1 + sigma^2) I, the cheap choice (Song et al. 2023, PiGDM)."""
-    return DiagonalCovariance(jnp.square(sigma) / (1 + jnp.square(sigma)))
-
-
-def choose_covariance(
-    name: str, climatology: SpectralCovariance, table: CovarianceTable | None
-) -> Callable[[Array], Covariance] | None:
-    """Return sigma -> V by its name.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or ``calibrated`` is asked of a prior without a table.
-    """
-    if name == "calibrated" and table is None:
-        raise ValueError(
-            "V = 'calibrated' needs a covariance measured for the weights; this model has "
-            "none: use covariance='climatological'"
-        )
-    choices = {
-        "calibrated": table,
-        "climatological": climatology.posterior,
-        "jacobian": None,
-        "diagonal": diagonal_covariance,
-    }
-    if name not in choices:
-        raise ValueError(f"covariance {name!r} is not one of {', '.join(choices)}")
-    return choices[name]
-
-
-def gaussian_posterior(
-    mean: State,
-    covariance: SpectralCovariance,
-    likelihood: Likelihood,
-    draws: Draws,
-    *,
-    solver: Solver = Solver(),
-) -> State:
-    """Draw members of the posterior of a Gaussian prior, by perturbed observations.
-
-    ``z = p + K (y + e - H p)``, p drawn from N(mean, V) and e from N(0, I): an ensemble
-    of 3D-Vars around ``mean``, exact for linear observations.  Robust weights are those of the
-    unperturbed observations against ``mean``, the same in all draws from it.
+    Each level's solve begins from the solution of the level before, which it hardly differs from.
 
     Parameters
     ----------
-    mean : array (node, 1 or member, channel)
-    covariance : SpectralCovariance
+    prior : Conditioned
     likelihood : Likelihood
-    draws : Draws
+    covariance : {"calibrated", "climatological", "diagonal", "jacobian"}
+        V.
+    solver : Solver
+    mesh : Mesh, optional
+        Devices that share the members.
+    watch : callable
+        Called with the relative residual of every solve.
     """
-    prior_keys, error_keys = split_keys(draws.keys)
-    drawn = draws.signs[:, None] * covariance.sample(prior_keys)
-    found = perturbed_update(
-        mean, drawn, covariance, likelihood, draws._replace(keys=error_keys), solver=solver
-    )
-    return mean + drawn + found.increment
+
+    def __init__(
+        self,
+        prior: Conditioned,
+        likelihood: Likelihood,
+        *,
+        covariance: str,
+        solver: Solver,
+        mesh: Mesh | None = None,
+        watch: Watch = lambda residual: None,
+    ) -> None:
+        self.prior, self.likelihood, self.covariance = prior, likelihood, covariance
+        self.solver, self.mesh, self.watch = solver, mesh, watch
+        self.denoise = prior.own_denoiser()
+        self.dual: Array | None = None
+
+    def __call__(self, z: State, sigma: Array) -> State:
+        """D_y = D + V H^T (R + H V H^T)^-1 (y - H D)."""
+        if self.covariance == "jacobian":
+            basis = self.prior.climatology.basis
+            guided, residual = programs.guided_by_jacobian(
+                self.denoise, basis, self.likelihood, z, sigma, self.solver, self.mesh
+            )
+        else:
+            zero = programs.nothing(self.likelihood, z)
+            guess = zero if self.dual is None else self.dual
+            estimate = programs.evaluate(self.denoise, z, sigma, self.mesh)  # D
+            guided, residual, self.dual = programs.updated(
+                self.likelihood, self._v(sigma), estimate, zero, guess, None, self.solver, self.mesh
+            )
+        guided.block_until_ready()  # progress and interrupts happen between levels
+        self.watch(residual)
+        return guided
+
+    def draw_clean(self, z: State, sigma: Array, draws: Draws) -> State:
+        """Draw the clean state given that of the last level: from N(D, V) given the observations.
+
+        Its mean alone lacks what is left at that level, which is nearly all of the spread where
+        observations are dense and precise. Jacobian and diagonal V give way to those that can be
+        drawn from.
+        """
+        prior, name = self.prior, self.covariance
+        if name not in ("calibrated", "climatological"):
+            name = "climatological" if prior.calibrated is None else "calibrated"
+        if name == "calibrated":
+            spread = programs.decomposed(prior.calibrated, sigma)
+        else:
+            spread = prior.climatology.posterior(sigma)
+        v = programs.covariance_at(name, prior.climatology, prior.calibrated, sigma)
+        mean = programs.evaluate(self.denoise, z, sigma, self.mesh)
+        drawn, residual = draw_around(
+            mean, spread, v, self.likelihood, draws, self.solver, self.mesh
+        )
+        drawn.block_until_ready()
+        self.watch(residual)
+        return drawn
+
+    def _v(self, sigma: Array) -> Covariance:
+        prior = self.prior
+        return programs.covariance_at(self.covariance, prior.climatology, prior.calibrated, sigma)
 
 
-def perturbed_update(
-    mean: State,
-    drawn: State,
-    covariance: Covariance,
+def draw_around(
+    mean: Array,
+    spread: Any,
+    v: Covariance,
     likelihood: Likelihood,
     draws: Draws,
-    *,
-    solver: Solver = Solver(),
-) -> Update:
-    """Update draws ``mean + drawn`` of a prior, each by observations with its own errors."""
-    prior = mean + drawn
-    error = likelihood.draw_errors(draws.keys)
-    scale = robust_scale(likelihood, covariance, mean, prior.shape[1], solver=solver)
-    return update(
-        likelihood, covariance, prior, solver=solver, noise=draws.signs * error, scale=scale
-    )
-
-
-def robust_scale(
-    likelihood: Likelihood,
-    covariance: Covariance,
-    mean: State,
-    n_member: int,
-    *,
-    solver: Solver = Solver(),
-) -> Float[Array, "obs member"] | None:
-    """Square roots of robust weights, of unperturbed observations against ``mean``, for all draws.
-
-    None where the likelihood is not robust.
-    """
-    if likelihood.robust is None:
-        return None
-    if likelihood.value.ndim == 2:
-        mean = jnp.broadcast_to(mean, (mean.shape[0], n_member, mean.shape[2]))
-    scale = update(likelihood, covariance, mean, solver=solver).scale
-    assert scale is not None
-    return jnp.broadcast_to(scale, (likelihood.n_obs, n_member))
+    solver: Solver,
+    mesh: Mesh | None,
+) -> tuple[Array, Array]:
+    """Draws from N(mean, ``spread``), each updated by observations with errors of its own."""
+    keys, error_keys = split_keys(draws.keys)
+    drawn = draws.signs[:, None] * programs.sample(spread, keys, mesh)
+    errors = draws.signs * programs.draw_errors(likelihood, error_keys, mesh)
+    scale = programs.known_scale(likelihood, v, mean, drawn.shape[1], solver)
+    guess = programs.nothing(likelihood, drawn)
+    return programs.updated(likelihood, v, mean + drawn, errors, guess, scale, solver, mesh)[:2]

@@ -10,19 +10,27 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from xdiffda.covariance.draws import Draws, split_keys
-from xdiffda.covariance.spectral import CovarianceTable, SpectralCovariance, white_noise
 from xdiffda.diffusion.denoiser import Conditioned
-from xdiffda.diffusion.devices import mesh_of, over_members
-from xdiffda.diffusion.guidance import MINIMUM, Solver, choose_covariance, guide_once, robust_scale
-from xdiffda.diffusion.kalman import Covariance, update
-from xdiffda.diffusion.likelihood import Likelihood, State
+from xdiffda.diffusion.devices import mesh_of
+from xdiffda.diffusion.guidance import GuidedDenoiser, Watch, draw_around
+from xdiffda.diffusion.kalman import MINIMUM, Covariance, Solver, update
+from xdiffda.diffusion.likelihood import Likelihood
 from xdiffda.diffusion.noise import karras_ladder
+from xdiffda.diffusion.programs import (
+    covariance_at,
+    decomposed,
+    evaluate,
+    fold_in,
+    nothing,
+    sample,
+    unit_noise,
+    updated,
+)
 from xdiffda.diffusion.sampler import NOISY, SAMPLERS, evaluations
 
 __all__ = [
@@ -33,146 +41,7 @@ __all__ = [
     "three_d_var",
 ]
 
-# The compiled pieces of guided sampling.
-#
-# A level is two programs, the network and the Kalman update.  The network's, the dearest to
-# compile, knows nothing of the observations; the update's, compiled anew for another number of
-# observations, is that of the warm start too.
-
-Updated = tuple[State, Float[Array, " member"]]
-
-fold_in = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
-
-
-@eqx.filter_jit
-def evaluate(denoise: Any, z: State, sigma: Array, mesh: Mesh | None = None) -> State:
-    """The denoiser alone."""
-
-    def own(shared, z):
-        return shared[0](z, shared[1])
-
-    return over_members(own, mesh, (denoise, sigma), z, axes=(1,))
-
-
-@eqx.filter_jit
-def unit_noise(covariance: SpectralCovariance, keys: Array, mesh: Mesh | None = None) -> State:
-    """White noise in the basis of ``covariance``."""
-    return over_members(white_noise, mesh, covariance, keys, axes=(0,))
-
-
-@eqx.filter_jit
-def sample(covariance: SpectralCovariance, keys: Array, mesh: Mesh | None = None) -> State:
-    """Draws from N(0, ``covariance``)."""
-    return over_members(lambda b, keys: b.sample(keys), mesh, covariance, keys, axes=(0,))
-
-
-@eqx.filter_jit
-def decomposed(table: CovarianceTable, sigma: Array) -> SpectralCovariance:
-    """V(sigma), to draw from."""
-    return table(sigma).decompose()
-
-
-@eqx.filter_jit
-def covariance_at(
-    name: str, climatology: SpectralCovariance, table: CovarianceTable | None, sigma: Array
-) -> Covariance:
-    """V(sigma) by its name, of one type for all that are given by blocks."""
-    choice = choose_covariance(name, climatology, table)
-    assert choice is not None
-    found = choice(sigma)
-    return found.by_blocks() if isinstance(found, SpectralCovariance) else found
-
-
-@eqx.filter_jit
-def draw_errors(
-    likelihood: Likelihood, keys: Array, mesh: Mesh | None = None
-) -> Float[Array, "obs member"]:
-    """Whitened errors of the observations."""
-
-    def own(likelihood, keys):
-        return likelihood.draw_errors(keys)
-
-    return over_members(own, mesh, likelihood, keys, axes=(0,))
-
-
-@eqx.filter_jit
-def known_scale(
-    likelihood: Likelihood, covariance: Covariance, mean: State, n_member: int, solver: Solver
-) -> Float[Array, "obs member"] | None:
-    """`robust_scale`, compiled."""
-    return robust_scale(likelihood, covariance, mean, n_member, solver=solver)
-
-
-@eqx.filter_jit
-def updated(
-    likelihood: Likelihood,
-    covariance: Covariance,
-    estimate: State,
-    noise: Float[Array, "obs member"],
-    guess: Float[Array, "obs member"],
-    scale: Float[Array, "obs member"] | None,
-    solver: Solver,
-    mesh: Mesh | None = None,
-) -> tuple[State, Float[Array, " member"], Float[Array, "obs member"]]:
-    """The Kalman update of ``estimate``, the relative residual of its solve, and the solution."""
-
-    def own(
-        shared: tuple, estimate: State, noise: Array, guess: Array, scale: Array | None = None
-    ) -> tuple[Array, Array, Array]:
-        likelihood, covariance = shared
-        found = update(
-            likelihood,
-            covariance,
-            estimate,
-            solver=solver,
-            noise=noise,
-            scale=scale,
-            first_guess=guess,
-        )
-        return estimate + found.increment, found.residual, found.dual
-
-    members = (estimate, noise, guess) if scale is None else (estimate, noise, guess, scale)
-    return over_members(
-        own, mesh, (likelihood, covariance), *members, axes=[1] * len(members), out_axes=(1, 0, 1)
-    )
-
-
-@eqx.filter_jit
-def guided_by_jacobian(
-    denoise: Any,
-    basis: Any,
-    likelihood: Likelihood,
-    z: State,
-    sigma: Array,
-    solver: Solver,
-    mesh: Mesh | None = None,
-) -> Updated:
-    """A level with V from the denoiser's own derivative: one program by necessity."""
-
-    def own(shared: tuple, z: State) -> Updated:
-        denoise, basis, likelihood, sigma = shared
-        return guide_once(
-            denoise,
-            likelihood,
-            None,
-            z,
-            sigma,
-            solver=solver,
-            noise_covariance=lambda x: basis.synthesis(basis.adjoint(x)),
-        )
-
-    shared = (denoise, basis, likelihood, sigma)
-    return over_members(own, mesh, shared, z, axes=(1,), out_axes=(1, 0))
-
-
-def nothing(likelihood: Likelihood, z: State) -> Float[Array, "obs member"]:
-    """Zeros in observation space for all members of ``z``."""
-    return jnp.zeros((likelihood.n_obs, z.shape[1]), z.dtype)
-
-
 FINAL = 0xF1AA1  # keys of the last step, far from those of any level
-Watch = Callable[[Array], None]
-"""Called with the relative residuals (member,) of every solve for the observations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,14 +158,13 @@ def sample_posterior(
         base = draws.signs[:, None] * sample(prior.climatology, start_keys, mesh)
         base = base if prior.shift is None else base + prior.shift
 
-    dual = nothing(likelihood, noise)
+    guided = GuidedDenoiser(
+        prior, likelihood, covariance=covariance, solver=guidance.solver, mesh=mesh, watch=watch
+    )
 
-    def guided(z: Array, sigma: Array) -> Array:
-        nonlocal dual  # the next level's solution begins from this one's
-        out, residual, dual = _guided(prior, likelihood, z, sigma, dual, covariance, guidance, mesh)
-        out.block_until_ready()  # progress and interrupts happen between levels
+    def denoise(z: Array, sigma: Array) -> Array:
+        out = guided(z, sigma)
         tick()
-        watch(residual)
         return out
 
     def fresh(level: int) -> Array:
@@ -304,16 +172,14 @@ def sample_posterior(
         return draws.signs[:, None] * unit_noise(prior.climatology, keys, mesh)
 
     def final(z: Array, sigma: Array) -> Array:
-        own = draws._replace(keys=fold_in(noise_keys, jnp.array(FINAL)))
-        out, residual = _final(prior, likelihood, z, sigma, own, covariance, guidance, mesh)
-        out.block_until_ready()
+        keys = fold_in(noise_keys, jnp.array(FINAL))
+        out = guided.draw_clean(z, sigma, draws._replace(keys=keys))
         tick()
-        watch(residual)
         return out
 
     options = {"noise": fresh} if guidance.sampler in NOISY else {}
     sampler = SAMPLERS[guidance.sampler]
-    return sampler(guided, base + ladder[0] * noise, ladder, final=final, **options)
+    return sampler(denoise, base + ladder[0] * noise, ladder, final=final, **options)
 
 
 def sample_gaussian(
@@ -407,74 +273,7 @@ def _warm_start(
     spread, v = prior.climatology, _mean_covariance(prior, guidance)
     if prior.calibrated is not None:
         spread = decomposed(prior.calibrated, jnp.asarray(guidance.sigma_max))
-    return _perturbed(mean, spread, v, likelihood, draws, guidance.solver, mesh)
-
-
-def _final(
-    prior: Conditioned,
-    likelihood: Likelihood,
-    z: Array,
-    sigma: Array,
-    draws: Draws,
-    covariance: str,
-    guidance: Guidance,
-    mesh: Mesh | None,
-) -> tuple[Array, Array]:
-    """Draws of the clean state from that of the last level, and the residual of their solve.
-
-    Its law given the noisy state is N(D, V); its mean alone lacks what is left at that level,
-    which is nearly all of the spread where observations are dense and precise. Jacobian and
-    diagonal V give way to those that can be drawn from.
-    """
-    if covariance not in ("calibrated", "climatological"):
-        covariance = "climatological" if prior.calibrated is None else "calibrated"
-    if covariance == "calibrated":
-        spread = decomposed(prior.calibrated, sigma)
-    else:
-        spread = prior.climatology.posterior(sigma)
-    v = covariance_at(covariance, prior.climatology, prior.calibrated, sigma)
-    mean = evaluate(prior.own_denoiser(), z, sigma, mesh)
-    return _perturbed(mean, spread, v, likelihood, draws, guidance.solver, mesh)
-
-
-def _perturbed(
-    mean: Array,
-    spread: Any,
-    v: Covariance,
-    likelihood: Likelihood,
-    draws: Draws,
-    solver: Solver,
-    mesh: Mesh | None,
-) -> tuple[Array, Array]:
-    """Draws from N(mean, ``spread``), each moved by V to observations with errors of its own."""
-    keys, error_keys = split_keys(draws.keys)
-    drawn = draws.signs[:, None] * sample(spread, keys, mesh)
-    errors = draws.signs * draw_errors(likelihood, error_keys, mesh)
-    scale = known_scale(likelihood, v, mean, drawn.shape[1], solver)
-    guess = nothing(likelihood, drawn)
-    return updated(likelihood, v, mean + drawn, errors, guess, scale, solver, mesh)[:2]
-
-
-def _guided(
-    prior: Conditioned,
-    likelihood: Likelihood,
-    z: Array,
-    sigma: Array,
-    guess: Array,
-    covariance: str,
-    guidance: Guidance,
-    mesh: Mesh | None,
-) -> tuple[Array, Array, Array]:
-    """One level: the members given the observations, residuals, and the solutions behind them."""
-    denoise = prior.own_denoiser()
-    if covariance == "jacobian":
-        basis = prior.climatology.basis
-        found = guided_by_jacobian(denoise, basis, likelihood, z, sigma, guidance.solver, mesh)
-        return *found, guess
-    v = covariance_at(covariance, prior.climatology, prior.calibrated, sigma)
-    estimate = evaluate(denoise, z, sigma, mesh)
-    noise = nothing(likelihood, z)
-    return updated(likelihood, v, estimate, noise, guess, None, guidance.solver, mesh)
+    return draw_around(mean, spread, v, likelihood, draws, guidance.solver, mesh)
 
 
 @eqx.filter_jit

@@ -25,7 +25,7 @@ from xdiffda.cycling.four_d import METHODS as PRIORS
 from xdiffda.cycling.four_d import assimilate_window
 from xdiffda.cycling.observation_stream import duration
 from xdiffda.cycling.rollout import STEP
-from xdiffda.diffusion.guidance import Solver
+from xdiffda.diffusion.kalman import Solver
 from xdiffda.errors import Problem, raise_if
 from xdiffda.experiments.config import FORMATS, QUARTER, ExperimentConfig, plain
 from xdiffda.experiments.measure import Case, members_of, open_case

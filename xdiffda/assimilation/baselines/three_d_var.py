@@ -22,7 +22,7 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float
 
 from xdiffda.covariance.spectral import SpectralCovariance, SpectralRoot
-from xdiffda.diffusion.guidance import MINIMUM, Solver
+from xdiffda.diffusion.kalman import MINIMUM, Solver
 from xdiffda.diffusion.likelihood import Likelihood
 from xdiffda.errors import Problem, raise_if
 

@@ -26,8 +26,9 @@ from xdiffda.covariance.draws import Draws, split_keys
 from xdiffda.covariance.ensemble import Hybrid, HybridCovariance, centre, spread_scale
 from xdiffda.covariance.localisation import EnsembleCovariance
 from xdiffda.covariance.spectral import SpectralCovariance
-from xdiffda.diffusion.guidance import Solver, perturbed_update
+from xdiffda.diffusion.kalman import Solver
 from xdiffda.diffusion.likelihood import Likelihood
+from xdiffda.diffusion.perturbed import perturbed_update
 from xdiffda.state.grid import Layout
 
 ENSEMBLE_PART = 0xE25E  # a stream of random numbers that nothing else uses
