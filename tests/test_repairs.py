@@ -649,3 +649,38 @@ def test_an_analysis_says_what_it_leaves_out_of_the_background():
     analysis = ds.diffda.assimilate(obs, method="3dvar", progress=False)
     assert "lat_bnds" in analysis.attrs["xdiffda_left_out"]
     assert "lat_bnds" in repr(analysis.diffda)
+
+
+def test_every_function_and_argument_that_a_repair_names_exists():
+    """All modules: `Problem`, `StorageError`, `ModelError` and warnings, read from the source."""
+    import repairs
+
+    known, found = repairs.public(), list(repairs.printed())
+    assert len(found) > 500
+    wrong = []
+    for where, text in found:
+        said = repairs.fault(text, known)
+        if said.startswith("no ") or " has no " in said:
+            wrong.append(f"{where}: {text}: {said}")
+    assert not wrong, "\n".join(wrong)
+    assert "has no ['n_step']" in repairs.fault("xdiffda.plan(n_step=3)", known)
+    assert repairs.fault("xdiffda.plam(n_steps=3)", known) == "no xdiffda.plam"
+    assert repairs.fault("xdiffda plan --stepps 3", known) == "no options ['--stepps']"
+    assert repairs.fault("ds.assign_coords(time=...)", known) == "a placeholder"
+
+
+@pytest.mark.parametrize("call", ["verify", "map"])
+def test_verify_and_maps_refuse_two_variables_for_one(call):
+    from xdiffda.state.canonical import canonical
+
+    t = state("temperature")["temperature"]
+    ds = xr.Dataset({"ta": t, "t": t + 1.0})
+    with pytest.raises(InputError, match="ta, t, which all look like temperature") as caught:
+        if call == "verify":
+            xdiffda.verify.verify(ds, state("temperature"))
+        else:
+            ds.diffda.map("t", level=500)
+    fixed = repaired(caught.value.problems[0], scope_of(ds))["ds"]
+    np.testing.assert_array_equal(
+        canonical(fixed)["temperature"], canonical(t.to_dataset())["temperature"]
+    )

@@ -37,7 +37,8 @@ def canonical(ds: xr.Dataset, *, what: str = "dataset") -> xr.Dataset:
     Raises
     ------
     InputError
-        If latitude or longitude is missing, two-dimensional or ambiguous.
+        If latitude or longitude is missing, two-dimensional or ambiguous, or two variables look
+        like one.
 
     Examples
     --------
@@ -66,13 +67,25 @@ def canonical(ds: xr.Dataset, *, what: str = "dataset") -> xr.Dataset:
     coords = _coordinates(ds, axes, dims, clock, what)
     level_is_scalar = "level" in axes and axes["level"].dim is None
     fields: dict[str, xr.Variable] = {}
+    users: dict[str, list[str]] = {}
     for name, field in bare.data_vars.items():
         on_levels = True if "level" in field.dims else None if level_is_scalar else False
         match = match_name(
             str(name), str(field.attrs.get("standard_name", "")), on_levels=on_levels
         )
         key = match.name if match else str(name)
+        users.setdefault(key, []).append(str(name))
         fields.setdefault(key, _converted(field, key if match else None, str(name)))
+    twice = [
+        Problem(
+            f"variables {', '.join(names)}, which all look like {key}",
+            "one variable for it",
+            f"ds.drop_vars({names[1:]})  # or whichever is not meant",
+        )
+        for key, names in users.items()
+        if len(names) > 1
+    ]
+    raise_if(twice, what=what)
     out = xr.Dataset(fields, coords=coords, attrs=ds.attrs)
     for name in ("lat", "lon"):
         order = np.argsort(out[name].values, kind="stable")
