@@ -28,9 +28,10 @@ def test_repr_of_a_state_says_that_the_model_takes_it(state: xr.Dataset, no_comp
 
 def test_repr_names_what_the_model_misses(state: xr.Dataset) -> None:
     part = state.drop_vars("temperature").sel(level=[100, 500]).isel(lat=slice(None, None, 2))
-    line = repr(part.diffda).splitlines()[-1]
+    line, chosen = repr(part.diffda).splitlines()[-2:]
     assert line.startswith("Model speedy: missing temperature; missing levels 200, 300, 700, 850")
     assert "grid is not 32 x 64: xdiffda.regrid(ds, like='speedy')" in line
+    assert chosen.startswith("By default: ") and "reference" in chosen
 
 
 def test_repr_of_observations(state: xr.Dataset) -> None:

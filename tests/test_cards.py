@@ -56,7 +56,7 @@ def test_card_of_a_state(background: xr.Dataset, no_compute: None) -> None:
     assert text.startswith("State time: 2, ")
     assert "Grid 32 x 64" in text and "Levels (hPa) 100, 200, 300, 500, 700, 850, 925" in text
     assert "K: 2m_temperature, temperature" in text and "Pa: mean_sea_level_pressure" in text
-    assert "2012-12-21 06:00 to 2012-12-21 12:00 (2)" in text
+    assert "2012-12-21 06:00 to 2012-12-21 12:00 UTC (2)" in text
     assert "Model speedy ✓ can take it" in text
 
 

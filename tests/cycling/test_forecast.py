@@ -151,7 +151,8 @@ def test_the_words_of_a_forecast_are_understood(truth: xr.Dataset) -> None:
     assert found.time.values == one.time.values + np.timedelta64(6, "h")
     assert "step" not in found.coords and "valid_time" not in found.coords
     with pytest.raises(InputError, match="2 lead times.*isel\\(step=0\\)"):
-        forecast(xr.concat([grib, grib.assign_coords(step=2 * step)], "step"), "6h")
+        later = grib.assign_coords(step=2 * step, valid_time=one.time.values + step)
+        forecast(xr.concat([grib, later], "step"), "6h")
 
 
 def test_all_problems_at_once(truth: xr.Dataset) -> None:

@@ -187,7 +187,8 @@ def test_one_of_truth_and_obs() -> None:
 def test_error_follows_spread() -> None:
     """Two members m -+ w have the spread sqrt(3) w; truths are drawn with that width."""
     width = 1.0 + np.arange(64) // 16  # 1, 2, 3, 4 on a quarter of the globe each
-    centre, time = 5 * draw(20, seed=7), np.arange(20)
+    centre = 5 * draw(20, seed=7)
+    time = np.datetime64("2020-01-01", "ns") + np.arange(20) * np.timedelta64(6, "h")
     pair = np.stack([centre - width, centre + width])
     ensemble = field(pair, member=np.arange(2), time=time)
     truth = field(centre + np.sqrt(3) * width * draw(20, seed=8), time=time)

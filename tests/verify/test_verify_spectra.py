@@ -81,7 +81,8 @@ def test_total_spectrum_of_a_harmonic(degree: int, order: int) -> None:
 
 
 def test_spectra_average_members_and_times() -> None:
-    states = field(draw(3, 4, seed=14), member=np.arange(3), time=np.arange(4))
+    time = np.datetime64("2020-01-01", "ns") + np.arange(4) * np.timedelta64(6, "h")
+    states = field(draw(3, 4, seed=14), member=np.arange(3), time=time)
     for function in (zonal_spectrum, total_spectrum):
         single = [function(states.isel(member=i, time=j))[T2M] for i in range(3) for j in range(4)]
         np.testing.assert_allclose(function(states)[T2M], sum(single) / 12, rtol=1e-6)

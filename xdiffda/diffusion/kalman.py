@@ -17,6 +17,8 @@ from xdiffda.covariance.harmonics import restricted
 from xdiffda.diffusion.likelihood import Likelihood, State
 
 __all__ = [
+    "MINIMUM",
+    "Solver",
     "Update",
     "channel_variance",
     "kalman_increment",
