@@ -70,4 +70,4 @@ class Quality:
 def _is_positive(value: object) -> bool:
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
-    return not math.isnan(value) and value > 0
+    return not math.isnan(value) and float(value) > 0

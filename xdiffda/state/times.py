@@ -250,7 +250,8 @@ def _since(values: np.ndarray, units: str) -> TimeTrouble:
         if np.all(values == np.round(values)):
             first = f'numpy.datetime64("{origin:%Y-%m}", "M")'
             rest = origin - pd.Timestamp(origin.year, origin.month, 1)
-            later = f' + numpy.timedelta64({rest // pd.Timedelta("1s")}, "s")' if rest else ""
+            seconds = round(rest.total_seconds())
+            later = f' + numpy.timedelta64({seconds}, "s")' if seconds else ""
             step = f'{{x}}.astype("int64") * numpy.timedelta64({months}, "M")'
             return TimeTrouble(found, f"({first} + {step}){later}", "if months of the calendar")
         days = 365.2425 * months / 12  # as UDUNITS counts them, which the CF conventions follow

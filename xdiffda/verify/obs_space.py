@@ -77,7 +77,7 @@ def equivalents(
     for name, period in _circles(operators).items():
         mine = seen["variable"] == name
         if bool(mine.any()):
-            turned = np.mod(seen["equivalent"], period)
+            turned = seen["equivalent"] % period
             turned = turned.where(turned < period, 0.0)  # mod(-1e-20, 360) is 360
             seen["equivalent"] = xr.where(mine, turned, seen["equivalent"], keep_attrs=False)
             seen["equivalent"].attrs["long_name"] = f"H({what})"

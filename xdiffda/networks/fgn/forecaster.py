@@ -186,7 +186,8 @@ class FGNForecaster:
                 return self(frames, now, noise=z[None, :, k], members=[i]).isel(sample=0)
 
             found.append(roll_out(step, self.net.task, inputs, forcings, steps))
-        return xr.concat(found, dim="sample")
+        states: xr.Dataset = xr.concat(found, dim="sample")  # pyright: ignore[reportAssignmentType]
+        return states
 
     def loss(
         self, inputs: xr.Dataset, forcings: xr.Dataset, targets: xr.Dataset, *, noise: Any

@@ -209,6 +209,7 @@ def _with_tables_of_eccodes(group: list[Message]) -> tuple[bytes, str] | None:
             eccodes.codes_set(handle, "unpack", 1)
             if not expanded:
                 codes = eccodes.codes_get_array(handle, "expandedDescriptors")
+                assert codes is not None
                 expanded = [int(code) for code in codes]
             local = {c for c in expanded if c < 100000 and (c % 1000 >= 192 or c >= 48000)}
             _local_elements(eccodes, handle, local, table)
@@ -341,7 +342,8 @@ def _gathered(fields: Iterable[tuple[str, Any]], n: int) -> _Columns:
         if pa.types.is_list(column.type):
             entries = column.flatten()
             if pa.types.is_struct(entries.type):
-                rows = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
+                parents = pc.list_parent_indices(column)  # pyright: ignore[reportAttributeAccessIssue]
+                rows = parents.to_numpy(zero_copy_only=False)
                 inner = [
                     (entries.type.field(i).name, entries.field(i))
                     for i in range(entries.type.num_fields)
