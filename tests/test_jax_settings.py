@@ -61,6 +61,7 @@ def run(*arguments: str, **variables: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.long  # eight processes, each of which compiles anew
 def test_environment_of_jax_changes_no_bit() -> None:
     plain = run()
     assert len(plain) == 5
