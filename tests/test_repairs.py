@@ -368,7 +368,6 @@ STATES = {
     "end twice": FULL.pad(lon=(0, 1), mode="wrap").assign_coords(lon=np.arange(25) * 15.0),
     "radians": FULL.assign_coords(lat=np.deg2rad(FULL.lat)),
     "lon in radians": FULL.assign_coords(lon=np.deg2rad(FULL.lon)),
-    "region": FULL.isel(lon=slice(0, 9)),
     "row twice": xr.concat([FULL, FULL.isel(lat=[3])], "lat", data_vars="minimal"),
     "half levels": FULL.assign_coords(level=[0.5, 500.0, 850.0]),
     "level twice": FULL.assign_coords(level=[500, 500, 850]),
@@ -398,6 +397,13 @@ def test_repairs_of_a_background_end_well(case, layout, tmp_path):
                 assert mine.min() > 200 and mine.max() < 300, name
 
 
+def test_a_box_is_a_state_and_no_state_of_a_global_model():
+    box = FULL.isel(lon=slice(0, 9))
+    assert to_state(box)[1].grid.n_lon == 9
+    with pytest.raises(InputError, match="a box of the globe.*reference_prior"):
+        to_state(box, LAYOUT)
+
+
 @pytest.mark.parametrize("case", ["curvilinear", "projection"])
 def test_two_dimensional_places_are_one_sentence(case):
     with pytest.raises(InputError, match="regrid to one first") as caught:
@@ -424,6 +430,7 @@ GOOD = _columns()
 TIDY = to_tidy(GOOD)
 RAW = TIDY.to_dataframe().reset_index(drop=True)
 OBSERVATIONS = {
+    "pressure below zero": GOOD.assign_coords(level=[-500.0, 850.0]),
     "bad unit": _columns(t=GOOD["t"].assign_attrs(units="kg")),
     "NaN error": _columns(t_error_std=("station", [1.0, np.nan, 1.0])),
     "negative error": RAW.assign(error_std=[-1.0] + [1.0] * (len(RAW) - 1)),
@@ -494,12 +501,18 @@ CHECKED = [
 ]
 
 
+# messages of other calls than `to_state` and `to_tidy`, which the tests of those calls raise
+OF_OTHER_CALLS = {"from_state", "_check_shape", "_dataset", "centre_and_width"}
+
+
 def _messages(file: str | None) -> dict[int, str]:
     """Line of each `Problem` made in a module whose repair is not empty -> its text."""
     tree = ast.parse(Path(str(file)).read_text())
+    functions = [n for n in tree.body if getattr(n, "name", "") not in OF_OTHER_CALLS]
     return {
         node.lineno: ast.unparse(node)
-        for node in ast.walk(tree)
+        for function in functions
+        for node in ast.walk(function)
         if isinstance(node, ast.Call)
         and getattr(node.func, "id", "") == "Problem"
         and len(node.args) == 3

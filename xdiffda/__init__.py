@@ -65,6 +65,7 @@ _SUBMODULES = {
     "graphcast": "xdiffda.networks.graphcast",
     "observations": "xdiffda.observations",
     "plot": "xdiffda.plot",
+    "quality": "xdiffda.observations.quality",
     "reanalysis": "xdiffda.cycling.reanalysis",
     "verify": "xdiffda.verify",
 }
@@ -105,6 +106,7 @@ __all__ = [
     "open_sample",
     "plan",
     "plot",
+    "quality",
     "read_obs",
     "reanalysis",
     "reference_prior",

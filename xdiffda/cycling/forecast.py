@@ -253,7 +253,7 @@ def forecast(
     their weights are fetched when first used, and carry a licence of their own (see
     `xdiffda.models`). So does WeatherNext 2 (``model="weathernext2-mini-1p0"``), an ensemble
     forecaster: a member follows from ``seed`` and its own number, whatever is computed together.
-    Variables of tropical cyclones are left out: `xdiffda.fgn.FGNForecaster.rollout` gives them.
+    Variables of tropical cyclones are left out: ``xdiffda.fgn.FGNForecaster.rollout`` gives them.
 
     Parameters
     ----------
@@ -264,7 +264,7 @@ def forecast(
         How far; a multiple of 6 h.
     model : str, path or Forecaster, optional
         Bundled model whose forecaster is taken, a folder of the same files, the name of a
-        published GraphCast or WeatherNext 2, or a `Forecaster` or `xdiffda.fgn.FGNForecaster`
+        published GraphCast or WeatherNext 2, or a `Forecaster` or ``xdiffda.fgn.FGNForecaster``
         made from checkpoints of those formats.
     n_members : int, optional
         Members of an ensemble forecaster: drawn from one state, default one, or one for each

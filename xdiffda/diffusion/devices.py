@@ -55,7 +55,7 @@ def over_members(
 
     Parameters
     ----------
-    function : callable (shared, *members) -> array or tuple of arrays
+    function : callable (shared, members...) -> array or tuple of arrays
         It must not close over traced arrays.
     mesh : Mesh or None
         None calls the function as it is.

@@ -132,7 +132,7 @@ def sample_posterior(
         A member depends on its own key and sign only. Where they lie on several devices
         (``jax.sharding``, axis ``member``), each device computes its own members.
     covariance : str
-        V of guidance: `xdiffda.diffusion.guidance.choose_covariance`.
+        V of guidance: `xdiffda.diffusion.programs.choose_covariance`.
     guidance : Guidance
     tick : callable
         Called after every evaluation of the denoiser.

@@ -29,8 +29,11 @@ ENOUGH = 10  # values that tell a share from a percentage, where the unit says p
 HIGHEST_PRESSURE = 1200.0  # hPa: more is a pressure in Pa
 
 
-def find_problems(raw: Raw) -> list[Problem]:
-    """All problems of observations that could be read."""
+def find_problems(raw: Raw, *, strict: bool = True) -> list[Problem]:
+    """All problems of observations that could be read.
+
+    Without ``strict`` impossible values and repeated rows are none: quality control flags them.
+    """
     fields = raw.fields
     if not fields or not fields["value"].size:
         return [
@@ -47,9 +50,9 @@ def find_problems(raw: Raw) -> list[Problem]:
         *_errors(raw),
         *_levels(raw),
         *_layers(raw),
-        *_ranges(raw),
+        *_ranges(raw, strict),
         *_heights(raw),
-        *_duplicates(raw),
+        *(_duplicates(raw) if strict else []),
     ]
 
 
@@ -210,8 +213,11 @@ def _layers(raw: Raw) -> list[Problem]:
     ]
 
 
-def _ranges(raw: Raw) -> list[Problem]:
-    """Values that nature does not have, counted by variable, with the unit they may be in."""
+def _ranges(raw: Raw, strict: bool) -> list[Problem]:
+    """Values that nature does not have, counted by variable, with the unit they may be in.
+
+    Without ``strict`` only values that are in another unit altogether.
+    """
     problems = []
     value, outside, slack = raw.fields["value"], out_of_range(raw), _slack(raw)
     for name, _ in _present(raw, np.ones(value.size, bool)):
@@ -243,7 +249,7 @@ def _ranges(raw: Raw) -> list[Problem]:
                 )
             )
             continue
-        if not bad.size:
+        if not (bad.size and strict):
             continue
         ends = [f"{(end - offset) / factor:.9g}" for end in (lowest, highest)]
         user_name = raw.word(name)

@@ -66,7 +66,9 @@ _ATTRS = {
 }
 
 
-def to_tidy(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = None) -> xr.Dataset:
+def to_tidy(
+    obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = None, strict: bool = True
+) -> xr.Dataset:
     """Validate observations in any accepted form and return them tidy.
 
     Parameters
@@ -78,6 +80,9 @@ def to_tidy(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = Non
         ``"hours since 2020-01-01"``, and times under a name that is not known are refused.
     operators
         The user's operators by variable (see `Operator`); their names are accepted.
+    strict
+        Whether values outside the valid range and rows that are repeated are errors. Without it
+        they stay in the table, for quality control to flag (`xdiffda.quality.screen`).
 
     Returns
     -------
@@ -104,7 +109,7 @@ def to_tidy(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = Non
     ('temperature', 500.0, 345.9, 250.15)
     """
     raw = readable(obs, operators)
-    raise_if(raw.problems or find_problems(raw), what="observations")
+    raise_if(raw.problems or find_problems(raw, strict=strict), what="observations")
     return tidy_of(raw)
 
 

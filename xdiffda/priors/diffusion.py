@@ -122,7 +122,7 @@ class DiffusionPrior(Prior):
     def reconfigured(self, **options: Any) -> DiffusionPrior:
         """The same model computed in another way: for less memory, or in half precision.
 
-        ``options`` are those of `xdiffda.graphcast.NetworkConfig` that change no weight:
+        ``options`` are those of `xdiffda.networks.graphcast.NetworkConfig` that change no weight:
         ``edge_chunk``, ``dtype``, ``precision``, ``unroll``, ``remat``; others raise ValueError.
         """
         other, network = copy.copy(self), self._network

@@ -236,7 +236,8 @@ class GenCastPrior:
         Parameters
         ----------
         **options
-            ``dtype``, ``precision`` or ``remat`` of `xdiffda.gencast.NetworkConfig`. There is
+            ``dtype``, ``precision`` or ``remat`` of `xdiffda.networks.gencast.NetworkConfig`.
+            There is
             no ``edge_chunk``: edges are few beside those of GraphCast, attention is computed
             in blocks always.
 

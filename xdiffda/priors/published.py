@@ -479,7 +479,7 @@ def _bring(release: Release, url: str, path: Path, *, progress: bool) -> None:
 
 
 class GenCastModel(GenCastPrior, Prior):
-    """`xdiffda.gencast.GenCastPrior` as `assimilate` takes it."""
+    """``xdiffda.gencast.GenCastPrior`` as `assimilate` takes it."""
 
 
 def is_published(name: object) -> bool:

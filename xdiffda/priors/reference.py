@@ -1,6 +1,6 @@
 """The prior `reference`: background errors of the real atmosphere, without training or download.
 
-One small table (`xdiffda.priors.reference_table` says from which statistics it is made) holds, by
+One small table (``xdiffda.priors.reference_table`` says from which statistics it is made) holds, by
 total wavenumber n and pressure, the covariances of stream function psi, velocity potential chi,
 unbalanced temperature and humidity on 37 levels. A prior for any grid, levels and variables is
 picked from it:
@@ -246,7 +246,7 @@ def reference_prior(
     like : Dataset or Layout
         The background, in any convention that `xdiffda.assimilate` accepts, global or a box of
         latitudes and longitudes; nothing but its metadata is read. Variables that are not in
-        `GROWS_LIKE` are left out (``left_out``).
+        ``GROWS_LIKE`` are left out (``left_out``).
     lead_time : str, timedelta64 or number of hours, optional
         Of the forecast that the background is: ``"24h"``. Errors of each variable grow by a law
         of their own. Default the background's own, the longest where it has several, else 24 h.
@@ -267,7 +267,7 @@ def reference_prior(
 
     Notes
     -----
-    Sources, see `xdiffda.priors.reference_table`: static statistics of NASA's GEOS and lagged
+    Sources, see ``xdiffda.priors.reference_table``: static statistics of NASA's GEOS and lagged
     forecasts from GDAS analyses, sizes of GraphCast's 24 h errors against ERA5. Balance as in
     Derber & Bouttier (1999), doi 10.3402/tellusa.v51i2.12316. Above 30 hPa untested.
 

@@ -189,7 +189,7 @@ def load_model(name: str | Path) -> Any:
     -------
     DiffusionPrior, DiffDAPrior, GenCastPrior, Forecaster or FGNForecaster
         Cached by the digest of its files. GraphCast is a `Forecaster`, 6 h a step. WeatherNext 2
-        is an `xdiffda.fgn.FGNForecaster`, an ensemble of them. GenCast is a
+        is an ``xdiffda.fgn.FGNForecaster``, an ensemble of them. GenCast is a
         prior, conditioned on the states 24 and 12 h before the analysis: tell it those with
         `GenCastPrior.given`. DiffDA and the bundled model are conditioned on the background and
         its valid time. Published weights, and what is derived from them, carry a licence of

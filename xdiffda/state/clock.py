@@ -410,7 +410,7 @@ def with_valid_time(ds: xr.Dataset, valid_time: Any) -> xr.Dataset:
     Parameters
     ----------
     ds
-        Its clocks (`clock_names`) are dropped, so that nothing contradicts.
+        Its clocks (``clock_names``) are dropped, so that nothing contradicts.
     valid_time
         A time (text, datetime64, ...), in UTC unless it has a zone; times along a dimension of a
         clock of ``ds``; or the name of a coordinate or variable of ``ds`` that holds them.

@@ -43,7 +43,7 @@ class Convention:
     layout
         The layout that was read.
     clock
-        When the states are valid, by the one rule of `xdiffda.state.clock`.
+        When the states are valid, by the one rule of ``xdiffda.state.clock``.
     """
 
     axes: Mapping[str, Axis]

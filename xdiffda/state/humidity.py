@@ -61,7 +61,7 @@ def with_specific_humidity(ds: xr.Dataset, *, over: str = "mixed") -> xr.Dataset
         data stays lazy.
     over : {"mixed", "water"}
         What the air is saturated over: ``"mixed"`` as in the analyses and forecasts of
-        weather centres (see `saturation_pressure`), ``"water"`` as radiosondes report it.
+        weather centres (see ``saturation_pressure``), ``"water"`` as radiosondes report it.
 
     Returns
     -------

@@ -311,12 +311,20 @@ def _from_objects(values: np.ndarray) -> np.ndarray:
             raise
         said = (str(error).strip().splitlines() or [""])[0]
         texts = [v for v in values if isinstance(v, str) and v.strip()]
-        for how in _FORMATS:
-            with contextlib.suppress(ValueError, TypeError, OverflowError):
-                pd.to_datetime(texts, format=how)
-                repair = f"pandas.to_datetime({{x}}, format={how!r})" if texts else ""
-                raise TimeTrouble(said, repair) from error
-        raise TimeTrouble(said, "") from error
+        how = _format_of(texts)
+        repair = "" if how is None else f'pandas.to_datetime({{x}}, format="{how}")'
+        raise TimeTrouble(said, repair) from error
+
+
+def _format_of(texts: list[str]) -> str | None:
+    """How dates are written that pandas does not read by itself."""
+    import pandas as pd
+
+    for how in _FORMATS if texts else ():
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            pd.to_datetime(texts, format=how)
+            return how
+    return None
 
 
 # How dates are written where pandas does not know it: by digits, by WRF, by GrADS, in Europe.

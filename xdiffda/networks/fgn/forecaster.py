@@ -32,7 +32,7 @@ class FGNForecaster:
     Parameters
     ----------
     net
-        A network with its task, from `xdiffda.fgn.load`; its configuration holds the statistics.
+        A network with its task, from ``xdiffda.fgn.load``; its configuration holds the statistics.
     *others
         The same network trained again from other initial weights: members share them out,
         member i takes the one of number i modulo their number.

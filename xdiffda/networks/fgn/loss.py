@@ -17,10 +17,12 @@ def fair_crps(
 ) -> Float[Array, "*shape"]:
     """Continuous ranked probability score of an ensemble, without its bias by the number.
 
+    In a formula::
+
         mean_i |x_i - y| - sum_(i<j) |x_i - x_j| / (n (n - 1))
 
     Its expectation over draws of the members is the score of the law they are drawn from,
-    whatever their number (Ferro 2014, QJRMS 140, 1917).  One member gives |x - y|.
+    whatever their number (Ferro 2014, QJRMS 140, 1917).  One member gives ``|x - y|``.
 
     Parameters
     ----------

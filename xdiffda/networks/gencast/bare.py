@@ -140,7 +140,7 @@ class BareGenCast:
         return tuple(channels)
 
     def reconfigured(self, **options: Any) -> BareGenCast:
-        """The same network computed in another way: see `GenCast.reconfigured`."""
+        """The same network computed in another way: see ``GenCast.reconfigured``."""
         other = replace(self.checkpoint, net=self.net.reconfigured(**options))
         return replace(self, checkpoint=other)
 

@@ -51,7 +51,7 @@ class GenCastForecaster:
     Parameters
     ----------
     net
-        A network with its task, from `xdiffda.gencast.load`.
+        A network with its task, from `xdiffda.networks.gencast.load`.
     mean, stddev
         Mean and standard deviation of every variable, scalar or on ``level``.
     diffs_stddev

@@ -178,7 +178,8 @@ class NetworkConfig:
         Precision of the computation: float32, bfloat16 (sums, normalisations and softmax stay
         float32) or float64 (needs jax's 64-bit mode). Weights are kept as they are.
     precision
-        Of float32 matrix products on accelerators, as in `xdiffda.graphcast.NetworkConfig`.
+        Of float32 matrix products on accelerators, as in
+        `xdiffda.networks.graphcast.NetworkConfig`.
     remat
         Recompute every step in the backward pass instead of storing it.
 

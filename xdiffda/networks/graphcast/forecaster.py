@@ -28,7 +28,7 @@ class Forecaster:
     Parameters
     ----------
     net
-        A network with its task, from `xdiffda.graphcast.load`.
+        A network with its task, from `xdiffda.networks.graphcast.load`.
     mean, stddev
         Mean and standard deviation of every variable, scalar or on ``level``.
     diffs_stddev
@@ -123,7 +123,8 @@ class Forecaster:
         Parameters
         ----------
         **options
-            Those of `xdiffda.graphcast.NetworkConfig` that change no weight: ``edge_chunk``,
+            Those of `xdiffda.networks.graphcast.NetworkConfig` that change no weight:
+            ``edge_chunk``,
             ``dtype``, ``precision``, ``unroll``, ``remat``.
 
         Raises

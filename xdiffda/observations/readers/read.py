@@ -78,13 +78,13 @@ def read_obs(
         ``station_height`` (m), ``quality``, as in the file, and ``background``, of the file's own
         system. Wind of a speed and a direction
         comes as components, and as speed where the direction is variable. No observation is
-        rejected for its quality mark (`good_marks` reads them), and duplicates are kept.
+        rejected for its quality mark (``good_marks`` reads them), and duplicates are kept.
 
         Attributes: ``xdiffda_observations_dropped`` and ``xdiffda_observations_unused``, JSON of
         how many values were left out for which reason (missing, without pressure, time or place,
         impossible), and how many are under which name that xdiffda cannot use;
         ``xdiffda_observations_default_errors``, how many have no error in a file that has some;
-        ``xdiffda_observations_marks``, by which rule `good_marks` reads ``quality``;
+        ``xdiffda_observations_marks``, by which rule ``good_marks`` reads ``quality``;
         ``xdiffda_observations_assumed``, JSON of what had to be assumed (pressures from heights).
 
     Raises
