@@ -383,7 +383,7 @@ def test_where_errors_end_is_the_distance_of_other_weeks(tmp_path: Path) -> None
 def test_the_command_writes_scores_figures_and_table(
     pieces: dict, done: tuple[xr.Dataset, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("runner", "maps"):
+    for module in ("runner", "figures"):
         monkeypatch.setattr(
             f"xdiffda.experiments.{module}.open_world",
             lambda config, **_: open_world(config, **pieces),

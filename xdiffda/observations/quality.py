@@ -77,7 +77,7 @@ class Quality:
     ----------
     marks : bool
         Reject what the file marks as bad, by the rule of its form
-        (`xdiffda.observations.readers.marks`).
+        (``xdiffda.observations.readers.marks``).
     ranges : bool
         Reject values that nature has never shown at their level, and winds by their speed. Without
         it impossible values are an error.

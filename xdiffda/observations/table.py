@@ -82,7 +82,7 @@ def to_tidy(
         The user's operators by variable (see `Operator`); their names are accepted.
     strict
         Whether values outside the valid range and rows that are repeated are errors. Without it
-        they stay in the table, for quality control to flag (`xdiffda.quality.screen`).
+        they stay in the table, for quality control to flag (``xdiffda.quality.screen``).
 
     Returns
     -------
