@@ -134,7 +134,9 @@ def test_the_file_is_short_and_holds_all() -> None:
 
 def test_cards_leave_out_what_is_told_by_channel(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("xdiffda.experiments.osse.publish.models_folder", lambda: tmp_path)
-    monkeypatch.setattr("xdiffda.experiments.osse.evaluate.model_folder", lambda model: tmp_path / model)
+    monkeypatch.setattr(
+        "xdiffda.experiments.osse.evaluate.model_folder", lambda model: tmp_path / model
+    )
     report = {
         "first": "a",
         "last": "b",
