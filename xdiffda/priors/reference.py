@@ -466,7 +466,10 @@ def build_prior(
     kept, n_harmonic = slice(truncation + 1), (truncation + 1) ** 2
     # covariances by degree of one coefficient, of which a component of wind has half of psi's
     per = n_harmonic / (2 * table.degree + 1.0)
-    of_one = lambda c: per[:, None, None] * c  # noqa: E731
+
+    def of_one(c: Float[np.ndarray, "degree a b"]) -> Float[np.ndarray, "degree a b"]:
+        return per[:, None, None] * c
+
     psi = of_one(2 * table.psi)
     chi = picks.wind @ of_one(2 * table.chi) @ picks.wind.T
     own = picks.mass @ of_one(table.mass) @ picks.mass.T

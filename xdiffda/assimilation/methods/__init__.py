@@ -84,18 +84,29 @@ def _around_members(at: AnalysisTime, settings: Settings, tick: Tick, watch: Wat
 
 
 def _sampled(
-    at: AnalysisTime, prior: Conditioned, likelihood: Likelihood, draws: Draws, covariance: str,
-    settings: Settings, tick: Tick, watch: Watch,
-) -> Array:  # fmt: skip
+    at: AnalysisTime,
+    prior: Conditioned,
+    likelihood: Likelihood,
+    draws: Draws,
+    covariance: str,
+    settings: Settings,
+    tick: Tick,
+    watch: Watch,
+) -> Array:
     """Draws from the posterior: at once where the prior is Gaussian, else by the sampler."""
     if at.prior.is_gaussian:
         z = sample_gaussian(prior, likelihood, draws, guidance=settings.guidance, watch=watch)
         tick(1)
         return z
     return sample_posterior(
-        prior, likelihood, draws, covariance=covariance, guidance=settings.guidance,
-        tick=lambda: tick(1), watch=watch,
-    )  # fmt: skip
+        prior,
+        likelihood,
+        draws,
+        covariance=covariance,
+        guidance=settings.guidance,
+        tick=lambda: tick(1),
+        watch=watch,
+    )
 
 
 def repaint(at: AnalysisTime, settings: Settings, tick: Tick) -> Drawn:
