@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from xdiffda.state.grid import Layout
 
-
-if TYPE_CHECKING:
     Seen = Mapping[str, Any]
     Scalar = Float[Array, ""]
 

@@ -1,7 +1,8 @@
 """Moist air and the standard atmosphere in numpy, for what files hold in other quantities.
 
 The same formulas and constants as the observation operators have
-(`xdiffda.observations.derived`), in double precision and for arrays of reports.
+(`xdiffda.observations.derived`), in double precision and for arrays of reports; saturation is in
+`xdiffda.state.humidity`.
 """
 
 from __future__ import annotations
@@ -10,34 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xdiffda.state.humidity import EPSILON
 from xdiffda.state.variables import G0
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-
-if TYPE_CHECKING:
     Numbers = Float[np.ndarray, "*shape"]
 
-EPSILON = 0.622  # ratio of the gas constants of dry air and water vapour
 R_DRY = 287.05287  # J kg-1 K-1 (ICAO)
-EARTH_RADIUS = 6356766.0  # m, of the standard atmosphere
 # ICAO Doc 7488: geopotential height (m) at the base of each layer, lapse rate (K m-1) within it.
 _LAYERS = ((0.0, -0.0065), (11e3, 0.0), (20e3, 0.001), (32e3, 0.0028), (47e3, 0.0))
 _T0, _P0 = 288.15, 101325.0
-
-
-def saturation_pressure(temperature: Numbers) -> Numbers:
-    """Saturation vapour pressure over water, Pa: Bolton (1980), eq. 10.
-
-    Examples
-    --------
-    >>> round(float(saturation_pressure(np.array(298.15))), 0)
-    3167.0
-    """
-    celsius = np.asarray(temperature, np.float64) - 273.15
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        return 611.2 * np.exp(17.67 * celsius / (celsius + 243.5))
 
 
 def specific_humidity(vapour_pressure: Numbers, pressure: Numbers) -> Numbers:

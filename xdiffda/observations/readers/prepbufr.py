@@ -17,11 +17,12 @@ import numpy as np
 import xarray as xr
 
 from xdiffda.errors import InputError, Problem
-from xdiffda.observations.readers.air import saturation_pressure, specific_humidity, virtual_factor
+from xdiffda.observations.readers.air import specific_humidity, virtual_factor
 from xdiffda.observations.readers.bufr_messages import TABLES, Message, date_of, decode, messages_of
 from xdiffda.observations.readers.kinds import is_surface_type, kinds_of
 from xdiffda.observations.readers.recognise import bytes_of
 from xdiffda.observations.readers.reports import Reports
+from xdiffda.state.humidity import saturation_pressure
 
 _VIRTUAL = 8.0  # program code of VIRTMP, which replaces a temperature by the virtual one
 _GROUND = 0.0  # category (CAT) of the level at the ground
@@ -354,7 +355,7 @@ def _humidity_error(
 ) -> np.ndarray:
     """Error of specific humidity, from one in tenths of relative humidity (1 is 10 %)."""
     known = np.where(np.isfinite(temperature), temperature, background)
-    vapour = saturation_pressure(known)
+    vapour = 100.0 * saturation_pressure(known, "water")
     # aloft the vapour pressure of saturated air may exceed the pressure: no air holds it
     vapour = np.where(vapour < 50.0 * pressure, vapour, np.nan)
     return 0.1 * levels.newest("QOE") * specific_humidity(vapour, 100.0 * pressure)
