@@ -73,8 +73,8 @@ def _is_positive(value: object) -> bool:
 class Quality:
     """Settings of the quality control of observations.
 
-    `screen` takes them. `xdiffda.assimilate` does not: it refuses impossible values and repeats, and
-    has its own arguments ``gross_check`` and ``robust``.
+    `screen` takes them. `xdiffda.assimilate` does not: it refuses impossible values and repeats,
+    and has its own arguments ``gross_check`` and ``robust``.
 
     Parameters
     ----------
