@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xdiffda.errors import StorageError
 from xdiffda.state.convert import from_state, infer_layout, read_metadata, to_state
 from xdiffda.state.grid import Layout
 from xdiffda.storage.files import open_dataset, write_dataset
@@ -91,13 +90,19 @@ def test_reanalysis_in_netcdf(shared):
 
 
 def test_levels_and_surface_in_one_grib_file(shared, tmp_path):
-    """cfgrib keeps them apart; they come as one dataset, unless they are of different times."""
+    """cfgrib keeps them apart; they come as one dataset, without what is of another time."""
     eccodes = pytest.importorskip("eccodes", exc_type=ImportError, reason="no extra `obs`")
     levels = shared("data/grids/ghtuv.grib").read_bytes()
     surface = shared("data/grids/t2m_grib_older.grib").read_bytes()
     (tmp_path / "two_times.grib").write_bytes(levels + surface)
-    with pytest.raises(StorageError, match="2 kinds of fields that do not fit.*filter_by_keys"):
-        open_dataset(tmp_path / "two_times.grib")
+    two_times = open_dataset(tmp_path / "two_times.grib")
+    assert two_times.attrs["xdiffda_file_left_out"] == (
+        "t2m (surface, step 24 h, valid_time 2017-04-25T12:00)"
+    )
+    assert (
+        infer_layout(two_times).channel_names
+        == infer_layout(open_dataset(shared("data/grids/ghtuv.grib"))).channel_names
+    )
 
     message = eccodes.codes_new_from_message(surface)
     for key, value in (("dataDate", 20170520), ("dataTime", 0), ("stepRange", "30")):

@@ -434,7 +434,7 @@ def usual_temperature(
     Examples
     --------
     >>> usual_temperature(np.array([0.0, 60.0]), np.array([1000.0, 500.0])).round(0).tolist()
-    [299.0, 244.0]
+    [299.0, 243.0]
     """
     x = np.log(np.maximum(pressure, 200.0) / 1000.0)
     south = np.sin(np.deg2rad(lat)) ** 2

@@ -124,14 +124,14 @@ def open_dataset(path: str | os.PathLike) -> xr.Dataset:
         kind = "zarr" if "://" in text else kind_of_file(Path(text))
         if kind == "zarr":
             if "://" in text:
-                return _open_remote(text)
+                return _with_clock_read(_open_remote(text))
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Failed to open Zarr store with consol")
-                return _decoded(text, engine="zarr")
+                return _with_clock_read(_decoded(text, engine="zarr"))
         if kind == "netcdf":
-            return _decoded(text, engine="netcdf4")
+            return _with_clock_read(_decoded(text, engine="netcdf4"))
         if kind == "grib":
-            return _open_grib(text)
+            return _with_clock_read(_open_grib(text))
     except StorageError:
         raise
     except Exception as error:  # every backend has errors of its own
@@ -199,6 +199,11 @@ def need_whole(path: Path) -> None:
             f"{path}: {size} bytes, fewer than the header of this netCDF file needs "
             f"({_first_line(error)}): it was cut short; repair: fetch or write it again"
         ) from error
+
+
+def _with_clock_read(ds: xr.Dataset) -> xr.Dataset:
+    """Coordinates along one dimension read: ``valid_time`` would be a dask array like a field."""
+    return ds.assign_coords({n: c.load() for n, c in ds.coords.items() if c.ndim < 2})
 
 
 def _decoded(path: str, **options: Any) -> xr.Dataset:
@@ -275,8 +280,13 @@ def _merge_grib(parts: list[xr.Dataset], path: str) -> xr.Dataset:
 
 def _describe_part(part: xr.Dataset) -> str:
     """Variables of a part of a GRIB file, and what sets it apart."""
-    known = [n for n in ("typeOfLevel", "step", "valid_time") if n in part.coords]
-    about = [f"{n} {part[n].values}" for n in known if not part[n].ndim]
+    about = []
+    for name in ("step", "valid_time"):
+        if name in part.coords and not part[name].ndim:
+            value = part[name].values[()]
+            lead = isinstance(value, np.timedelta64)
+            text = f"{value / np.timedelta64(1, 'h'):g} h" if lead else str(value)[:16]
+            about.append(f"{name} {text}")
     kinds = {str(v.attrs.get("GRIB_typeOfLevel", "")) for v in part.data_vars.values()} - {""}
     return f"{', '.join(map(str, part.data_vars))} ({', '.join([*sorted(kinds), *about])})"
 
