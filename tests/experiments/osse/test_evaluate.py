@@ -137,19 +137,16 @@ def test_cards_leave_out_what_is_told_by_channel(tmp_path: Path, monkeypatch) ->
     monkeypatch.setattr(
         "xdiffda.experiments.osse.evaluate.model_folder", lambda model: tmp_path / model
     )
-    report = {
-        "first": "a",
-        "last": "b",
-        "errors": "quarter",
-        "weights": "0",
-        "table": {"416": {"guided": row_of_two_channels()}},
-    }
+    row = "guided, warm start, 8 evaluations"
+    report = {"weights": "0", "table": {"416": {row: row_of_two_channels()}}}
     (tmp_path / "tiny").mkdir()
     for name, content in (("card", {"sha256": {}}), ("skill-quarter", report)):
         (tmp_path / "tiny" / f"{name}.json").write_text(json.dumps(content))
     (tmp_path / "README.md").write_text("<!-- skill:quarter --><!-- /skill -->")
     publish(tmp_path / "README.md", model="tiny")
     card = json.loads((tmp_path / "tiny" / "card.json").read_text())
-    kept = card["skill"]["quarter"]["416"]["guided"]
+    kept = card["skill"]["quarter"]["416"][row]
     assert kept["rmse"] == 0.625 and not any(k.startswith("channel") for k in kept)
-    assert "| 416 | guided | **0.625** |" in (tmp_path / "README.md").read_text()
+    lines = (tmp_path / "README.md").read_text().splitlines()
+    assert lines[1].startswith("|  | RMSE, 416 columns | CRPS, 416 |")
+    assert lines[3].startswith(f"| {row} | 0.62 |")

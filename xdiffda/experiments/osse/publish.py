@@ -1,4 +1,4 @@
-"""Copy the skill tables into the README and the model card, between their markers.
+"""Copy the skill tables, shortened, into the README between their markers, and into the card.
 
 python -m xdiffda.experiments.osse publish --readme README.md
 """
@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from xdiffda.experiments.osse.evaluate import weights_digest
-from xdiffda.experiments.osse.tables import markdown
+from xdiffda.experiments.osse.tables import short
 from xdiffda.priors.registry import models_folder
 
 LONG = ("channel", "ranks")
@@ -19,9 +19,9 @@ LONG = ("channel", "ranks")
 
 
 def publish(readme: str | Path, *, model: str = "speedy") -> None:
-    """Replace ``<!-- skill:NAME --> ... <!-- /skill -->`` by the table of ``skill-NAME.json``.
+    """Replace ``<!-- skill:NAME --> ... <!-- /skill -->`` by ``skill-NAME.json``, shortened.
 
-    The summary of every table goes into ``card.json`` under ``skill``.
+    The summary of every ``skill-*.json`` goes into ``card.json`` under ``skill``.
 
     Parameters
     ----------
@@ -39,10 +39,11 @@ def publish(readme: str | Path, *, model: str = "speedy") -> None:
     text = Path(readme).read_text()
     card = json.loads((folder / "card.json").read_text())
     card["skill"] = {}
-
-    def table(found: re.Match[str]) -> str:
-        name = found[1]
-        report = json.loads((folder / f"skill-{name}.json").read_text())
+    reports = {
+        path.stem.removeprefix("skill-"): json.loads(path.read_text())
+        for path in sorted(folder.glob("skill-*.json"))
+    }
+    for name, report in reports.items():
         card["skill"][name] = {
             columns: {
                 row: {k: v for k, v in scores.items() if not k.startswith(LONG)}
@@ -50,13 +51,19 @@ def publish(readme: str | Path, *, model: str = "speedy") -> None:
             }
             for columns, rows in report["table"].items()
         }
+
+    def table(found: re.Match[str]) -> str:
+        name = found[1]
+        if name not in reports:
+            raise FileNotFoundError(f"{folder / f'skill-{name}.json'}: the table was not made")
+        report = reports[name]
         made_by = report.get("weights")
         earlier = (
             ""
             if made_by == weights_digest(model)
             else (f"\nMade with the weights of an earlier version (`{made_by}`).\n")
         )
-        return f"<!-- skill:{name} -->\n{markdown(report)}{earlier}<!-- /skill -->"
+        return f"<!-- skill:{name} -->\n{short(report)}{earlier}<!-- /skill -->"
 
     text = re.sub(r"<!-- skill:([\w-]+) -->.*?<!-- /skill -->", table, text, flags=re.DOTALL)
     for path, content in ((Path(readme), text), (folder / "card.json", json.dumps(card, indent=1))):

@@ -443,6 +443,37 @@ def markdown(report: dict[str, Any]) -> str:
     return head + "\n".join(lines) + "\n" + note
 
 
+FRONT = USUAL[:-1]
+"""Rows of the short table: the strongest simple methods, and the project's own."""
+
+
+def short(report: dict[str, Any]) -> str:
+    """A table that fits the width of a page: one row a method, RMSE for each number of columns."""
+    table = {n: rows for n, rows in report["table"].items() if int(n) >= 45}
+    middle = list(table)[len(table) // 2]
+    head = [
+        "",
+        *(f"RMSE, {int(n):,} columns" for n in table),
+        f"CRPS, {int(middle):,}",
+        f"spread / skill, {int(middle):,}",
+        "network evaluations",
+    ]
+    lines = [f"| {' | '.join(head)} |", "|---" + "|--:" * (len(head) - 1) + "|"]
+    for name in (name for name in FRONT if name in table[middle]):
+        row = table[middle][name]
+        cells = [f"{rows[name]['rmse']:.2f}" for rows in table.values()]
+        spread = f"{row['spread_skill']:.2f}" if row["members"] > 1 else "-"
+        cells += [f"{row['crps']:.2f}", spread, str(row["evaluations"] or "-")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    cases = sorted({row["n_case"] for rows in table.values() for row in rows.values()})
+    return (
+        "\n".join(lines)
+        + f"\n\nMeans over all variables and levels at {cases[0]} analysis times; an ensemble has "
+        f"{max(row['members'] for row in table[middle].values())} members; 3D-Var has the same "
+        "background-error covariance as OI.\n"
+    )
+
+
 def _line(n_column: str, name: str, row: dict[str, Any]) -> str:
     shown = " | ".join(f"{row['channels'].get(c, float('nan')):.3f}" for c in SHOWN)
     ensemble = row["members"] > 1
