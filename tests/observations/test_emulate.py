@@ -17,6 +17,7 @@ from xdiffda.observations import emulate_obs, observation_operator, to_tidy
 from xdiffda.observations.emulate import draw_sites
 from xdiffda.state.convention import default_convention
 from xdiffda.state.convert import from_state
+from xdiffda.state.grid import Layout
 
 
 def _values(obs: xr.Dataset) -> list[str]:
@@ -102,7 +103,8 @@ def test_without_noise_the_truth_is_seen(truth):
 @pytest.mark.parametrize("poles", [False, True])
 def test_off_the_grid_it_is_the_observation_operator(lab, poles):
     """The same H as in the analysis, wind over the poles included."""
-    layout = lab.layout(lab.grid(13, 24, poles=poles))
+    names = (*lab.names, "v_component_of_wind")
+    layout = Layout(lab.grid(13, 24, poles=poles), names, lab.levels)
     x = lab.state(layout)
     obs = emulate_obs(lab.dataset(layout, x), n_columns=300, on_grid=False, noise=False)
     assert np.abs(obs.lat).max() > 85

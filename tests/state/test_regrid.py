@@ -84,6 +84,19 @@ def test_bilinear_beyond_the_last_row_goes_to_its_mean():
     assert at.sel(latitude=90).item() == pytest.approx(0.0, abs=1e-9)
 
 
+def test_bilinear_wind_keeps_its_direction_at_the_pole():
+    """A uniform flow over the pole; its mean along the row next to it is no wind."""
+    grid = Grid.from_coords(np.linspace(-90, 90, 37), LON % 360)
+    for name, flow in (
+        ("u", lambda lat, lon: -np.sin(lon)),
+        ("10v", lambda lat, lon: -np.sign(lat) * np.cos(lon)),
+    ):
+        ds = field(flow, lat=np.linspace(-80, 80, 9)).rename(t2m=name)
+        out = regrid(ds, like=grid, method="bilinear")[name].sel(latitude=[-90, -85, 85, 90])
+        lat, lon = np.meshgrid(out.latitude, np.deg2rad(out.longitude), indexing="ij")
+        np.testing.assert_allclose(out, flow(lat, lon), atol=1e-6)
+
+
 def test_the_order_of_a_dataset_is_taken_over():
     like = field(smooth, lat=np.linspace(90, -90, 19), lon=np.arange(-180, 180, 10.0))
     out = regrid(field(smooth), like=like)

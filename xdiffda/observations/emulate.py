@@ -20,11 +20,17 @@ from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.observations.error_std import SUFFIX, error_std_by_level
 from xdiffda.observations.forms import with_index
 from xdiffda.observations.sites import on_globe
-from xdiffda.observations.stencil import horizontal_stencil, is_vector_component
+from xdiffda.observations.stencil import (
+    Horizontal,
+    horizontal_stencil,
+    other_component,
+    turned,
+)
 from xdiffda.state.convention import Convention
 from xdiffda.state.convert import read_metadata
 from xdiffda.state.coordinates import find_axes
 from xdiffda.state.grid import Grid
+from xdiffda.state.recognise import Field
 from xdiffda.state.variables import VARIABLES, canonical_name
 
 # Draw sites, sample a state at them, draw errors.
@@ -185,36 +191,42 @@ def _lazy_sample(
     grid, axes = convention.layout.grid, convention.axes
     near = horizontal_stencil(grid, sites.lat, sites.lon)
     used = np.flatnonzero((near.weight != 0).any(axis=0))
-    node, across = near.node[:, used], near.across[:, used]
+    near = Horizontal(*(table[:, used] for table in near))
     corner = ("station", "_corner")
     pick = {
-        str(axes["lat"].dim): xr.Variable(corner, convention.lat_order[node // grid.n_lon]),
-        str(axes["lon"].dim): xr.Variable(corner, convention.lon_order[node % grid.n_lon]),
+        str(axes["lat"].dim): xr.Variable(corner, convention.lat_order[near.node // grid.n_lon]),
+        str(axes["lon"].dim): xr.Variable(corner, convention.lon_order[near.node % grid.n_lon]),
     }
     renamed = {str(axes[name].dim): name for name in ("time", "level") if name in axes}
     order = ("time", "station", "level")
-    out = {}
-    for field in convention.fields:
-        if field.name not in channels:
-            continue
+    fields = {field.name: field for field in convention.fields}
+
+    def seen(field: Field, weight: np.ndarray, levels: np.ndarray) -> xr.Variable:
         variable = ds[field.user_name].variable.isel(pick)
         variable = variable.squeeze(
             [dim for dim in variable.dims if dim not in (*corner, *renamed)]
         )
         variable = xr.Variable([renamed.get(str(d), d) for d in variable.dims], variable.data)
-        levels = channels[field.name]
         if "level" in variable.dims:
             row = [convention.layout.levels.index(int(p)) for p in levels]
             variable = variable.isel(level=convention.level_order[row])
         elif np.isfinite(levels).all():
             variable = variable.set_dims({"level": 1, **variable.sizes})
-        # Eastward and northward turn over where the meridian is followed across a pole.
-        weight = near.weight[:, used] * np.where(across & is_vector_component(field.name), -1, 1)
         weighted = xr.Variable(corner, weight)
         # A corner of weight 0 is not seen, were it NaN.
-        seen = (variable.where(weighted != 0, 0.0) * weighted).sum("_corner", skipna=False)
-        seen = seen * field.factor + field.offset
-        out[field.name] = seen.transpose(*(dim for dim in order if dim in seen.dims))
+        total = (variable.where(weighted != 0, 0.0) * weighted).sum("_corner", skipna=False)
+        return total * field.factor
+
+    out = {}
+    for name, field in fields.items():
+        if name not in channels:
+            continue
+        other = fields.get(other_component(name))
+        own, aside = turned(name, near, both=other is not None)
+        total = seen(field, own, channels[name]) + field.offset
+        if other is not None and aside.any():
+            total = total + seen(other, aside, channels[name])
+        out[name] = total.transpose(*(dim for dim in order if dim in total.dims))
     on_levels = [levels for levels in channels.values() if np.isfinite(levels).all()]
     coords = {"level": on_levels[0].astype(np.int64)} if on_levels else {}
     return xr.Dataset(out, coords)

@@ -137,7 +137,6 @@ def gather(
     where: np.ndarray,
     channel: np.ndarray,
     weight: np.ndarray,
-    turns: list[bool],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sparse rows (obs, input, term) of all inputs, of one width."""
     n, n_input = channel.shape[:2]
@@ -151,7 +150,6 @@ def gather(
         repeat("lon"),
         channel.reshape(-1, 2),
         weight.reshape(-1, 2),
-        np.tile(turns, n),
     )
     return index.reshape(n, n_input, -1), terms.reshape(n, n_input, -1)
 

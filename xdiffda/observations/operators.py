@@ -1,7 +1,7 @@
 """The observation operator H: a sparse linear map from the state to the observations.
 
 Each observation is a weighted sum of a few numbers of the state: bilinear in the horizontal,
-periodic in longitude and continued over the poles, linear in log-pressure in the vertical (see
+periodic in longitude and continued to the poles, linear in log-pressure in the vertical (see
 `stencil`). H is a gather, its adjoint a scatter-add; both are pure JAX and can be transformed.
 """
 
@@ -12,14 +12,22 @@ from typing import TYPE_CHECKING
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from xdiffda.errors import InputError, Problem
 from xdiffda.observations.sites import name_codes, place_runs
-from xdiffda.observations.stencil import horizontal_stencil, is_vector_component, vertical_stencil
+from xdiffda.observations.stencil import (
+    Horizontal,
+    horizontal_stencil,
+    other_component,
+    turned,
+    vertical_stencil,
+)
 from xdiffda.state.variables import VARIABLES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import xarray as xr
 
     from xdiffda.state.grid import Layout
@@ -31,12 +39,7 @@ if TYPE_CHECKING:
 
 
 def sparse_rows(
-    layout: Layout,
-    lat: np.ndarray,
-    lon: np.ndarray,
-    channel: np.ndarray,
-    level_weight: np.ndarray,
-    turns: np.ndarray,
+    layout: Layout, lat: np.ndarray, lon: np.ndarray, channel: np.ndarray, level_weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flat indices and weights, no wider than the observation with most non-zero weights."""
     size = layout.grid.n_node * layout.n_channel
@@ -56,31 +59,67 @@ def sparse_rows(
     node = (near.node * layout.n_channel).astype(np.int32)
     if not level_weight[:, 1].any() and np.all(level_weight[:, 0] == 1.0):
         # All on levels, one channel each: unused terms are left out once for each place.
-        share, node, across = _compact(near.weight.astype(np.float32), node, near.across)
-        weight = _turned(share, across, runs.of_row, turns)
-        node = np.where(share != 0, node, node[:, :1])
-        index = np.take(node, runs.of_row, axis=0)
+        share, short = _compact(near.weight.astype(np.float32), node)
+        weight = np.take(share, runs.of_row, axis=0)
+        index = np.take(np.where(share != 0, short, short[:, :1]), runs.of_row, axis=0)
         index += channel[:, :1].astype(np.int32, copy=False)
-        return index, weight
-    horizontal = _turned(near.weight, near.across, runs.of_row, turns)
-    index = np.take(node, runs.of_row, axis=0)[:, :, None] + channel.astype(np.int32)[:, None, :]
-    weight = (horizontal[:, :, None] * level_weight[:, None, :]).astype(np.float32)
-    weight, index = _compact(weight.reshape(lat.size, -1), index.reshape(lat.size, -1))
+    else:
+        wide = np.take(node, runs.of_row, axis=0)
+        index, weight = _on_levels(wide, near.weight[runs.of_row], channel, level_weight)
+    polar = np.flatnonzero(near.pole.any(axis=1)[runs.of_row])
+    if polar.size:
+        at_pole = Horizontal(*(table[runs.of_row[polar]] for table in near))
+        for rows, i, w in _vectors(layout, at_pole, channel[polar], level_weight[polar]):
+            index, weight = _put(index, weight, polar[rows], i, w)
+    return index, weight
+
+
+def _on_levels(
+    node: Int[np.ndarray, "row term"],
+    share: Float[np.ndarray, "row term"],
+    channel: Int[np.ndarray, "row level"],
+    level_weight: Float[np.ndarray, "row level"],
+) -> tuple[Int[np.ndarray, "row term"], Float[np.ndarray, "row term"]]:
+    """Terms of all nodes and levels of each row."""
+    index = node[:, :, None] + channel.astype(np.int32)[:, None, :]
+    weight = (share[:, :, None] * level_weight[:, None, :]).astype(np.float32)
+    weight, index = _compact(weight.reshape(len(node), -1), index.reshape(len(node), -1))
     return np.where(weight != 0, index, index[:, :1]), weight
 
 
-def _turned(
-    weight: Float[np.ndarray, "place term"],
-    across: Bool[np.ndarray, "place term"],
-    place: Int[np.ndarray, "row"],
-    turns: Bool[np.ndarray, "row"],
-) -> Float[np.ndarray, "row term"]:
-    """Weights of each row from those of its place; vector components turn over at the poles."""
-    rows = np.take(weight, place, axis=0)
-    if across.any():
-        over = np.flatnonzero(np.any(across, axis=1)[place] & turns)
-        rows[over] = np.where(across[place[over]], -rows[over], rows[over])
-    return rows
+def _vectors(
+    layout: Layout, near: Horizontal, channel: np.ndarray, level_weight: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows near a pole of each component of a vector, with their indices and weights."""
+    for name in filter(other_component, layout.variables):
+        mine = layout.channel_slice(name)
+        rows = np.flatnonzero((channel[:, 0] >= mine.start) & (channel[:, 0] < mine.stop))
+        if not rows.size:
+            continue
+        both = other_component(name) in layout.variables
+        at = Horizontal(*(table[rows] for table in near))
+        own, other = turned(name, at, both=both)
+        other_start = layout.channel_slice(other_component(name)).start if both else mine.start
+        node = (at.node * layout.n_channel).astype(np.int32)
+        aside = node + np.int32(other_start - mine.start)
+        index, weight = _on_levels(
+            np.concatenate([node, aside], axis=1),
+            np.concatenate([own, other], axis=1),
+            channel[rows],
+            level_weight[rows],
+        )
+        yield rows, index, weight
+
+
+def _put(
+    index: np.ndarray, weight: np.ndarray, rows: np.ndarray, more: np.ndarray, its: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tables with some rows anew; all become as wide as the widest."""
+    width = max(index.shape[1], more.shape[1])
+    index, more = (np.pad(t, ((0, 0), (0, width - t.shape[1])), mode="edge") for t in (index, more))
+    weight, its = (np.pad(t, ((0, 0), (0, width - t.shape[1]))) for t in (weight, its))
+    index[rows], weight[rows] = more, its
+    return index, weight
 
 
 def _compact(weight: Float[np.ndarray, "row term"], *tables: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -257,14 +296,12 @@ def linear_rows(
     if not kept.any():
         return None, kept, rejected
     take = slice(None) if kept.all() else np.flatnonzero(kept)
-    turns = np.array([is_vector_component(name) for name in names])
     index, weight = sparse_rows(
         layout,
         tidy["lat"].values[take],
         tidy["lon"].values[take],
         channel[take],
         level_weight[take],
-        turns[code[take]],
     )
     obs = ObsVector(
         jnp.asarray(tidy["value"].values[take], jnp.float32),

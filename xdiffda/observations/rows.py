@@ -27,7 +27,6 @@ from xdiffda.observations.nonlinear import (
 )
 from xdiffda.observations.operators import ObsVector, linear_rows
 from xdiffda.observations.sites import name_codes
-from xdiffda.observations.stencil import is_vector_component
 from xdiffda.state.variables import G0
 
 if TYPE_CHECKING:
@@ -254,7 +253,6 @@ def _local_group(
         name, operator.function, tuple(keys), tuple(parameters), tuple(map(float, layout.levels))
     )
     call.check()
-    turns = [is_vector_component(key.partition("@")[0]) for key, n in keys for _ in range(n or 1)]
-    index, terms = gather(layout, tidy, where, channel, weight, turns)
+    index, terms = gather(layout, tidy, where, channel, weight)
     table = np.stack(columns, -1) if columns else np.zeros((where.size, 0))
     return LocalGroup(call, operator, where, index, terms, table), reasons

@@ -3,7 +3,7 @@
 Both methods are separable: a matrix along latitude and one along longitude. Conservative
 regridding weights by overlap of cell areas (first order; Jones 1999, Mon. Wea. Rev. 127);
 bilinear interpolation is periodic in longitude and, beyond the last row, linear to the pole,
-where the field is the mean of that row.
+where a scalar is the mean of that row, and a component of a vector the row's wave of one turn.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import xarray as xr
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.state.coordinates import Axis, find_axes
 from xdiffda.state.grid import NAMED_GRIDS, Grid, Layout, grid_problems, longitudes_from_zero
+from xdiffda.state.variables import canonical_name
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -201,7 +202,12 @@ def _apply(ds, axes: tuple[Axis, Axis], matrices, new_lat, new_lon) -> xr.Datase
             variable.variable,
             input_core_dims=[core],
             output_core_dims=[new],
-            kwargs={"rows": matrices[0], "columns": matrices[1], "ends": order[[0, -1]]},
+            kwargs={
+                "rows": matrices[0],
+                "columns": matrices[1],
+                "ends": order[[0, -1]],
+                "ring": _ring(str(name), ds[axes[1].coord].values),
+            },
             dask="parallelized",
             output_dtypes=[np.result_type(variable.dtype, np.float32)],
             dask_gufunc_kwargs={
@@ -222,27 +228,32 @@ def _apply(ds, axes: tuple[Axis, Axis], matrices, new_lat, new_lon) -> xr.Datase
     return out[[name for name in ds.data_vars if name in out]].assign_attrs(ds.attrs)
 
 
+def _ring(name: str, lon: np.ndarray) -> Float[np.ndarray, "lon lon"]:
+    """Along a row, to what it says of the pole beside it, seen along each meridian."""
+    if "component_of_wind" not in (canonical_name(name) or ""):
+        return np.full((lon.size, lon.size), 1.0 / lon.size)
+    return np.cos(np.deg2rad(np.subtract.outer(lon, lon).astype(float))) * (2.0 / lon.size)
+
+
 def _multiply(
     x: Float[np.ndarray, "*batch lat lon"],
     *,
     rows: np.ndarray,
     columns: np.ndarray,
     ends: np.ndarray,
+    ring: np.ndarray,
 ) -> Float[np.ndarray, "*batch new_lat new_lon"]:
     x = x.astype(np.result_type(x.dtype, np.float32))
     known = np.isfinite(x)
     if known.all():
-        return _both(x, rows, columns, ends).astype(x.dtype)
-    total = _both(np.where(known, x, 0.0), rows, columns, ends)
-    share = _both(known.astype(np.float64), rows, columns, ends)
+        return _both(x, rows, columns, ends, ring).astype(x.dtype)
+    total = _both(np.where(known, x, 0.0), rows, columns, ends, ring)
+    share = _both(known.astype(np.float64), rows, columns, ends, np.full_like(ring, 1 / len(ring)))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(share > 0.5, total / share, np.nan).astype(x.dtype)
 
 
-def _both(x, rows, columns, ends):
-    if rows.shape[1] == x.shape[-2] + 2:  # bilinear: the poles are means of the outer rows
-        poles = np.broadcast_to(
-            x[..., ends, :].mean(-1, keepdims=True), (*x.shape[:-2], 2, x.shape[-1])
-        )
-        x = np.concatenate([x, poles], axis=-2)
+def _both(x, rows, columns, ends, ring):
+    if rows.shape[1] == x.shape[-2] + 2:  # bilinear, with the poles
+        x = np.concatenate([x, x[..., ends, :] @ ring], axis=-2)
     return rows @ (x.astype(np.float64) @ columns.T)
