@@ -31,12 +31,12 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / "support"), str(TESTS / "benchmarks")]
 import processes  # noqa: E402
 from resume_elsewhere import CONFIG, STEPS  # noqa: E402
+from sample_log import read_samples  # noqa: E402
 from slurm import Slurm, is_installed  # noqa: E402
 from waves import write_nature  # noqa: E402
 
 from xdiffda.train.config import TrainConfig  # noqa: E402
 from xdiffda.train.forecaster import load_stepper  # noqa: E402
-from xdiffda.train.run_folder import read_samples  # noqa: E402
 
 PATIENCE = 600  # s
 HELD = 300  # s that a held step waits for a signal at most

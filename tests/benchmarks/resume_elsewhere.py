@@ -20,11 +20,11 @@ TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS / "support"))
 import processes  # noqa: E402
 import waves  # noqa: E402
+from sample_log import read_samples  # noqa: E402
 
 from xdiffda.train.config import TrainConfig  # noqa: E402
 from xdiffda.train.data import load_nature  # noqa: E402
 from xdiffda.train.forecaster import batches  # noqa: E402
-from xdiffda.train.run_folder import read_samples  # noqa: E402
 
 STEPS = 24
 CONFIG = """

@@ -24,7 +24,6 @@ from xdiffda.cycling.reanalysis import open_analyses
 from xdiffda.cycling.streams import open_streams, run_streams
 from xdiffda.errors import InputError, StorageError
 from xdiffda.storage.icechunk import as_store
-from xdiffda.storage.tasks import single_writer
 
 pytestmark = pytest.mark.long  # a cluster of processes
 
@@ -206,15 +205,3 @@ def test_times_of_streams_are_checked(tmp_path: Path) -> None:
         run_streams(first, None, out=tmp_path / "r", starts=STARTS[::-1], end=END, spin_up="5h")
     with pytest.raises(StorageError, match="no reanalysis"):
         open_streams(tmp_path / "r")
-
-
-def test_one_process_writes_a_stream(tmp_path: Path) -> None:
-    path = tmp_path / "stream-00.zarr"
-    with (
-        single_writer(path),
-        pytest.raises(StorageError, match="another process is writing"),
-        single_writer(path),
-    ):
-        pass
-    with single_writer(path):  # free again
-        pass

@@ -13,7 +13,7 @@ from xdiffda.cycling.observation_stream import emulated_stream, make_source
 from xdiffda.cycling.record import read_observations
 from xdiffda.cycling.store import open_cycle
 from xdiffda.errors import InputError, StorageError
-from xdiffda.storage.lock import Writer
+from xdiffda.storage.lock import single_writer
 
 
 def _stream():
@@ -92,8 +92,11 @@ def test_an_error_on_the_way_names_its_cycle_and_keeps_those_before(tmp_path) ->
 
 def test_a_store_has_one_writer_at_a_time(tmp_path) -> None:
     out = tmp_path / "run.zarr"
+    refused = pytest.raises(StorageError, match=r"another process writes.*open_cycle")
+    with single_writer(out), refused:  # of a store that does not exist yet, too
+        world.run(out, 1)
     world.run(out, 1)
-    with Writer(out), pytest.raises(StorageError, match=r"another process writes.*open_cycle"):
+    with single_writer(out), refused:
         world.run(out, 2)
     assert world.run(out, 2).sizes["time"] == 2
 

@@ -407,9 +407,6 @@ background_error = 1.0
     text = command.main("lead-time", path, progress=False)
     assert text == tables.tables(done[0], lead_time=12.0)
     assert text == (tmp_path / "lead-time.md").read_text()
-    few = results.condensed(done[0], every="12h")
-    assert few["lead_time"].size == 2
-    assert tables.tables(few, lead_time=12.0) == text
     drawn = {p.name for p in (tmp_path / "figures").iterdir()}
     assert {"lead-time-loss.png", "lead-time-balance-40.png", "lead-time-spectra-8.png"} <= drawn
     kept = xr.load_dataset(tmp_path / "lead-time.nc", decode_timedelta=True)

@@ -56,7 +56,6 @@ def test_nodes_are_latitude_major():
     i_lat, i_lon = 3, 17
     node = i_lat * SPEEDY.n_lon + i_lon
     assert (SPEEDY.node_lat[node], SPEEDY.node_lon[node]) == (LAT[i_lat], LON[i_lon])
-    assert SPEEDY.latitude_rows[node] == i_lat
     assert SPEEDY.spacing_deg == pytest.approx(5.625)
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
+from sample_log import read_samples
 
 from xdiffda.errors import InputError
 from xdiffda.train.distributed import StopRequest
 from xdiffda.train.launchers import address_by_pmi, own_device, started_by, where_to_listen
-from xdiffda.train.run_folder import read_samples
 
 HYDRA = {"PMI_SIZE": "2", "PMI_RANK": "1", "PMI_FD": "9", "MPI_LOCALNRANKS": "2"}
 

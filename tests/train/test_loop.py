@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sample_log import read_samples
 
 import xdiffda
 from xdiffda.errors import InputError, StorageError
@@ -28,7 +29,6 @@ from xdiffda.train.run_folder import (
     claim_folder,
     make_optimiser,
     plot_log,
-    read_samples,
     restore_average,
 )
 

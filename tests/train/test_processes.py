@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import processes
 import pytest
+from sample_log import read_samples
 
 from xdiffda.errors import InputError
 from xdiffda.train.config import TrainConfig
@@ -16,7 +17,6 @@ from xdiffda.train.data import load_nature
 from xdiffda.train.distributed import initialise
 from xdiffda.train.forecaster import batches
 from xdiffda.train.launchers import started_by
-from xdiffda.train.run_folder import read_samples
 
 STEPS = 80  # of the run of one process in conftest
 

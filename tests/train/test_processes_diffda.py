@@ -10,9 +10,9 @@ import era5_world
 import numpy as np
 import processes
 import pytest
+from sample_log import read_samples
 
 from xdiffda.train.__main__ import main
-from xdiffda.train.run_folder import read_samples
 
 pytestmark = pytest.mark.long  # trainings by many processes
 

@@ -52,7 +52,7 @@ from xdiffda.options import get_options
 from xdiffda.priors import registry
 from xdiffda.priors.prior import Prior
 from xdiffda.priors.samples import open_named, open_named_obs
-from xdiffda.storage.lock import Writer
+from xdiffda.storage.lock import single_writer
 
 __all__ = [
     "Assimilation",
@@ -191,7 +191,7 @@ def cycle(
         seed=int(seed),
         relaxation=relaxation,
     )
-    with Writer(path) as writer:
+    with single_writer(path):
         done = resume(path, plan.config)
         wanted = get_options().progress if progress is None else progress
         with tqdm(
@@ -205,7 +205,6 @@ def cycle(
                     raise InputError(error.problems, what=where) from error
                 record = make_record(plan, outcome)
                 append(path, record.assign_attrs(_provenance()), n, plan.config)
-                writer.take()
                 bar.set_postfix_str(f"{str(outcome.time)[:13]}Z {error_of(record)}", refresh=False)
                 bar.update()
     return open_cycle(path)

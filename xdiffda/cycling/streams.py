@@ -21,7 +21,7 @@ from xdiffda.jax_settings import with_own_jax
 from xdiffda.options import get_options
 from xdiffda.priors.prior import Prior
 from xdiffda.state.times import width_of
-from xdiffda.storage.tasks import Task, check_client, run_tasks, single_writer
+from xdiffda.storage.tasks import Task, check_client, run_tasks
 
 INDEX = "streams.json"
 Time = np.datetime64
@@ -294,7 +294,7 @@ def run_stream(stream: Stream) -> None:
     import dask
 
     path = Path(stream.path)
-    with dask.config.set(scheduler="synchronous"), single_writer(path):
+    with dask.config.set(scheduler="synchronous"):
         cycle(
             stream.background,
             stream.obs,

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xdiffda.cycling.observation_stream import duration
 from xdiffda.experiments.runner import by_variable
 from xdiffda.state.variables import VARIABLES
 from xdiffda.verify import lead_time_loss
@@ -223,15 +222,6 @@ def spectra(results: xr.Dataset, columns: int) -> dict[str, xr.Dataset]:
     for method, at in _ran_with(results, columns).items():
         out[method] = _squares(by_variable(results["spectrum"].sel(at, drop=True).mean("case")))
     return out
-
-
-def condensed(results: xr.Dataset, *, every: str = "24h") -> xr.Dataset:
-    """What tables and curves need, in few bytes: no spectra, forecasts at fewer lead times."""
-    kept = results.drop_vars([n for n in results.data_vars if "spectrum" in str(n)])
-    if "lead_time" in kept.dims:
-        some = [t for t in kept["lead_time"].values if not t % duration(every)]
-        kept = kept.sel(lead_time=some)
-    return kept.map(lambda f: f.astype(np.float32)).assign_attrs(results.attrs)
 
 
 def _by(results: xr.Dataset, make: Any) -> By:

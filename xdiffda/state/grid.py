@@ -13,7 +13,7 @@ from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.state.variables import VARIABLES
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float
     from numpy.typing import ArrayLike
 
 
@@ -301,11 +301,6 @@ class Grid:
     def node_lon(self) -> Float[np.ndarray, " node"]:
         """Longitude of each node, degrees east in [0, 360)."""
         return np.tile(np.mod(self.lon, 360.0), self.n_lat)
-
-    @cached_property
-    def latitude_rows(self) -> Int[np.ndarray, " node"]:
-        """Row index of each node, south to north."""
-        return np.repeat(np.arange(self.n_lat), self.n_lon)
 
     def latitude_edges(self) -> Float[np.ndarray, " edge"]:
         """Edges of the rows, degrees north: midpoints; n_lat + 1 of them.

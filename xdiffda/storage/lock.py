@@ -2,63 +2,49 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
+
+from filelock import FileLock, Timeout
 
 from xdiffda.errors import StorageError
 
 
-class Writer:
-    """The right to write to a store, until the context is left or the process ends.
+@contextlib.contextmanager
+def single_writer(path: Path) -> Iterator[None]:
+    """Hold the lock of a store, a hidden file beside it, which goes with the process.
 
-    The lock is on the folder itself: it leaves nothing behind, and readers do not see it. Where
-    a file system or platform has no locks, nothing is held.
+    It is held before the store exists, so that two runs from nothing cannot both begin. Where a
+    file system has no locks, nothing is held.
+
+    Parameters
+    ----------
+    path
+        Folder of the store, which need not exist yet.
+
+    Raises
+    ------
+    StorageError
+        If another call holds it, or the folder of the store cannot be written to.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._held: int | None = None
-
-    def __enter__(self) -> Writer:
-        self.take()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._held is not None:
-            os.close(self._held)
-            self._held = None
-
-    def take(self) -> None:
-        """Take the lock, if the store exists and it is not held already.
-
-        Raises
-        ------
-        StorageError
-            If another call holds it.
-        """
-        if self._held is not None or not self._path.is_dir():
-            return
-        try:
-            import fcntl
-        except ImportError:
-            return
-        held = os.open(self._path, os.O_RDONLY)
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(held)
-            if not isinstance(error, BlockingIOError):
-                return
-            raise StorageError(
-                f"{self._path}: another process writes cycles into it; needed one at a time; "
-                f"repair: wait for it (`xdiffda.cycling.cycle.open_cycle({str(self._path)!r})` "
-                f"follows "
-                "it), or another `out`"
-            ) from error
-        self._held = held
+    lock = FileLock(path.with_name(f".{path.name}.lock"), blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StorageError(
+            f"{path}: another process writes cycles into it; needed one at a time; repair: wait "
+            f"for it (`xdiffda.cycling.cycle.open_cycle({str(path)!r})` follows it), or another "
+            "`out`"
+        ) from error
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+    except OSError as error:
+        raise StorageError(
+            f"{path}: its folder cannot be written to ({error}); repair: another `out`"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

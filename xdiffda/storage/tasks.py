@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -131,33 +128,3 @@ def check_client(client: Any) -> None:
     raise InputError(
         [Problem(f"client={client!r}", "a distributed.Client", f"client={repair}")], what="cluster"
     )
-
-
-@contextlib.contextmanager
-def single_writer(path: Path) -> Iterator[None]:
-    """Hold a lock beside ``path``; it goes with the process, however that ends.
-
-    A worker that a cluster has given up may still be alive and writing.
-
-    Raises
-    ------
-    StorageError
-        If another process holds it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows has none
-        yield
-        return
-    lock = path.with_name(f".{path.name}.lock")
-    with open(lock, "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StorageError(
-                f"{path}: another process is writing to it; repair: wait for that one "
-                f"(`fuser {lock}`), then make the same call again, which goes on"
-            ) from error
-        yield
-        with contextlib.suppress(OSError):
-            os.unlink(lock)

@@ -79,12 +79,6 @@ class SampleLog:
             csv.writer(file).writerow([step, *np.asarray(samples).tolist()])
 
 
-def read_samples(path: str | Path) -> list[tuple[int, list[int]]]:
-    """Rows of a `SampleLog`: step and samples, in the order in which they were computed."""
-    with Path(path).open(newline="") as file:
-        return [(int(row[0]), [int(i) for i in row[1:]]) for row in csv.reader(file)]
-
-
 def write_status(out: Path, step: int, steps: int) -> None:
     """Note how far the run is; a file ``finished`` marks one that has nothing left to do."""
     status = {
