@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import pickle
 
 import pytest
@@ -47,3 +49,16 @@ def test_raise_if_is_silent_without_problems():
 def test_an_input_error_without_problems_is_a_mistake():
     with pytest.raises(TypeError, match="at least one Problem"):
         InputError([], what="background")
+
+
+def test_notebooks_show_the_call_and_the_message_only():
+    """IPython asks an error how it is shown; frames inside the package are left out."""
+    shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
+    shell.run_cell("from xdiffda.errors import raise_if, Problem")
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        shell.run_cell('x = 1\nraise_if([Problem("3 NaN", "none", "ds.fillna(0)")], what="obs")')
+    assert shown.getvalue().strip().splitlines() == [
+        'line 2: raise_if([Problem("3 NaN", "none", "ds.fillna(0)")], what="obs")',
+        "InputError: obs: 1 problem",
+        "  1. found 3 NaN; needed none; repair: `ds.fillna(0)`",
+    ]

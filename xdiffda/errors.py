@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 MOST_SHOWN = 12  # problems in the text of an error; all are in its attribute
+_PACKAGE = str(Path(__file__).parent)
 
 
 class XdiffdaError(ValueError):
     """Base of every error that xdiffda raises on purpose."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and Jupyter show: the line that made the call, and the message.
+
+        The message names what is wrong with the input; frames inside the package would only push
+        it off the screen. They stay in ``__traceback__``, and a script prints all of them.
+        """
+        lines = [f"{type(self).__name__}: {self}"]
+        frames = traceback.extract_tb(self.__traceback__)
+        inside = [i for i, frame in enumerate(frames) if frame.filename.startswith(_PACKAGE)]
+        if inside and inside[0] > 0 and (call := frames[inside[0] - 1]).line:
+            lines.insert(0, f"line {call.lineno}: {call.line}")
+        return lines
 
 
 @dataclass(frozen=True)

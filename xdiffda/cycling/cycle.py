@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from xdiffda.assimilation.assimilate import assimilate, run_assimilation
 from xdiffda.assimilation.settings import SINGLE

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import xarray as xr
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from xdiffda.cycling.config import as_plain
 from xdiffda.cycling.observation_stream import duration

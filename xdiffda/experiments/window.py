@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from xdiffda.assimilation.assimilate import assimilate
 from xdiffda.cycling.four_d import METHODS as PRIORS

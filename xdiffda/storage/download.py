@@ -266,7 +266,7 @@ def _check(answer: requests.Response, url: str, found: Identity, first: int, sta
 def _append(
     answer: requests.Response, part: Path, found: Identity, start: int, progress: bool
 ) -> None:
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     with (
         open(part, "r+b" if start else "wb") as file,

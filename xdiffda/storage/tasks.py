@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from xdiffda.errors import InputError, Problem, StorageError
 

@@ -14,7 +14,7 @@ import dask.array
 import jax
 import numpy as np
 import xarray as xr
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.jax_settings import with_own_jax

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from jaxtyping import Array, Float, PRNGKeyArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from xdiffda.jax_settings import with_own_jax
 from xdiffda.train.config import TrainConfig

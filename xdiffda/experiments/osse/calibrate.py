@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from xdiffda.covariance.small_scales import SmallScaleFilter, fit_filter, row_scale, unresolved_part
 from xdiffda.covariance.spectral import estimate_blocks, white_coefficients

@@ -264,7 +264,7 @@ def run(out: str | Path, config: NatureRun) -> Path:
         The finished store.  Calling again on a finished store returns at once.
     """
     from jcm.checkpoint import load_checkpoint, save_checkpoint
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from xdiffda.cycling.rollout import Rollout, load_rollout
 from xdiffda.priors.prior import year_phase
