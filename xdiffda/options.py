@@ -53,7 +53,8 @@ def request_huge_pages() -> None:
 def return_large_blocks() -> None:
     """Return blocks of 32 MB and more to the system when they are freed, from now on.
 
-    Does nothing unless this process was told to keep them: its allocator is its own otherwise.
+    Does nothing unless this process was started with the tunables that keep such blocks; the
+    settings of another allocator are not touched.
     """
     if "mmap_max=0" in os.environ.get("GLIBC_TUNABLES", "") and platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)

@@ -190,7 +190,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.3g} h"
 
 
-# What `xdiffda.plan` is asked for: numbers, a grid, a device; all that cannot be meant at once.
+# The arguments of `xdiffda.plan` (numbers, a grid, a device): all invalid ones are listed at once.
 
 _FINEST = 0.01  # degrees: finer grids are none of this network's
 _FROM_0 = ("obs", "edge_chunk", "refinement", "truncation")
@@ -267,7 +267,7 @@ _STATES = 8  # of z, and their coefficients, alive at once beside the network
 _PER_EDGE, _PER_NODE = 32, 24  # bytes of a graph: ends, tables of both ends, features
 _PER_OBS = 112  # bytes of an observation: value, error, the eight corners of its stencil
 # slots of grid points for each column of observations off the grid (`_points`): its four corners,
-# and every row filled up as far as the fullest, at the equator
+# and every row padded to the length of the fullest, at the equator
 _PER_COLUMN = 7
 _STATIC, _SEASON, _CONDITIONING = 2, 2, 16
 _FINEST_MESH = 6

@@ -115,7 +115,7 @@ def experiment_figure(name: str) -> str:
 
 
 def experiment_forecasts(kind: str) -> str:
-    """Errors of forecasts by lead time, over where errors end."""
+    """Errors of forecasts by lead time, normalised by the saturation error."""
     from xdiffda.experiments import tables
 
     results = _results(kind)

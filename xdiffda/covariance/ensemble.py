@@ -1,9 +1,9 @@
-"""Background ensembles: the covariance of the day beside the climatological one.
+"""Background ensembles: a flow-dependent covariance beside the climatological one.
 
 The localised covariance of the ensemble, ``V = sum_k x_k o C (x_k o .)``, is applied
 matrix-free, C spectral in the horizontal and a small matrix in the vertical; the hybrid is
 ``alpha B + (1 - alpha) V`` (Hamill & Snyder 2000; Lorenc 2003).  For guidance at a noise
-level the calibrated V(sigma) is rescaled by the variance of the day (`FlowDependent`).
+level the calibrated V(sigma) is rescaled by the ensemble's variance (`FlowDependent`).
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ __all__ = [
 ]
 
 
-# V(sigma) of the day: a calibrated covariance rescaled by the variance of an ensemble.
+# Flow-dependent V(sigma): a calibrated covariance rescaled by the variance of an ensemble.
 #
 # ``(P^-1 + sigma^-2 I)^-1`` has no closed form, and no cheap square root, for the localised P
-# of an ensemble.  What is known of the day best with few members is the variance, smoothed.
-# So V(sigma) is scaled on both sides, ``S^(1/2) V(sigma) S^(1/2)``, S a field of variance
-# ratios between the day and the climate: positive, symmetric, as cheap as V, and exact where
-# S is 1.  Source: the error of the day as a field of variances on a static correlation, as in
+# of an ensemble.  The flow-dependent quantity that few members give best is the smoothed
+# variance.  So V(sigma) is scaled on both sides, ``S^(1/2) V(sigma) S^(1/2)``, with S the field
+# of ratios of the ensemble variance to the climatological one: positive, symmetric, as cheap as
+# V, and exact where S is 1.  Source: flow-dependent variances on a static correlation, as in
 # ECMWF's ensemble of data assimilations (Bonavita, Isaksen & Holm 2012, doi 10.1002/qj.1899);
 # its use at a noise level is ours.
 
@@ -71,7 +71,7 @@ def variance_ratio(
     smoothing_km: float = SMOOTHING_KM,
     area: Float[np.ndarray, " node"] | None = None,
 ) -> Float[np.ndarray, "node channel"]:
-    """Ratio S of the variance of the day to the climate's, ``alpha + (1 - alpha) smooth(...)``.
+    """Ratio S of ensemble to climatological variance, ``alpha + (1 - alpha) smooth(...)``.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def variance_ratio(
     """
     if not 0 <= alpha <= 1:
         problem = Problem(f"alpha={alpha!r}", "a number from 0 to 1", "alpha=0.5")
-        raise_if([problem], what="variance of the day")
+        raise_if([problem], what="ensemble variance")
     ratio = (np.asarray(perturbations, np.float64) ** 2).sum(1) / np.asarray(variance)
     spectrum = localisation_spectrum(basis, smoothing_km)
     response = jnp.asarray(spectrum / spectrum[0], jnp.float32)[:, None, None]
@@ -166,7 +166,7 @@ class RescaledCovariance(eqx.Module):
 
 
 class FlowDependent(eqx.Module):
-    """sigma -> V(sigma) of the day; stands where a `CovarianceTable` does.
+    """Flow-dependent V: sigma -> V(sigma), taken wherever a `CovarianceTable` is.
 
     For one variable, a prior variance S P instead of P changes the variance given noise of
     sigma by ``S (P + sigma^2) / (S P + sigma^2)``: S at large sigma, 1 at small sigma, where
@@ -203,14 +203,14 @@ class Hybrid:
     Attributes
     ----------
     around : {"members", "mean"}
-        members: each analysis member is drawn around a background member, which the
-        observations have moved by the localised covariance of the ensemble; the diffusion
-        prior draws the rest of the error, ``sqrt(alpha)`` of it.  mean: all are drawn around
-        the mean of the background members, whose variance rescales V.
+        members: each analysis member is drawn around a background member, updated beforehand
+        with the localised covariance of the ensemble; the diffusion prior draws the rest of the
+        error, ``sqrt(alpha)`` of it.  mean: all are drawn around the mean of the background
+        members, whose variance rescales V.
     alpha : float
         Share of the climatological B in the variance of the background error, above 0 to 1;
         the ensemble has the rest.  Half and half is usual for some 20 members of an ensemble
-        that knows the day (Hamill & Snyder 2000; Lorenc 2003).  On the testbed, whose members
+        that shows the flow (Hamill & Snyder 2000; Lorenc 2003).  On the testbed, whose members
         differ by draws of B, 0.5 loses a tenth in RMSE and 0.8 a fiftieth: hence the default.
     localisation : Localisation
         Of the ensemble's covariance, in km and ln p; wider than that of an LETKF, since B's own

@@ -29,7 +29,7 @@ EARTH_RADIUS_KM = 6371.0
 SURFACE_HPA = 1000.0
 # pairs of grid point and observation that are held at a time, 24 bytes each
 _PAIRS = 2**24
-# narrower lists are filled up: fewer shapes to compile
+# lists are padded to this width at least: fewer shapes to compile
 _MIN_WIDTH = 32
 
 
@@ -393,7 +393,7 @@ class EnsembleCovariance(eqx.Module):
 
     @property
     def variance(self) -> Float[Array, "node channel"]:
-        """Variance of the day."""
+        """Variance of the ensemble."""
         return jnp.sum(self.perturbations**2, axis=1)
 
     def __call__(self, x: Float[Array, "node *rest channel"]) -> Float[Array, "node *rest channel"]:

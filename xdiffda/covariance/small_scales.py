@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from xdiffda.covariance.harmonics import Basis
 from xdiffda.state.grid import Layout
 
-# Sizes of background errors by row and channel, and what a truncated basis leaves out.
+# Sizes of background errors by row and channel, and the variance that a basis does not resolve.
 
 
 def unresolved_part(

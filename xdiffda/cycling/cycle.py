@@ -142,7 +142,7 @@ def cycle(
         ``background_*``, and with a truth ``free_run_*``, ``score_*`` (on ``state`` and
         ``score``) and ``normalized_error``; ``n_obs_used``, ``n_obs_rejected`` (by
         ``reason``) and ``background_error`` (scale r); ``obs_*``, the observations
-        themselves on (``time``, ``obs``), filled up where a cycle has fewer than another
+        themselves on (``time``, ``obs``), padded where a cycle has fewer than another
         (`read_observations` makes a table of them); ``inflation_factor`` of an LETKF with
         adaptive inflation, which the next cycle takes up, also when it resumes.
 

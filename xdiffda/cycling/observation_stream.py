@@ -299,7 +299,7 @@ def _clock(ds: xr.Dataset, what: str) -> xr.DataArray:
 
 
 def duration(length: str | np.timedelta64) -> np.timedelta64:
-    """A length of time in nanoseconds.
+    """Convert a duration to nanoseconds.
 
     Examples
     --------

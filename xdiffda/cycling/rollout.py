@@ -99,7 +99,7 @@ class Rollout(eqx.Module):
         max_batch : int
             States computed together; bounds the memory.
         tick : callable
-            Called with the number of states moved by one step.
+            Called with the number of states that were forecast one step further.
 
         Returns
         -------

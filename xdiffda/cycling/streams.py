@@ -94,7 +94,7 @@ class Streams:
         return problems
 
     def _unreadable(self) -> list[Problem]:
-        """Words that are no time, and no length of time."""
+        """Texts that are no time, or no duration."""
         import pandas as pd
 
         problems = []
@@ -116,7 +116,7 @@ class Streams:
                 problems.append(
                     Problem(
                         f"{name}={getattr(self, name)!r}",
-                        "a length of time with its unit",
+                        "a duration with its unit",
                         f'run_streams(..., {name}="6h")',
                     )
                 )

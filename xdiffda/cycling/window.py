@@ -151,7 +151,7 @@ DYNAMICS = (FORECASTER, FGAT, NONE)
 
 
 class _Table(NamedTuple):
-    """Observations of the window in an order of their own, filled up to common shapes."""
+    """Observations of the window, ordered by time and padded to common shapes."""
 
     value: Float[np.ndarray, " obs"]
     error: Float[np.ndarray, " obs"]

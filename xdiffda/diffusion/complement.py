@@ -1,9 +1,9 @@
-"""What a prior's basis cannot represent: drawn, and drawn again given the observations.
+"""Unresolved scales: draw the part of the state that the prior's basis cannot represent.
 
-A state is ``z + w``: z in the basis, w in its complement and white there.  While z is found, w
-counts as error of representativeness.  Given z, what it leaves unexplained of the observations
-is w and the error of the instrument, so that w follows exactly (two-stage sampling; conditioning
-by kriging, Hoffman and Ribak 1991, doi 10.1086/186160):
+A state is ``z + w``, with z in the basis and w, white, in its orthogonal complement.  The analysis
+takes two stages.  While z is drawn, w counts as error of representativeness.  Once z is known, the
+observations differ from ``H z`` only by ``H w`` and the error of the instrument, so that w can be
+drawn exactly (conditioning by kriging, Hoffman and Ribak 1991, doi 10.1086/186160):
 
     w = w' + U H^T (R + H U H^T)^-1 (y - H z - H w' - e)
 
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class Complement(eqx.Module):
-    """Covariance U of what a basis leaves out: ``S Q Q^T S``, Q the projection beyond it.
+    """Covariance U of the unresolved scales: ``S Q Q^T S``, with Q the projection off the basis.
 
     Attributes
     ----------
@@ -50,11 +50,11 @@ class Complement(eqx.Module):
 
     @classmethod
     def of(cls, basis: Basis, std: Float[Array, "node channel"]) -> Complement:
-        """That of standard deviation ``std``."""
+        """Return the covariance with the standard deviation ``std`` at each node and channel."""
         return cls(basis, _scale(basis, std))
 
     def beyond(self, x: State) -> State:
-        """Q x, what the basis cannot represent of x."""
+        """Return Q x, the part of x that the basis cannot represent."""
         return x - self.basis.project(x)
 
     def __call__(self, x: State) -> State:
@@ -67,7 +67,10 @@ class Complement(eqx.Module):
 
 
 def observed(likelihood: Likelihood) -> bool:
-    """Whether what is beyond the basis can be told from the instrument's error."""
+    """Whether unresolved scales can be separated from the instrument's error.
+
+    That needs the instrument's share of R, and independent Gaussian errors.
+    """
     independent = likelihood.whitening is None and likelihood.state_error is None
     return independent and likelihood.robust is None and likelihood.instrument is not None
 

@@ -192,13 +192,14 @@ def sample_gaussian(
 ) -> Float[Array, "node member channel"]:
     """Draw members of the posterior of a Gaussian prior: no denoiser, no noise levels.
 
-    Perturbed observations: a draw from the prior, moved by the Kalman update to observations with
-    errors of its own. Exact for linear observations; one solve for all members.
+    Each member is a draw from the prior, updated towards observations with perturbations of its
+    own (Kalman update with the covariance of the prior). This is exact for linear observations,
+    and one solve serves all members.
 
     Parameters
     ----------
     prior : Conditioned
-        N(shift, ``climatology``), or with V of the day in its place.
+        N(shift, ``climatology``); a flow-dependent covariance may stand for the climatology.
     likelihood : Likelihood
     draws : Draws
         As for `sample_posterior`.

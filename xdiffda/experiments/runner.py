@@ -75,7 +75,7 @@ def reference_of(config: ExperimentConfig, time: np.datetime64) -> tuple[Any, ..
 
 
 def saturation_of(time: np.datetime64) -> tuple[Any, ...]:
-    """Key of the record of where errors end."""
+    """Key of the record of the saturation error."""
     return ("saturation", str(time)[:19])
 
 

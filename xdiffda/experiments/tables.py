@@ -85,9 +85,10 @@ def loss_table(results: xr.Dataset, *, start: str = "mean", lead_time: float = 4
 def forecast_table(
     results: xr.Dataset, *, start: str = "mean", lead_times: Sequence[float] = (48.0, 240.0)
 ) -> str:
-    """RMSE of forecasts at some lead times (hours), over where errors end, of all channels.
+    """RMSE of forecasts at some lead times (hours), normalised by the saturation error.
 
-    Background and truth, which go on beside the analyses, have the error at all cases.
+    The mean over all channels. Rows of the forecasts from the background and from the truth are
+    averages over all cases.
     """
     leads = [np.timedelta64(int(hours * 60), "m") for hours in lead_times]
     end = results["saturation_squared"]

@@ -53,9 +53,9 @@ def roll_members(
 ) -> Ensemble:
     """Forecast an ensemble, with errors added to each member every 6 h.
 
-    All members start from ``x``, and part because each is told, after every step, to be
-    wrong as the forecaster is: an additive stochastic scheme, without which members would
-    agree on a forecast that errs by itself.
+    All members start from ``x``. After every step each receives a random error with the
+    statistics of the forecaster's own (an additive stochastic scheme): without it the members
+    would agree on a forecast whose error they do not show.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How far tables of observations are filled up, so that analyses share compiled code."""
+"""How far tables of observations are padded, so that analysis times share compiled code."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ STEPS = 8  # lengths between a power of two and the next
 
 
 def filling(n: int) -> int:
-    """Rows to add to ``n``, so that lengths are few however observations come.
+    """Return how many rows of padding to add to ``n`` observations.
 
-    Lengths are multiples of 128, and from 1,024 on of an eighth of the power of two below: no more
-    than an eighth is wasted.
+    Every new length of a table means a new compilation. Padded lengths are multiples of 128, and
+    from 1,024 on of an eighth of the power of two below, so that there are few of them and no
+    more than an eighth of the rows is padding.
 
     Examples
     --------

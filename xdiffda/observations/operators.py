@@ -194,7 +194,7 @@ class ObsVector(eqx.Module):
         return flat.reshape(*y.shape[:-1], n_node, n_channel)
 
     def padded(self, n_obs: int, n_term: int | None = None) -> ObsVector:
-        """Fill up with observations that see nothing (weight 0), so that shapes agree.
+        """Pad with observations of weight 0, so that shapes agree.
 
         Compiled functions are keyed by shapes; padding lets many analysis times share one. A
         padded observation has value 0, error_std 1 and a zero row in H: its innovation is zero

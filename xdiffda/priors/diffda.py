@@ -99,14 +99,14 @@ class DiffDAPrior(DiffusionPrior):
     It is conditioned on the background, on the scale r of its error, and on the valid time, and
     knows errors of forecasts with the lead times of its training, made from the truth. The
     licence of the weights that it was derived from goes with it (``card["licence"]``; later
-    terms are told in `xdiffda.models`).
+    terms are listed in `xdiffda.models`).
 
     Parameters
     ----------
     name : str
     layout : Layout
     scale, unresolved : arrays (node, channel)
-        s in physical units; what the basis leaves out, in units of s.
+        s in physical units; the unresolved scales, in units of s.
     covariance : SpectralCovariance
         B of z.
     network : PretrainedNetwork

@@ -82,9 +82,9 @@ class Clock:
     Attributes
     ----------
     valid : DataArray of datetime64[ns] or None
-        On the user's dimensions; None where the dataset tells no time, or there are problems.
+        On the user's dimensions; None where the dataset holds no time, or there are problems.
     initial : DataArray of datetime64[ns] or None
-        When the forecasts began, where that is told.
+        When the forecasts began; None where the dataset does not say.
     lead : DataArray of timedelta64[ns] or None
     problems : tuple of Problem
     """

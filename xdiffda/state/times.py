@@ -84,7 +84,7 @@ def as_datetimes(values: Any, attrs: Mapping[Any, Any] | None = None) -> np.ndar
 
 
 def as_durations(values: Any, attrs: Mapping[Any, Any] | None = None) -> np.ndarray:
-    """Lengths of time, as lead times are, as timedelta64[ns]; NaT where missing.
+    """Convert durations, such as lead times, to timedelta64[ns]; NaT where missing.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def _number(value: Any) -> float | None:
 
 
 def _durations_from(numbers: np.ndarray) -> str:
-    """How numbers without a unit become lengths of time: hours, nanoseconds if they are huge."""
+    """Code that makes durations of numbers without a unit: hours, or nanoseconds if huge."""
     if numbers.size and np.abs(numbers).max() >= 1e9:
         return '{x}.astype("timedelta64[ns]")'
     if numbers.dtype.kind == "f":
@@ -160,7 +160,9 @@ def _durations_from(numbers: np.ndarray) -> str:
 
 
 def width_of(length: Any) -> pd.Timedelta:
-    """A length of time; NaT where it is none, as a bare number, which would be nanoseconds.
+    """Convert to a duration; NaT for anything else, and for a bare number.
+
+    pandas would read a bare number as nanoseconds, which no user means.
 
     Examples
     --------
@@ -286,7 +288,7 @@ def _from_objects(values: np.ndarray) -> np.ndarray:
     import pandas as pd
 
     given: list[Any] = []
-    # a million strings are told by their types, not one by one
+    # one look at the types spares a million strings a test one by one
     if values.dtype.kind == "O" and not set(map(type, values)) <= {str, pd.Timestamp}:
         given = [v for v in values if not pd.isna(v)]
     foreign = {str(v.calendar) for v in given if hasattr(v, "calendar")} - {*REAL_CALENDARS}

@@ -109,7 +109,7 @@ def digests(path: Path, *, md5: bool = True) -> dict[str, str]:
 
 
 def identity_of(record: Any) -> Identity:
-    """What a record says; what cannot be meant (it may come from any server) says nothing."""
+    """Read a record; invalid entries are ignored, as the record may come from any server."""
     if not isinstance(record, dict):
         return Identity()
     size = record.get("size")

@@ -66,7 +66,7 @@ def encode_variables(ds: xr.Dataset) -> xr.Dataset:
 
 
 def codes_for(array: Any, values: np.ndarray) -> Int[np.ndarray, "..."]:
-    """Codes of words in a zarr array, which is told of words that are new to it."""
+    """Return the codes of words in a zarr array, adding new words to the array's attributes."""
     codes, attrs = encode_words(values, known_words(array.attrs))
     if attrs["flag_meanings"] != array.attrs["flag_meanings"]:
         array.update_attributes(attrs)

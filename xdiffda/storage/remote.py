@@ -35,7 +35,8 @@ class PatientStore(WrapperStore[FsspecStore]):
     Raises
     ------
     StorageError
-        On reading, if all attempts fail; what no attempt can change is told at once.
+        On reading, if all attempts fail; errors that no further attempt can mend are raised at
+        once.
     """
 
     async def get(

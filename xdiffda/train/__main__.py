@@ -28,8 +28,8 @@ _OVERRIDES = {
 def main(arguments: list[str] | None = None) -> None:
     """Train what the configuration says; calling again resumes from the last checkpoint.
 
-    A run that is told to stop (SIGTERM, SIGUSR1) saves and returns; ``status.json`` in its
-    folder says how far it is, a file ``finished`` that nothing is left to do.
+    A run that receives SIGTERM or SIGUSR1 saves a checkpoint and returns. ``status.json`` in its
+    folder holds the progress; a file ``finished`` means that nothing is left to do.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     forecasts = arguments[:1] == ["forecasts"]
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def command() -> None:
-    """As `main`; what the user can repair is said without a traceback."""
+    """Call `main`; errors that the user can repair are printed without a traceback."""
     try:
         main()
     except (

@@ -15,13 +15,13 @@ from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.state.variables import VARIABLES, canonical_name
 from xdiffda.storage.toml import build, read_toml
 
-# Numbers of a configuration that cannot be meant.
+# Invalid numbers of a configuration.
 
 
 def out_of_range(
     settings: Any, table: str, ranges: dict[str, tuple[float, float]]
 ) -> list[Problem]:
-    """Numbers that cannot be meant (NaN among them), of one table of the configuration."""
+    """List the numbers out of their range (NaN among them) in one table of the configuration."""
     default = {item.name: item.default for item in dataclasses.fields(settings)}
     return [
         Problem(
@@ -32,7 +32,7 @@ def out_of_range(
     ]
 
 
-# What in the table ``[era5]`` of a configuration cannot be meant.
+# Invalid entries of the table ``[era5]`` of a configuration.
 
 _STATE = [name for name, variable in VARIABLES.items() if variable.role == "state"]
 _PERIODS = (("first", "last"), ("validation_first", "validation_last"))
@@ -52,7 +52,7 @@ def end_of(last: str) -> np.datetime64:
 
 
 def era5_problems(era5: Era5) -> list[Problem]:
-    """All that is wrong with the table, in the order of its entries."""
+    """List the problems of the table, in the order of its entries."""
     problems = [
         Problem(f"era5.{name} is empty", "a value", f"{name} = ...")
         for name in ("variables", "first", "last", "leads")

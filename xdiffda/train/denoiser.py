@@ -178,7 +178,8 @@ class DenoisingLoss(Objective):
         setting, covariance = self.setting, self.setting.covariance
         basis, sigma, r = covariance.basis, batch["sigma"], batch["told_r"]
         z = basis.project(jnp.moveaxis(batch["z"], 0, 1))
-        # the state is scaled by the r that is told, as at analysis time
+        # the state is scaled by the r that conditions the network, which at analysis time is an
+        # estimate too: the true r of the pair is not known then
         z = z * (batch["r"] / r)[None, :, None]
         unit = basis.synthesis(white_coefficients(covariance, batch["key"]))
         background = jnp.moveaxis(batch["background"], 0, 1)

@@ -139,7 +139,7 @@ class _Residuals:
 
 
 def prepare(world: World, config: TrainConfig) -> tuple[Setting, np.ndarray]:
-    """Measure s, B and what the basis leaves out, once; build the graph."""
+    """Measure s, B and the unresolved variance, once; build the graph."""
     assert config.era5 is not None
     grid, cache = world.layout.grid, Path(config.out) / SETTING
     limit = min(grid.n_lat - 1, grid.n_lon // 2 - 1)

@@ -104,7 +104,7 @@ def variance_of_mean(error: Field, pairs: Partners = NONE) -> Field:
     """Sampling variance of the ensemble mean."""
     n, k = error.sizes["member"], len(pairs[0])
     alone = (n - 2 * k) / n**2 * variance(error, pairs)
-    if k < 2:  # how far one pair's mean is off cannot be told: taken as exact
+    if k < 2:  # one pair gives no variance of pair means: its mean counts as exact
         return alone
     first, second = (
         error.isel(member=list(of)).drop_vars("member", errors="ignore") for of in pairs

@@ -77,8 +77,8 @@ def flatness(histogram: xr.Dataset, *, over: Hashable | None = None) -> xr.Datas
         - ``chi_square``, K - 1 degrees of freedom; of repetitions T-square, to which the
           chi-square is the limit for many of them;
         - ``slope``, standard normal (Student's t) if flat; positive: members too low;
-        - ``curvature``, likewise; positive: U, members too close together; negative: dome,
-          too far apart;
+        - ``curvature``, likewise; positive: U-shaped, an under-dispersive ensemble; negative:
+          dome-shaped, an over-dispersive one;
         - ``residual``, chi-square or T-square with K - 3 degrees of freedom: every other shape;
         - ``chi_square_p``, ``slope_p``, ``curvature_p``, ``residual_p``: probabilities of
           such a value or a more extreme one, if counts (repetitions) are independent.

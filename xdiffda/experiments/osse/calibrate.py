@@ -125,7 +125,7 @@ def measure_sizes(
     """B and V for background errors of several sizes.
 
     Errors of short forecasts and of cycles are of smaller extent than those of long ones: with
-    the covariances of all together, members of the second are too far apart.
+    one covariance for all, ensembles around long forecasts are over-dispersive.
 
     Parameters
     ----------

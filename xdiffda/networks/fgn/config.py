@@ -82,7 +82,7 @@ class Architecture:
     radius_fraction
         Radius of the edges from grid to mesh, in longest edges of the mesh.
     shifted_sigmoids
-        Outputs that are a sigmoid of the last layer, moved by so much.
+        Outputs that are a sigmoid of the last layer, with the shift added before it.
 
     Raises
     ------

@@ -46,7 +46,7 @@ class GenCastForecaster:
     """A network with its statistics: draws the state 12 h on from p(x_t | x_(t-1), x_(t-2)).
 
     A draw is conditioned on the two states before it, taken as exact. The terms of published
-    weights are told in `GenCastPrior`.
+    weights are listed in `GenCastPrior`.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ class GenCastForecaster:
         InputError
             If something is missing or NaN; lists all problems.
         """
-        self.net.select(inputs, forcings)  # what is wrong is told before the harmonics are made
+        self.net.select(inputs, forcings)  # checked first: making the harmonics takes long
         basis = self.noise_basis(inputs)
         members = jnp.arange(inputs.sizes.get("batch", 1))
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(members)

@@ -37,9 +37,9 @@ class Neighbourhoods(eqx.Module):
     Attributes
     ----------
     nodes : array (block, query)
-        Nodes of each block; filled up with its first.
+        Nodes of each block, padded with its first node.
     keys : array (block, key)
-        Nodes that a block reads, each once; filled up with numbers out of range.
+        Nodes that a block reads, each once, padded with indices out of range.
     seen : array (block, query, key)
         Whether a node of the block attends to one that is read.
     position : array (node,)

@@ -74,7 +74,7 @@ def take_text(entries: dict[str, Any], name: str) -> str:
 
 
 def take_setting(entries: dict[str, Any], key: str, kind: type, wrong: list[str]) -> Any:
-    """One value, taken out of the entries; None, and more in ``wrong``, if it cannot be meant."""
+    """Take one value out of the entries; an invalid one is None and is named in ``wrong``."""
     value = np.asarray(entries.pop(key))
     letters, words = _KINDS[kind]
     most = MOST.get(key.rpartition(":")[2], float("inf")) if kind is int else float("inf")

@@ -30,7 +30,7 @@ _MANY_DEGREES = 8
 class Bucket(eqx.Module):
     """Nodes with (nearly) the same number of edges.
 
-    A padded bucket has rows filled up with the number of edges, which is out of range.
+    Rows of a padded bucket end with the number of edges, an index out of range that adds nothing.
     """
 
     edges: Int[Array, "node degree"]
