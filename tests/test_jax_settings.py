@@ -9,6 +9,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import jax_calls
 import numpy as np
 import pytest
 from gaussian_world import LAYOUT, draw_states, make_prior
@@ -90,6 +91,10 @@ def case():
 
 def members(method: str):
     residuals, background, obs = case()
+    if method == "letkf":
+        ensemble = background + residuals.isel(member=slice(0, 8))
+        analysis = xdiffda.assimilate(ensemble, obs, method="letkf", progress=False)
+        return {name: analysis[name].values for name in analysis.data_vars}
     prior = xdiffda.GaussianPrior.from_samples(residuals)
     analysis = xdiffda.assimilate(
         background,
@@ -119,13 +124,87 @@ def test_each_setting_leaves_members_as_they_are(name, restored) -> None:
     assert getattr(jax.config, name) == SETTINGS[name]  # the user's own code keeps its setting
 
 
-@pytest.mark.parametrize("method", ["3dvar", "oi", "repaint"])
+@pytest.mark.parametrize("method", ["3dvar", "oi", "repaint", "letkf"])
 def test_all_settings_leave_every_method_as_it_is(method, restored) -> None:
     expected = plain(method)
     for name, value in SETTINGS.items():
         jax.config.update(name, value)
     for variable, values in members(method).items():
         np.testing.assert_array_equal(values, expected[variable], strict=True)
+
+
+# Calls on arrays, from within others: they follow the precision of what they are given.
+OF_ARRAYS = {
+    "DiffusionPrior.condition",
+    "GenCastPrior.condition",
+    "ErrorScales.covariance_at",
+    "Prior.small_scales",
+    "Prior.complement",
+    "ReferencePrior.complement",
+    "Unresolved.at",
+    "SpectralRoot.control",
+    "EnsembleRoot.control",
+    "BalancedBasis.scalar_blocks",
+    "CovarianceTable.__call__",
+    "EnsembleCovariance.__call__",
+    "EnsembleCovariance.at",
+    "GenCastDenoiser.__call__",
+    "GraphCast.__call__",
+    "GraphCast.prepare",
+    "ObsVector.apply",
+    "ObsVector.adjoint",
+    "baselines.local_analysis",
+    "draws.split_keys",
+    "ensemble.variance_ratio",
+    "harmonics.points_of",
+    "spectral.white_coefficients",
+    "spectral.white_noise",
+}
+
+
+def test_every_public_call_that_makes_arrays_runs_under_our_settings() -> None:
+    calls = list(jax_calls.public())
+    assert len(calls) > 400
+    bare = {
+        ".".join(name.split(".")[-2:])
+        for name, function in calls
+        if jax_calls.makes_arrays(function)
+    }
+    assert bare == OF_ARRAYS
+    assert sum(jax_calls.guarded(function) for _, function in calls) > 60
+
+
+def _parts():
+    """What users make by themselves: a basis, a covariance, networks and their relatives."""
+    from xdiffda.covariance.harmonics import sphere_basis
+    from xdiffda.covariance.spectral import SpectralCovariance
+    from xdiffda.networks.graphcast import GraphCast, NetworkConfig
+    from xdiffda.observations import observation_operator, to_tidy
+
+    sphere_basis.cache_clear()  # what is kept was made under our settings, too
+    basis = sphere_basis(LAYOUT.grid.lat, LAYOUT.grid.lon)
+    blocks = np.broadcast_to(np.eye(3), (basis.mask.shape[0], 3, 3)) / 7.0
+    covariance = SpectralCovariance.from_blocks(basis, blocks)
+    draws = covariance.sample(KEYS)
+    config = NetworkConfig(n_inputs=4, n_outputs=2, latent=8, processor_steps=1)
+    net = GraphCast(config, key=KEY)
+    obs = observation_operator(to_tidy(case()[2]), LAYOUT)[0]
+    return basis, covariance, draws, net, net.reconfigured(dtype="bfloat16"), obs
+
+
+KEY = jax.random.key(3)
+KEYS = jax.random.split(KEY, 2)
+
+
+def test_parts_that_users_make_are_the_same_under_all_settings(restored) -> None:
+    expected = jax.tree.leaves(_parts())
+    for name, value in SETTINGS.items():
+        jax.config.update(name, value)
+    found = jax.tree.leaves(_parts())
+    assert len(found) == len(expected) > 20
+    with own_jax():
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(np.asarray(one), np.asarray(other), strict=True)
 
 
 def test_settings_change_numbers_where_they_are_not_ours(restored) -> None:

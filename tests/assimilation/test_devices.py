@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
-from gaussian_world import ERRORS, draw_states, make_prior
+from gaussian_world import ERRORS, SampledPrior, draw_states, make_prior
 from places import ROOT, SUPPORT
 
 import xdiffda
@@ -20,6 +20,7 @@ from xdiffda.assimilation import memory as _memory
 from xdiffda.assimilation.settings import check_settings
 from xdiffda.errors import InputError
 from xdiffda.observations import emulate_obs
+from xdiffda.state.convert import to_state
 
 FLAG = "--xla_force_host_platform_device_count=4"
 
@@ -96,6 +97,25 @@ def _assimilate(**choices):
     truth, background = draw_states(prior, seed=5)
     obs = emulate_obs(truth, n_columns=30, error_std=ERRORS, seed=1)
     return xdiffda.assimilate(background, obs, model=prior, progress=False, **choices)
+
+
+def test_members_computed_apart_agree_within_the_stated_bound() -> None:
+    """A member on its own is the same to the bit; in groups, to the tolerance of the solver."""
+    prior = make_prior(SampledPrior)
+    truth, background = draw_states(prior, seed=5)
+    obs = emulate_obs(truth, n_columns=30, error_std=ERRORS, seed=1)
+
+    def members(n_members: int, max_batch: int) -> np.ndarray:
+        settings = {"n_members": n_members, "max_batch": max_batch, "background_error": 1.0}
+        analysis = xdiffda.assimilate(background, obs, model=prior, progress=False, **settings)
+        return to_state(analysis)[0] / prior.scale
+
+    alone, together = members(4, 1), members(4, 8)
+    np.testing.assert_array_equal(members(2, 1), alone[:2])
+    apart = np.abs(alone - together)
+    assert apart.max() < 2e-2
+    assert np.sqrt((apart**2).mean()) < 2e-3
+    assert np.abs(together[0] - together[2]).max() > 0.5  # other members are far from that
 
 
 def test_a_memory_limit_makes_smaller_groups() -> None:

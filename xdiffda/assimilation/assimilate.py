@@ -238,7 +238,11 @@ def assimilate(
         ``memory_limit``, asks for that (`xdiffda.set_options`). With several devices members
         and times are shared out among them.
     seed : int
-        Same seed, same analysis: across processes, batch sizes and numbers of devices.
+        Same seed, same members: to the bit across processes where as many are computed together
+        (with ``max_batch=1`` whatever ``n_members`` is). Computed in groups of another size they
+        agree to rounding, and where rounding ends a solve an iteration earlier, to its tolerance:
+        within 0.02 standard deviations of the background error (measured at most 0.016, root
+        mean square 0.0007).
     progress : bool, optional
         Show a progress bar; default the option ``progress``.
 

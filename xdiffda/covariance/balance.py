@@ -43,6 +43,7 @@ from xdiffda.covariance.harmonics import (
 )
 from xdiffda.covariance.small_scales import row_scale, unresolved_part, wind_pairs
 from xdiffda.covariance.spectral import estimate_blocks
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.state.grid import Layout
 
 __all__ = [
@@ -276,6 +277,7 @@ def _shifted(a: Array, by: int) -> Array:
     return jnp.concatenate([empty, a[:-1]] if by > 0 else [a[1:], empty])
 
 
+@with_own_jax
 def balanced_basis(
     layout: Layout, truncation: int | None = None, balance: Balance | None = None
 ) -> Basis:
@@ -369,6 +371,7 @@ class ColumnBasis(BalancedBasis):
         return psi, chi, mass
 
 
+@with_own_jax
 def column_basis(
     layout: Layout, scalar: ScalarBasis, pick: Float[np.ndarray, "wind level"], balance: Balance
 ) -> ColumnBasis:
@@ -454,6 +457,7 @@ N_SAMPLE, N_ROUND = 400, 3
 FACTOR = (0.2, 5.0)  # limits of g: few samples, or a channel that hardly varies somewhere
 
 
+@with_own_jax
 def fit_basis(
     layout: Layout,
     samples: Float[np.ndarray, "sample node channel"],
@@ -531,6 +535,7 @@ def _moved(a: np.ndarray, by: int) -> np.ndarray:
     return np.concatenate([a[1:], empty] if by > 0 else [empty, a[:-1]])
 
 
+@with_own_jax
 def with_balance(
     basis: BalancedBasis,
     samples: Float[np.ndarray, "sample node channel"],

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from xdiffda.jax_settings import with_own_jax
+
 
 class Draws(NamedTuple):
     """Random numbers of members: a key each, and the sign its perturbations take.
@@ -20,6 +22,7 @@ class Draws(NamedTuple):
     signs: Float[Array, " member"]
 
 
+@with_own_jax
 def make_draws(key: Array, members: Array, *, antithetic: bool = False) -> Draws:
     """Keys of members by their numbers: member i is the same whatever stands beside it."""
     numbers = members // 2 if antithetic else members

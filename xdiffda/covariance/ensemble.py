@@ -29,6 +29,7 @@ from xdiffda.covariance.localisation import (
 from xdiffda.covariance.localisation import HYBRID_LOCALISATION as LOCALISATION
 from xdiffda.covariance.spectral import SpectralCovariance, SpectralRoot
 from xdiffda.errors import Problem, raise_if
+from xdiffda.jax_settings import with_own_jax
 
 __all__ = [
     "HYBRID_LOCALISATION",
@@ -366,6 +367,7 @@ class HybridCovariance(eqx.Module):
         """The square root, for 3D-Var's control variable."""
         return HybridRoot(self)
 
+    @with_own_jax
     def sample(self, keys: PRNGKeyArray) -> Float[Array, "node member channel"]:
         """Draw one state for each key."""
         one, other = split_keys(keys)

@@ -21,6 +21,7 @@ import scipy.special
 from jaxtyping import Array, Float, Int
 
 from xdiffda.errors import InputError, Problem
+from xdiffda.jax_settings import with_own_jax
 
 __all__ = [
     "Basis",
@@ -183,6 +184,7 @@ class ScalarBasis(Basis):
 
 
 @functools.lru_cache(maxsize=8)
+@with_own_jax
 def sphere_basis(
     lat: tuple[float, ...], lon: tuple[float, ...], truncation: int | None = None
 ) -> ScalarBasis:
@@ -232,6 +234,7 @@ def sphere_basis(
 
 
 @functools.lru_cache(maxsize=4)
+@with_own_jax
 def harmonics_basis(lat: tuple[float, ...], lon: tuple[float, ...], truncation: int) -> ScalarBasis:
     """The same harmonics on any rows and columns, of a part of the sphere too.
 
@@ -275,6 +278,7 @@ def legendre_with_slopes(
 
 
 @functools.lru_cache(maxsize=8)
+@with_own_jax
 def circle_basis(n_point: int, truncation: int) -> ScalarBasis:
     """Fourier basis on ``n_point`` equally spaced points of a circle (one row).
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from xdiffda.covariance.harmonics import Basis, Points, Restricted
 from xdiffda.errors import Problem, raise_if
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.state.grid import Layout
 
 if TYPE_CHECKING:
@@ -370,6 +371,7 @@ class EnsembleCovariance(eqx.Module):
     vertical: Float[Array, "channel height"]
 
     @classmethod
+    @with_own_jax
     def localised(
         cls,
         perturbations: Float[np.ndarray, "node sample channel"],
@@ -418,6 +420,7 @@ class EnsembleCovariance(eqx.Module):
         """``V^(1/2)``, for 3D-Var's control variable."""
         return EnsembleRoot(self)
 
+    @with_own_jax
     def sample(self, keys: PRNGKeyArray) -> Float[Array, "node member channel"]:
         """Draw one state for each key."""
         shape = self.root().control().shape

@@ -21,11 +21,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from xdiffda.covariance.harmonics import Basis
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.state.grid import Layout
 
 # Sizes of background errors by row and channel, and the variance that a basis does not resolve.
 
 
+@with_own_jax
 def unresolved_part(
     basis: Basis, samples: Float[np.ndarray, "sample node channel"], *, batch: int = 32
 ) -> Float[np.ndarray, "sample node channel"]:
@@ -144,6 +146,7 @@ def roughness(
     return np.mean(area[:, None] * about**2, axis=(1, 2)) / variance
 
 
+@with_own_jax
 def fit_filter(
     basis: Basis,
     truths: Float[np.ndarray, "sample node channel"],

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from xdiffda.covariance.harmonics import Basis, Points, Restricted
+from xdiffda.jax_settings import with_own_jax
 
 __all__ = [
     "BlockCovariance",
@@ -45,6 +46,7 @@ class SpectralCovariance(eqx.Module):
     values: Float[Array, "degree channel"]
 
     @classmethod
+    @with_own_jax
     def from_blocks(cls, basis: Basis, blocks: np.ndarray | Array) -> SpectralCovariance:
         """Decompose symmetric ``blocks`` (degree, channel, channel); negatives become 0."""
         values, vectors = np.linalg.eigh(np.asarray(blocks, np.float64))
@@ -89,6 +91,7 @@ class SpectralCovariance(eqx.Module):
         """Conditional mean of a zero-mean Gaussian with this covariance, given z at sigma."""
         return self.basis.synthesis(apply_blocks(self.gain(sigma), self.basis.analysis(z)))
 
+    @with_own_jax
     def sample(self, keys: PRNGKeyArray) -> Float[Array, "node member channel"]:
         """Draw one state for each key; a draw depends on its own key only."""
         root = _symmetric(self.vectors, jnp.sqrt(self.values))
@@ -126,6 +129,7 @@ def apply_blocks(
     return out.reshape(a.shape)
 
 
+@with_own_jax
 def estimate_blocks(
     basis: Basis, samples: Float[np.ndarray, "sample node channel"], *, batch: int = 32
 ) -> Float[np.ndarray, "degree channel channel"]:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from xdiffda.errors import InputError, Problem
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.observations.sites import name_codes, place_runs
 from xdiffda.observations.stencil import (
     Horizontal,
@@ -234,6 +235,7 @@ class ObsVector(eqx.Module):
         )
 
 
+@with_own_jax
 def observation_operator(
     tidy: xr.Dataset, layout: Layout
 ) -> tuple[ObsVector, np.ndarray, dict[str, np.ndarray]]:
@@ -281,6 +283,7 @@ def observation_operator(
     return obs, kept, rejected
 
 
+@with_own_jax
 def linear_rows(
     tidy: xr.Dataset, layout: Layout, coded: tuple[np.ndarray, list[str]] | None = None
 ) -> tuple[ObsVector | None, np.ndarray, dict[str, np.ndarray]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from xdiffda.errors import InputError, Problem
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.observations.nonlinear import (
     PARAMETERS,
     LocalCall,
@@ -92,6 +93,7 @@ class Rows(NamedTuple):
         return Rows(self.linear, kept[self.position], local, state, rejected | {reason: lost})
 
 
+@with_own_jax
 def observation_rows(
     tidy: xr.Dataset,
     layout: Layout,

@@ -52,6 +52,7 @@ class DiffusionPrior(Prior):
         The model card: training data, steps, scores, licence.
     """
 
+    @with_own_jax
     def __init__(
         self,
         name: str,
@@ -119,6 +120,7 @@ class DiffusionPrior(Prior):
             return backbone.prepare(self._graph)
         return _prepare(backbone, self._graph)
 
+    @with_own_jax
     def reconfigured(self, **options: Any) -> DiffusionPrior:
         """The same model computed in another way: for less memory, or in half precision.
 

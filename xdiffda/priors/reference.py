@@ -45,6 +45,7 @@ from xdiffda.covariance.small_scales import wind_pairs
 from xdiffda.covariance.spectral import SpectralCovariance
 from xdiffda.diffusion.denoiser import Conditioned
 from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.priors.prior import GaussianPrior
 from xdiffda.priors.reference_table import (
     OMEGA,
@@ -236,6 +237,7 @@ def read_table() -> Table:
         return Table(xr.load_dataset(path))
 
 
+@with_own_jax
 def reference_prior(
     like: xr.Dataset | Layout, lead_time: Any = None, truncation: int | None = None
 ) -> ReferencePrior:
@@ -415,6 +417,7 @@ class Unresolved(eqx.Module):
 
         return Restricted(near, spread, len(near.scale))
 
+    @with_own_jax
     def draw(self, keys: Array) -> Float[Array, "node member channel"]:
         """Draw for each key."""
         return _white(self, keys)
@@ -453,6 +456,7 @@ class Picks(NamedTuple):
     relative: Float[np.ndarray, "row channel"]
 
 
+@with_own_jax
 def build_prior(
     layout: Layout,
     table: Table,

@@ -302,6 +302,7 @@ def _small_scales(statistics: dict[str, np.ndarray]) -> SmallScaleFilter | None:
     return SmallScaleFilter(mean, variance.item(), rough, np.repeat(a, len(statistics["lon"]), 1))
 
 
+@with_own_jax
 def build_prior(
     card: dict[str, Any], statistics: dict[str, np.ndarray], weights: dict[str, np.ndarray]
 ) -> DiffusionPrior:

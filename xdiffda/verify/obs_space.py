@@ -94,6 +94,7 @@ def _circles(operators: Operators | None) -> dict[str, float]:
     return {name: several[0].period for name, several in known.items() if several[0].period}
 
 
+@with_own_jax
 def beside(
     state: xr.Dataset,
     obs: xr.Dataset | pd.DataFrame,

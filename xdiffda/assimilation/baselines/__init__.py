@@ -37,6 +37,7 @@ from xdiffda.covariance.localisation import (
 )
 from xdiffda.covariance.spectral import SpectralRoot
 from xdiffda.errors import Problem, raise_if
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.observations.filling import filling
 from xdiffda.state.grid import Layout
 
@@ -80,6 +81,7 @@ class EnsembleAnalysis(NamedTuple):
     factor: Float[np.ndarray, "node channel"]
 
 
+@with_own_jax
 def letkf(
     ensemble: Float[np.ndarray, "member node channel"],
     obs: Any,

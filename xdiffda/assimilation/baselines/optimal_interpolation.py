@@ -19,6 +19,7 @@ from xdiffda.covariance.localisation import centres, neighbourhoods, unit_vector
 from xdiffda.covariance.spectral import SpectralCovariance
 from xdiffda.diffusion.likelihood import Likelihood
 from xdiffda.errors import Problem, raise_if
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.state.grid import Grid
 
 # relative to the diagonal: what float32 and the table leave uncertain
@@ -37,6 +38,7 @@ class DistanceCovariance(eqx.Module):
     table: Float[Array, "step channel channel"]
 
     @classmethod
+    @with_own_jax
     def from_spectral(
         cls, covariance: SpectralCovariance, *, n_step: int = 4096
     ) -> DistanceCovariance:
@@ -84,6 +86,7 @@ class DistanceCovariance(eqx.Module):
         return found[..., 0] + (position - low) * found[..., 1]
 
 
+@with_own_jax
 def oi(
     covariance: SpectralCovariance,
     likelihood: Likelihood,

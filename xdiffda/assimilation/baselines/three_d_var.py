@@ -25,6 +25,7 @@ from xdiffda.covariance.spectral import SpectralCovariance, SpectralRoot
 from xdiffda.diffusion.kalman import MINIMUM, Solver
 from xdiffda.diffusion.likelihood import Likelihood
 from xdiffda.errors import Problem, raise_if
+from xdiffda.jax_settings import with_own_jax
 
 # of the Gauss-Newton step; 0 among them: the cost never rises
 _STEPS = (1.0, 0.5, 0.25, 0.0625, 0.0)
@@ -58,6 +59,7 @@ def square_root(covariance: Any) -> Any:
     return covariance.root()
 
 
+@with_own_jax
 def three_d_var(
     covariance: Any,
     observations: Likelihood | Callable[[Float[Array, "node channel"]], Float[Array, " obs"]],

@@ -14,6 +14,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from xdiffda.errors import InputError, ModelError, Problem, raise_if
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.networks.fgn.checkpoint import Checkpoint, Part, read_checkpoint
 from xdiffda.networks.fgn.config import Configuration
 from xdiffda.networks.fgn.graph import build_graph
@@ -56,6 +57,7 @@ class BareFGN:
         """What the file says of its licence."""
         return self.checkpoint.license
 
+    @with_own_jax
     def __call__(
         self,
         norm_inputs: xr.Dataset,
@@ -110,6 +112,7 @@ class BareFGN:
         raise_if(problems, what="FGN")
         return selected(inputs, forcings, self.task)
 
+    @with_own_jax
     def noise_array(self, noise: Any, n_batch: int) -> Float[Array, "sample batch noise_channels"]:
         """The noise as an array, of as many numbers as the network reads."""
         if isinstance(noise, xr.DataArray):
@@ -126,6 +129,7 @@ class BareFGN:
             raise InputError([Problem(found, needed, repair)], what="FGN")
         return jnp.asarray(values.astype(np.promote_types(values.dtype, np.float32), copy=False))
 
+    @with_own_jax
     def stack(
         self, inputs: xr.Dataset, forcings: xr.Dataset
     ) -> tuple[Float[Array, "grid batch in"], Float[Array, "batch clock"]]:
@@ -177,6 +181,7 @@ class BareFGN:
         sizes |= {name: targets.sizes[name] for name in ("lat", "lon")}
         return stack(targets, names, sizes=sizes)
 
+    @with_own_jax
     def graph_for(self, ds: xr.Dataset) -> GenCastGraph:
         """The graph of the Dataset's grid (kept for the next call)."""
         if self.graph is not None:

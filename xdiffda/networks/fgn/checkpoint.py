@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xdiffda.errors import ModelError
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.networks.fgn.config import Architecture, Configuration, read_config
 from xdiffda.networks.fgn.network import FGN, N_STRUCTURAL, NetworkConfig
 from xdiffda.networks.gencast.checkpoint import folded, neutral_norms, transformer_arrays
@@ -117,6 +118,7 @@ class Checkpoint:
     unused: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+@with_own_jax
 def read_checkpoint(
     path: str | os.PathLike[str], config: str | os.PathLike[str] | Configuration
 ) -> Checkpoint:

@@ -13,6 +13,7 @@ import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from xdiffda.errors import InputError, ModelError, Problem, raise_if
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.networks.fgn.bare import BareFGN, apply_network
 from xdiffda.networks.fgn.loss import channel_crps, variable_terms, weighted_loss
 from xdiffda.networks.gencast.forecaster import with_gaps_of
@@ -81,6 +82,7 @@ class FGNForecaster:
         """The first network."""
         return self.nets[0]
 
+    @with_own_jax
     def __call__(
         self,
         inputs: xr.Dataset,
@@ -133,6 +135,7 @@ class FGNForecaster:
         outputs = xr.concat(parts, dim="sample").isel(sample=np.argsort(np.concatenate(order)))
         return with_gaps_of(inputs, self.scaler.denormalize(outputs, cleaned), self.fill)
 
+    @with_own_jax
     def rollout(
         self,
         inputs: xr.Dataset,
@@ -189,6 +192,7 @@ class FGNForecaster:
         states: xr.Dataset = xr.concat(found, dim="sample")  # pyright: ignore[reportAssignmentType]
         return states
 
+    @with_own_jax
     def loss(
         self, inputs: xr.Dataset, forcings: xr.Dataset, targets: xr.Dataset, *, noise: Any
     ) -> Float[Array, " batch"]:
@@ -207,6 +211,7 @@ class FGNForecaster:
         weights = self.net.checkpoint.configuration.loss_weights
         return weighted_loss(scores, self.net.target_channels(), weights)
 
+    @with_own_jax
     def loss_terms(
         self, inputs: xr.Dataset, forcings: xr.Dataset, targets: xr.Dataset, *, noise: Any
     ) -> dict[str, Float[Array, " batch"]]:
@@ -214,6 +219,7 @@ class FGNForecaster:
         scores = self.scores(self.training_arrays(inputs, forcings, targets, noise), inputs)
         return variable_terms(scores, self.net.target_channels())
 
+    @with_own_jax
     def training_arrays(
         self, inputs: xr.Dataset, forcings: xr.Dataset, targets: xr.Dataset, noise: Any
     ) -> tuple[Array, Array, Array, Array]:
@@ -226,6 +232,7 @@ class FGNForecaster:
         z = self.net.noise_array(noise, inputs.sizes.get("batch", 1))
         return *self.net.stack(*given), z, jnp.asarray(self.net.stack_targets(wanted))
 
+    @with_own_jax
     def scores(
         self, arrays: tuple[Array, Array, Array, Array], inputs: xr.Dataset, net: Any = None
     ) -> Float[Array, "batch channel"]:
@@ -279,6 +286,7 @@ class FGNForecaster:
         ]
 
 
+@with_own_jax
 def member_noise(
     key: PRNGKeyArray, members: Any, n_steps: int, n_channel: int, *, first: int = 0
 ) -> Float[Array, "member step noise_channels"]:

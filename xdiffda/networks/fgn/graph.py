@@ -6,6 +6,7 @@ import functools
 
 import equinox as eqx
 
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.networks.gencast.graph import GenCastGraph, connected
 from xdiffda.networks.graphcast.graph import unit_vectors
 from xdiffda.networks.graphcast.mesh import Mesh, mesh_hierarchy
@@ -14,6 +15,7 @@ _OWN_ORDER = (0, 2, 1)  # of structural features: sine of latitude, sine and cos
 
 
 @functools.lru_cache(maxsize=2)
+@with_own_jax
 def build_graph(
     lat: tuple[float, ...],
     lon: tuple[float, ...],

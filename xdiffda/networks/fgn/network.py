@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.networks.fgn.config import Architecture, MessageConfig
 from xdiffda.networks.gencast.graph import GenCastGraph
 from xdiffda.networks.gencast.network import MeshTransformer, Transformer, _cast
@@ -119,6 +120,7 @@ class FGN(MeshTransformer):
     noise: Float[Array, "noise cond"]
     config: NetworkConfig = eqx.field(static=True)
 
+    @with_own_jax
     def __init__(self, config: NetworkConfig, *, key: PRNGKeyArray) -> None:
         sizes, keys = config.sizes, iter(jax.random.split(key, 10))
         width, cond = sizes.latent, sizes.conditioning_width

@@ -98,6 +98,7 @@ class BareGenCast:
         out = evaluate(self.net, self.graph_for(norm_inputs), given, w, sigma)
         return self.unstack_targets(np.asarray(out), norm_inputs, norm_forcings)
 
+    @with_own_jax
     def given(self, norm_inputs: xr.Dataset, norm_forcings: xr.Dataset) -> Given:
         """All that the network knows besides the noisy targets, as one array."""
         inputs, forcings = self.select(norm_inputs, norm_forcings)
@@ -163,6 +164,7 @@ class BareGenCast:
         coords = {name: inputs[name].values for name in ("lat", "lon")}
         return unstack(values, self.target_channels(), time=time, **coords)
 
+    @with_own_jax
     def graph_for(self, ds: xr.Dataset) -> GenCastGraph:
         """The graph of the Dataset's grid (kept for the next call)."""
         if self.graph is not None:

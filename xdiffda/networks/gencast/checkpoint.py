@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xdiffda.errors import ModelError
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.networks.gencast.config import (
     Architecture,
     GenCastTask,
@@ -188,6 +189,7 @@ class Checkpoint:
     unused: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+@with_own_jax
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint in the format of the published GenCast models.
 

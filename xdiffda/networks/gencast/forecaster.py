@@ -165,6 +165,7 @@ class GenCastForecaster:
         outputs = self.scaler.denormalize(changes, cleaned)
         return with_gaps_of(inputs, outputs, SEA_VARIABLES)
 
+    @with_own_jax
     def denoiser(self, inputs: xr.Dataset, forcings: xr.Dataset) -> GenCastDenoiser:
         """The denoiser of the normalised change w, given input frames (physical units)."""
         inputs, forcings = self.net.select(inputs, forcings)
@@ -218,6 +219,7 @@ class GenCastForecaster:
         gaps = [name for name in SEA_VARIABLES if name in ds]
         return ds.assign({name: ds[name].fillna(self.minimum[name]) for name in gaps})
 
+    @with_own_jax
     def noise_basis(self, ds: xr.Dataset) -> Basis:
         """Harmonics of the noise on the grid of ``ds``."""
         lat, lon = (tuple(ds[name].values.astype(float).tolist()) for name in ("lat", "lon"))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.networks.graphcast.graph import (
     Edges,
     connect,
@@ -191,6 +192,7 @@ class GenCastGraph(eqx.Module):
 
 
 @functools.lru_cache(maxsize=2)
+@with_own_jax
 def build_graph(
     lat: tuple[float, ...],
     lon: tuple[float, ...],

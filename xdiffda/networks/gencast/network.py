@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.networks.gencast.config import NoiseEncoderConfig
 from xdiffda.networks.gencast.graph import GenCastGraph, Neighbourhoods
 from xdiffda.networks.graphcast.layers import (
@@ -327,6 +328,7 @@ class GenCast(MeshTransformer):
     noise: NoiseEncoder
     config: NetworkConfig = eqx.field(static=True)
 
+    @with_own_jax
     def __init__(self, config: NetworkConfig, *, key: PRNGKeyArray) -> None:
         keys = iter(jax.random.split(key, 9))
         width, cond = config.latent, config.conditioning_width

@@ -16,8 +16,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from xdiffda.covariance.harmonics import Basis, ScalarBasis, sphere_basis
 from xdiffda.covariance.spectral import SpectralCovariance
+from xdiffda.jax_settings import with_own_jax
 
 
+@with_own_jax
 def gencast_basis(lat: tuple[float, ...], lon: tuple[float, ...]) -> Basis:
     """Spherical harmonics whose independent unit coefficients make the noise of GenCast.
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from xdiffda.errors import ModelError, StorageError
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.networks.graphcast.layers import Block
 from xdiffda.networks.graphcast.network import GraphCast, NetworkConfig
 
@@ -182,6 +183,7 @@ class Checkpoint:
     unused: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+@with_own_jax
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint in the format of the published GraphCast models.
 

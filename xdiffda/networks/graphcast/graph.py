@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.spatial import KDTree as cKDTree
 
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.networks.graphcast.edges import Incidence, incidence
 from xdiffda.networks.graphcast.mesh import Mesh, mesh_hierarchy, multimesh_edges
 
@@ -266,6 +267,7 @@ class Graph(eqx.Module):
         return self.mesh_features.shape[0]
 
 
+@with_own_jax
 def build_graph(
     lat: Float[np.ndarray, " lat"],
     lon: Float[np.ndarray, " lon"],

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from xdiffda.jax_settings import with_own_jax
 from xdiffda.networks.graphcast import static
 from xdiffda.networks.graphcast import static as chunks
 from xdiffda.networks.graphcast.graph import Graph
@@ -165,6 +166,7 @@ class GraphCast(eqx.Module):
     decoder: Decoder
     config: NetworkConfig = eqx.field(static=True)
 
+    @with_own_jax
     def __init__(self, config: NetworkConfig, *, key: PRNGKeyArray) -> None:
         self.config = config
         keys = iter(jax.random.split(key, 9 + config.processor_steps))
@@ -251,6 +253,7 @@ class GraphCast(eqx.Module):
         with jax.default_matmul_precision(self.config.precision):
             return static.whole(net, graph)
 
+    @with_own_jax
     def reconfigured(self, **options: Any) -> GraphCast:
         """The same weights with other options: dtype, precision, unroll, remat or edge_chunk.
 
