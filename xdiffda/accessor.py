@@ -36,7 +36,7 @@ def describe(ds: xr.Dataset) -> str:
 
 
 def describe_html(ds: xr.Dataset) -> str:
-    """The same as a card for notebooks; of observations, with a map of their sites.
+    """Return the card of `describe` in HTML; that of observations has a map of their sites.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def describe_html(ds: xr.Dataset) -> str:
 
 
 def _facts(ds: xr.Dataset) -> tuple[str, list[Row]]:
-    """What kind of thing it is, and its rows."""
+    """Return the kind of object and the rows of its card."""
     from xdiffda.errors import InputError
     from xdiffda.options import get_options
     from xdiffda.state.convert import infer_layout
@@ -107,7 +107,7 @@ def _times(ds: xr.Dataset) -> list[Row]:
 
 
 def _provenance(attrs: dict[Any, Any]) -> list[Row]:
-    """How an analysis was made, from its attributes."""
+    """Return the rows that say how an analysis was made, from its attributes."""
     if "xdiffda_method" not in attrs:
         return []
     rows = [Row("Method", f"{attrs['xdiffda_method']}, model {attrs.get('xdiffda_model', '?')}")]

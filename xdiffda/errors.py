@@ -15,7 +15,7 @@ class XdiffdaError(ValueError):
     """Base of every error that xdiffda raises on purpose."""
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython and Jupyter show: the line that made the call, and the message.
+        """Return what IPython and Jupyter show: the line that made the call, and the message.
 
         The message names what is wrong with the input; frames inside the package would only push
         it off the screen. They stay in ``__traceback__``, and a script prints all of them.

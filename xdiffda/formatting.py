@@ -31,7 +31,7 @@ margin:0 4px 3px 0}
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a card: what, and its value.
+    """One line of a card: a label and its value.
 
     ``kind`` is `CHIPS` for a list of words separated by ``, ``, `GOOD` or `BAD` for a verdict.
     """

@@ -25,14 +25,14 @@ _forked_with_jax = False
 
 
 def _jax_runs() -> bool:
-    """Whether the threads of jax run in this process; to ask must not start them."""
+    """Return whether jax's threads run in this process, without starting them."""
     bridge = sys.modules.get("jax._src.xla_bridge")
     started = getattr(bridge, "backends_are_initialized", lambda: True)
     return bridge is not None and started()
 
 
 def _remember() -> None:
-    """In the child of a fork: its copy of a running jax has no threads, and would wait forever."""
+    """Mark a forked child: its copy of a running jax has no threads and would wait forever."""
     global _forked_with_jax
     _forked_with_jax = _forked_with_jax or _jax_runs()
 

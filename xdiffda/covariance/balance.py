@@ -56,7 +56,7 @@ Blocks = Float[Array, "*level degree channel channel"]
 
 
 class Balance(NamedTuple):
-    """What winds imply for mass, as it is estimated and kept.
+    """The regression of mass on wind, as it is estimated and stored.
 
     Attributes
     ----------
@@ -346,7 +346,7 @@ class ColumnBasis(BalancedBasis):
     pick: Float[Array, "wind level"]
 
     def analysis(self, x: Float[Array, "node *rest channel"]) -> Array:
-        """Not of a state: it does not show psi on all levels."""
+        """Raise: a state does not show psi on all levels."""
         raise TypeError("a state does not tell psi on levels that it does not hold")
 
     def _controls(self, a: Array) -> tuple[Array, Array, Array]:
@@ -439,7 +439,7 @@ def _wind_rows(
 
 
 def _coriolis_factors(scalar: ScalarBasis) -> tuple[Array, Array]:
-    """What degree l - 1, and what degree l + 1, of psi adds to degree l of sin(phi) psi."""
+    """Factors with which degrees l - 1 and l + 1 of psi enter degree l of sin(phi) psi."""
     n_degree, n_order = scalar.mask.shape
     present, root = np.asarray(scalar.mask) > 0, _over_length(n_degree)
     square = np.arange(n_degree)[:, None] ** 2.0
@@ -541,7 +541,7 @@ def with_balance(
     samples: Float[np.ndarray, "sample node channel"],
     factor: Float[np.ndarray, "row mass"],
 ) -> BalancedBasis:
-    """The same basis with this g, and the K that then fits the samples best."""
+    """Return the same basis with this g, and the K that fits the samples best for it."""
     nodes = np.repeat(factor, basis.n_node // len(factor), axis=0)
 
     def places(b):

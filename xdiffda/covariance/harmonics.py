@@ -37,7 +37,7 @@ PRECISION = "highest"  # GPUs would round to tf32: 1e-3 is too coarse for a cova
 
 
 class Basis(eqx.Module):
-    """What covariances and noise need of a basis.
+    """Interface of a basis, as covariances and noise use it.
 
     Coefficients are (degree, order, ..., channel).
 
@@ -236,7 +236,7 @@ def sphere_basis(
 @functools.lru_cache(maxsize=4)
 @with_own_jax
 def harmonics_basis(lat: tuple[float, ...], lon: tuple[float, ...], truncation: int) -> ScalarBasis:
-    """The same harmonics on any rows and columns, of a part of the sphere too.
+    """Return the same harmonics on any rows and columns, also of a part of the sphere.
 
     With `synthesis` and `adjoint`, and without `analysis`.
 
@@ -385,7 +385,7 @@ class Points(eqx.Module):
         return jnp.where(self.column < n_column, node, n_node).reshape(-1)
 
     def pick(self, x: Float[Array, "node *rest"]) -> Float[Array, "slot *rest"]:
-        """What a state has at the points; zero where there is none."""
+        """Return the values of a state at the points; zero where a point is padding."""
         return x.at[self.nodes].get(mode="fill", fill_value=0)
 
     def elements(self, index: Array, n_channel: int) -> Array:

@@ -1,4 +1,4 @@
-"""Localisation: which observations a grid point listens to, and how much.
+"""Localisation: which observations influence a grid point, and with which weight.
 
 Geometry only, on the host (numpy and scipy): tapers, places of observations, and padded
 lists of neighbours in chunks of bounded memory.  What is computed with them is geometry-free.
@@ -64,7 +64,7 @@ def gaspari_cohn(
 
 @dataclasses.dataclass(frozen=True)
 class Localisation:
-    """How far observations reach, in the horizontal and in the vertical.
+    """The radius of influence of observations, in the horizontal and in the vertical.
 
     The default suits some 20 members and a dense network: 500 km as in the SPEEDY-LETKF of
     Miyoshi (2005; its later public code takes 1,000 km), in the vertical wider than its 0.1,
@@ -128,7 +128,7 @@ LOCALISATION = Localisation()
 
 
 class Places(NamedTuple):
-    """Where observations are.
+    """Positions of observations.
 
     Attributes
     ----------

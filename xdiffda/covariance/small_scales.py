@@ -1,4 +1,4 @@
-"""What the truth has beyond a truncated basis, told from what the background has there.
+"""Grid-scale noise of backgrounds: damp it by regression on the truth's unresolved scales.
 
 Grid-scale noise of a forecaster is nearly all error: the truth's own small scales stand still
 (mountains, coasts) or are of another phase.  The best linear estimate of them from the
@@ -31,7 +31,7 @@ from xdiffda.state.grid import Layout
 def unresolved_part(
     basis: Basis, samples: Float[np.ndarray, "sample node channel"], *, batch: int = 32
 ) -> Float[np.ndarray, "sample node channel"]:
-    """What the basis cannot represent of each sample."""
+    """Return the part of each sample that the basis cannot represent."""
     parts = [
         np.asarray(_unresolved(basis, jnp.asarray(samples[i : i + batch], jnp.float32)))
         for i in range(0, len(samples), batch)
@@ -82,7 +82,7 @@ def wind_pairs(layout: Layout) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def share_wind_scale(
     scale: Float[np.ndarray, "*node channel"], layout: Layout
 ) -> Float[np.ndarray, "*node channel"]:
-    """The same s for both components of a wind: else its rotation would not be isotropic."""
+    """Give both wind components one s, as otherwise their rotation would not be isotropic."""
     u, v = wind_pairs(layout)
     out = np.array(scale)
     both = np.sqrt((out[..., u] ** 2 + out[..., v] ** 2) / 2)

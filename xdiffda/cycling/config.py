@@ -36,7 +36,7 @@ def plain_problems(
     seed: object,
     line: str = "cycle(..., {name}={value})",
 ) -> list[Problem]:
-    """What is wrong with single values; ``line`` shows how one is written."""
+    """List the problems of single values; ``line`` is the template of an entry."""
 
     def problem(name: str, value: object, needed: str, better: str) -> Problem:
         return Problem(f"{name}={value!r}", needed, line.format(name=name, value=better))
@@ -92,7 +92,7 @@ def kind_problems(
 
 
 def _takes_one(function: Any) -> bool:
-    """Whether it can be called with one argument."""
+    """Return whether it can be called with one argument."""
     if not callable(function):
         return False
     try:
@@ -110,7 +110,7 @@ def seconds(length: Any) -> float:
 
 
 def is_time(text: str) -> bool:
-    """Whether numpy reads it as a time."""
+    """Return whether numpy reads it as a time."""
     try:
         return not np.isnat(np.datetime64(text, "ns"))
     except ValueError:
@@ -118,7 +118,7 @@ def is_time(text: str) -> bool:
 
 
 def is_number(text: object) -> bool:
-    """Whether it is a positive number, or the text of one."""
+    """Return whether it is a positive number, or the text of one."""
     try:
         return float(str(text)) > 0
     except ValueError:

@@ -238,7 +238,7 @@ def _problems(
     gross_check: float,
     background_error: float | str,
 ) -> list[Problem]:
-    """What is wrong with all that `assimilate` does not know, or knows otherwise."""
+    """List invalid arguments that `assimilate` does not have, or for which its rules differ."""
     call, times = "assimilate_window(background, obs, {})", convention.valid_times
     try:
         length = duration(window)

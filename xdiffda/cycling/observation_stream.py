@@ -125,7 +125,7 @@ def emulated_stream(
 
 
 class Window(NamedTuple):
-    """What there is to assimilate at one time.
+    """The observations to assimilate at one analysis time.
 
     Attributes
     ----------
@@ -185,7 +185,7 @@ def _asked(obs: Callable[[Time], Any], time: Time, window: str | np.timedelta64)
 
 
 def _is_empty(given: Any) -> bool:
-    """Whether there is no observation at all: none in a table, or nothing but NaN in columns."""
+    """Return whether there is no observation: an empty table, or columns of NaN alone."""
     if not isinstance(given, xr.Dataset):
         return hasattr(given, "__len__") and len(given) == 0
     if 0 in given.sizes.values() or not given.variables:
@@ -213,7 +213,7 @@ def _of_many(obs: Any) -> Problem:
 
 
 def _split(tidy: xr.Dataset, time: Time, window: str | np.timedelta64) -> Window:
-    """As `select_window`, but None instead of an error where nothing is left."""
+    """Do as `select_window`, but return None where nothing is left."""
     half = duration(window) / 2
     stamps = tidy["time"].values
     kept = ((stamps > time - half) & (stamps <= time + half)) | (stamps == time) | np.isnat(stamps)

@@ -32,7 +32,7 @@ Forecast = Callable[[State, np.datetime64], State]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All that a cycle needs and that does not change from one to the next.
+    """Everything that a cycle needs and that is the same for all cycles.
 
     Attributes
     ----------

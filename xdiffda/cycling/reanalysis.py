@@ -49,7 +49,7 @@ DIGESTS = {"background_digest": "of the background state", "obs_digest": "of its
 def describe(
     backgrounds: Backgrounds, prior: Prior, settings: Settings, obs: Any
 ) -> dict[str, Any]:
-    """What tells a store from another; plain JSON."""
+    """Return what identifies a store, as plain JSON."""
     from xdiffda import __version__
 
     convention = backgrounds.convention
@@ -112,7 +112,7 @@ def template(backgrounds: Backgrounds, prior: Prior, settings: Settings, dim: st
 
 
 def account(observed: Mapping[str, Any], digests: tuple[int, int], dim: str) -> xr.Dataset:
-    """What one analysis was made of, along ``dim``."""
+    """Return the counts and the r of one analysis, along ``dim``."""
     record = with_flags(observations_account(observed))
     for (name, what), value in zip(DIGESTS.items(), digests, strict=True):
         record[name] = (), np.int64(value), {"long_name": f"digest {what}"}
@@ -132,7 +132,7 @@ def tidy_digest(tidy: xr.Dataset) -> int:
 
 
 def _number(hexadecimal: str) -> int:
-    """The same 64 bits as a signed integer."""
+    """Return the same 64 bits as a signed integer."""
     return int(np.array(int(hexadecimal, 16), np.uint64).astype(np.int64))
 
 
@@ -364,14 +364,14 @@ def open_analyses(out: str | os.PathLike | Any) -> xr.Dataset:
 
 
 def has_times(background: xr.Dataset) -> bool:
-    """Whether a background has more than one state along time; computes nothing."""
+    """Return whether a background has several states along time, without computing anything."""
     axis = find_axes(background)[0].get("time")
     return axis is not None and axis.dim is not None and background.sizes[axis.dim] > 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What the analyses of a store have in common; goes to the workers."""
+    """The settings that all analyses of a store share; sent to the workers."""
 
     store: Store
     dim: str
@@ -436,7 +436,7 @@ def analyse_one(job: Job, i: int, given: Input) -> None:
 
 
 def _keywords(settings: Assimilation | Mapping[str, Any] | None) -> dict[str, Any]:
-    """All keywords of `assimilate` but those that are arguments here."""
+    """Return the keywords of `assimilate` that are not arguments here."""
     signature = inspect.signature(assimilate).parameters.values()
     keywords = {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
     keywords |= assimilation_settings(settings, assimilate, "6h", call="assimilate_store")
@@ -460,7 +460,7 @@ def _keywords(settings: Assimilation | Mapping[str, Any] | None) -> dict[str, An
 def _tasks(
     job: Job, backgrounds: Backgrounds, source: Source, missing: list[int]
 ) -> Iterator[Task]:
-    """One task for each time, made when it is its turn."""
+    """Yield one task for each time, made only when it is due."""
     for i in missing:
         name = str(backgrounds.times[i])[:16]
         given: tuple | Exception

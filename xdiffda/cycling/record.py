@@ -193,7 +193,7 @@ STATES = ("analysis", "background", "free_run")
 
 
 class Outcome(NamedTuple):
-    """One cycle.
+    """The result of one cycle.
 
     Attributes
     ----------
@@ -224,7 +224,7 @@ class Outcome(NamedTuple):
 
 
 def make_record(plan: Plan, outcome: Outcome) -> xr.Dataset:
-    """Everything of one cycle as a Dataset along ``time`` (size 1)."""
+    """Return the result of one cycle as a Dataset along ``time`` (size 1)."""
     kept = {"analysis": outcome.analysis, "background": outcome.background}
     if outcome.truth is not None:
         kept["free_run"] = outcome.free
@@ -255,7 +255,7 @@ def make_record(plan: Plan, outcome: Outcome) -> xr.Dataset:
 
 
 def error_of(record: xr.Dataset) -> str:
-    """What the progress bar says of one cycle."""
+    """Return the text that the progress bar shows for one cycle."""
     if "normalized_error" not in record:
         r = float(record["background_error"].item())
         return f"{int(record['n_obs_used'].item())} obs, r {r:.2f}"
@@ -339,7 +339,7 @@ def _normalized(plan: Plan, rmse: xr.Dataset) -> float:
 
 
 def _shares_levels(plan: Plan) -> bool:
-    """Whether the user's levels are those of the scores: hPa, ascending, of that name."""
+    """Return whether the user's levels are those of the scores: hPa, ascending, same name."""
     axis = plan.states.convention.axes.get("level")
     if axis is None or axis.dim != "level":
         return False

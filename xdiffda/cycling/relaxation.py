@@ -30,7 +30,7 @@ State = Float[np.ndarray, "*member node channel"]
 
 @dataclasses.dataclass(frozen=True)
 class Relaxation:
-    """How a forecast is drawn to a climatology.
+    """The rate at which a forecast is relaxed to a climatology.
 
     Attributes
     ----------

@@ -326,7 +326,7 @@ def _discard(folder: Path, n: int | None) -> None:
 
 
 def _chunks(variable: xr.Variable) -> tuple[int, ...]:
-    """One cycle; of large states, one member or level of it."""
+    """Return the shape of a chunk: one cycle, and of large states one member or level."""
     if OBS in variable.dims:
         return tuple({"time": 1, OBS: OBS_CHUNK}.get(str(d), n) for d, n in variable.sizes.items())
     chunks, itemsize = [1, *variable.shape[1:]], variable.dtype.itemsize
@@ -337,7 +337,7 @@ def _chunks(variable: xr.Variable) -> tuple[int, ...]:
 
 
 def _fill(variable: xr.Variable) -> dict[str, Any]:
-    """What is read where nothing was written."""
+    """Return the fill value, which is read where nothing was written."""
     absent = np.nan if variable.dtype.kind == "f" else variable.attrs.get("_FillValue", 0)
     return {"fill_value": absent} if OBS in variable.dims else {}
 

@@ -29,7 +29,7 @@ Time = np.datetime64
 
 @dataclasses.dataclass(frozen=True)
 class Streams:
-    """When each stream begins, counts, and ends.
+    """The times at which each stream begins, begins to count, and ends.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Streams:
         return int((self.last(k) - self.first(k)) // duration(self.cycle_length)) + 1
 
     def problems(self) -> list[Problem]:
-        """What is wrong with the times."""
+        """List the problems of the times."""
         if problems := self._unreadable():
             return problems
         length = duration(self.cycle_length)
@@ -279,7 +279,7 @@ def open_streams(out: str | os.PathLike, *, stream: int | None = None) -> xr.Dat
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
-    """One cycled run; opaque to dask."""
+    """One cycled run, in a form that dask does not look into."""
 
     path: str
     background: xr.Dataset

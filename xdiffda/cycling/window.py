@@ -1,4 +1,4 @@
-"""The likelihood of a window: observations of several times as functions of one state."""
+"""The likelihood of a window: observations at several times as functions of its first state."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ class _Seen(NamedTuple):
 
     @property
     def noise(self) -> Float[np.ndarray, " obs"]:
-        """What does not grow with r."""
+        """Return the part of the error variance that does not grow with r."""
         return np.hypot(1.0, self.drift)
 
 
@@ -332,7 +332,7 @@ def _judge(
     r: float | None,
     gross_check: float,
 ) -> tuple[Bool[np.ndarray, " obs"], float, Float[np.ndarray, " obs"]]:
-    """Which departures are not gross errors, r, and what the basis cannot represent then."""
+    """Return which departures pass the gross check, r, and the unresolved variance for it."""
     used = 1.0 if r is None else r
     seen = seen_at(used)
     good = real & np.isfinite(seen.departure)
@@ -363,7 +363,7 @@ def _judge(
 
 @eqx.filter_jit
 def _guess(rows: TrajectoryRows) -> Array:
-    """What the observations would be of the background."""
+    """Return the background's equivalents of the observations."""
     return rows.equivalents(jnp.zeros_like(rows.background))
 
 

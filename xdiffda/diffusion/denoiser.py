@@ -80,7 +80,7 @@ HIDDEN = 64
 
 
 class NoiseEncoder(eqx.Module):
-    """From (sigma, r) to the vector that conditions the layer normalisations."""
+    """Map (sigma, r) to the vector that conditions the layer normalisations."""
 
     first: eqx.nn.Linear
     second: eqx.nn.Linear
@@ -160,7 +160,7 @@ class DenoiserNetwork(eqx.Module):
 
 
 class Conditioning(eqx.Module):
-    """What the denoiser knows besides z: all normalised, batch of one or of many.
+    """The inputs of the denoiser besides z: all normalised, of one analysis time or a batch.
 
     Attributes
     ----------

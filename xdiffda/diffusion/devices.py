@@ -1,4 +1,4 @@
-"""Members on several devices: whoever places the draws decides, the computation follows.
+"""Members on several devices: computations run where the draws were placed.
 
 Members never depend on each other, so each device runs the same program on the members that it
 holds (`jax.shard_map` along one axis) and nothing is exchanged.  Leaving it to the compiler does

@@ -1,4 +1,4 @@
-"""The likelihood of the observations: what guidance and baselines know of them.
+"""The likelihood of the observations, as guidance and baselines use it.
 
 Observations are whitened, ``value ~ N(H(z), I)``.  Most of H is a sparse linear map, and so is
 the tangent of a function of a few gathered numbers (wind speed, humidity): its weights change
@@ -264,7 +264,7 @@ class Likelihood(eqx.Module):
 
     @property
     def is_linear(self) -> bool:
-        """Whether H is linear."""
+        """Return whether H is linear."""
         return not (self.local or self.general)
 
     def apply(self, z: State) -> Float[Array, "obs member"]:
@@ -334,7 +334,7 @@ class Likelihood(eqx.Module):
     def tangent(
         self, point: Float[Array, "node channel"] | None, scale: Array | None = None
     ) -> Likelihood:
-        """The same observations linearised at a point, rows scaled."""
+        """Return the same observations linearised at a point, with scaled rows."""
         weight = self.weight
         if point is not None and self.local:
             flat = point.reshape(-1)
@@ -347,7 +347,7 @@ class Likelihood(eqx.Module):
         return dataclasses.replace(self, weight=weight, general=general, point=point, scale=scale)
 
     def at_points(self, n_channel: int) -> Likelihood:
-        """The same observations of states that hold the ``points`` alone, (slot, channel)."""
+        """Return these observations for states on the ``points`` alone, (slot, channel)."""
         assert self.points is not None and not self.general
         index = self.points.elements(self.index, n_channel)
         return dataclasses.replace(self, index=index, points=None)
@@ -368,7 +368,7 @@ class Likelihood(eqx.Module):
         return error + self.state_error.draw(own)
 
     def rescaled(self, factor: float) -> Likelihood:
-        """The same observations of ``z / factor``."""
+        """Return the same observations as functions of ``z / factor``."""
         local = tuple(dataclasses.replace(part, gather=part.gather * factor) for part in self.local)
         general = tuple(
             dataclasses.replace(part, scale=part.scale * factor) for part in self.general

@@ -46,7 +46,7 @@ FINAL = 0xF1AA1  # keys of the last step, far from those of any level
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-    """How the posterior is sampled.
+    """Settings of the sampling of the posterior.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ class Guidance:
 
     @property
     def version(self) -> str:
-        """What tells draws of this sampler from those of an earlier or later one.
+        """Return a text that identifies this version of the sampler in stored results.
 
         For records of runs that are kept: settings that nobody chooses change with the package.
         """

@@ -28,7 +28,7 @@ from xdiffda.state.grid import Layout
 
 
 class Places(NamedTuple):
-    """Where a published network reads and writes the channels of a state.
+    """The input and output positions of a state's channels in a published network.
 
     Attributes
     ----------

@@ -20,7 +20,7 @@ FORMATS = ("png", "svg", "pdf")
 
 @dataclasses.dataclass(frozen=True)
 class Method(Assimilation):
-    """One method of the comparison: settings of `xdiffda.assimilate`, and where it is run.
+    """One method of the comparison: settings of `xdiffda.assimilate`, and where it is used.
 
     Attributes
     ----------
@@ -178,7 +178,7 @@ def of_widths(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def width_name(width: float) -> str:
-    """What the method with this soft mask is called."""
+    """Return the name of the method with this soft mask."""
     return f"sigma_G = {width:g}"
 
 
@@ -196,7 +196,7 @@ def plain(value: Any) -> str:
 
 
 def format_problems(figure_format: str) -> list[Problem]:
-    """What is wrong with the format of figures."""
+    """List the problems of the format of figures."""
     if figure_format in FORMATS:
         return []
     return [

@@ -174,7 +174,7 @@ class Run:
 
 
 def runs_of(config: CyclingConfig) -> list[Run]:
-    """All runs, in the order in which they are made."""
+    """Return all runs, in the order in which they are made."""
     return [
         Run(name, method, columns, network)
         for columns in config.columns

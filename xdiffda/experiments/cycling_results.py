@@ -97,7 +97,7 @@ def table(found: Mapping[Run, xr.Dataset]) -> str:
 
 
 def about(config: CyclingConfig, found: Mapping[Run, xr.Dataset]) -> str:
-    """How the table was made: time, seed, model, versions, and what its columns are."""
+    """Describe how the table was made: time, seed, model, versions, meaning of its columns."""
     from xdiffda import __version__
 
     store = next(iter(found.values()))

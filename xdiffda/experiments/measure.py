@@ -1,4 +1,4 @@
-"""What is measured of one analysis, and of the forecasts from it."""
+"""The measurements of one analysis, and of the forecasts from it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DIMS: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """One analysis time, and what all methods share there.
+    """One analysis time, with everything that all methods share there.
 
     Attributes
     ----------
@@ -152,7 +152,7 @@ def forecast_errors(
 
 
 def reference_record(world: World, case: Case) -> Record:
-    """The same of the truth, and of the background: what methods are compared with."""
+    """Measure the truth and the background in the same way, for comparison."""
     truth = case.truths[:1]
     lead = (len(case.truths) - 1) * STEP
     base = members_of(world, case.background, what="background")
@@ -176,7 +176,7 @@ SATURATION_DAYS = (15, 20, 25, 30)
 
 
 def saturation_record(world: World, time: np.datetime64) -> Record:
-    """Where errors of forecasts end: how far states of one season are from each other.
+    """Measure the saturation error: how far states of one season are from each other.
 
     Mean squared difference of the truth of this time from those of weeks before and after,
     as far as there is a truth: twice the variance about the climate of the season.

@@ -1,4 +1,4 @@
-"""From the scores of an experiment to what tables and figures are made of.
+"""Prepare the scores of an experiment for tables and figures.
 
 Squared errors are averaged over a method's cases before the root is taken.  A method that was
 run at some of the cases only is compared with background and truth at those.
@@ -39,7 +39,7 @@ def pooled(results: xr.Dataset, name: str, *, of: xr.DataArray | None = None) ->
 
 
 def cases_of(results: xr.Dataset) -> xr.DataArray:
-    """Whether a method was run, by case, columns and method."""
+    """Return whether a method was run, by case, columns and method."""
     return results["squared"].notnull().all("channel")
 
 
@@ -74,7 +74,7 @@ def background_forecast_rmse(results: xr.Dataset) -> xr.Dataset:
 
 
 def saturation_rmse(results: xr.Dataset) -> dict[str, xr.Dataset]:
-    """Where errors of forecasts end: label -> ``rmse``, for lines across their curves.
+    """Return the saturation error: label -> ``rmse``, for lines in figures of forecasts.
 
     A forecast that is another state of the season errs by the square root of two times the
     standard deviation about the climate, the climate itself by once that. Empty where the
@@ -238,7 +238,7 @@ def _by(results: xr.Dataset, make: Any) -> By:
 
 
 def _scored(fields: Mapping[str, xr.DataArray]) -> xr.Dataset:
-    """As `xdiffda.verify.verify` gives them: variables on ``score``, with units."""
+    """Return scores laid out as by `xdiffda.verify.verify`: on ``score``, with units."""
     parts = [
         by_variable(f.drop_vars(["scheme", "columns"], errors="ignore")) for f in fields.values()
     ]

@@ -35,7 +35,7 @@ from xdiffda.verify.partners import is_antithetic
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One method at one time with so many columns."""
+    """One method at one time with one number of columns."""
 
     time: np.datetime64
     columns: int
@@ -53,7 +53,7 @@ class Task:
 
 
 def tasks_of(world: World) -> list[Task]:
-    """Every method at its times and numbers of columns."""
+    """List every method at its times and numbers of columns."""
     config, tasks = world.config, []
     for name, method in config.methods.items():
         n = min(method.n_cases or len(world.times), len(world.times))
@@ -105,7 +105,7 @@ LONG_NAMES = {
 
 
 def assemble(world: World, tasks: Sequence[Task], book: Ledger, *, forecasts: bool) -> xr.Dataset:
-    """All records as one Dataset; NaN where a method was not run.
+    """Return all records as one Dataset; NaN where a method was not run.
 
     Methods lie along ``scheme``: ``ds.sel(method=...)`` means another thing in xarray.
 
@@ -193,7 +193,7 @@ def _kind(name: str) -> tuple[str, str]:
 
 
 def by_variable(field: xr.DataArray) -> xr.Dataset:
-    """From ``channel`` (``temperature@850``) to variables, on ``level`` where they have it.
+    """Split ``channel`` (``temperature@850``) into variables, on ``level`` where they have it.
 
     Examples
     --------

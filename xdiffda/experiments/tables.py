@@ -15,7 +15,7 @@ from xdiffda.verify.table import HEADLINES
 def tables(
     results: xr.Dataset, *, start: str = "mean", lead_time: float | Sequence[float] = 48.0
 ) -> str:
-    """All tables, as Markdown; hours lost at one lead time (hours) after another."""
+    """Return all tables as Markdown, with the lead-time loss at one lead time after another."""
     parts = [analysis_table(results)]
     if "forecast_squared" in results:
         text = "the mean of the members" if start == "mean" else "one member"

@@ -1,4 +1,4 @@
-"""Observations of a window: 4D beside first guess at appropriate time and what knows no times.
+"""Observations of a window: 4D beside FGAT and beside methods that ignore observation times.
 
 Every row has the same background and the same observations, at the start of the window and
 after every step of the forecaster.  The error is that of the state at each of these times: of
@@ -52,7 +52,7 @@ HOW = (START, "none", "fgat", "forecaster", CYCLE)
 
 @dataclasses.dataclass(frozen=True)
 class WindowMethod:
-    """One row.
+    """One row of the table.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class WindowMethod:
 
     @property
     def solver(self) -> Solver:
-        """Of the observations' equations."""
+        """Return the settings of the solver for the equations of the observations."""
         return Solver(self.tolerance, self.max_iterations)
 
 
@@ -156,7 +156,7 @@ class WindowConfig:
         return read_toml(cls, path, example='truth = "truth.zarr"')
 
     def world(self) -> ExperimentConfig:
-        """What it takes place in."""
+        """Return the truth, backgrounds, forecaster and observations of the experiment."""
         shared = (
             "truth",
             "out",

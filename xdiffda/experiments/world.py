@@ -1,4 +1,4 @@
-"""What an experiment takes place in: truth, backgrounds, forecaster, observations."""
+"""The world of an experiment: truth, backgrounds, forecaster, observations."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def roll_members(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class World:
-    """All that does not depend on the method.
+    """Everything in an experiment that does not depend on the method.
 
     Attributes
     ----------
@@ -262,6 +262,6 @@ def choose_times(
 
 
 def _content(ds: xr.Dataset, prior: Prior, what: str) -> str:
-    """What tells one truth or background from another: its first state, whatever its file."""
+    """Return a digest of the first state, which identifies a truth or background in any file."""
     first = state_at(ds, clock_of(ds, what=what).min(), what=what)
     return digest(to_state(first, prior.layout, what=what)[0])

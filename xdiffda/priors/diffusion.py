@@ -122,7 +122,7 @@ class DiffusionPrior(Prior):
 
     @with_own_jax
     def reconfigured(self, **options: Any) -> DiffusionPrior:
-        """The same model computed in another way: for less memory, or in half precision.
+        """Return the same model computed differently: with less memory, or in half precision.
 
         ``options`` are those of `xdiffda.networks.graphcast.NetworkConfig` that change no weight:
         ``edge_chunk``, ``dtype``, ``precision``, ``unroll``, ``remat``; others raise ValueError.

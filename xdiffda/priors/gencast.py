@@ -34,7 +34,7 @@ from xdiffda.state.variables import VARIABLES
 
 
 class Evidence(NamedTuple):
-    """What two known states say of the one after them.
+    """The information that two known states give on the one after them.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class Evidence(NamedTuple):
 
 
 def evidence_of(forecaster: GenCastForecaster, previous: xr.Dataset, layout: Layout) -> Evidence:
-    """What two frames say of the state 12 h after them."""
+    """Compute the information that two frames give on the state 12 h after them."""
     lon, time = previous["lon"].values, previous["time"].values[-1:] + STEP
     frames = forecaster.clean(previous).merge(
         clock_forcings(previous["time"].values, lon), compat="override"
@@ -90,14 +90,14 @@ def earlier_states(ds: xr.Dataset, task: GenCastTask, grid: Grid) -> xr.Dataset:
 
 
 def _successive(times: np.ndarray) -> bool:
-    """Whether some two times are 12 h apart, and none stands twice."""
+    """Return whether some two times are 12 h apart, and no time stands twice."""
     known = set(times.tolist())
     apart = STEP.astype("timedelta64[ns]").astype(int)
     return len(known) == times.size and any(t + apart in known for t in known)
 
 
 def unknown_states(states: xr.Dataset | None, time: np.datetime64 | None) -> Problem:
-    """What to say where an analysis lacks the states before it."""
+    """Describe the problem of an analysis without the states before it."""
     when = [f"{t}"[:16] for t in (() if states is None else states["time"].values)]
     found = f"states at {', '.join(when)}" if when else "no earlier states"
     needed = "the states 24 and 12 h before each analysis, which GenCast is conditioned on"
@@ -210,7 +210,7 @@ class GenCastPrior:
 
     @with_own_jax
     def given(self, states: xr.Dataset) -> GenCastPrior:
-        """The same prior after other states: the first ones, the next ones, a member's own.
+        """Return the same prior after other states: the first, the next, or a member's own.
 
         Parameters
         ----------
@@ -231,7 +231,7 @@ class GenCastPrior:
         return other
 
     def reconfigured(self, **options: Any) -> GenCastPrior:
-        """The same prior computed in another way: in half precision, for less memory.
+        """Return the same prior computed differently: in half precision, for less memory.
 
         Parameters
         ----------
@@ -253,7 +253,7 @@ class GenCastPrior:
 
     @with_own_jax
     def measured(self, members: Float[np.ndarray, "member node channel"]) -> GenCastPrior:
-        """The same prior with B estimated from draws of the forecaster (physical units)."""
+        """Return the same prior with B estimated from draws of the forecaster (physical units)."""
         x = np.asarray(members, np.float64)
         if len(x) < 2:
             problem = Problem(f"{len(x)} member", "2 or more", "forecaster(inputs, forcings, ...)")
@@ -350,7 +350,7 @@ class GenCastPrior:
         return time
 
     def _evidence(self, time: np.datetime64) -> Evidence:
-        """What the states before this time say; kept for the next call."""
+        """Return the evidence of the states before this time, cached for the next call."""
         if self._last_used is None or self._last_used[0] != time:
             assert self._states is not None
             frames = self._states.sel(time=[time - 2 * STEP, time - STEP])

@@ -115,7 +115,7 @@ class Release:
         return found | {role: f"{self.kind}/stats/{_STATISTICS[role]}" for role in roles}
 
     def address(self, role: str, mirror: str | None) -> str:
-        """Where a file is fetched from."""
+        """Return the URL of a file."""
         if role == "config" and not mirror:
             return f"{CONFIGURATIONS}/{quote(self.config)}"
         return f"{(mirror or BUCKET).rstrip('/')}/{quote(self.objects[role])}"
@@ -281,7 +281,7 @@ def did_you_mean(name: str, known: object) -> str:
 
 @dataclass(frozen=True)
 class ReleaseFiles:
-    """Where the files of a published model lie on this machine.
+    """The paths of a published model's files on this machine.
 
     Parameters
     ----------
@@ -314,7 +314,7 @@ class ReleaseFiles:
         return (self.params, *(path for path in others if path is not None))
 
     def __iter__(self) -> Iterator[Path]:
-        """All the files."""
+        """Iterate over all files."""
         values = (getattr(self, item.name) for item in dataclasses.fields(self))
         return (path for path in values if path is not None)
 
@@ -396,7 +396,7 @@ def fetch(
 
 
 def cached(name: str) -> bool:
-    """Whether all files of a published model are here: in the mirror folder or in the cache.
+    """Return whether all files of a published model are in the mirror folder or the cache.
 
     Looks at names and sizes, not at digests.
     """
@@ -412,7 +412,7 @@ def _folder_of(mirror: str | None) -> Path | None:
 
 
 def cache_folder() -> Path:
-    """Where published weights are kept: a part of the cache that is laid out like the bucket."""
+    """Return the folder of published weights: a part of the cache, laid out like the bucket."""
     return get_options().cache_dir / "dm_graphcast"
 
 
@@ -453,7 +453,7 @@ def _find(folder: Path, key: str) -> Path | None:
 
 
 def _intact(path: Path) -> bool:
-    """Whether a complete file is there; says so where it is there but damaged."""
+    """Return whether a complete file is there, with a warning where it is damaged."""
     if not path.is_file():
         return False
     mismatch = (read_identity(record_of(path)) or Identity()).mismatch(path)
@@ -483,7 +483,7 @@ class GenCastModel(GenCastPrior, Prior):
 
 
 def is_published(name: object) -> bool:
-    """Whether this is the name of a published model (and of no folder)."""
+    """Return whether this is the name of a published model (and of no folder)."""
     return isinstance(name, str | Path) and str(name) in RELEASES and not Path(name).is_dir()
 
 
@@ -505,7 +505,7 @@ def load_published(name: str) -> Forecaster | GenCastModel | FGNForecaster:
 
 
 def published_rows() -> list[dict[str, Any]]:
-    """What `xdiffda.models` says of published models; reads names in the cache only."""
+    """Return the rows of published models in `xdiffda.models`; reads cached names only."""
     return [
         {
             "model": r.name,
@@ -589,7 +589,7 @@ def _check_statistics(
     *,
     unscaled: Collection[str] = (),
 ) -> None:
-    """Every variable of the state has its own: one without would pass unscaled, and be wrong."""
+    """Check that every variable has statistics: one without would pass unscaled."""
     state = {*task.target_variables} - {*unscaled}
     fed_back = state & {*task.input_variables}
     needed = {"mean": state, "stddev": state, "diffs_stddev": fed_back}

@@ -501,14 +501,14 @@ def along_degrees(
 
 
 def _large(degree: np.ndarray) -> np.ndarray:
-    """What is added to the variance of psi at the large scales, over what NMC has."""
+    """Return the variance added to psi at large scales, beyond the NMC statistics."""
     return 1.5 / (1 + (degree / 18.0) ** 3)
 
 
 def _deepened(
     correlation: Float[np.ndarray, "band level level"], centre: np.ndarray
 ) -> Float[np.ndarray, "band level level"]:
-    """What is added to psi is deep: a shallow part would imply far too much temperature."""
+    """Make the variance added to psi deep: a shallow part would imply too much temperature."""
     more = _large(centre)[:, None, None]
     deep = np.exp(-0.5 * (LOG_P[:, None] - LOG_P) ** 2)
     return (correlation + more * deep) / (1 + more)

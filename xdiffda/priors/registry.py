@@ -58,7 +58,7 @@ def models_folder() -> Path:
 
 
 def models() -> xr.Dataset:
-    """Every model by name: those in the package, and those that can be fetched.
+    """List every model by name: those in the package, and those that can be fetched.
 
     Returns
     -------
@@ -295,7 +295,7 @@ FILTER_PARTS = ("mean", "variance", "roughness", "damping")
 
 
 def _small_scales(statistics: dict[str, np.ndarray]) -> SmallScaleFilter | None:
-    """How the grid-scale noise of backgrounds is damped, where that was measured."""
+    """Return how far the grid-scale noise of backgrounds is damped, where that was measured."""
     if "small_scales_mean" not in statistics:
         return None
     mean, variance, rough, a = (statistics[f"small_scales_{name}"] for name in FILTER_PARTS)

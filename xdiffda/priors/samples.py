@@ -59,7 +59,7 @@ def open_sample(name: str) -> xr.Dataset:
 
 
 def open_named(name: str) -> Any:
-    """What a configuration names: a Dataset in a file, or ``sample:NAME``."""
+    """Open what a configuration names: a Dataset in a file, or ``sample:NAME``."""
     from xdiffda.storage.files import open_dataset
 
     if name.startswith(SAMPLE):

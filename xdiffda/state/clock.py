@@ -77,7 +77,7 @@ class ClockProblem(Problem):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Clock:
-    """What a dataset says of the time of its states; made by `read_clock`.
+    """The valid, initial and lead times of a dataset; made by `read_clock`.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ class Clock:
 
 
 def role_of(name: str, attrs: Mapping[Any, Any], kind: str = "") -> str | None:
-    """What a coordinate tells: ``valid``, ``reference``, ``lead``, ``plain`` (`time`) or None.
+    """Return the role of a coordinate: ``valid``, ``reference``, ``lead``, ``plain`` or None.
 
     ``kind`` is that of its dtype. Names that say it go before attributes.
 
@@ -127,7 +127,7 @@ def role_of(name: str, attrs: Mapping[Any, Any], kind: str = "") -> str | None:
 
 
 def clock_names(ds: xr.Dataset) -> list[str]:
-    """All coordinates that tell a time or a lead time, under whatever name."""
+    """Return all coordinates that hold a time or a lead time, under whatever name."""
     return [
         str(name)
         for name, coord in ds.coords.items()
@@ -253,7 +253,7 @@ def _bare(coord: xr.DataArray, values: np.ndarray) -> xr.DataArray:
 
 
 def _check_valid(given: _Given, valid: xr.DataArray) -> None:
-    """What stands beside a valid time must agree with it."""
+    """Check that the other clocks agree with a valid time."""
     name = given.first("valid")
     lead, reference = (given.silently(given.first(role)) for role in ("lead", "reference"))
     for other in given.roles["valid"][1:]:
@@ -309,7 +309,7 @@ def _sum_words(given: _Given, role: str) -> str:
 
 
 def _contradiction(given: _Given, told: str, valid: xr.DataArray, wrong: str | None) -> Problem:
-    """Two clocks that differ: one of them has to go."""
+    """Describe two clocks that differ, of which one has to go."""
     names = [
         n for role in ("valid", "reference", "lead", "plain") for n in given.roles.get(role, [])
     ]
@@ -522,7 +522,7 @@ def _span(times: xr.DataArray) -> str:
 
 
 def clock_text(ds: xr.Dataset) -> str:
-    """When the states are valid, in words; empty where the dataset tells no time.
+    """Return the valid times in words; empty where the dataset holds none.
 
     Examples
     --------

@@ -20,7 +20,7 @@ from xdiffda.state.variables import VARIABLES
 
 @dataclass(frozen=True, eq=False)
 class Convention:
-    """How a user's dataset says what a state array says.
+    """How a user's dataset expresses the content of a state array.
 
     Parameters
     ----------

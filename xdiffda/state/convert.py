@@ -50,7 +50,7 @@ __all__ = [
 
 
 def select_levels(ds: xr.Dataset, convention: Convention) -> xr.Dataset:
-    """Only the levels of the layout, so that no others are computed."""
+    """Select the levels of the layout, so that no others are computed."""
     axis = convention.axes.get("level")
     if axis is None or axis.dim is None or axis.dim not in ds.dims or not convention.layout.levels:
         return ds
@@ -418,7 +418,7 @@ def infer_layout(ds: xr.Dataset, *, what: str = "dataset") -> Layout:
 
 
 def find_problems(ds: xr.Dataset, layout: Layout | None = None) -> tuple[Problem, ...]:
-    """What the metadata of ``ds`` says against using it; computes no data, raises nothing.
+    """List what the metadata of ``ds`` shows to be unusable; computes no data, raises nothing.
 
     Parameters
     ----------

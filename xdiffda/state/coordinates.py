@@ -65,7 +65,7 @@ _CF_KEYS = {"latitude": "lat", "longitude": "lon", "vertical": "level"}
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis in the user's words: dimension (None: scalar) and coordinate (None: absent)."""
+    """One axis under the user's names: dimension (None: scalar) and coordinate (None: absent)."""
 
     dim: str | None
     coord: str | None

@@ -75,7 +75,7 @@ def grid_problems(
 
 
 def _in_radians(lon: np.ndarray) -> bool:
-    """Whether meridians go around a circle of 2 pi."""
+    """Return whether meridians go around a circle of 2 pi."""
     if lon.ndim != 1 or lon.size < 7 or not np.all(np.isfinite(lon)):
         return False
     return abs(np.ptp(lon) * lon.size / (lon.size - 1) - 2 * np.pi) < 2e-3
@@ -256,24 +256,24 @@ class Grid:
 
     @cached_property
     def wraps(self) -> bool:
-        """Whether the meridians go around the globe."""
+        """Return whether the meridians go around the globe."""
         return abs(self.n_lon * self.lon_spacing_deg - 360.0) < self.lon_spacing_deg / 2
 
     @cached_property
     def reaches(self) -> tuple[bool, bool]:
-        """Whether the rows go to the south pole, and to the north pole, but for one step."""
+        """Return whether the rows reach each pole to within one step (south, north)."""
         step = 1.01 * float(np.max(np.diff(self.lat)))
         return self.lat[0] + 90.0 <= step, 90.0 - self.lat[-1] <= step
 
     @cached_property
     def is_global(self) -> bool:
-        """Whether it goes around the globe and from pole to pole."""
+        """Return whether the grid goes around the globe and from pole to pole."""
         return self.wraps and all(self.reaches)
 
     def holds(
         self, lat: Float[np.ndarray, " place"], lon: Float[np.ndarray, " place"]
     ) -> Bool[np.ndarray, " place"]:
-        """Whether places lie between points of the grid: all do on the globe.
+        """Return whether places lie between points of the grid; on the globe all do.
 
         Examples
         --------
@@ -322,7 +322,7 @@ class Grid:
         return np.repeat(rows * self.n_lat / rows.sum(), self.n_lon)
 
     def is_close(self, other: Grid) -> bool:
-        """Whether ``other`` is the same grid but for rounding (a hundredth of a cell)."""
+        """Return whether ``other`` is the same grid to within a hundredth of a cell."""
         if self.shape != other.shape:
             return False
         apart_lat = np.max(np.abs(np.subtract(self.lat, other.lat)))
@@ -366,7 +366,7 @@ NAMED_GRIDS: dict[str, Callable[[], Grid]] = {
 
 @dataclass(frozen=True)
 class Layout:
-    """What the axes of a state array mean.
+    """The meaning of the axes of a state array.
 
     Channels come in the plain alphabetical (ASCII) order of their variables, levels ascending
     inside a variable, as official GraphCast stacks them. Variables and levels are sorted here,

@@ -20,7 +20,7 @@ NO_UNITS = {"", "~", "none", "unknown"}
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """One state variable in the user's words: ``canonical = factor * value + offset``."""
+    """One state variable under the user's name: ``canonical = factor * value + offset``."""
 
     name: str
     user_name: str
@@ -75,7 +75,7 @@ def user_names(ds: xr.Dataset, axes: Mapping[str, Axis]) -> dict[str, str]:
 
 
 def has_level(variable: xr.DataArray, axes: Mapping[str, Axis]) -> bool | None:
-    """Whether a variable lives on levels; None if a scalar level may or may not be meant."""
+    """Return whether a variable lives on levels; None if a scalar level may or may not apply."""
     level = axes.get("level")
     if level is None:
         return False
@@ -85,7 +85,7 @@ def has_level(variable: xr.DataArray, axes: Mapping[str, Axis]) -> bool | None:
 def _matches(
     ds: xr.Dataset, axes: Mapping[str, Axis], wanted: set[str] | None = None
 ) -> tuple[list[Match], list[Problem]]:
-    """One user variable for each canonical name, and what is ambiguous or contradictory.
+    """Find one user variable for each canonical name, and what is ambiguous or contradictory.
 
     With ``wanted``, only these names have problems: what is not needed may be called anything.
     """
@@ -261,7 +261,7 @@ def _is_spelling_of(variable: xr.DataArray, name: str, axes: Mapping[str, Axis])
 
 
 def _same_words(one: str, other: str) -> bool:
-    """Whether two names have the same words, but for case and a slip in a long word."""
+    """Return whether two names have the same words, but for case and a slip in a long word."""
     a, b = (re.findall(r"[0-9]+|[a-z]+", text.lower()) for text in (one, other))
     return len(a) == len(b) and all(
         x == y or (min(len(x), len(y)) >= 6 and difflib.SequenceMatcher(None, x, y).ratio() >= 0.85)

@@ -276,7 +276,7 @@ def _how(number: int, place: str) -> str:
 
 
 def _guess(number: int) -> str:
-    """How `pandas.to_datetime` may read a number: by its digits, or as seconds since 1970."""
+    """Suggest how `pandas.to_datetime` may read a number: by its digits, or as Unix seconds."""
     formats = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
     text = str(number)
     if text[:2] in ("19", "20") and len(text) in formats:
@@ -319,7 +319,7 @@ def _from_objects(values: np.ndarray) -> np.ndarray:
 
 
 def _format_of(texts: list[str]) -> str | None:
-    """How dates are written that pandas does not read by itself."""
+    """Guess the format of dates that pandas does not read by itself."""
     import pandas as pd
 
     for how in _FORMATS if texts else ():

@@ -219,7 +219,7 @@ def fitting(
     median: float | None = None,
     level: float = 1000.0,
 ) -> str | None:
-    """As `units_that_fit`, for a quantity of which units and range are known."""
+    """Do as `units_that_fit`, for a quantity of which units and range are known."""
     low, high = valid_range
     found = []
     for i, candidate in enumerate(USUAL.get(canonical, ())):

@@ -22,7 +22,7 @@ G0 = 9.80665  # standard gravity, m s-2 (CGPM 1901): geopotential = G0 * geopote
 
 @dataclass(frozen=True)
 class Variable:
-    """What is known of one variable.
+    """Names, units, aliases, plausible values and default errors of one variable.
 
     Parameters
     ----------
@@ -412,7 +412,7 @@ _ALSO_SAID_OF = {
 
 @dataclass(frozen=True)
 class Match:
-    """How a user's variable was recognised; a lower rank is a stronger reason."""
+    """The reason for which a variable was recognised; a lower rank is a stronger reason."""
 
     user_name: str
     name: str

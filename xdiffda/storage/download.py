@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a server says of a file, or what a record beside it says.
+    """Size and digests of a file, from a server's answer or from the record beside the file.
 
     Parameters
     ----------
@@ -47,11 +47,11 @@ class Identity:
 
     @property
     def hashed(self) -> bool:
-        """Whether content can be compared with it."""
+        """Return whether a digest is known, so that content can be checked."""
         return bool(self.md5 or self.crc32c)
 
     def mismatch(self, path: Path, *, both: bool = False) -> str:
-        """What of the file at ``path`` is not as it should be; empty if it is all right.
+        """Name what differs between the file at ``path`` and this identity; empty if nothing does.
 
         One digest will do where there are two, unless ``both`` are asked for.
         """
@@ -81,7 +81,7 @@ def read_identity(path: Path) -> Identity | None:
 
 
 def record_of(path: Path) -> Path:
-    """Where the record of a file lies: beside it."""
+    """Return the path of the record beside a file."""
     return path.with_name(path.name + ".json")
 
 
@@ -130,7 +130,7 @@ _ELSEWHERE = (
 
 
 class Unreachable(StorageError):
-    """No answer from the server: no network, or none to there."""
+    """The server did not answer: there is no network, or no route to it."""
 
 
 def download(url: str, path: Path, *, progress: bool = False) -> Identity:
@@ -218,7 +218,7 @@ def _transfer(session: requests.Session, url: str, path: Path, progress: bool) -
 
 
 def _attempt(session: requests.Session, url: str, path: Path, progress: bool) -> Identity:
-    """One connection: append to what is there if it is of the same file, else begin anew."""
+    """Open one connection: append to a part of the same file, else begin anew."""
     part, known = _part(path), read_identity(_note(path))
     start = _size(part)
     if known is None or not (known.validator or known.hashed):
@@ -304,19 +304,19 @@ def _identity(session: requests.Session, answer: requests.Response, url: str) ->
 
 
 def _same(one: Identity, other: Identity) -> bool:
-    """Whether two identities may be of one file: nothing that both tell differs."""
+    """Return whether two identities may be of one file: no entry of both differs."""
     pairs = zip(dataclasses.astuple(one), dataclasses.astuple(other), strict=True)
     return all(a == b for a, b in pairs if a is not None and b is not None)
 
 
 def _both(old: Identity, new: Identity) -> Identity:
-    """What the two tell of one file: answers with a part of it may tell less."""
+    """Merge what two answers say of one file: an answer for a part may say less."""
     told = {k: v for k, v in dataclasses.asdict(new).items() if v is not None}
     return dataclasses.replace(old, **told)
 
 
 def _first(answer: requests.Response) -> int:
-    """Where in the file an answer begins; -1 if it should say so and does not."""
+    """Return where in the file an answer begins; -1 if it should say so and does not."""
     if answer.status_code != 206:
         return 0
     match = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))

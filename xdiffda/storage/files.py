@@ -248,7 +248,7 @@ def _open_grib(path: str) -> xr.Dataset:
 
 
 def _merge_grib(parts: list[xr.Dataset], path: str) -> xr.Dataset:
-    """One dataset of all parts that fit the first, without scalar heights that differ."""
+    """Merge all parts that fit the first, without scalar heights that differ."""
     # levels of pressure first, so that what does not fit them is what is left out
     parts = sorted(parts, key=lambda part: "isobaricInhPa" not in part.dims)
     scalars = {str(n) for part in parts for n, c in part.coords.items() if c.ndim == 0}

@@ -32,7 +32,7 @@ REPAIR = (
 
 
 class Kind(NamedTuple):
-    """What a folder of one kind holds: its files, and what its card must tell."""
+    """The files that a folder of one kind holds, and the entries that its card needs."""
 
     files: tuple[str, ...]
     told: tuple[str, ...]
@@ -217,7 +217,7 @@ def unpack_symmetric(packed: np.ndarray) -> np.ndarray:
 
 
 def _foreign(folder: Path) -> str:
-    """What to say of a folder without a card."""
+    """Describe a folder without a card."""
     inside = sorted(path.name for path in folder.iterdir())
     some = ", ".join(inside[:5]) + (", ..." if len(inside) > 5 else "")
     text = (

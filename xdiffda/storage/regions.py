@@ -96,14 +96,14 @@ _ATTEMPTS = 5  # to write a time
 
 
 class Store(abc.ABC):
-    """Where analyses of many times are written; goes to the workers."""
+    """The destination of analyses of many times; sent to the workers."""
 
     consolidated = True  # whether the metadata of all arrays lie together
 
     @property
     @abc.abstractmethod
     def name(self) -> str:
-        """What messages call it."""
+        """Return the name that messages use for the store."""
 
     @property
     @abc.abstractmethod
@@ -112,11 +112,11 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def exists(self) -> bool:
-        """Whether something is there, of whatever kind."""
+        """Return whether anything is stored there."""
 
     @abc.abstractmethod
     def source(self) -> Any:
-        """What zarr and xarray read, as it is now."""
+        """Return what zarr and xarray open, in its present state."""
 
     @abc.abstractmethod
     def create(self, template: xr.Dataset, dim: str, config: Mapping[str, Any]) -> None:
@@ -164,7 +164,7 @@ class Store(abc.ABC):
         return np.flatnonzero(self.read_array(COMPLETE) != 1).tolist()
 
     def read_config(self) -> dict[str, Any]:
-        """What the store says of the settings, the version and the input that it was made with.
+        """Read the settings, the version and the input with which the store was made.
 
         Raises
         ------
@@ -312,7 +312,7 @@ class FolderStore(Store):
 
 
 def _mend(error: OSError, path: Path) -> str:
-    """What a user can do where a folder cannot be written."""
+    """Return what a user can do where a folder cannot be written."""
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"a folder that you may write to (`ls -ld {path.parent}`)"
     if isinstance(error, FileNotFoundError):

@@ -105,7 +105,7 @@ def open_remote(path: str, storage: Mapping[str, Any] | None = None, **options: 
 
 
 def repair_of(error: BaseException) -> str:
-    """What a user can do about an error of a file system."""
+    """Return what a user can do about an error of a file system."""
     text, kind = str(error), type(error).__name__
     if isinstance(error, ImportError):
         return '`pip install "xdiffda[cloud]"`'
@@ -119,7 +119,7 @@ def repair_of(error: BaseException) -> str:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether the same question would have the same answer."""
+    """Return whether another attempt would fail in the same way."""
     blamed = 400 <= _status(error) < 500 and _status(error) not in _LATER
     return isinstance(error, _FINAL) or blamed or _forbidden(str(error))
 

@@ -108,7 +108,7 @@ def _threads(client: Any) -> int:
 
 
 def _error_of(function: Callable[..., Any], arguments: tuple | Exception) -> Exception | None:
-    """What one task failed with: any error, as on a cluster; an interrupt is passed on."""
+    """Return the error with which one task failed; interrupts pass through."""
     if isinstance(arguments, Exception):
         return arguments
     try:

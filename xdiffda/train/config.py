@@ -145,7 +145,7 @@ def _period(era5: Era5, first: str, last: str) -> list[Problem]:
 
 
 def _is_time(text: str) -> bool:
-    """Whether numpy reads a time, and the same tomorrow (it knows ``now`` and ``NaT``, too)."""
+    """Return whether numpy reads a fixed time (it also knows ``now`` and ``NaT``)."""
     try:
         np.datetime64(text, "h")
     except ValueError:
@@ -230,7 +230,7 @@ class Optimiser:
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """How a run is computed; nothing here changes what is computed but for rounding.
+    """How a run is computed; these settings change its results by rounding alone.
 
     Attributes
     ----------
@@ -287,7 +287,7 @@ class Compute:
 
 @dataclasses.dataclass(frozen=True)
 class Era5:
-    """Which part of a reanalysis in the schema of WeatherBench 2 or ARCO-ERA5 is used, and how.
+    """The part of a reanalysis (schema of WeatherBench 2 or ARCO-ERA5) that is used, and how.
 
     Attributes
     ----------

@@ -43,7 +43,7 @@ def read_split(folder: Path) -> Split:
 
 @dataclasses.dataclass(frozen=True)
 class Nature:
-    """All states, normalised, in one array.
+    """All states of the nature run, normalised, in one array.
 
     Attributes
     ----------

@@ -35,7 +35,7 @@ R_JITTER = 0.15  # r is known at analysis time to this relative accuracy
 
 
 class Setting(eqx.Module):
-    """All that is fixed before training: scale s, covariance B, graph, static fields.
+    """Everything fixed before training: scale s, covariance B, graph, static fields.
 
     Attributes
     ----------
@@ -258,7 +258,7 @@ def _start(network: DenoiserNetwork, config: TrainConfig) -> DenoiserNetwork:
 
 
 def _is_run(folder: str) -> bool:
-    """Whether that is the folder of a training run; else it names a model."""
+    """Return whether that is the folder of a training run; else it names a model."""
     return (Path(folder) / CONFIG).exists()
 
 

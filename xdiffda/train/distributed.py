@@ -1,4 +1,4 @@
-"""Many processes, one run: who starts whom, how arrays lie on devices, when all stop.
+"""Distributed training: start of the processes, placement of arrays, a common end.
 
 Every process runs the same program on its own devices. All of them see the same global batch;
 each reads its own rows of it. Nothing here depends on how many processes there are.
@@ -95,7 +95,7 @@ def all_or_none() -> Iterator[None]:
 
 
 def leads() -> bool:
-    """Whether this is the process that writes logs and caches."""
+    """Return whether this is the process that writes logs and caches."""
     return jax.process_index() == 0
 
 
@@ -271,7 +271,7 @@ def memory_explained(config: TrainConfig) -> Iterator[None]:
 
 
 def _problem(config: TrainConfig, text: str) -> Problem:
-    """What was asked of the allocator, and the entries of the configuration that ask for less."""
+    """Describe the failed allocation, and the entries of the configuration that need less."""
     compute, ways = config.compute, []
     if not compute.remat:
         ways.append("remat = true")

@@ -43,7 +43,7 @@ _CHUNK = 4  # states in memory at a time while s and B are measured
 
 
 class World:
-    """All that a run reads: truth, backgrounds, forcings, and the published network."""
+    """Everything that a run reads: truth, backgrounds, forcings, the published network."""
 
     def __init__(self, config: TrainConfig) -> None:
         assert config.era5 is not None

@@ -1,4 +1,4 @@
-"""What srun, mpirun and mpiexec tell each task: how many there are, which it is, where 0 runs."""
+"""Read from srun, mpirun and mpiexec: the number of tasks, this task's rank, the host of rank 0."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def started_by(environment: Mapping[str, str]) -> tuple[str | None, int, int] | 
 
 
 def _by_hydra(environment: Mapping[str, str]) -> bool:
-    """Whether PMI's variables are all there is to go by.
+    """Return whether the variables of PMI are the only ones set.
 
     srun sets them too (--mpi=pmi2). Where Slurm counts as many tasks, its numbers serve as well,
     also if they are those of mpiexec's helpers, of which each has started one task.
@@ -76,7 +76,7 @@ def _first_host(nodes: str) -> str:
 
 
 def own_device(environment: Mapping[str, str]) -> dict[str, Any]:
-    """One accelerator for each task of a machine, where every task sees all of them."""
+    """Give each task of a machine one accelerator, where every task sees all of them."""
     visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
     for variable in ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"):
         local = int(environment.get(variable, -1))

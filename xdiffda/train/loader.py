@@ -21,7 +21,7 @@ Batch = dict[str, Any]
 
 
 class Source(Protocol):
-    """Where batches come from."""
+    """Interface of a source of batches."""
 
     def samples(self, step: int) -> Int[np.ndarray, " batch"]:
         """Numbers of the samples in the global batch of a step."""
@@ -34,7 +34,7 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """Every batch is drawn from all samples by itself: none twice in a batch.
+    """Draw every batch from all samples independently, without repeats within a batch.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class Drawn:
 
 
 class Epochs:
-    """Every sample once, in a new random order, then all again: batches may span the seam.
+    """Use every sample once in random order, then all again; batches may span two epochs.
 
     Parameters
     ----------

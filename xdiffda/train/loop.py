@@ -318,7 +318,7 @@ def _fixed_arrays(objective: Objective, place: Placement) -> tuple[Any, Any]:
 
 
 def _gathered(array: jax.Array) -> np.ndarray:
-    """All of an array that may be split over processes."""
+    """Return the whole of an array that may be split over processes."""
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     from jax.experimental import multihost_utils

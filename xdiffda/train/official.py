@@ -64,7 +64,7 @@ def _open(path: Path) -> xr.Dataset:
 
 
 def channel_statistics(ds: xr.Dataset, layout: Layout) -> np.ndarray:
-    """One value for each channel of a state.
+    """Return one value for each channel of a state.
 
     Raises
     ------

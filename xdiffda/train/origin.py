@@ -1,4 +1,4 @@
-"""Where stored forecasts come from: weights, arithmetic, data and version, told apart."""
+"""The origin of stored forecasts (weights, arithmetic, data, version), compared entry by entry."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ENTRIES = {
 def forecast_origin(
     config: TrainConfig, forecaster: Forecaster, data: Reanalysis, times: np.ndarray
 ) -> dict[str, str]:
-    """What forecasts from these times depend on, as attributes of their store.
+    """Return the attributes of a store of forecasts: everything that they depend on.
 
     A reanalysis is too large to be read for its digest: two of its times stand for it.
     """
@@ -49,7 +49,7 @@ def forecast_origin(
 def origin_problems(
     stored: Mapping[Any, Any], given: Mapping[str, str], *, complete: bool, at: Path
 ) -> list[Problem]:
-    """What differs from the attributes of a store; a complete one may be of any version."""
+    """List differences from a store's attributes; a complete store may be of any version."""
     problems = []
     for name, (what, setting) in _ENTRIES.items():
         old, new = stored.get(name), given[name]

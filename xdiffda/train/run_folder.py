@@ -1,4 +1,4 @@
-"""The folder of a run belongs to one configuration: what another one would continue is refused."""
+"""The folder of a run: it belongs to one configuration, and a run with another is refused."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class CurveLog:
 
 
 class SampleLog:
-    """Which samples every step saw: an audit that is only ever appended to.
+    """The samples that every step used: an append-only audit.
 
     One row for each step that was computed: step (counted from 1), then the samples of the
     global batch. A step that was computed, lost with its process and computed again has two.
@@ -186,7 +186,7 @@ def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _comparable(key: str, value: Any) -> Any:
-    """The same place is the same however it is written."""
+    """Return a path in one form, so that the same place compares equal."""
     local = key in _PLACES and value and "://" not in value
     return os.path.abspath(value) if local else value
 
@@ -195,7 +195,7 @@ def _comparable(key: str, value: Any) -> Any:
 
 
 class State(NamedTuple):
-    """What a checkpoint holds."""
+    """The contents of a checkpoint."""
 
     weights: Any
     ema: Any
@@ -227,7 +227,7 @@ def start_state(weights: Any, optimiser: optax.GradientTransformation) -> State:
 
 
 def state_shardings(weights: Any, optimiser: Any, placement: Placement) -> State:
-    """Where each array of a state lies."""
+    """Return where each array of a state lies."""
     shapes = jax.eval_shape(lambda w: start_state(w, optimiser), weights)
     return State(
         jax.tree.map(lambda _: placement.whole, shapes.weights),

@@ -361,7 +361,7 @@ def _first_output(forecast: xr.Dataset) -> xr.Dataset:
 
 
 def _one_time(ds: xr.Dataset, what: str) -> xr.Dataset:
-    """Without the clock, so that states of different times can be subtracted."""
+    """Drop the clock, so that states of different times can be subtracted."""
     clocks = [d for d in ("time", "init_time", "lead_time") if d in ds.dims]
     several = [d for d in clocks if ds.sizes[d] > 1]
     if several:

@@ -1,4 +1,4 @@
-"""What observations did: degrees of freedom for signal, and impact."""
+"""Influence of observations: degrees of freedom for signal, and impact."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def observation_impact(
     window: str | np.timedelta64 = "6h",
     operators: Operators | None = None,
 ) -> xr.Dataset:
-    r"""How much nearer the analysis came to the observations, and to the truth there.
+    r"""Measure how much nearer the analysis came to the observations, and to the truth there.
 
     Forecast-free: the fall of the observation term of the cost function,
     :math:`\frac12\sum_i [(y - H x_b)_i^2 - (y - H x_a)_i^2] / \sigma_i^2`, and, where a truth

@@ -150,7 +150,7 @@ def beside(
 def apply_rows(
     rows: Rows, x: Float[np.ndarray, "*member node channel"], observed: Float[np.ndarray, " obs"]
 ) -> tuple[Int[np.ndarray, " kept"], Float[np.ndarray, "*member kept"]]:
-    """Which rows of the table H can see, and H(x) there."""
+    """Return which rows of the table lie within reach of H, and H(x) there."""
     from xdiffda.observations.fgat import TimeStencil, guess
 
     n = observed.size

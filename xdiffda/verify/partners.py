@@ -28,7 +28,7 @@ NONE: Partners = ([], [])
 
 
 def is_antithetic(analysis: xr.Dataset) -> bool:
-    """Whether the attributes of an analysis say that its members come in pairs."""
+    """Return whether an analysis has antithetic pairs of members, by its attributes."""
     try:
         settings = json.loads(str(analysis.attrs.get("xdiffda_settings", "{}")))
     except json.JSONDecodeError:

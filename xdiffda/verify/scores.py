@@ -39,7 +39,7 @@ def pair(analysis: xr.Dataset, truth: xr.Dataset) -> tuple[xr.Dataset, xr.Datase
 def pair_with(
     state: xr.Dataset, other: xr.Dataset, *, what: str, first: str = "analysis"
 ) -> tuple[xr.Dataset, xr.Dataset]:
-    """As `pair`, of a state in canonical names; ``what`` and ``first`` are for errors."""
+    """Do as `pair`, for a state in canonical names; ``what`` and ``first`` are for errors."""
     one, two = matched(state, canonical_state(other, what=what), what=first, other=what)
     problems = []
     for name in one.data_vars:
@@ -53,7 +53,7 @@ def pair_with(
 
 
 def canonical_state(ds: xr.Dataset, *, what: str) -> xr.Dataset:
-    """As `xdiffda.state.canonical.canonical`, of a Dataset of fields whose times are all different.
+    """Do as `xdiffda.state.canonical.canonical`, for fields whose times are all different.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def canonical_state(ds: xr.Dataset, *, what: str) -> xr.Dataset:
 def ensemble_pair(
     analysis: xr.Dataset, truth: xr.Dataset, *, what: str
 ) -> tuple[xr.Dataset, xr.Dataset]:
-    """As `pair`, of an ensemble of two members or more."""
+    """Do as `pair`, for an ensemble of two members or more."""
     state, reference = pair(analysis, truth)
     need_members(state.sizes.get("member", 1), what=what)
     return state, reference
@@ -303,7 +303,7 @@ def increment(analysis: xr.Dataset, background: xr.Dataset) -> xr.Dataset:
 
 
 def _same_place(one: xr.Dataset, other: xr.Dataset) -> bool:
-    """Whether two states in canonical names are of the same times and levels, where they tell."""
+    """Return whether two canonical states share times and levels, where they have them."""
     return all(
         one[n].dims == other[n].dims and np.array_equal(one[n], other[n])
         for n in ("time", "valid_time", "level")
@@ -312,7 +312,7 @@ def _same_place(one: xr.Dataset, other: xr.Dataset) -> bool:
 
 
 def _same_convention(one: xr.Dataset, other: xr.Dataset) -> bool:
-    """Whether two datasets may be subtracted as they are: names, units, axes."""
+    """Return whether two datasets can be subtracted directly: names, units, axes."""
     for name, field in one.data_vars.items():
         if name not in other or field.attrs.get("units") != other[name].attrs.get("units"):
             return False

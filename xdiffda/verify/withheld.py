@@ -1,4 +1,4 @@
-"""Withheld observations: the check that needs no truth."""
+"""Withheld observations: verification without a truth."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def withheld_report(
     window: str | np.timedelta64 = "6h",
     operators: Operators | None = None,
 ) -> xr.Dataset:
-    """Whether the analysis came closer to observations that it has not seen.
+    """Measure whether the analysis came closer to observations withheld from it.
 
     Parameters
     ----------

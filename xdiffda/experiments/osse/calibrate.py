@@ -160,7 +160,7 @@ def measure_sizes(
 def noise_filter(
     nature: Nature, pairs: Pairs, setting: Setting, *, n_sample: int = 768
 ) -> tuple[SmallScaleFilter, Change]:
-    """How the grid-scale noise of backgrounds is to be damped, and the function that does.
+    """Return how far to damp the grid-scale noise of backgrounds, and the function for it.
 
     Parameters
     ----------

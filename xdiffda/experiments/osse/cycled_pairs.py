@@ -57,7 +57,7 @@ RELAXATION = {"hours": 16.0, "power": 2.0}  # as tutorials/results/cycling.toml
 
 
 class Network(NamedTuple):
-    """What observes one cycle.
+    """The observing network of one cycle.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class Moment(NamedTuple):
 
 
 class Tools(NamedTuple):
-    """What analyses, and what relaxes forecasts, if anything does."""
+    """The functions that make an analysis and, where there is one, relax a forecast."""
 
     prior: Prior
     relaxed: Relaxed | None = None

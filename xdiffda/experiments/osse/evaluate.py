@@ -209,7 +209,7 @@ def _table(
 
 
 def weights_digest(model: str) -> str:
-    """What tells the weights behind a table from those of another time."""
+    """Return a digest of the weights behind a table."""
     card = json.loads((model_folder(model) / "card.json").read_text())
     return hashlib.sha256(json.dumps(card["sha256"], sort_keys=True).encode()).hexdigest()[:16]
 

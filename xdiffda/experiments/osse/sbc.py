@@ -148,7 +148,7 @@ def markdown(reports: dict[str, dict[str, Any]]) -> str:
 
 
 def _failing(report: dict[str, Any]) -> str:
-    """Which functions are not uniform on their own, as far as the rounded p-values tell."""
+    """Name the functions that are not uniform on their own, by their rounded p-values."""
     functions = report["functions"]
     n_test = len(functions) * len(STATISTICS)
     names = [
@@ -160,7 +160,7 @@ def _failing(report: dict[str, Any]) -> str:
 
 
 def _of(settings: dict[str, Any]) -> str:
-    """What was tested, in words."""
+    """Describe in words what was tested."""
     s = {"covariance": "calibrated", "prior": "model"} | settings
     gaussian = s["prior"] == "gaussian"
     return (

@@ -141,7 +141,7 @@ class Rows:
         }
 
     def all_repaint(self) -> dict[str, Row]:
-        """All schedules and masks.
+        """Return RePaint with every schedule and mask.
 
         The mask of the paper covers all but everything on this grid, and each further visit of a
         level draws the soft rim nearer to the interpolated field: the longer the walk, the
@@ -158,7 +158,7 @@ class Rows:
         return rows
 
     def all_guided(self) -> dict[str, Row]:
-        """All V, starts, numbers of steps and samplers."""
+        """Return guidance with every V, start, number of steps and sampler."""
         return {
             f"guided, V {v}, {start} start, {n} steps{suffix}": self.analysis(
                 n, covariance=v, start=start, n_steps=n, sampler=s
@@ -175,7 +175,7 @@ class Rows:
 
 
 def methods(prior: DiffusionPrior, *, n_members: int) -> dict[str, Row]:
-    """All rows that a table can have, by their names."""
+    """Return all rows that a table can have, by their names."""
     rows = Rows(prior, n_members)
     return {
         BASE: Row(lambda case, obs: case.background),
@@ -354,7 +354,7 @@ def _flatness(shares: Float[np.ndarray, "case rank"]) -> dict[str, float]:
 
 
 def summary(own: Sequence[Record], base: Sequence[Record], layout: Layout) -> dict[str, Any]:
-    """One row of a table: everything divided by the background's at the same times.
+    """Return one row of a table, normalised by the background at the same times.
 
     For each channel there are RMSE (``channels``), CRPS (``channel_crps``) and, of ensembles,
     spread over RMSE and the share of the outer ranks, 1 where ranks are flat.

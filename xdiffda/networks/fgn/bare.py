@@ -54,7 +54,7 @@ class BareFGN:
 
     @property
     def license(self) -> str:
-        """What the file says of its licence."""
+        """Return the licence that the file states."""
         return self.checkpoint.license
 
     @with_own_jax
@@ -197,7 +197,7 @@ class BareFGN:
         )
 
     def reconfigured(self, **options: Any) -> BareFGN:
-        """The same network computed in another way: ``dtype``, ``precision`` or ``remat``."""
+        """Return the same network computed differently: ``dtype``, ``precision`` or ``remat``."""
         other = replace(self.checkpoint, net=self.net.reconfigured(**options))
         return replace(self, checkpoint=other)
 

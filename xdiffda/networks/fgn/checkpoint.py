@@ -88,7 +88,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """What the channels are, in their order.
+    """The meaning and order of the channels.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def parts_of(weights: Iterable[str], task: TaskConfig) -> Parts:
 
 
 def _kinds(names: Iterable[str], prefix: str) -> dict[str, tuple[bool, bool]]:
-    """Whether each variable has levels, and times, by the names of its weights."""
+    """Return whether each variable has levels and times, by the names of its weights."""
     found: dict[str, tuple[bool, bool]] = {}
     for name in names:
         if name.startswith(prefix) and (match := _PART.fullmatch(name.removeprefix(prefix))):
@@ -257,7 +257,7 @@ class Slot(NamedTuple):
 
 
 def named_arrays(net: FGN, parts: Parts) -> dict[str, Any]:
-    """All weights that outputs depend on, by their names."""
+    """Return all weights that outputs depend on, by their names."""
     arrays = {}
     for leaf, pieces, axis in slots(net, parts):
         ends = np.cumsum([size for _, size in pieces], dtype=int)[:-1].tolist()
@@ -278,7 +278,7 @@ def shapes(net: FGN, parts: Parts) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def slots(net: FGN, parts: Parts) -> Iterator[Slot]:
-    """All leaves but scales and offsets of normalisations, for which the format has no place."""
+    """Return all leaves but scales and offsets of normalisations, which the format lacks."""
     sizes, encoder, decoder = net.config.sizes, net.encoder, net.decoder
     name, dim = sizes.noise
     number = sizes.noise_channels
@@ -331,7 +331,7 @@ def _block(path: str, block: Block) -> Iterator[Slot]:
 
 
 def _rest(path: str, block: Block) -> Iterator[Slot]:
-    """All of a block but its first weight."""
+    """Return everything of a block but its first weight."""
     for k, layer in enumerate(block.layers):
         if k:
             yield _whole(f"{path}mlp/linear_{k}:w", layer.weight)

@@ -141,7 +141,7 @@ class Architecture:
 
 @dataclass(frozen=True, eq=False)
 class Configuration:
-    """All that a configuration says of a network.
+    """The contents of a configuration file: task, architecture and statistics.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ class _Reference:
 
 
 class _Fields(dict):
-    """What a Dataset would be made of."""
+    """The arrays and coordinates from which a Dataset is built."""
 
 
 def _table(document: Any) -> dict[str, Any]:
@@ -303,7 +303,7 @@ class _Entries:
         self.wrong: list[str] = []
 
     def take(self, key: str, kind: type, default: Any = _REQUIRED) -> Any:
-        """One value of this type; None if it is wrong."""
+        """Take one value of this type; None if it is invalid."""
         if default is not _REQUIRED and self.table.get(key) is None:
             self.table.pop(key, None)
             return default

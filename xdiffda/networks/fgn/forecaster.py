@@ -250,7 +250,7 @@ class FGNForecaster:
 
     @property
     def fill(self) -> xr.Dataset:
-        """What takes the place of gaps, by variable."""
+        """Return the values that replace gaps, by variable."""
         return self.net.checkpoint.configuration.fill
 
     def clean(self, ds: xr.Dataset) -> xr.Dataset:
@@ -261,7 +261,7 @@ class FGNForecaster:
         )
 
     def reconfigured(self, **options: Any) -> FGNForecaster:
-        """The same computed in another way: ``dtype``, ``precision`` or ``remat``."""
+        """Return the same forecaster with other ``dtype``, ``precision`` or ``remat``."""
         nets = [net.reconfigured(**options) for net in self.nets]
         return FGNForecaster(*nets, grid=self.grid, card=self.card)
 

@@ -1,4 +1,4 @@
-"""The graph FGN works on: GenCast's, on a mesh whose positions went through degrees."""
+"""The graph of FGN: GenCast's, on a mesh whose positions were rounded through degrees."""
 
 from __future__ import annotations
 

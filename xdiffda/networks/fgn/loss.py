@@ -102,7 +102,7 @@ def weighted_loss(
 def variable_terms(
     scores: Float[Array, "batch channel"], channels: Sequence[Channel]
 ) -> dict[str, Float[Array, " batch"]]:
-    """The same for each variable by itself, without its weight."""
+    """Return the loss of each variable by itself, without its weight."""
     share = jnp.asarray(channel_weights(channels, variable_weights={}), scores.dtype)
     names = dict.fromkeys(channel.variable for channel in channels)
     own = {name: jnp.asarray([c.variable == name for c in channels]) for name in names}

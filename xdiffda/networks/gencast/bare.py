@@ -50,7 +50,7 @@ class BareGenCast:
 
     @property
     def license(self) -> str:
-        """What the file says of its licence; see `Checkpoint` for what holds today."""
+        """Return the licence in the file; `Checkpoint` says which one holds today."""
         return self.checkpoint.license
 
     @with_own_jax
@@ -100,7 +100,7 @@ class BareGenCast:
 
     @with_own_jax
     def given(self, norm_inputs: xr.Dataset, norm_forcings: xr.Dataset) -> Given:
-        """All that the network knows besides the noisy targets, as one array."""
+        """Return all inputs of the network besides the noisy targets, as one array."""
         inputs, forcings = self.select(norm_inputs, norm_forcings)
         sizes = _sizes(inputs)
         parts = [stack(inputs, self.task.input_variables, sizes=sizes)]
@@ -141,7 +141,7 @@ class BareGenCast:
         return tuple(channels)
 
     def reconfigured(self, **options: Any) -> BareGenCast:
-        """The same network computed in another way: see ``GenCast.reconfigured``."""
+        """Return the same network computed differently: see ``GenCast.reconfigured``."""
         other = replace(self.checkpoint, net=self.net.reconfigured(**options))
         return replace(self, checkpoint=other)
 

@@ -53,7 +53,7 @@ _UNUSED = DECODER + "processor_nodes_0_mesh_nodes"
 
 
 def named_arrays(net: GenCast) -> dict[str, Any]:
-    """All weights that outputs depend on, leaves of the network."""
+    """Return all weights that outputs depend on, as leaves of the network."""
     arrays = {}
     for i, layer in enumerate(net.noise.layers):
         arrays |= _linear(f"{_NOISE}linear_{i}", layer)
@@ -66,7 +66,7 @@ def named_arrays(net: GenCast) -> dict[str, Any]:
 
 
 def transformer_arrays(path: str, transformer: Transformer) -> dict[str, Any]:
-    """All weights of a transformer, under names that begin with ``path``."""
+    """Return all weights of a transformer, under names that begin with ``path``."""
     arrays = {}
     for i, block in enumerate(transformer.blocks):
         number = f"block_{i:02d}"
@@ -85,7 +85,7 @@ def transformer_arrays(path: str, transformer: Transformer) -> dict[str, Any]:
 
 
 def norms(net: MeshTransformer) -> list[LayerNorm]:
-    """All layer normalisations."""
+    """Return all layer normalisations."""
 
     def is_norm(part: Any) -> bool:
         return isinstance(part, LayerNorm)
@@ -94,7 +94,7 @@ def norms(net: MeshTransformer) -> list[LayerNorm]:
 
 
 def neutral_norms(net: Net) -> Net:
-    """With scales 1 and offsets 0 in all normalisations, for which the format has no place."""
+    """Set scales to 1 and offsets to 0 in all normalisations, which the format lacks."""
 
     def factors(tree: Net) -> list[Any]:
         return [v for norm in norms(tree) for v in (norm.scale, norm.offset)]
@@ -172,7 +172,7 @@ Entries = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Everything a checkpoint file holds.
+    """The contents of a checkpoint file.
 
     The published weights were released under CC BY-NC-SA 4.0, and the files still say so in
     ``license``; since 6 August 2026 the project's README gives CC BY 4.0 instead.

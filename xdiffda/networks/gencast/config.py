@@ -17,7 +17,7 @@ STEP = np.timedelta64(12, "h")
 
 
 class GenCastTask(TaskConfig):
-    """As GraphCast's task, with steps of 12 h: an input duration of 24h is two frames."""
+    """GraphCast's task with steps of 12 h: an input duration of 24h is two frames."""
 
     @property
     def n_frames(self) -> int:

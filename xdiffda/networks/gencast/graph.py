@@ -1,4 +1,4 @@
-"""The graph GenCast works on: GraphCast's edges to and from the finest mesh, and its caps."""
+"""The graph of GenCast: GraphCast's edges to and from the finest mesh, and attention blocks."""
 
 from __future__ import annotations
 

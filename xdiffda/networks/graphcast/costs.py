@@ -1,4 +1,4 @@
-"""What one evaluation of the network costs: operations, traffic and memory, counted.
+"""Costs of one evaluation of the network: operations, traffic and memory, counted from sizes.
 
 The counts follow `network` and `layers` product by product: values that do not depend on the
 batch (those of static features) are computed once, and the first product of every message is

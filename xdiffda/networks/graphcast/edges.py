@@ -1,4 +1,4 @@
-"""Functions of rows applied to some rows at a time, and edges grouped so that this is possible."""
+"""Apply functions to rows in chunks, with edges grouped so that this is possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether Datasets are what a network was made for: all that is wrong, and what repairs it."""
+"""Check Datasets against the task of a network: list all problems, each with its repair."""
 
 from __future__ import annotations
 

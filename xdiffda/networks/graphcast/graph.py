@@ -1,4 +1,4 @@
-"""The graph GraphCast works on: all that depends on grid and mesh, and on no weight."""
+"""The graph of GraphCast: everything that depends on grid and mesh but on no weight."""
 
 from __future__ import annotations
 

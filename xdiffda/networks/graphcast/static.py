@@ -1,4 +1,4 @@
-"""What the network computes from the graph alone, kept between evaluations: whole or in factors.
+"""Terms of the network that depend on the graph alone, cached whole or as low-rank factors.
 
 Embedded edges take (edges x latent) numbers: 0.7 GB at 1 degree, 6 GB at 0.25 degree in half
 precision.  They are smooth functions of the four features of an edge (its length and its
