@@ -88,6 +88,7 @@ class Options:
     memory_limit: int | None = None
     n_devices: int | None = None
     mirror: str | None = None
+    decompressed_limit: int | None = None
 
 
 _common: list[Options] = []  # of the process; one element once options are first asked for
@@ -139,6 +140,10 @@ class set_options:
         Folder or address that published weights are taken from instead of their bucket, laid
         out like it (``graphcast/params/...``); "" for the bucket itself. By default
         ``$XDIFFDA_MIRROR``, else the bucket.
+    decompressed_limit : str or int, optional
+        Bytes to which a compressed file of observations may grow, such as ``"4 GB"``; what grows
+        further is refused as a bomb. ``"auto"`` (the default) is 256 MiB or 50 times the
+        compressed size, whichever is more.
 
     Raises
     ------
@@ -163,6 +168,7 @@ class set_options:
         memory_limit: str | int | None = None,
         n_devices: int | None = None,
         mirror: str | os.PathLike | None = None,
+        decompressed_limit: str | int | None = None,
     ) -> None:
         given = {
             "cache_dir": cache_dir,
@@ -171,6 +177,7 @@ class set_options:
             "memory_limit": memory_limit,
             "n_devices": n_devices,
             "mirror": mirror,
+            "decompressed_limit": decompressed_limit,
         }
         checked = _checked({name: value for name, value in given.items() if value is not None})
         self._common, self._before = _common_options(), _own.get()
@@ -227,6 +234,12 @@ _RULES: dict[str, tuple[Callable[[object], object], str, str, object]] = {
     "memory_limit": (_limit, 'an amount of memory, or "device"', '"20 GB"', "device"),
     "n_devices": (_count, "a number of devices, or 0 for all", "1", 0),
     "mirror": (_address, "a folder or an address", '"/data/dm_graphcast"', ""),
+    "decompressed_limit": (
+        lambda v: "auto" if v == "auto" else _bytes(v) or None,
+        'an amount of memory, or "auto"',
+        '"4 GB"',
+        "auto",
+    ),
 }
 
 

@@ -1,6 +1,6 @@
 """Read observations as users have them into plain arrays, one entry per observed value.
 
-Nothing is judged here beyond what must be understood in order to read; see `_checks`.
+Nothing is judged here beyond what must be understood in order to read; see `checks`.
 """
 
 from __future__ import annotations
@@ -286,63 +286,10 @@ TIDY_NAMES: dict[str, tuple[str, ...]] = {
 }
 
 
-def read(obs: xr.Dataset | pd.DataFrame, own: dict[str, Variable] | None = None) -> Raw:
-    """Read any of the accepted forms; ``own`` are variables with operators of the user."""
-    own = own or {}
-    if not isinstance(obs, xr.Dataset):
-        if hasattr(obs, "columns") and hasattr(obs, "to_xarray"):
-            return _read_frame(obs, own)
-        return Raw(
-            "tidy",
-            problems=[
-                Problem(
-                    f"a {type(obs).__name__}",
-                    "an xarray Dataset (columns or tidy) or a tidy pandas DataFrame",
-                    _as_dataset(obs),
-                )
-            ],
-        )
-    names = {str(name).lower() for name in obs.variables}
-    if {"variable", "value"} <= names:
-        return _read_tidy(obs, "tidy", own)
-    from xdiffda.observations.columns import read_columns
-
-    return read_columns(obs, own)
-
-
-def _as_dataset(obs: Any) -> str:
-    """The call that makes observations of something that is none of the accepted forms."""
-    if isinstance(obs, xr.DataArray):
-        return f'obs.to_dataset(name="{obs.name or "temperature"}")'
-    for call in ("to_pandas", "compute", "to_frame"):  # of polars, dask and a pandas Series
-        if hasattr(obs, call):
-            return f"obs.{call}()"
-    if isinstance(obs, str):
-        return f'pandas.read_csv("{obs}")'
-    return (
-        'pandas.DataFrame({"variable": ["2t"], "lat": [52.2], "lon": [14.1], '
-        '"time": ["2020-01-01T00"], "value": [280.0]})'
-    )
-
-
-def _read_frame(frame: pd.DataFrame, own: dict[str, Variable]) -> Raw:
-    problem = frame_problem(frame)
-    if problem is not None:
-        return Raw("frame", problems=[problem])
-    plain = with_index(frame)
-    data = {
-        str(name): ("obs", column.to_numpy())
-        if getattr(column.dtype, "tz", None) is None
-        else ("obs", column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy())
-        for name, column in plain.items()
-    }
-    return _read_tidy(xr.Dataset(data, attrs=dict(frame.attrs)), "frame", own)
-
-
 # ----------------------------------------------------------------------------- tidy
 
 
-def _read_tidy(ds: xr.Dataset, form: str, own: dict[str, Variable]) -> Raw:
+def read_tidy(ds: xr.Dataset, form: str, own: dict[str, Variable]) -> Raw:
     raw = Raw(form, attrs=dict(ds.attrs), own=own)
     lower = {str(name).lower(): str(name) for name in ds.variables}
     for ours, candidates in TIDY_NAMES.items():

@@ -18,7 +18,7 @@ Users' own words are understood: latitude, plev in Pa, t, degC, longitudes of an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -31,14 +31,16 @@ from xdiffda.observations.checks import (
     repeated,
     with_partners,
 )
-from xdiffda.observations.columns import BACKGROUND_SUFFIX, SUFFIX
+from xdiffda.observations.columns import BACKGROUND_SUFFIX, SUFFIX, read_columns
 from xdiffda.observations.forms import (
     BACKGROUND,
     NUMERIC,
     OPTIONAL,
     Raw,
     count_left_out,
-    read,
+    frame_problem,
+    read_tidy,
+    with_index,
 )
 from xdiffda.observations.names import KNOWN, own_variables
 from xdiffda.observations.nonlinear import as_operators
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from xdiffda.observations.rows import Operators
+    from xdiffda.state.variables import Variable
 
 
 # Columns of more cells than this, and than so many for each observation, are refused.
@@ -169,6 +172,57 @@ def readable(obs: xr.Dataset | pd.DataFrame, operators: Operators | None = None)
         folded = np.mod(raw.fields["lon"], 360.0)
         raw.fields["lon"] = np.where(folded == 360.0, 0.0, folded)  # mod(-1e-20, 360) is 360
     return raw
+
+
+def read(obs: xr.Dataset | pd.DataFrame, own: dict[str, Variable] | None = None) -> Raw:
+    """Read any of the accepted forms; ``own`` are variables with operators of the user."""
+    own = own or {}
+    if not isinstance(obs, xr.Dataset):
+        if hasattr(obs, "columns") and hasattr(obs, "to_xarray"):
+            return _read_frame(obs, own)
+        return Raw(
+            "tidy",
+            problems=[
+                Problem(
+                    f"a {type(obs).__name__}",
+                    "an xarray Dataset (columns or tidy) or a tidy pandas DataFrame",
+                    _as_dataset(obs),
+                )
+            ],
+        )
+    names = {str(name).lower() for name in obs.variables}
+    if {"variable", "value"} <= names:
+        return read_tidy(obs, "tidy", own)
+    return read_columns(obs, own)
+
+
+def _as_dataset(obs: Any) -> str:
+    """The call that makes observations of something that is none of the accepted forms."""
+    if isinstance(obs, xr.DataArray):
+        return f'obs.to_dataset(name="{obs.name or "temperature"}")'
+    for call in ("to_pandas", "compute", "to_frame"):  # of polars, dask and a pandas Series
+        if hasattr(obs, call):
+            return f"obs.{call}()"
+    if isinstance(obs, str):
+        return f'pandas.read_csv("{obs}")'
+    return (
+        'pandas.DataFrame({"variable": ["2t"], "lat": [52.2], "lon": [14.1], '
+        '"time": ["2020-01-01T00"], "value": [280.0]})'
+    )
+
+
+def _read_frame(frame: pd.DataFrame, own: dict[str, Variable]) -> Raw:
+    problem = frame_problem(frame)
+    if problem is not None:
+        return Raw("frame", problems=[problem])
+    plain = with_index(frame)
+    data = {
+        str(name): ("obs", column.to_numpy())
+        if getattr(column.dtype, "tz", None) is None
+        else ("obs", column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy())
+        for name, column in plain.items()
+    }
+    return read_tidy(xr.Dataset(data, attrs=dict(frame.attrs)), "frame", own)
 
 
 def tidy_of(raw: Raw) -> xr.Dataset:

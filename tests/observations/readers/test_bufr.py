@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import xdiffda
 from xdiffda import InputError, StorageError, XdiffdaError, read_obs
 from xdiffda.observations.readers.air import standard_pressure
 from xdiffda.observations.readers.marks import RULES
@@ -190,8 +191,17 @@ def test_bombs_and_pipes(tmp_path: Path) -> None:
     import gzip
     import os
 
-    (tmp_path / "bomb").write_bytes(gzip.compress(b"BUFR\0\0\0\4" + bytes(300 * 2**20), 1))
-    with pytest.raises(StorageError, match="decompress to more than"):
+    (tmp_path / "bomb").write_bytes(gzip.compress(b"BUFR\0\0\0\4" + bytes(5 * 10**6), 1))
+    with (
+        xdiffda.set_options(decompressed_limit="4 MB"),
+        pytest.raises(StorageError, match="more than 3.8 MiB.*decompressed_limit='1 GB'"),
+    ):
+        read_obs(tmp_path / "bomb", format="bufr")
+    # what is left when that repair is made is no bomb, and no BUFR either
+    with (
+        xdiffda.set_options(decompressed_limit="1 GB"),
+        pytest.raises(StorageError, match="message 1 at byte 0"),
+    ):
         read_obs(tmp_path / "bomb", format="bufr")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="a pipe, a socket or a device"):

@@ -170,7 +170,7 @@ REFUSED = {
     "text": (b"hello world\n", InputError, "text that begins with 'hello world'"),
     "table": (b"a,b,c\n1,2,3\n", InputError, "columns a, b, c; needed one row for each value"),
     "cut": (b"\x89HDF\r\n\x1a\n\0\0", StorageError, "truncated or damaged"),
-    "odb": (b"\xff\xffODA\1\0\0", InputError, "found ODB.*pip install pyodc"),
+    "odb": (b"\xff\xffODA\1\0\0", StorageError, "cannot be read|pip install 'xdiffda.odb.'"),
     "prepbufr": (b"BUFR\0\0\xff\3 ADPSFC PREPBUFR", StorageError, "message 1 at byte 0"),
 }
 

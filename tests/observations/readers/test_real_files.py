@@ -93,12 +93,6 @@ def test_metar(shared: Find) -> None:
     xr.testing.assert_identical(to_tidy(obs).drop_vars("error_std"), obs)
 
 
-@pytest.mark.parametrize("name", ["odb/odb_sonde_16019.odb"])
-def test_forms_of_other_tools_are_refused(shared: Find, name: str) -> None:
-    with pytest.raises(InputError, match="needed a table decoded from it.*pip install py"):
-        read_obs(shared(f"data/{name}"))
-
-
 def test_bufr(shared: Find) -> None:
     obs = read_obs(shared("data/bufr/obs_3day.bufr"))
     assert number_of(obs)["2m_temperature"] == 45  # as ../shared/data/README.md says

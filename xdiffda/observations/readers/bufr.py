@@ -30,8 +30,8 @@ from xdiffda.observations.readers.bufr_messages import (
     messages_of,
     shortened,
 )
+from xdiffda.observations.readers.files import bytes_of, plain_file
 from xdiffda.observations.readers.indirect import refuse_indirect
-from xdiffda.observations.readers.recognise import bytes_of, plain_file
 from xdiffda.observations.readers.reports import Reports, as_numbers
 from xdiffda.state.variables import G0
 
@@ -539,7 +539,9 @@ def _profile(
     from_height = np.isnan(level) & np.isfinite(height)
     place["level"] = level
     if from_height.any():
-        _pressures(reports, rows, level, height, from_height, soundings=category == _SOUNDING)
+        reports.pressures_at_heights(
+            rows, level, height, from_height, soundings=category == _SOUNDING
+        )
     warm = np.isfinite(entries.first(_TEMPERATURE))
     sounded = np.bincount(rows, warm, columns.n)[rows] > 0
     profiler = columns.known(["B002003", "B025001", "B025020"]) and not columns.known(["B002011"])
@@ -573,38 +575,6 @@ def _drift(place: dict[str, np.ndarray], entries: _Columns, reports: Reports, dr
     place["lat"] = place["lat"] + np.nan_to_num(north)
     place["lon"] = place["lon"] + np.nan_to_num(east)
     place["time"] = place["time"] + np.round(np.nan_to_num(seconds)).astype("timedelta64[s]")
-
-
-def _pressures(
-    reports: Reports,
-    rows: np.ndarray,
-    level: np.ndarray,
-    height: np.ndarray,
-    wanted: np.ndarray,
-    *,
-    soundings: bool,
-) -> None:
-    """Pressures at heights: through the sounding itself where it has both, else ICAO's."""
-    standard = standard_pressure(height) / 100.0
-    result = np.where(wanted, standard, level)
-    own = np.zeros(rows.size, bool)
-    both = np.isfinite(level) & np.isfinite(height) & (level > 0)
-    if soundings and both.any():
-        for row in np.unique(rows[wanted]):
-            mine = np.flatnonzero(rows == row)
-            known, asked = mine[both[mine]], mine[wanted[mine]]
-            if known.size < 2:
-                continue
-            known = known[np.argsort(height[known], kind="stable")]
-            inside = (height[asked] >= height[known[0]]) & (height[asked] <= height[known[-1]])
-            log_p = np.interp(height[asked], height[known], np.log(level[known]))
-            result[asked[inside]] = np.exp(log_p[inside])
-            own[asked[inside]] = True
-    reports.place["level"] = result
-    reports.assume("pressures from heights through the sounding itself", int(own.sum()))
-    reports.assume(
-        "pressures from heights through the ICAO standard atmosphere", int((wanted & ~own).sum())
-    )
 
 
 def _scatterometer(columns: _Columns) -> Reports:

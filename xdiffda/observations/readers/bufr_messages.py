@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from xdiffda.errors import StorageError
-from xdiffda.observations.readers.recognise import damaged, plain_file
+from xdiffda.observations.readers.files import damaged, plain_file
 
 TABLES = 11  # data category of messages that hold the tables of those after them
 EDITIONS = (2, 3, 4)

@@ -6,15 +6,17 @@ humidity is the dew point where the file has one, else the relative humidity, ne
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from xdiffda.errors import InputError, Problem
-from xdiffda.observations.readers.recognise import IGRA, damaged, text_of
+from xdiffda.observations.readers.files import damaged, text_of
 from xdiffda.observations.readers.reports import Reports
 
+IGRA = re.compile(r"#[A-Z]{2}[A-Z0-9]{9} \d{4} \d\d \d\d \d\d (\d{4}|\s{4}) ")
 # First and last column of each number of a level, as in the description of the format (from 1).
 _FIELDS = {
     "pressure": (10, 15),

@@ -10,9 +10,7 @@ those of scatterometers are.
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from xdiffda.errors import InputError, Problem
 from xdiffda.observations.readers.air import standard_pressure, virtual_factor
 from xdiffda.observations.readers.indirect import refuse_indirect
 from xdiffda.observations.readers.kinds import is_surface_type, kinds_of
-from xdiffda.observations.readers.recognise import damaged
+from xdiffda.observations.readers.netcdf import numbers, opened_netcdf, texts, units_of
 from xdiffda.observations.readers.reports import Reports
 from xdiffda.state.times import TimeTrouble, as_datetimes
 from xdiffda.state.units import conversion
@@ -84,12 +82,9 @@ _HEIGHT = ("stationElevation", "station_elevation")
 Groups = dict[str, dict[str, Any]]
 
 
-def is_ioda(path: Path) -> bool:
-    """Whether a netCDF file is laid out in groups as IODA files are, or flat with ``@``."""
-    with _opened(path) as file:
-        return (
-            _VALUE in file.groups or _META in file.groups or any("@" in n for n in file.variables)
-        )
+def is_ioda(file: Any) -> bool:
+    """Whether an open netCDF file is laid out in groups as IODA files are, or flat with ``@``."""
+    return _VALUE in file.groups or _META in file.groups or any("@" in n for n in file.variables)
 
 
 def read_ioda(path: Path, *, heights: str | None = None) -> xr.Dataset:
@@ -98,15 +93,12 @@ def read_ioda(path: Path, *, heights: str | None = None) -> xr.Dataset:
     With ``heights="standard"`` heights aloft without a pressure are brought to one through the ICAO
     standard atmosphere.
     """
-    with _opened(path) as file:
+    with opened_netcdf(path) as file:
         groups = _groups(file)
         _need_groups(path, groups)
         start = str(getattr(file, "date_time", ""))
-        try:
-            reports = _places(path, groups, start, heights)
-            _values(groups, reports)
-        except (OSError, RuntimeError) as error:  # of the netCDF library: bytes are absent
-            raise damaged(path, error) from error
+        reports = _places(path, groups, start, heights)
+        _values(groups, reports)
     if not any(np.isfinite(column.value).any() for column in reports.columns):
         refuse_indirect(path, [f"{_VALUE}/{word}" for word in groups[_VALUE]])
     obs = reports.to_dataset()
@@ -126,18 +118,6 @@ def _refuse_heights(path: Path, height: np.ndarray, reports: Reports) -> None:
             f"xdiffda.read_obs({str(path)!r}, heights='standard')",
         )
         raise InputError([problem], what=str(path))
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    import netCDF4
-
-    try:
-        file = netCDF4.Dataset(path)
-    except (OSError, RuntimeError) as error:
-        raise damaged(path, error) from error
-    with file:
-        yield file
 
 
 def _groups(file: Any) -> Groups:
@@ -186,7 +166,7 @@ def _places(path: Path, groups: Groups, start: str, heights: str | None) -> Repo
     if (elevation := _first(meta, _HEIGHT)) is not None:
         place["station_height"] = elevation
     if word := next((name for name in _STATION if name in meta), None):
-        place["station"] = _texts(meta[word])
+        place["station"] = texts(meta[word])
     reports = Reports(place)
     _kinds(groups, reports)
     _heights(meta, reports, heights)
@@ -199,7 +179,7 @@ def _kinds(groups: Groups, reports: Reports) -> None:
     code = np.full(n, np.nan)
     for variable in groups.get("ObsType", {}).values():
         if variable.shape == (n,):
-            values = _numbers(variable)
+            values = numbers(variable)
             code = np.where(np.isfinite(code), code, np.where(values > 0, values, np.nan))
     if np.isfinite(code).any():
         reports.place["kind"] = kinds_of(code)
@@ -235,8 +215,8 @@ def _first(
     word = next((name for name in names if name in group), None)
     if word is None:
         return None
-    values = _numbers(group[word])
-    if like and (line := conversion(_units(group[word]) or default, like)):
+    values = numbers(group[word])
+    if like and (line := conversion(units_of(group[word]) or default, like)):
         values = values * line[0] + line[1]
     return values
 
@@ -245,14 +225,14 @@ def _times(meta: dict[str, Any], start: str) -> np.ndarray | None:
     """Times from seconds since a date, from text, or from hours after the date of the file."""
     if "dateTime" in meta:
         stamps = meta["dateTime"][:]
-        attrs = {"units": _units(meta["dateTime"])}
+        attrs = {"units": units_of(meta["dateTime"])}
         times = _as_times(np.ma.filled(stamps, 0), attrs)
         return np.where(np.ma.getmaskarray(stamps), np.datetime64("NaT"), times)
     if "datetime" in meta:
-        return _as_times(_texts(meta["datetime"]).astype(object), {})
+        return _as_times(texts(meta["datetime"]).astype(object), {})
     if "time" in meta and len(start) == 10 and start.isdigit():
         day = f"{start[:4]}-{start[4:6]}-{start[6:8]}T{start[8:]}:00"
-        return _as_times(_numbers(meta["time"]), {"units": f"hours since {day}"})
+        return _as_times(numbers(meta["time"]), {"units": f"hours since {day}"})
     return None
 
 
@@ -261,27 +241,6 @@ def _as_times(values: np.ndarray, attrs: dict[str, str]) -> np.ndarray:
         return as_datetimes(values, attrs)
     except TimeTrouble:
         return np.full(values.shape, np.datetime64("NaT", "ns"))
-
-
-def _units(variable: Any) -> str:
-    units = str(getattr(variable, "units", "")).strip()
-    return "" if units == "unitless" else units
-
-
-def _numbers(variable: Any) -> np.ndarray:
-    """Values as float64, NaN where missing; huge ones are fill values that nobody declared."""
-    values = np.ma.filled(np.ma.asarray(variable[:]).astype(np.float64), np.nan)
-    return np.where(np.abs(values) > 1e30, np.nan, values)
-
-
-def _texts(variable: Any) -> np.ndarray:
-    import netCDF4
-
-    values = np.ma.filled(variable[:]) if variable.dtype is not str else variable[:]
-    values = np.asarray(values)
-    if values.dtype.kind == "S" and values.ndim == 2:
-        values = netCDF4.chartostring(values, "utf-8")
-    return np.char.strip(values.astype(str), "\0 ")
 
 
 def _values(groups: Groups, reports: Reports) -> None:
@@ -298,29 +257,29 @@ def _values(groups: Groups, reports: Reports) -> None:
             for word in flat.intersection(words):
                 used.add(word)
                 surface = _surface_of(groups, word, reports) if at_level else None
-                units = _units(values[word]) or ("gpm" if name == "geopotential" else "")
+                units = units_of(values[word]) or ("gpm" if name == "geopotential" else "")
                 reports.add(
                     f"{_VALUE}/{word}",
                     name,
-                    _numbers(values[word]),
+                    numbers(values[word]),
                     units=units,
                     surface=surface,
                     **_beside(groups, word, n),
                 )
     _virtual(groups, reports, flat, used)
     for word in flat.intersection(_HUMIDITY):
-        if units := _units(values[word]):  # without them 1 is saturated, or dry
+        if units := units_of(values[word]):  # without them 1 is saturated, or dry
             used.add(word)
             aloft = ~_surface_of(groups, word, reports)
             reports.add(
                 f"{_VALUE}/{word}",
                 "relative_humidity",
-                np.where(aloft, _numbers(values[word]), np.nan),
+                np.where(aloft, numbers(values[word]), np.nan),
                 units=units,
                 count_missing=False,
                 **_beside(groups, word, n),
             )
-            at_surface = np.isfinite(_numbers(values[word])) & ~aloft
+            at_surface = np.isfinite(numbers(values[word])) & ~aloft
             reports.unused[f"{_VALUE}/{word} at 2 m"] += int(at_surface.sum())
     for speed, direction, at_surface in _WINDS:
         if {speed, direction} <= flat:
@@ -329,10 +288,10 @@ def _values(groups: Groups, reports: Reports) -> None:
             beside = _beside(groups, speed, n)
             beside.pop("background")  # that of a speed is none of its components
             reports.add_wind(
-                _numbers(values[speed]),
-                _numbers(values[direction]),
+                numbers(values[speed]),
+                numbers(values[direction]),
                 surface=surface,
-                units=_units(values[speed]) or "m s-1",
+                units=units_of(values[speed]) or "m s-1",
                 **beside,
             )
     for word in values.keys() - used:
@@ -347,15 +306,15 @@ def _virtual(groups: Groups, reports: Reports, flat: set[str], used: set[str]) -
     if (
         word is None
         or moist is None
-        or (line := conversion(_units(values[moist]) or "kg kg-1", "specific_humidity")) is None
+        or (line := conversion(units_of(values[moist]) or "kg kg-1", "specific_humidity")) is None
     ):
         return
     used.add(word)
     n = reports.place["lat"].size
-    warm, humidity = _numbers(values[word]), _numbers(values[moist]) * line[0] + line[1]
+    warm, humidity = numbers(values[word]), numbers(values[moist]) * line[0] + line[1]
     dry = np.full(n, np.nan)
     for name in flat.intersection(_LEVELS["temperature"]):
-        dry = np.where(np.isfinite(dry), dry, _numbers(values[name]))
+        dry = np.where(np.isfinite(dry), dry, numbers(values[name]))
     beside = _beside(groups, word, n)
     beside.pop("background")  # of the virtual temperature
     temperature = np.where(np.isfinite(dry), np.nan, warm / virtual_factor(humidity))
@@ -363,7 +322,7 @@ def _virtual(groups: Groups, reports: Reports, flat: set[str], used: set[str]) -
         f"{_VALUE}/{word}",
         "temperature",
         temperature,
-        units=_units(values[word]) or "K",
+        units=units_of(values[word]) or "K",
         surface=_surface_of(groups, word, reports),
         count_missing=False,
         **beside,
@@ -379,7 +338,7 @@ def _virtual(groups: Groups, reports: Reports, flat: set[str], used: set[str]) -
 def _count(variable: Any) -> int:
     if variable.dtype is str or np.dtype(variable.dtype).kind not in "iuf":
         return int(np.size(variable[:]))
-    return int(np.isfinite(_numbers(variable)).sum())
+    return int(np.isfinite(numbers(variable)).sum())
 
 
 def _rule(groups: Groups) -> str:
@@ -420,7 +379,7 @@ def _of_group(groups: Groups, group: str, word: str, n: int) -> np.ndarray | Non
     variable = groups[group].get(word)
     if variable is None or variable.shape != (n,) or variable.dtype is str:
         return None
-    return _numbers(variable)
+    return numbers(variable)
 
 
 def _surface_of(groups: Groups, word: str, reports: Reports) -> np.ndarray:
@@ -431,7 +390,7 @@ def _surface_of(groups: Groups, word: str, reports: Reports) -> np.ndarray:
     variable = groups.get("ObsType", {}).get(word)
     by_type = np.zeros(n, bool)
     if variable is not None and variable.shape == (n,):
-        by_type = is_surface_type(_numbers(variable))
+        by_type = is_surface_type(numbers(variable))
     height, ground = place.get("height", nothing), place.get("station_height", nothing)
     unplaced = np.isnan(place["level"])
     on_ground = unplaced & (np.abs(height - ground) <= _ABOVE_GROUND)

@@ -53,6 +53,9 @@ def _without_bits(bad: tuple[int, ...], width: int) -> Callable[[np.ndarray], np
     return good
 
 
+_ISD_GOOD = "01459ACIMPRU"
+
+
 def _metar(marks: np.ndarray) -> np.ndarray:
     marks = np.asarray(marks, np.float64)
     return ~np.isfinite(marks) | (marks >= 0)
@@ -74,8 +77,10 @@ RULES: dict[str, Rule] = {
     ),
     "isd": Rule(_none_of("2367"), "NOAA ISD: 2 and 6 are suspect, 3 and 7 erroneous"),
     "ghcnh": Rule(
-        lambda marks: np.char.strip(np.asarray(marks, str)) == "",
-        "NOAA GHCN hourly: any letter names the check that failed",
+        lambda marks: np.isin(
+            np.char.strip(np.asarray(marks, str)), ("", *(f"isd {q}" for q in _ISD_GOOD))
+        ),
+        "NOAA GHCN hourly: any letter names the check that failed; marks of ISD as there",
     ),
     "igra": Rule(
         lambda marks: np.ones(np.shape(marks), bool),

@@ -5,21 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from xdiffda.errors import StorageError, raise_if
+from xdiffda.errors import InputError, Problem, StorageError, raise_if
 from xdiffda.observations.checks import find_problems, repeated
 from xdiffda.observations.columns import BACKGROUND_SUFFIX, SUFFIX
 from xdiffda.observations.forms import DROPPED, NUMERIC, TIDY_NAMES
-from xdiffda.observations.names import match_observed
-from xdiffda.observations.readers.recognise import damaged, text_of, unreadable
-from xdiffda.observations.readers.reports import UNUSED, as_text
+from xdiffda.observations.names import KNOWN, match_observed
+from xdiffda.observations.readers.files import damaged, text_of, unreadable
+from xdiffda.observations.readers.netcdf import opened_netcdf
+from xdiffda.observations.readers.reports import AT_SURFACE, UNUSED, as_text, components
 from xdiffda.observations.table import readable, tidy_of
+from xdiffda.state.units import conversion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,8 +31,9 @@ if TYPE_CHECKING:
     from xdiffda.observations.forms import Raw
 
 
-_SEPARATORS = ",;\t"
+_SEPARATORS = ",;\t|"
 _TEXTS = ("variable", "station", "kind", "units", "time")
+_UNITS_BEHIND = re.compile(r"\s*(.*?)\s*(?:[\[(]\s*([^\])]*?)\s*[\])])?\s*$")
 _MISSING = ("", "NaN", "nan", "NA", "N/A", "NaT", "null", "NULL", "None", "-nan", "<NA>")
 
 
@@ -47,8 +52,37 @@ def is_tidy(words: list[str]) -> bool:
     return all(lower & {*TIDY_NAMES[name]} for name in ("variable", "value", "lat", "lon"))
 
 
-def read_csv(path: Path) -> xr.Dataset:
-    """Read a tidy table; text stays text, so that station 01001 is not 1001."""
+def is_wide(words: list[str]) -> bool:
+    """Whether these columns are places and variables, one row for each report."""
+    names = [_UNITS_BEHIND.match(word)[1] for word in words]
+    lower = {name.lower() for name in names}
+    return all(lower & {*TIDY_NAMES[name]} for name in ("lat", "lon")) and any(
+        map(_is_known, names)
+    )
+
+
+def _is_known(name: str) -> bool:
+    return _role(name) is None and match_observed(name, "", on_levels=None, own={}) is not None
+
+
+def read_csv(
+    path: Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
+) -> xr.Dataset:
+    """Read a table, tidy or wide; text stays text, so that station 01001 is not 1001.
+
+    Parameters
+    ----------
+    path
+        The file.
+    columns
+        What its columns mean, by the name that they have in the file: names of variables, or
+        ``lat``, ``lon``, ``time``, ``level``, ``station`` and the like.
+    units
+        Units of columns of a wide table, by the same names.
+    """
     import pandas as pd
 
     text = text_of(path).lstrip()
@@ -64,13 +98,116 @@ def read_csv(path: Path) -> xr.Dataset:
     except ValueError as error:  # pandas' own errors are ValueErrors
         raise unreadable(path, error) from error
     frame = frame.rename(columns=lambda word: word.strip())
+    said = dict(units or {})
+    absent = [word for word in {**(columns or {}), **said} if word not in frame]
+    if absent:
+        problem = Problem(
+            f"columns {', '.join(frame.columns[:8])}",
+            f"{', '.join(absent)}, of which you say what it is",
+            f"xdiffda.read_obs({str(path)!r})",
+        )
+        raise InputError([problem], what=str(path))
     for word in map(str, frame.columns):
-        role = _role(word)
         if word in ("", "obs") or word.startswith("Unnamed: "):  # the index, as pandas writes it
             frame = frame.drop(columns=word)
-        elif role not in (None, *_TEXTS):
+    if not is_tidy([(columns or {}).get(word, word) for word in map(str, frame.columns)]):
+        frame = _tidy(path, frame, columns or {}, said)
+    elif columns:
+        frame = frame.rename(columns=columns)
+    for word in map(str, frame.columns):
+        if _role(word) not in (None, *_TEXTS):
             frame[word] = _numbers(frame[word].to_numpy(object))
     return _finish(frame, f"obs = pandas.read_csv({str(path)!r})")
+
+
+def _tidy(
+    path: Path, frame: pd.DataFrame, columns: Mapping[str, str], units: dict[str, str]
+) -> pd.DataFrame:
+    """A wide table as a tidy one: one row for each value, report by report."""
+    import pandas as pd
+
+    named = {}
+    for word in map(str, frame.columns):
+        name, unit = _UNITS_BEHIND.match(word).groups()
+        named[word] = columns.get(word, name)
+        if unit and word not in units:
+            units[word] = unit
+    roles = {word: _role(name) for word, name in named.items()}
+    known = {w: n for w, n in named.items() if roles[w] is None and _is_known(n)}
+    if not known or not {"lat", "lon"} <= {*roles.values()}:
+        problem = Problem(
+            f"columns {', '.join(frame.columns[:8])}",
+            "lat, lon, and columns of variables that xdiffda knows "
+            "(sorted(xdiffda.observations.KNOWN))",
+            f"xdiffda.read_obs({str(path)!r}, columns={{'T': '2m_temperature'}})",
+        )
+        raise InputError([problem], what=str(path))
+    place = pd.DataFrame({role: frame[word] for word, role in roles.items() if role})
+    level = np.full(len(frame), np.nan)
+    for word in (word for word, role in roles.items() if role == "level"):
+        level = _numeric(path, frame, word)
+        if line := conversion(units.get(word, ""), "surface_pressure"):
+            level = level * line[0] / 100.0
+    values = {word: _numeric(path, frame, word) for word in known}
+    parts, used = [], {*known, *(word for word, role in roles.items() if role)}
+    for word, name, value in _with_components(known, values, np.isnan(level)):
+        # of a wind a part that another part says is not missing
+        rows = np.flatnonzero(np.isfinite(value) | (name == known[word]))
+        part = place.assign(variable=name, value=value, units=units.get(word, ""))
+        part["level"] = np.where(_on_levels(name), level, np.nan)
+        for suffix, role in ((SUFFIX, "error_std"), (BACKGROUND_SUFFIX, "background")):
+            if word + suffix in frame:
+                part[role] = _numeric(path, frame, word + suffix)
+                used.add(word + suffix)
+        parts.append(part.iloc[rows])
+    table = pd.concat(parts).sort_index(kind="stable").reset_index(drop=True)
+    unused = {w: int((frame[w] != "").sum()) for w in map(str, frame.columns) if w not in used}
+    table.attrs = {UNUSED: as_text(Counter(unused))}
+    return table
+
+
+def _numeric(path: Path, frame: pd.DataFrame, word: str) -> np.ndarray:
+    numbers = _numbers(frame[word].to_numpy(object))
+    if numbers.dtype.kind != "f":
+        problem = Problem(
+            f"`{word}` that is not all numbers",
+            "numbers, empty where missing",
+            f"obs[{word!r}] = pandas.to_numeric(obs[{word!r}], errors='coerce')",
+        )
+        raise InputError([problem], what=f"obs = pandas.read_csv({str(path)!r})")
+    return numbers
+
+
+def _on_levels(names: np.ndarray) -> np.ndarray:
+    """Which of these variables live on levels."""
+    found, where = np.unique(names, return_inverse=True)
+    matches = [match_observed(str(name), "", on_levels=None, own={}) for name in found]
+    return np.array([m is None or KNOWN[m.name].on_levels for m in matches], bool)[where]
+
+
+def _with_components(
+    known: Mapping[str, str], values: dict[str, np.ndarray], surface: np.ndarray
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Column, names and values; wind of a speed and a direction as components.
+
+    Where the direction is unknown the speed stays. A wind without a level is that at 10 m.
+    """
+    left = dict(known)
+    found: dict[str, str] = {}
+    for word, name in known.items():
+        if match := match_observed(name, "", on_levels=None, own={}):
+            found.setdefault(match.name, word)
+    out = []
+    for prefix in ("", "10m_"):
+        fast, turned = (found.get(f"{prefix}wind_{w}") for w in ("speed", "from_direction"))
+        if fast is None or turned is None:
+            continue
+        at_surface = surface | (prefix != "")
+        del left[fast], left[turned]
+        aloft = ("u_component_of_wind", "v_component_of_wind", "wind_speed")
+        for name, value in zip(aloft, components(values[fast], values[turned]), strict=True):
+            out.append((fast, np.where(at_surface, AT_SURFACE[name], name), value))
+    return [(w, np.full(surface.size, n), values[w]) for w, n in left.items()] + out
 
 
 def _role(word: str) -> str | None:
@@ -88,7 +225,8 @@ def _numbers(cells: np.ndarray) -> np.ndarray:
 
 def read_netcdf(path: Path) -> xr.Dataset:
     """Read observations in tidy or columns form."""
-    return _open(path, "netcdf4")
+    with opened_netcdf(path) as file:
+        return _open(path, xr.backends.NetCDF4DataStore(file))
 
 
 def read_zarr(path: Path) -> xr.Dataset:
@@ -100,7 +238,7 @@ def read_zarr(path: Path) -> xr.Dataset:
                 "needed numbers and fixed or variable text; repair: write it again from where it "
                 "was made with `xdiffda.write_dataset(obs, 'obs.zarr')`"
             )
-    return _open(path, "zarr")
+    return _open(path, path, engine="zarr")
 
 
 def _asks_for_pickle(file: Path) -> bool:
@@ -117,9 +255,9 @@ def _asks_for_pickle(file: Path) -> bool:
     return bool(found)
 
 
-def _open(path: Path, engine: Any) -> xr.Dataset:
+def _open(path: Path, source: Any, **how: Any) -> xr.Dataset:
     try:
-        with xr.open_dataset(path, engine=engine, decode_timedelta=True) as opened:
+        with xr.open_dataset(source, decode_timedelta=True, **how) as opened:
             obs = opened.load()
     except Exception as error:  # every backend has errors of its own
         # where nothing but the meaning of its numbers is in doubt, the file is whole

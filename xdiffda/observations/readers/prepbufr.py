@@ -19,8 +19,8 @@ import xarray as xr
 from xdiffda.errors import InputError, Problem
 from xdiffda.observations.readers.air import specific_humidity, virtual_factor
 from xdiffda.observations.readers.bufr_messages import TABLES, Message, date_of, decode, messages_of
+from xdiffda.observations.readers.files import bytes_of
 from xdiffda.observations.readers.kinds import is_surface_type, kinds_of
-from xdiffda.observations.readers.recognise import bytes_of
 from xdiffda.observations.readers.reports import Reports
 from xdiffda.state.humidity import saturation_pressure
 

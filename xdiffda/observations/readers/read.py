@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -15,25 +15,52 @@ from xdiffda.errors import InputError, Problem
 from xdiffda.observations import KNOWN
 from xdiffda.observations.forms import DROPPED
 from xdiffda.observations.names import match_observed
-from xdiffda.observations.readers.recognise import FORMATS, REFUSED, need_content, recognise, refuse
+from xdiffda.observations.readers.files import FORMATS, need_content
+from xdiffda.observations.readers.recognise import recognise
 from xdiffda.observations.readers.reports import UNUSED
 from xdiffda.observations.table import select_window
 
-Format = Literal["netcdf", "zarr", "csv", "ioda", "igra", "metar", "bufr", "prepbufr"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+Format = Literal[
+    "netcdf",
+    "zarr",
+    "csv",
+    "ioda",
+    "madis",
+    "igra",
+    "metar",
+    "isd",
+    "ghcnh",
+    "bufr",
+    "prepbufr",
+    "odb",
+]
 # Format -> module and function that read it; imported when it is asked for.
 _READERS = {
     "netcdf": ("own", "read_netcdf"),
     "zarr": ("own", "read_zarr"),
     "csv": ("own", "read_csv"),
     "ioda": ("ioda", "read_ioda"),
+    "madis": ("madis", "read_madis"),
     "igra": ("igra", "read_igra"),
     "metar": ("metar", "read_metar"),
+    "isd": ("isd", "read_isd"),
+    "ghcnh": ("isd", "read_ghcnh"),
     "bufr": ("bufr", "read_bufr"),
     "prepbufr": ("prepbufr", "read_prepbufr"),
+    "odb": ("odb", "read_odb"),
 }
 _OWN = ("netcdf", "zarr", "csv")
 # What readers of a form are asked beyond the file.
-_OPTIONS = {"ioda": ("heights",), "bufr": ("heights", "drift"), "prepbufr": ("drift",)}
+_OPTIONS = {
+    "csv": ("columns", "units"),
+    "ioda": ("heights",),
+    "metar": ("stations", "time"),
+    "bufr": ("heights", "drift"),
+    "prepbufr": ("drift",),
+}
 
 
 def read_obs(
@@ -45,6 +72,9 @@ def read_obs(
     window: np.timedelta64 | str | None = None,
     heights: Literal["standard"] | None = None,
     drift: bool = True,
+    columns: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
+    stations: str | os.PathLike | pd.DataFrame | xr.Dataset | None = None,
 ) -> xr.Dataset:
     """Read observations from a file, as ``assimilate`` takes them.
 
@@ -52,9 +82,10 @@ def read_obs(
     ----------
     path
         A file, or the folder of a Zarr store. Its form is recognised by what is in it: tidy or
-        columns observations of xdiffda in netCDF or Zarr; a tidy table as CSV; IODA netCDF;
-        soundings of IGRA, version 2; a CSV of decoded METARs; BUFR of SYNOP or TEMP (extra
-        ``obs``). Text may be compressed (gzip, zip).
+        columns observations of xdiffda in netCDF or Zarr; a table as CSV, tidy or wide; IODA and
+        MADIS netCDF; soundings of IGRA, version 2; METARs, as bulletins or decoded; ISD and GHCN
+        hourly; BUFR and prepBUFR (extra ``obs``); ODB-2 (extra ``odb``). Any file may be
+        compressed (gzip, or zip of one file).
     format
         The form, where it is known better.
     variables
@@ -68,6 +99,13 @@ def read_obs(
     drift
         Whether the levels of soundings have the places and times to which the balloon drifted,
         where the file has them (BUFR, prepBUFR); else those of the launch.
+    columns, units
+        Of a table: what its columns mean, and in which units they are, by the names that they have
+        in the file; ``columns={"T": "2m_temperature", "x": "lon", "y": "lat"}``.
+    stations
+        Where the stations of METAR bulletins are: a table with columns ``station``, ``lat``,
+        ``lon`` and ``station_height`` (m), or the CSV file of one. Bulletins need ``time`` as
+        well: they do not say the month.
 
     Returns
     -------
@@ -90,8 +128,8 @@ def read_obs(
     Raises
     ------
     InputError
-        If the form is unknown or left to another tool (ODB), something that every
-        observation needs is not in the file, or nothing in it can be used.
+        If the form is unknown, something that every observation needs is not in the file, or
+        nothing in it can be used.
     StorageError
         If the file is absent, empty, truncated or damaged, or needs a package.
 
@@ -122,13 +160,12 @@ def read_obs(
             ],
             what="read_obs",
         )
-    form = format or recognise(file)
-    if form in REFUSED:
-        raise refuse(file, form)
+    form = format or ("csv" if columns else recognise(file))
     wanted = _wanted(variables)
     module, function = _READERS[form]
     reader = getattr(importlib.import_module(f"{__package__}.{module}"), function)
-    given = {"heights": heights, "drift": drift}
+    given = {"heights": heights, "drift": drift, "columns": columns, "units": units}
+    given |= {"stations": stations, "time": time}
     obs = reader(file, **{name: given[name] for name in _OPTIONS.get(form, ())})
     if form not in _OWN:
         first = {"xdiffda_observations_file": file.name, "xdiffda_observations_format": form}

@@ -19,6 +19,7 @@ from xdiffda.observations import KNOWN, default_error_std
 from xdiffda.observations.checks import HIGHEST_PRESSURE
 from xdiffda.observations.forms import DROPPED
 from xdiffda.observations.names import to_units
+from xdiffda.observations.readers.air import standard_pressure
 from xdiffda.observations.sites import on_globe
 from xdiffda.observations.table import _ATTRS
 
@@ -79,7 +80,7 @@ class Reports:
     def assume(self, what: str, number: int) -> None:
         """Note what a reader took for granted, and for how many values."""
         if number:
-            self.assumed[what] += number
+            self.assumed[what] += int(number)
 
     def add(
         self,
@@ -128,6 +129,7 @@ class Reports:
         *,
         units: str = "m s-1",
         zero_is_variable: bool = False,
+        count_missing: bool = True,
         **others: Any,
     ) -> None:
         """Add wind as components where both are known, else its speed.
@@ -137,23 +139,61 @@ class Reports:
         """
         factor = (to_units(units, KNOWN["wind_speed"]) or (1.0, 0.0))[0]
         speed = np.asarray(speed, np.float64) * factor
-        direction = np.array(direction, np.float64)
-        direction[speed == 0] = 0.0  # calm has no direction
+        direction = np.asarray(direction, np.float64)
         if others.get("error") is not None:
             others["error"] = np.asarray(others["error"], np.float64) * factor
-        known = np.isfinite(direction) & ~(zero_is_variable & (direction == 0) & (speed > 0))
-        known &= (direction >= 0) & (direction <= 360)
-        self._count("wind: missing", ~np.isfinite(speed) & ~np.isfinite(direction))
+        if count_missing:
+            self._count("wind: missing", ~np.isfinite(speed) & ~np.isfinite(direction))
         self._count("wind direction without a speed", ~np.isfinite(speed) & np.isfinite(direction))
-        angle = np.deg2rad(direction)
-        both = np.isfinite(speed) & known
-        parts = {
-            "u_component_of_wind": np.where(both, -speed * np.sin(angle), np.nan),
-            "v_component_of_wind": np.where(both, -speed * np.cos(angle), np.nan),
-            "wind_speed": np.where(~known, speed, np.nan),
-        }
-        for name, value in parts.items():  # a wind that is no speed alone is not missing
+        names = ("u_component_of_wind", "v_component_of_wind", "wind_speed")
+        parts = components(speed, direction, zero_is_variable=zero_is_variable)
+        for name, value in zip(names, parts, strict=True):
+            # a wind that is no speed alone is not missing
             self.add(name, name, value, count_missing=False, **others)
+
+    def pressures_at_heights(
+        self,
+        rows: np.ndarray,
+        level: np.ndarray,
+        height: np.ndarray,
+        wanted: np.ndarray,
+        *,
+        soundings: bool,
+    ) -> None:
+        """Levels where only heights are known: through the sounding itself, else ICAO's atmosphere.
+
+        Parameters
+        ----------
+        rows
+            Sounding of each report.
+        level, height
+            Pressure (hPa) and height (m).
+        wanted
+            Which reports need a pressure.
+        soundings
+            Whether a sounding may have pressures at some of its heights.
+        """
+        standard = standard_pressure(height) / 100.0
+        result = np.where(wanted, standard, level)
+        own = np.zeros(rows.size, bool)
+        both = np.isfinite(level) & np.isfinite(height) & (level > 0)
+        if soundings and both.any():
+            for row in np.unique(rows[wanted]):
+                mine = np.flatnonzero(rows == row)
+                known, asked = mine[both[mine]], mine[wanted[mine]]
+                if known.size < 2:
+                    continue
+                known = known[np.argsort(height[known], kind="stable")]
+                inside = (height[asked] >= height[known[0]]) & (height[asked] <= height[known[-1]])
+                log_p = np.interp(height[asked], height[known], np.log(level[known]))
+                result[asked[inside]] = np.exp(log_p[inside])
+                own[asked[inside]] = True
+        self.place["level"] = result
+        self.assume("pressures from heights through the sounding itself", int(own.sum()))
+        self.assume(
+            "pressures from heights through the ICAO standard atmosphere",
+            int((wanted & ~own).sum()),
+        )
 
     def drop(self, reason: str, bad: np.ndarray) -> None:
         """Leave out all values of the reports that are ``bad``."""
@@ -305,6 +345,31 @@ def _joined(parts: Sequence[np.ndarray | None], sizes: Sequence[int]) -> np.ndar
             np.full(size, nothing) if part is None else part
             for part, size in zip(parts, sizes, strict=True)
         ]
+    )
+
+
+def components(
+    speed: np.ndarray, direction: np.ndarray, *, zero_is_variable: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Eastward and northward wind where speed and direction are known, else the speed alone.
+
+    Examples
+    --------
+    >>> east, north, alone = components(np.array([10.0, 5.0]), np.array([270.0, np.nan]))
+    >>> east.tolist(), alone.tolist()
+    ([10.0, nan], [nan, 5.0])
+    """
+    direction = np.where(speed == 0, 0.0, direction)  # calm has no direction
+    known = np.isfinite(direction) & ~(zero_is_variable & (direction == 0) & (speed > 0))
+    known &= (direction >= 0) & (direction <= 360)
+    angle = np.deg2rad(direction)
+    both = np.isfinite(speed) & known
+    # plus zero: -0.0 is no wind
+    east, north = (0.0 - speed * part(angle) for part in (np.sin, np.cos))
+    return (
+        np.where(both, east, np.nan),
+        np.where(both, north, np.nan),
+        np.where(~known, speed, np.nan),
     )
 
 
