@@ -59,7 +59,7 @@ _HEAD = re.compile(
 )
 BULLETIN = re.compile(r"(?m)^(?:(?:METAR|SPECI)\s+(?:COR\s+)?)?[A-Z][A-Z0-9]{3} \d{6}Z\s")
 _END = re.compile(r"=|\n\s*\n|\x03")
-_FORECAST = re.compile(r"\s*(NIL|CNL|\d{4}/\d{4}\s)")
+_NO_REPORT = re.compile(r"\s*(NIL|CNL|\d{4}/\d{4}\s)")
 _WIND = re.compile(r"\s(\d{3}|VRB|///)P?(\d\d\d?)(?:GP?\d\d\d?)?(KT|MPS|KMH)(?=\s|$)")
 _TEMPERATURES = re.compile(r"\s(M?\d\d)/(M?\d\d)?(?=\s|/|$)")
 _SETTING = re.compile(r"\s(?:A(\d{4})|Q(\d{4}))(?=\s|$)")
@@ -150,12 +150,14 @@ def _add(reports: Reports, number: dict[str, np.ndarray], marks: np.ndarray | No
 
 
 def _bulletins(path: Path, text: str, stations: Any, time: Any) -> Reports:
-    heads = [head for head in _HEAD.finditer(text) if head["kind"] is None]
-    bodies = [
-        _body(text, head.end(), after)
-        for head, after in zip(heads, [*(h.start() for h in heads[1:]), len(text)], strict=True)
+    heads = [*_HEAD.finditer(text)]
+    ends = [*(head.start() for head in heads[1:]), len(text)]
+    bodies = [_body(text, head.end(), end) for head, end in zip(heads, ends, strict=True)]
+    found = [
+        (head, body)
+        for head, body in zip(heads, bodies, strict=True)
+        if head["kind"] is None and not _NO_REPORT.match(body)
     ]
-    found = [(h, b) for h, b in zip(heads, bodies, strict=True) if not _FORECAST.match(b)]
     dated = all(head["date"] for head, _ in found)
     near = _near(time)
     _need(path, near is not None or dated, stations is not None)
@@ -170,6 +172,7 @@ def _bulletins(path: Path, text: str, stations: Any, time: Any) -> Reports:
         "kind": np.full(len(found), "metar"),
     }
     reports = Reports(place)
+    reports.unused["forecasts, and reports that are nil"] += len(heads) - len(found)
     known = _place(path, reports, stations)
     _add(reports, number, None)
     reports.drop("station that is not in the table", ~known)
