@@ -162,6 +162,7 @@ def test_extras(project: dict) -> None:
         "cuda",
         "interactive",
         "obs",
+        "odb",
         "train",
         "cloud",
         "scale",
