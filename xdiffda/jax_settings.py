@@ -70,9 +70,9 @@ def own_jax() -> Iterator[None]:
 
     if offset := jax.config.jax_random_seed_offset:  # pyright: ignore[reportAttributeAccessIssue]
         raise XdiffdaError(
-            f"JAX_RANDOM_SEED_OFFSET is {offset}: every seed would mean other members than its "
-            "number says, and only a process as a whole can set it back: "
-            "jax.config.update('jax_random_seed_offset', 0)."
+            f"JAX_RANDOM_SEED_OFFSET is {offset}: with an offset a seed draws other members than "
+            "without, so that analyses could not be reproduced. It can only be reset for the whole "
+            "process: jax.config.update('jax_random_seed_offset', 0)."
         )
     with (
         jax.enable_x64(False),

@@ -141,7 +141,7 @@ def test_a_cluster_needs_a_store_that_its_workers_see(given, tmp_path: Path, mon
     monkeypatch.setattr(FolderStore, "write_time", lambda *arguments: None)
     settings = {"method": "3dvar", "background_error": 1.0}
     with pytest.raises(
-        StorageError, match="3 analyses were written and are not there: 2020-01-15T12"
+        StorageError, match="3 analyses were written and are missing now: 2020-01-15T12"
     ):
         world.run(*given, tmp_path / "a.zarr", settings=settings)
 

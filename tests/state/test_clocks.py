@@ -182,7 +182,7 @@ def test_a_background_without_a_clock_warns_beside_dated_observations() -> None:
     truth = xdiffda.open_sample("truth").isel(time=0)
     background = xdiffda.open_sample("background").isel(time=0, drop=True)
     obs = truth.diffda.emulate_obs(n_columns=40)
-    with pytest.warns(UserWarning, match="the background tells no time"):
+    with pytest.warns(UserWarning, match="the background has no valid time"):
         background.diffda.assimilate(obs, method="3dvar", progress=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

@@ -176,10 +176,10 @@ def need_written(store: Store, lost: list[int], backgrounds: Backgrounds) -> Non
     if lost:
         shown = ", ".join(str(backgrounds.times[i])[:16] for i in lost[:5])
         raise StorageError(
-            f"{store.name}: {len(lost)} analyses were written and are not there: {shown}"
-            f"{', ...' if len(lost) > 5 else ''}; another process has written over them, or a "
-            "worker to a place of its own; repair: keep the store where all workers see the same, "
-            "and make the same call again, which goes on"
+            f"{store.name}: {len(lost)} analyses were written and are missing now: {shown}"
+            f"{', ...' if len(lost) > 5 else ''}; another process has overwritten them, or a "
+            "worker does not see this folder; repair: keep the store where all workers see the "
+            "same files, and make the same call again, which resumes"
         )
 
 

@@ -351,7 +351,8 @@ def _judge(
             raise InputError(
                 [
                     Problem(
-                        f"all {real.sum()} observations far from the background's forecast",
+                        f"all {real.sum()} observations beyond {gross_check} expected standard "
+                        "deviations from the background's forecast",
                         "observations and background of the same time and model",
                         "assimilate_window(..., gross_check=np.inf)",
                     )

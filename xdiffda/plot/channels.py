@@ -148,7 +148,7 @@ def labelled(
     problems = [
         Problem(
             f"{label or 'a result'}, a {type(ds).__name__} without {' or '.join(along)}",
-            "what the call below gives",
+            "the result of the call below",
             made,
         )
         for label, ds in wrong.items()

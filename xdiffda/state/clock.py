@@ -502,14 +502,14 @@ def with_lead_unit(ds: xr.Dataset, unit: str) -> xr.Dataset:
 def warn_without_clock(times: Any, tidy: xr.Dataset, what: str = "background") -> None:
     """Warn where observations have times and the state has none: then no window holds.
 
-    ``times`` are the valid times of the states, None where they are not told.
+    ``times`` are the valid times of the states, None where they are unknown.
     """
     dated = int((~np.isnat(tidy["time"].values)).sum())
     if dated and any(t is None for t in times):
         warnings.warn(
-            f"the {what} tells no time, and {dated} of {tidy.sizes['obs']} observations do: all "
-            f"count as made when it is valid, no window is applied; repair: "
-            f"`xdiffda.with_valid_time({what}, valid_time)`, when it is valid, UTC",
+            f"the {what} has no valid time, although {dated} of {tidy.sizes['obs']} observations "
+            f"have a time: all observations are used as if made at its valid time, and no window "
+            f"is applied; repair: `xdiffda.with_valid_time({what}, valid_time)`, in UTC",
             stacklevel=4,
         )
 

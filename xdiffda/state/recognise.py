@@ -150,7 +150,7 @@ def _field(
             Problem(
                 f"`{user}` in {units!r}",
                 f"{match.name} in {known.units} or a unit that converts to it: either the unit "
-                "is not written as it is meant, or this is another quantity",
+                "is misspelt, or this is another quantity",
                 f'ds.drop_vars("{user}")',
             )
         )
@@ -190,7 +190,7 @@ def _level_problems(
         problems.append(
             Problem(
                 f"`{user}` with dimension `{level}`",
-                f"{match.name} at one height, without pressure levels: no level of this is it",
+                f"{match.name}, which has one height and no pressure levels: this is another field",
                 f'ds.drop_vars("{user}")',
             )
         )

@@ -55,7 +55,7 @@ def run_tasks(
         told = itertools.islice(failed.items(), SHOWN)
         lines += [f"  {name}: {type(e).__name__}: {e}" for name, e in told]
         lines += [f"  and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
-        lines.append("repair: mend what is named and make the same call again, which goes on")
+        lines.append("repair: mend what is named and make the same call again, which resumes")
         raise StorageError("\n".join(lines)) from next(iter(failed.values()))
 
 
@@ -103,7 +103,7 @@ def _threads(client: Any) -> int:
     except Exception as error:  # of a scheduler that is gone distributed raises what comes
         raise StorageError(
             f"the cluster cannot be reached ({type(error).__name__}: {error}); what is complete "
-            "is in the store; repair: start a cluster and make the same call again, which goes on"
+            "is in the store; repair: start a cluster and make the same call again, which resumes"
         ) from error
 
 

@@ -94,10 +94,10 @@ class HeldOut(NamedTuple):
 
 
 class Stopped(Exception):
-    """A run was asked to stop, has saved its state, and goes on when it is called again."""
+    """A run was asked to stop and has saved its state; the same call resumes it."""
 
     def __init__(self, step: int, steps: int) -> None:
-        super().__init__(f"stopped after step {step} of {steps}: the same command goes on from it")
+        super().__init__(f"stopped after step {step} of {steps}: the same command resumes there")
         self.step, self.steps = step, steps
 
 
