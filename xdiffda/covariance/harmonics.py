@@ -250,6 +250,19 @@ def harmonics_basis(lat: tuple[float, ...], lon: tuple[float, ...], truncation: 
     return ScalarBasis(as32(rows), as32(columns), None, None, as32(mask))
 
 
+def harmonics_at(lat: tuple[float, ...], lon: tuple[float, ...], truncation: int) -> PointBasis:
+    """The same harmonics at single places: each is a row of its own.
+
+    Examples
+    --------
+    >>> harmonics_at((48.2, -33.9), (16.4, 18.6), 20).n_node
+    2
+    """
+    rows, columns, mask = _harmonics(lat, lon, truncation)
+    as32 = functools.partial(jnp.asarray, dtype=jnp.float32)
+    return PointBasis(as32(rows), as32(columns.T[:, None]), None, None, as32(mask))
+
+
 def _harmonics(
     lat: tuple[float, ...], lon: tuple[float, ...], truncation: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -40,7 +40,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from xdiffda.covariance.balance import Balance, ColumnBasis, column_basis
-from xdiffda.covariance.harmonics import Points, Restricted, harmonics_basis
+from xdiffda.covariance.harmonics import Points, Restricted, harmonics_at, harmonics_basis
 from xdiffda.covariance.small_scales import wind_pairs
 from xdiffda.covariance.spectral import SpectralCovariance
 from xdiffda.diffusion.denoiser import Conditioned
@@ -58,7 +58,7 @@ from xdiffda.priors.reference_table import (
 )
 from xdiffda.state.clock import Clock
 from xdiffda.state.convert import read_metadata
-from xdiffda.state.grid import Grid, Layout
+from xdiffda.state.grid import Grid, Layout, Places
 from xdiffda.state.times import width_of
 from xdiffda.state.variables import VARIABLES
 
@@ -156,16 +156,18 @@ class Table:
         std, shares = v["std_temperature_unbalanced"], self._shares("temperature")
         length = np.exp(self._along(np.log(v["vertical_scale"]), self.node))
         out = np.zeros((self.degree.size, 2 * n + 2, 2 * n + 2))
-        apart = self.log_p[:, None] - self.log_p
+        steep = v["vertical_steepness"]
+        apart = v["vertical_coordinate"][:, None] - v["vertical_coordinate"]
         # geopotential is a Gaussian in ln p times a size, temperature its derivative
-        sizes = geopotential_sizes(shares, std, length, self.log_p)
+        sizes = geopotential_sizes(shares, std, length[:, None] / steep, self.log_p)
         for own, scale, size, slope in zip(out, length, *sizes, strict=True):
             e = np.exp(-0.5 * (apart / scale) ** 2) * np.outer(size, size)
-            one, other = slope[:, None] - apart / scale**2, slope + apart / scale**2
+            one = slope[:, None] - steep[:, None] * apart / scale**2
+            other = slope + steep * apart / scale**2
             own[:n, :n] = e
             own[n:-2, :n] = -e * one / R_DRY
             own[:n, n:-2] = own[n:-2, :n].T
-            own[n:-2, n:-2] = e * (one * other + 1 / scale**2) / R_DRY**2
+            own[n:-2, n:-2] = e * (one * other + np.outer(steep, steep) / scale**2) / R_DRY**2
         # and what pressure at the ground has of its own: a Gaussian in ln p, with its temperature
         below = self.log_p - self.log_p[-1]
         size = v["std_pressure"] * np.exp(-0.5 * (below / v["pressure_length"]) ** 2)
@@ -247,7 +249,8 @@ def reference_prior(
     ----------
     like : Dataset or Layout
         The background, in any convention that `xdiffda.assimilate` accepts, global or a box of
-        latitudes and longitudes; nothing but its metadata is read. Variables that are not in
+        latitudes and longitudes; nothing but its metadata is read. A layout may be of single
+        places (`xdiffda.state.grid.Places`). Variables that are not in
         ``GROWS_LIKE`` are left out (``left_out``).
     lead_time : str, timedelta64 or number of hours, optional
         Of the forecast that the background is: ``"24h"``. Errors of each variable grow by a law
@@ -493,7 +496,8 @@ def build_prior(
     far_implied = below[truncation + 1 :].sum(0) + above[truncation:].sum(0)
 
     # variance by row: what wind implies goes with sin^2
-    scalar = harmonics_basis(grid.lat, grid.lon, truncation)
+    make = harmonics_at if isinstance(grid, Places) else harmonics_basis
+    scalar = make(grid.lat, grid.lon, truncation)
     raising_lowering = column_basis(
         layout, scalar, picks.wind, Balance(k[kept], np.ones((grid.n_lat, len(k[0]))))
     )
@@ -625,12 +629,17 @@ def _block_diagonal(*parts: Float[np.ndarray, "degree own own"]) -> np.ndarray:
     return out
 
 
-def _on_nodes(rows: Float[np.ndarray, "row channel"], grid: Grid) -> np.ndarray:
+def _on_nodes(rows: Float[np.ndarray, "row channel"], grid: Grid | Places) -> np.ndarray:
     return np.repeat(rows, grid.n_lon, axis=0).astype(np.float32)
 
 
-def _resolved(grid: Grid, most: int) -> int:
-    """Largest total wavenumber that a grid resolves, as part of the globe of its spacing."""
+def _resolved(grid: Grid | Places, most: int) -> int:
+    """Largest total wavenumber that a grid resolves, as part of the globe of its spacing.
+
+    Single places resolve all.
+    """
+    if isinstance(grid, Places):
+        return most
     if grid.is_global:
         return min(grid.n_lat - 1, grid.n_lon // 2 - 1, most)
     n_lat = round(180 / grid.spacing_deg)

@@ -339,6 +339,56 @@ class Grid:
         )
 
 
+@dataclass(frozen=True)
+class Places:
+    """Single places on the sphere, as if each were a row of a grid with one point.
+
+    For covariances between places (`xdiffda.covariance.harmonics.harmonics_at`): a `Layout` takes
+    them for its grid.
+
+    Parameters
+    ----------
+    lat, lon
+        Degrees north and east, in any order.
+
+    Examples
+    --------
+    >>> places = Places((48.2, -33.9), (16.4, 18.6))
+    >>> places.n_node, places.node_lat.tolist()
+    (2, [48.2, -33.9])
+    """
+
+    lat: tuple[float, ...]
+    lon: tuple[float, ...]
+
+    @property
+    def n_lat(self) -> int:
+        """Rows: one for each place."""
+        return len(self.lat)
+
+    @property
+    def n_lon(self) -> int:
+        """Points of a row."""
+        return 1
+
+    @property
+    def n_node(self) -> int:
+        """Number of places."""
+        return len(self.lat)
+
+    @property
+    def node_lat(self) -> Float[np.ndarray, " node"]:
+        """Latitude of each place, degrees north."""
+        return np.asarray(self.lat, np.float64)
+
+    def area_weights(self) -> Float[np.ndarray, " node"]:
+        """All places count the same."""
+        return np.ones(self.n_node)
+
+    def __str__(self) -> str:
+        return f"{self.n_node} places"
+
+
 def equiangular(n_lat: int, n_lon: int, *, poles: bool) -> Grid:
     """The equiangular grid with rows at the poles, or half a cell away from them.
 
@@ -375,7 +425,7 @@ class Layout:
     Parameters
     ----------
     grid
-        The horizontal grid.
+        The horizontal grid, or single places.
     variables
         Names in ``VARIABLES``.
     levels
@@ -396,7 +446,7 @@ class Layout:
     2
     """
 
-    grid: Grid
+    grid: Grid | Places
     variables: tuple[str, ...]
     levels: tuple[int, ...] = ()
 
