@@ -328,11 +328,12 @@ def cycle(config: Annotated[Path, typer.Argument(help="TOML file")]) -> None:
 @app.command()
 def experiment(
     kind: Annotated[
-        str, typer.Argument(help="single-step, lead-time, sigma-g, maps, cycling or window")
+        str,
+        typer.Argument(help="single-step, lead-time, sigma-g, maps, cycling, window or departures"),
     ],
-    config: Annotated[Path, typer.Argument(help="TOML file")],
+    config: Annotated[Path, typer.Argument(help="TOML file; for departures, observations")],
 ) -> None:
-    """Run an experiment of the DiffDA paper with every method beside it; resumes."""
+    """Run an experiment of the DiffDA paper, or withhold stations of a file (departures)."""
     from xdiffda.experiments.command import main as run
 
     typer.echo(run(kind, config))

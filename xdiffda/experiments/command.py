@@ -11,19 +11,22 @@ from xdiffda.errors import InputError, Problem
 from xdiffda.experiments.config import ExperimentConfig
 from xdiffda.experiments.runner import KINDS, run
 
-MAPS, CYCLING, WINDOW = "maps", "cycling", "window"
+MAPS, CYCLING, WINDOW, DEPARTURES = "maps", "cycling", "window", "departures"
 FIGURES = "figures"
 
 
 def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
-    """Run or resume one experiment of a TOML file; return its tables as Markdown.
+    """Run or resume one experiment of a TOML file or of observations; return tables as Markdown.
 
     Parameters
     ----------
-    kind : {"single-step", "lead-time", "sigma-g", "maps", "cycling", "window"}
+    kind : {"single-step", "lead-time", "sigma-g", "maps", "cycling", "window", "departures"}
         As in `xdiffda.experiments.run`; ``maps`` draws the errors of one case, ``cycling`` runs
-        every method for weeks, ``window`` sets 4D beside first guess at appropriate time.
+        every method for weeks, ``window`` sets 4D beside first guess at appropriate time,
+        ``departures`` withholds stations of a file of real observations.
     path : path
+        For ``departures`` a file with a background at each observation
+        (`xdiffda.experiments.departures.run`), else a TOML file:
         See `xdiffda.experiments.ExperimentConfig`, for cycles
         `xdiffda.experiments.cycling.CyclingConfig`, for windows
         `xdiffda.experiments.window.WindowConfig`.
@@ -34,7 +37,7 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
     InputError
         If the kind is unknown, or the configuration or what it names does not fit.
     """
-    kinds = (*KINDS, MAPS, CYCLING, WINDOW)
+    kinds = (*KINDS, MAPS, CYCLING, WINDOW, DEPARTURES)
     if kind not in kinds:
         raise InputError(
             [
@@ -54,6 +57,10 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
         from xdiffda.experiments import window as window_results
 
         return window_results.main(path, progress=progress)
+    if kind == DEPARTURES:
+        from xdiffda.experiments import departures
+
+        return departures.main(path)
     from xdiffda.experiments import figures, tables
     from xdiffda.experiments import figures as maps
 
