@@ -18,8 +18,10 @@ from xdiffda.covariance.harmonics import sphere_basis
 from xdiffda.covariance.spectral import SpectralCovariance
 from xdiffda.observations import emulate_obs, to_tidy
 from xdiffda.priors.prior import ErrorScales, GaussianPrior
+from xdiffda.priors.reference import ReferencePrior, reference_prior
 from xdiffda.state.convention import default_convention
 from xdiffda.state.convert import from_state
+from xdiffda.state.grid import Layout, equiangular
 
 N_NODE, N_CHANNEL = LAYOUT.grid.n_node, LAYOUT.n_channel
 AREA = LAYOUT.grid.area_weights() / LAYOUT.grid.area_weights().sum()
@@ -266,3 +268,47 @@ def test_too_few_steps_warn_with_a_number_that_does_not() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         xdiffda.assimilate(_label(_full(MEAN)), obs, n_steps=4, **ask)
+
+
+def _sounding_prior() -> ReferencePrior:
+    layout = Layout(equiangular(13, 24, poles=True), ("geopotential", "temperature"), (500, 850))
+    return reference_prior(layout, truncation=5)
+
+
+@pytest.mark.parametrize("n_site, closest", [(1, None), (400, (2.0, 0.6))])
+def test_factors_of_groups_follow_many_soundings_and_not_one(
+    n_site: int, closest: tuple[float, float] | None
+) -> None:
+    """Departures of mass are twice, of temperature 0.6 of what the prior expects."""
+    prior, rng = _sounding_prior(), np.random.default_rng(0)
+    assert set(prior.groups) == {"mass", "temperature"}
+    lat, lon = np.degrees(np.arcsin(rng.uniform(-0.9, 0.9, n_site))), rng.uniform(0, 360, n_site)
+    n = len(prior.layout.channels)
+    names, levels = (np.tile([c[i] for c in prior.layout.channels], n_site) for i in (0, 1))
+    truth = {"geopotential": 2.0, "temperature": 0.6}
+    typical = prior.typical_error()
+    size = np.array([typical[v][p] * truth[v] for v, p in zip(names, levels, strict=True)])
+    error = 0.3 * np.array([typical[v][p] for v, p in zip(names, levels, strict=True)])
+    tidy = xr.Dataset(
+        {
+            "value": ("obs", np.hypot(size, error) * rng.normal(size=n * n_site)),
+            "error_std": ("obs", error),
+        },
+        {
+            "variable": ("obs", names),
+            "lat": ("obs", np.repeat(lat, n)),
+            "lon": ("obs", np.repeat(lon, n)),
+            "level": ("obs", levels.astype(float)),
+            "time": ("obs", np.full(n * n_site, np.datetime64("NaT", "ns"))),
+        },
+    )
+    background = np.zeros(prior.scale.shape, np.float32)
+    settings = {"window": "6h", "gross_check": 10.0, "background_error": "estimate"}
+    _, r, record = observe(tidy, prior, background, None, **settings)
+    found = [r * record["factors"][name] for name in ("mass", "temperature")]
+    if closest is None:
+        assert all(0.7 < factor < 1.5 for factor in record["factors"].values())
+    else:
+        np.testing.assert_allclose(found, closest, rtol=0.15)
+    fixed = observe(tidy, prior, background, None, **settings | {"background_error": 1.0})
+    assert fixed[2]["factors"] == {}

@@ -435,6 +435,9 @@ def _dataset(
         # relative, the largest of all solves for the observations; null where none is made
         "xdiffda_solver_residual": json.dumps([rounded(r["residual"]) for r in records]),
     }
+    if any(r.get("factors") for r in records):  # of errors by group of variables, beside r
+        rounded_factors = [{k: round(v, 3) for k, v in r["factors"].items()} for r in records]
+        analysis.attrs["xdiffda_background_error_factors"] = json.dumps(rounded_factors)
     if settings.method == "letkf" and settings.inflation.adaptive:
         factors = np.stack([r["inflation"] for r in records])
         several = "time" in convention.batch_dims

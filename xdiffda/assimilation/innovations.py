@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -354,6 +354,8 @@ def _stand_ins(good: Flags) -> tuple[Int[np.ndarray, " row"], Flags]:
 # observations does not decide it alone
 R_PRIOR_STD = 0.5
 R_BOUNDS = (0.05, 5.0)
+# and factors of groups of variables around r with this one
+GROUP_STD = 0.35
 # independent numbers of the background's error that the column of one site sees
 SITE_MODES = 2
 # a direction whose background is vaguer than this share of the circle is not linear in anything
@@ -411,8 +413,9 @@ def observe(
     r : float
     record : dict
         ``used`` and ``rejected`` numbers, ``r``, ``kept``, the rows of ``tidy`` in use,
-        ``lost``, those rejected by reason, and ``rows``, those inside the window behind each
-        row of the likelihood (-1: not in use).
+        ``lost``, those rejected by reason, ``rows``, those inside the window behind each row of
+        the likelihood (-1: not in use), and ``factors`` by group of variables, which the
+        likelihood's z holds (`Prior.with_factors`).
 
     Raises
     ------
@@ -436,9 +439,10 @@ def observe(
     parts = [linear_part(rows, tidy, states, at)] if rows.linear is not None else []
     parts += [local_part(group, tidy, states, at) for group in rows.local]
 
-    def table_at(r: float) -> Table:
-        whole = [state_part(group, tidy, states, at, background, prior, r) for group in rows.state]
-        return assemble([*parts, *whole], prior, r, day)
+    def table_at(r: float, factors: Mapping[str, float] | None = None) -> Table:
+        own = prior.with_factors(factors) if factors else prior
+        whole = [state_part(group, tidy, states, at, background, own, r) for group in rows.state]
+        return assemble([*parts, *whole], own, r, day)
 
     estimate = background_error == "estimate"
     table = table_at(1.0 if estimate else float(background_error))
@@ -448,7 +452,9 @@ def observe(
     def sites(n):
         return _n_sites(tidy, n)
 
-    table, good = _judge(table, table_at, fits, estimate, gross_check, sites, unfit)
+    table, good, factors = _judge(
+        table, table_at, fits, estimate, gross_check, sites, unfit, prior.groups
+    )
     r, likelihood = table.r, table.likelihood(good)
     blocks = correlated_blocks(tidy, table.position, good, table.instrument_share, correlation)
     if blocks is not None:
@@ -458,24 +464,26 @@ def observe(
     rejected = {reason: len(where) for reason, where in lost.items()}
     record = {"used": int(good.sum()), "rejected": rejected, "r": r, "kept": kept, "lost": lost}
     record["rows"] = np.where(good, table.position, -1)
+    record["factors"] = factors
     return dataclasses.replace(likelihood, robust=weights), r, record
 
 
 def _judge(
     table: Table,
-    table_at: Callable[[float], Table],
+    table_at: Callable[..., Table],
     fits: Bool[np.ndarray, " obs"],
     estimate: bool,
     gross_check: float,
     sites: Callable[[int], int],
     rejected: dict[str, np.ndarray],
-) -> tuple[Table, Bool[np.ndarray, " obs"]]:
-    """The table at its r, and which departures are not gross errors.
+    groups: tuple[str, ...] | None,
+) -> tuple[Table, Bool[np.ndarray, " obs"], dict[str, float]]:
+    """The table at its r, which departures are not gross errors, and factors of the ``groups``.
 
     ``rejected`` is told of the others. B and the unresolved variance, of which r is estimated,
     depend on r: the second estimate is the fixed point to some per cent.
     """
-    good = fits
+    good, factors = fits, {}
     for _ in range(2 if estimate else 1):  # a gross error must not inflate the r that judges it
         if estimate:
             r = estimate_r(
@@ -484,7 +492,9 @@ def _judge(
                 sites(good.sum()),
                 noise=table.noise[good],
             )
-            table = table_at(r)
+            if groups is not None:
+                factors = group_factors(table, good, groups, r, factors, sites)
+            table = table_at(r, factors)
         expected = np.sqrt(1 + (table.r * table.spread) ** 2)
         good = fits & (np.abs(table.departure) <= gross_check * expected)
         if not good.any():
@@ -503,7 +513,48 @@ def _judge(
             ],
             what="observations",
         )
-    return table, good
+    return table, good, factors
+
+
+def group_factors(
+    table: Table,
+    good: Bool[np.ndarray, " obs"],
+    groups: tuple[str, ...],
+    r: float,
+    before: Mapping[str, float],
+    sites: Callable[[int], int],
+) -> dict[str, float]:
+    """Most probable factors of the errors of groups of variables, beside r.
+
+    As r itself, with a log-normal prior around one (`GROUP_STD`): a sounding, of two independent
+    numbers for each group, moves a factor by little.
+
+    Parameters
+    ----------
+    table : Table
+        With the factors ``before``.
+    good : array (obs,)
+    groups : tuple of str
+        Of each channel.
+    r : float
+    before : mapping
+        Factors that the table holds.
+    sites : callable
+        Number of sites of a number of observations.
+    """
+    most = np.abs(table.sensitivity).argmax(1)
+    channel = table.index[np.arange(len(most)), most] % len(groups)
+    group = np.array(groups)[channel]
+    found = {}
+    for name in dict.fromkeys(groups):
+        own = good & (group == name)
+        if own.any():
+            unit = r * table.whole_spread[own] / before.get(name, 1.0)
+            n_site = sites(own.sum())
+            found[name] = estimate_r(
+                table.departure[own], unit, n_site, noise=table.noise[own], prior_std=GROUP_STD
+            )
+    return found
 
 
 def _whitened(likelihood: Likelihood, blocks: Blocks) -> Likelihood:
@@ -587,6 +638,7 @@ def estimate_r(
     n_site: int,
     *,
     noise: Float[np.ndarray, " obs"] | float = 1.0,
+    prior_std: float | None = None,
 ) -> float:
     """Scale of the background error: the most probable r, given the innovations.
 
@@ -605,6 +657,8 @@ def estimate_r(
     n_site : int
     noise : array (obs,) or float
         Standard deviation of the instrument's error.
+    prior_std : float, optional
+        Standard deviation of log r beforehand; default `R_PRIOR_STD`.
 
     Notes
     -----
@@ -635,7 +689,10 @@ def estimate_r(
         alone, both, share = (np.mean(weight * x) for x in (noise2, d2, spread2))
         # energy of a mode: that of the others is noise alone
         energy = alone + (both - alone) * n / n_mode
-        cost = functools.partial(_minus_log_density, alone, share * n / n_mode, energy, n_mode)
+        width = R_PRIOR_STD if prior_std is None else prior_std
+        cost = functools.partial(
+            _minus_log_density, alone, share * n / n_mode, energy, n_mode, width
+        )
         best = int(np.argmin([cost(log_r) for log_r in grid]))  # there may be two minima
         bounds = grid[max(best - 1, 0)], grid[min(best + 1, grid.size - 1)]
         r = float(np.exp(minimize_scalar(cost, bounds=bounds, method="bounded").x))
@@ -643,12 +700,12 @@ def estimate_r(
 
 
 def _minus_log_density(
-    noise2: float, spread2: float, energy: float, n_mode: int, log_r: float
+    noise2: float, spread2: float, energy: float, n_mode: int, prior_std: float, log_r: float
 ) -> float:
     """Of log r, given the mean energy of ``n_mode`` modes, whose variances these are for r = 1."""
     variance = noise2 + np.exp(2 * log_r) * spread2
     misfit = 0.5 * n_mode * (np.log(variance) + energy / variance)
-    return float(misfit + 0.5 * (log_r / R_PRIOR_STD) ** 2)
+    return float(misfit + 0.5 * (log_r / prior_std) ** 2)
 
 
 def valid_times(convention: Convention) -> list[np.datetime64 | None]:

@@ -85,6 +85,7 @@ def analyse_time(
         error_correlation=settings.error_correlation,
         day=day,
     )
+    prior = prior.with_factors(record["factors"]) if record["factors"] else prior
     inside = tidy
     if time is not None and not np.isnat(time):
         inside, _ = select_window(tidy, time, settings.window)

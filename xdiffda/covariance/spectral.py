@@ -131,7 +131,11 @@ def apply_blocks(
 
 @with_own_jax
 def estimate_blocks(
-    basis: Basis, samples: Float[np.ndarray, "sample node channel"], *, batch: int = 32
+    basis: Basis,
+    samples: Float[np.ndarray, "sample node channel"],
+    *,
+    batch: int = 32,
+    shrink: bool = True,
 ) -> Float[np.ndarray, "degree channel channel"]:
     """Second moments of spectral coefficients, shrunk towards their diagonal.
 
@@ -146,6 +150,8 @@ def estimate_blocks(
         Zero-mean states, for example normalised background errors.
     batch : int
         Samples transformed at a time.
+    shrink : bool
+        False for the second moments as they are.
 
     Returns
     -------
@@ -160,6 +166,8 @@ def estimate_blocks(
         total += np.einsum("dxc,dxe->dce", flat, flat, optimize=True)
     count = len(samples) * np.asarray(basis.multiplicity, np.float64)
     blocks = total / count[:, None, None]
+    if not shrink:
+        return blocks
     keep = (count / (count + n_channel))[:, None, None]
     diagonal = blocks * np.eye(n_channel)
     floor = 1e-6 * np.einsum("dcc->c", blocks) / len(blocks)

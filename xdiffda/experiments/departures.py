@@ -28,6 +28,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Bool, Float, Int
 
+from xdiffda.assimilation.innovations import GROUP_STD, estimate_r
 from xdiffda.covariance.spectral import BlockCovariance
 from xdiffda.diffusion.kalman import Solver, update
 from xdiffda.diffusion.likelihood import Likelihood, gather, scatter
@@ -84,7 +85,8 @@ EARTH_RADIUS = 6371.22  # km
 SOLVER = Solver(tolerance=3e-3, max_iterations=400)
 MISSED = 5.0  # times its tolerance
 TRUNCATION = 63  # of `reference`: with 127 scores differ by a tenth of a point
-CANDIDATES = ("reference", "univariate", "speedy")
+ESTIMATED = "reference, r estimated"
+CANDIDATES = ("reference", ESTIMATED, "univariate", "speedy")
 
 States = Float[Array, "site member channel"]
 
@@ -227,6 +229,24 @@ def reference_errors(departures: Departures, truncation: int | None = TRUNCATION
     prior = reference_prior(departures.layout, truncation=truncation)
     prior = prior.at_background(_filled(departures))
     return Candidate(prior.covariance.by_blocks(), prior.scale, prior.unresolved)
+
+
+def estimated_errors(departures: Departures, truncation: int = TRUNCATION) -> Candidate:
+    """Those of `reference` times r and factors of groups of variables, as `assimilate` does it."""
+    groups = np.array(reference_prior(departures.layout, truncation=1).groups)
+    errors, known = reference_errors(departures, truncation), departures.known
+    size = errors.scale / departures.error_std
+    whole, channel = size[known], np.broadcast_to(groups, known.shape)[known]
+    d = (departures.value / departures.error_std)[known]
+    n = departures.layout.grid.n_node
+    r = estimate_r(d, whole, n)
+    factor = {
+        name: r * estimate_r(d[own], r * whole[own], n, prior_std=GROUP_STD)
+        for name in dict.fromkeys(groups)
+        if (own := channel == name).any()
+    }
+    by_channel = np.array([factor.get(name, r) for name in groups])
+    return errors._replace(scale=errors.scale * by_channel)
 
 
 def _filled(departures: Departures) -> Float[np.ndarray, "site channel"]:
@@ -460,7 +480,8 @@ def run(
         A file with a background at each observation (prepBUFR, IODA), or what `xdiffda.read_obs`
         has read from it.
     priors : sequence of str or Prior
-        ``reference``, ``univariate`` (optimal interpolation with lengths by hand, in the sizes of
+        ``reference``, ``reference, r estimated`` (r and factors of groups of variables from the
+        departures), ``univariate`` (optimal interpolation with lengths by hand, in the sizes of
         ``reference``), names of models or priors with a grid of their own.
     n_split : int
         Parts that stations are dealt to; each is withheld once.
@@ -526,6 +547,8 @@ def run(
 def _candidate(prior: str | Prior, departures: Departures, truncation: int) -> Candidate:
     if prior == "reference":
         return reference_errors(departures, truncation)
+    if prior == ESTIMATED:
+        return estimated_errors(departures, truncation)
     if prior == "univariate":
         return univariate_errors(departures)
     return gridded_errors(departures, resolve(prior))

@@ -8,9 +8,12 @@ guidance needs.  In the whole package ``z = (x - x_b) / (r s)``.
 from __future__ import annotations
 
 import abc
+import copy
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
@@ -33,6 +36,10 @@ from xdiffda.jax_settings import with_own_jax
 from xdiffda.state.convert import to_state
 from xdiffda.state.grid import Layout
 
+# numbers of samples that a prior may count for, where B of samples is drawn to it, and draws that
+# stand for it
+WORTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+N_DRAW = 64
 SECONDS_PER_YEAR = 86400 * 365.24219
 
 
@@ -122,6 +129,9 @@ class Prior(abc.ABC):
         estimated unless the user says it.
     sizes : ErrorScales, optional
         B and V by the scale r of the background error, where they were measured so.
+    groups : tuple of str, optional
+        For each channel the group of variables whose errors may be misjudged together, by a factor
+        that is estimated beside r; see `with_factors`.
     of_errors : bool
         Whether it is a prior of background errors, centred near the background. One of states,
         which knows the weather of the days before instead, has no use for background members.
@@ -133,6 +143,7 @@ class Prior(abc.ABC):
     has_denoiser: bool = True
     small_scale_filter: SmallScaleFilter | None = None
     sizes: ErrorScales | None = None
+    groups: tuple[str, ...] | None = None
     name: str
     layout: Layout
     scale: Float[np.ndarray, "node channel"]
@@ -207,6 +218,13 @@ class Prior(abc.ABC):
         Itself, where the prior knows no better.
         """
         return self
+
+    def with_factors(self, factors: Mapping[str, float]) -> Prior:
+        """The same with the errors of each of its ``groups`` times a factor."""
+        found = copy.copy(self)
+        by_channel = np.array([factors.get(group, 1.0) for group in self.groups or ()], np.float32)
+        found.scale = self.scale * by_channel if by_channel.size else self.scale
+        return found
 
     def within_bounds(
         self, states: Float[np.ndarray, "*state node channel"]
@@ -288,6 +306,8 @@ class GaussianPrior(Prior):
         truncation: int | None = None,
         centre: bool = True,
         balance: bool = True,
+        towards: Prior | str | None = None,
+        worth: float | None = None,
     ) -> GaussianPrior:
         """Estimate s and B from samples of the background error.
 
@@ -306,6 +326,12 @@ class GaussianPrior(Prior):
             mass less what the stream function implies (`xdiffda.covariance.balance`); False: B of
             u and v
             as two scalars.
+        towards : Prior or "reference", optional
+            Where samples are few: a prior of the same variables on the same grid, that B is drawn
+            to. Its sizes are first brought to those of the samples, variable by variable.
+        worth : float, optional
+            How many samples ``towards`` counts for; default what makes each half of the samples
+            most likely given the other half.
 
         Returns
         -------
@@ -314,7 +340,8 @@ class GaussianPrior(Prior):
         Raises
         ------
         InputError
-            If there are fewer than two samples, or a variable does not vary.
+            If there are fewer than two samples, a variable does not vary, or ``towards`` is of
+            other variables or another grid.
 
         Notes
         -----
@@ -350,6 +377,11 @@ class GaussianPrior(Prior):
         if problems:
             raise InputError(problems, what="residuals")
         x = x - x.mean(0) * centre
+        # one degree of freedom goes with the mean
+        inflation = len(x) / max(len(x) - centre, 1)
+        if towards is not None:
+            x = _with_draws(x * np.float32(np.sqrt(inflation)), layout, towards, worth)
+            inflation = 1.0
         scale = row_scale(x, layout)
         if (scale <= 0).any():
             flat = [layout.channel_names[c] for c in np.flatnonzero((scale <= 0).any(0))]
@@ -371,8 +403,6 @@ class GaussianPrior(Prior):
             basis = fit_basis(layout, x / scale, truncation)
         else:
             basis = sphere_basis(grid.lat, grid.lon, truncation)
-        # one degree of freedom goes with the mean
-        inflation = len(x) / max(len(x) - centre, 1)
         blocks = estimate_blocks(basis, x / scale) * inflation
         unresolved = row_scale(unresolved_part(basis, x / scale), layout, floor=0.0)
         return cls(
@@ -393,6 +423,74 @@ class GaussianPrior(Prior):
         return (
             f"<GaussianPrior {self.name!r}: {self.layout.n_channel} channels on {self.layout.grid}>"
         )
+
+
+def _with_draws(
+    x: Float[np.ndarray, "sample node channel"],
+    layout: Layout,
+    towards: Prior | str,
+    worth: float | None,
+) -> Float[np.ndarray, "both node channel"]:
+    """Samples and draws of a prior, weighed so that the draws count for ``worth`` samples."""
+    if towards == "reference":
+        from xdiffda.priors.reference import reference_prior
+
+        towards = reference_prior(layout)
+    if (
+        not isinstance(towards, Prior)
+        or towards.layout != layout
+        or not (worth is None or worth > 0)
+    ):
+        found = towards if isinstance(towards, str) else getattr(towards, "layout", towards)
+        needed = f"a prior of {', '.join(layout.variables)} on {layout.grid}, worth more than 0"
+        repair = 'xdiffda.GaussianPrior.from_samples(residuals, towards="reference")'
+        problem = Problem(f"towards={str(found)[:80]}, worth={worth!r}", needed, repair)
+        raise InputError([problem], what="residuals")
+    keys = jax.random.split(jax.random.key(0), 2 * N_DRAW)
+    z = towards.covariance.sample(keys[:N_DRAW]) + towards.small_scales(keys[N_DRAW:])
+    drawn = np.moveaxis(np.asarray(z), 1, 0) * towards.scale
+    area = layout.grid.area_weights()
+    ratio = np.ones(layout.n_channel, np.float32)
+    for name in layout.variables:
+        own = layout.channel_slice(name)
+        sizes = [np.einsum("n,snc->c", area, y[..., own] ** 2) / len(y) for y in (x, drawn)]
+        ratio[own] = np.sqrt(np.exp(np.mean(np.log(sizes[0]) - np.log(sizes[1]))))
+    drawn *= ratio
+    worth = _likely_worth(layout, x, drawn) if worth is None else worth
+    n, total = len(x), len(x) + worth
+    # second moments are divided by the number of both together
+    both = n + N_DRAW
+    weights = np.sqrt([both / total, both * worth / total / N_DRAW]).astype(np.float32)
+    return np.concatenate([weights[0] * x, weights[1] * drawn])
+
+
+def _likely_worth(
+    layout: Layout,
+    x: Float[np.ndarray, "sample node channel"],
+    drawn: Float[np.ndarray, "draw node channel"],
+) -> float:
+    """Number of samples that draws are worth: two-fold cross-validation of spectral blocks."""
+    grid = layout.grid
+    scale = row_scale(np.concatenate([x, drawn]), layout)
+    limit = min(grid.n_lat - 1, grid.n_lon // 2 - 1, 21)
+    basis = sphere_basis(grid.lat, grid.lon, limit)
+    halves = [estimate_blocks(basis, x[i::2] / scale, shrink=False) for i in (0, 1)]
+    target = estimate_blocks(basis, drawn / scale)
+    numbers = [len(x[i::2]) for i in (0, 1)]
+    count = np.asarray(basis.multiplicity, np.float64)
+
+    def minus_log_likelihood(worth: float) -> float:
+        total = 0.0
+        for known, held, n, n_held in zip(
+            halves, halves[::-1], numbers, numbers[::-1], strict=True
+        ):
+            blocks = (n * known + worth * target) / (n + worth)
+            each = np.linalg.slogdet(blocks)[1]
+            each = each + np.einsum("dcc->d", np.linalg.solve(blocks, held))
+            total += n_held * float(count @ each)
+        return total
+
+    return float(min(WORTHS, key=minus_log_likelihood))
 
 
 def year_phase(time: np.ndarray | np.datetime64 | None) -> Float[np.ndarray, "*time 2"]:

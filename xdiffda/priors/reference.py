@@ -29,6 +29,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -85,6 +86,17 @@ GROWS_LIKE = {
     "temperature": "temperature",
     "2m_temperature": "2m_temperature",
 }
+# row of growth -> variables whose errors are misjudged together; mass and wind are in balance, but
+# departures of radiosondes say that one may be right and the other not
+MISJUDGED_LIKE = {
+    "wind": "wind",
+    "10m_wind": "wind",
+    "mean_sea_level_pressure": "mass",
+    "geopotential": "mass",
+    "humidity": "humidity",
+    "temperature": "temperature",
+    "2m_temperature": "temperature",
+}
 
 
 class Table:
@@ -95,6 +107,7 @@ class Table:
     """
 
     def __init__(self, ds: xr.Dataset) -> None:
+        self.dataset = ds
         self.values = {name: ds[name].values.astype(float) for name in ds.data_vars}
         self.attrs = ds.attrs
         self.lat, self.node = ds["lat"].values.astype(float), ds["node"].values
@@ -317,9 +330,17 @@ class ReferencePrior(GaussianPrior):
     """
 
     has_denoiser = False
+    groups: tuple[str, ...]
     lead_hours: float
     left_out: tuple[str, ...]
     relative: Float[np.ndarray, "node channel"]
+
+    def with_factors(self, factors: Mapping[str, float]) -> ReferencePrior:
+        """The same with the errors of each of its ``groups`` times a factor."""
+        found = super().with_factors(factors)
+        assert isinstance(found, ReferencePrior)
+        found.relative = self.relative * (found.scale / self.scale)
+        return found
 
     def at_background(self, background: Float[np.ndarray, "node channel"] | None) -> ReferencePrior:
         """The same with the errors of humidity of this background; of a usual one for None.
@@ -530,6 +551,7 @@ def build_prior(
         name="reference",
     )
     prior.lead_hours, prior.left_out = hours, left_out
+    prior.groups = tuple(MISJUDGED_LIKE[GROWS_LIKE[name]] for name, _ in layout.channels)
     prior.relative = _on_nodes(picks.relative * growth, grid)
     return prior.at_background(None)
 
