@@ -50,6 +50,7 @@ _EXPORTS = {
     "with_specific_humidity": "xdiffda.state.humidity",
     "with_valid_time": "xdiffda.state.clock",
     "write_dataset": "xdiffda.storage.files",
+    "write_ioda": "xdiffda.observations.readers.write_ioda",
 }
 # Public name -> the module behind it, so that `xdiffda.graphcast.load` and the like stay as they
 # are.
@@ -119,6 +120,7 @@ __all__ = [
     "with_specific_humidity",
     "with_valid_time",
     "write_dataset",
+    "write_ioda",
 ]
 
 

@@ -273,12 +273,12 @@ def to_columns(obs: xr.Dataset | pd.DataFrame, *, operators: Operators | None = 
     tidy = to_tidy(obs, operators=operators)
     known = KNOWN | own_variables(as_operators(operators))
     keys = [name for name in ("lat", "lon", "time", *OPTIONAL) if name in tidy.variables]
-    station = _first_seen([tidy[name].values for name in keys])
+    station = first_seen([tidy[name].values for name in keys])
     level = tidy["level"].values
     name_code, names = name_codes(tidy["variable"].values)
     level_code, level_values = pd.factorize(level, use_na_sentinel=True)
     cell = pd.DataFrame({"station": station, "name": name_code, "level": level_code})
-    row = _first_seen([station, cell.groupby(["station", "name", "level"]).cumcount().to_numpy()])
+    row = first_seen([station, cell.groupby(["station", "name", "level"]).cumcount().to_numpy()])
     _, first = np.unique(row, return_index=True)
     _check_fill(first.size, level_values.size, level.size)
     rank = np.argsort(np.argsort(level_values))
@@ -327,7 +327,7 @@ def _check_fill(n_station: int, n_level: int, n_obs: int) -> None:
         )
 
 
-def _first_seen(columns: list[np.ndarray]) -> np.ndarray:
+def first_seen(columns: list[np.ndarray]) -> np.ndarray:
     """Number the distinct rows of some columns in the order in which they first occur."""
     import pandas as pd
 

@@ -6,6 +6,7 @@ until then, and is what remains after a full disk or an interrupt.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import hashlib
@@ -15,6 +16,7 @@ import stat
 import time
 import uuid
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +66,29 @@ def write_dataset(ds: xr.Dataset, path: str | os.PathLike, *, overwrite: bool = 
     """
     path = Path(path).expanduser()
     check_target(path, overwrite=overwrite)
+    with in_one_piece(path) as partial:
+        _write(ds.drop_encoding(), partial)
+    return path
+
+
+@contextlib.contextmanager
+def in_one_piece(path: Path) -> Iterator[Path]:
+    """Give a name to write to beside ``path``, whose file takes its place when it is complete.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written; what existed is untouched, and nothing unfinished is left.
+    """
     partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
     try:
-        _write(ds.drop_encoding(), partial)
+        yield partial
         _put_in_place(partial, path)
     except BaseException as error:  # an interrupt too must not leave a torso
         _remove(partial)
         if not isinstance(error, OSError | RuntimeError):
             raise
         raise _explained(error, path) from error
-    return path
 
 
 def write_text(text: str, path: str | os.PathLike) -> Path:

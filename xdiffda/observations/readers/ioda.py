@@ -78,6 +78,7 @@ _HUMIDITY = ("relative_humidity", "relativeHumidity")
 _PRESSURE = ("pressure", "air_pressure")
 _STATION = ("stationIdentification", "station_id", "reportIdentifier", "stationIdentifier")
 _HEIGHT = ("stationElevation", "station_elevation")
+KIND = "platformType"  # in MetaData: the kind of report in words, where `write_ioda` wrote it
 
 Groups = dict[str, dict[str, Any]]
 
@@ -176,6 +177,9 @@ def _places(path: Path, groups: Groups, start: str, heights: str | None) -> Repo
 def _kinds(groups: Groups, reports: Reports) -> None:
     """The kind of each report by its ObsType, which is the same for all its variables."""
     n = reports.place["lat"].size
+    if KIND in groups[_META]:
+        reports.place["kind"] = texts(groups[_META][KIND])
+        return
     code = np.full(n, np.nan)
     for variable in groups.get("ObsType", {}).values():
         if variable.shape == (n,):
@@ -282,18 +286,22 @@ def _values(groups: Groups, reports: Reports) -> None:
             at_surface = np.isfinite(numbers(values[word])) & ~aloft
             reports.unused[f"{_VALUE}/{word} at 2 m"] += int(at_surface.sum())
     for speed, direction, at_surface in _WINDS:
-        if {speed, direction} <= flat:
-            used |= {speed, direction}
-            surface = _surface_of(groups, speed, reports) | at_surface
-            beside = _beside(groups, speed, n)
+        if speed not in flat:
+            continue
+        used |= {speed, direction} & flat
+        nothing = np.full(n, np.nan)
+        turned = numbers(values[direction]) if direction in flat else nothing
+        beside = _beside(groups, speed, n)
+        if direction in flat:
             beside.pop("background")  # that of a speed is none of its components
-            reports.add_wind(
-                numbers(values[speed]),
-                numbers(values[direction]),
-                surface=surface,
-                units=units_of(values[speed]) or "m s-1",
-                **beside,
-            )
+        reports.add_wind(
+            numbers(values[speed]),
+            turned,
+            surface=_surface_of(groups, speed, reports) | at_surface,
+            units=units_of(values[speed]) or "m s-1",
+            count_missing=direction in flat,
+            **beside,
+        )
     for word in values.keys() - used:
         reports.unused[f"{_VALUE}/{word}"] += _count(values[word])
 

@@ -295,14 +295,15 @@ def _finish(obs: xr.Dataset | pd.DataFrame, what: str) -> xr.Dataset:
         raw.fields = every
     raise_if(problems, what=what + _left_out(dropped, unused))
     tidy = tidy_of(raw)
-    if not _states_errors(raw):
+    if not states_errors(raw):
         tidy = tidy.drop_vars("error_std")
     if (dropped.total(), unused.total()) != before:
         tidy.attrs |= {DROPPED: as_text(dropped), UNUSED: as_text(unused)}
     return tidy
 
 
-def _states_errors(raw: Raw) -> bool:
+def states_errors(raw: Raw) -> bool:
+    """Whether observations say errors of their own."""
     return any(name == "error_std" or name.endswith(SUFFIX) for name in raw.words)
 
 
