@@ -27,15 +27,15 @@ def table() -> xr.Dataset:
     rng = np.random.default_rng(0)
     names = np.repeat(np.array(list(_NAMES)), 5)
     n = names.size
-    surface = np.array(
-        [("m_" in name) or ("pressure" in name) or ("sea" in name) for name in names]
-    )
-    value = rng.uniform(200.0, 300.0, n)
+    words = ("m_", "pressure", "sea")
+    surface = np.array([any(word in name for word in words) for name in names])
+    value = rng.uniform(275.0, 300.0, n)
     for part, low, high in (("humidity", 0.0, 0.02), ("relative", 0.0, 100.0), ("wind", -9, 9)):
         mine = np.char.find(names, part) >= 0
         value[mine] = rng.uniform(low, high, mine.sum())
-    value = np.abs(np.where(np.char.find(names, "pressure") >= 0, value * 400, value))
+    value = np.abs(np.where(np.char.find(names, "pressure") >= 0, value * 350, value))
     order = rng.permutation(n)
+    start, later = np.datetime64("2020-01-01", "ns"), np.arange(n) * np.timedelta64(7, "s")
     return xr.Dataset(
         {
             "value": ("obs", value[order]),
@@ -48,10 +48,7 @@ def table() -> xr.Dataset:
             "level": ("obs", np.where(surface, np.nan, rng.uniform(100, 1000, n))[order]),
             "lat": ("obs", rng.uniform(-90, 90, n)),
             "lon": ("obs", rng.uniform(0, 360, n)),
-            "time": (
-                "obs",
-                np.datetime64("2020-01-01", "ns") + np.arange(n) * np.timedelta64(7, "s"),
-            ),
+            "time": ("obs", start + later),
             "station": ("obs", [f"{i % 7:05d}" for i in range(n)]),
             "kind": ("obs", np.where(surface, "synop", "radiosonde")[order]),
             "station_height": ("obs", rng.uniform(0, 500, n)),

@@ -176,7 +176,7 @@ def _locations(tidy: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """
     import pandas as pd
 
-    keys = [name for name in ("lat", "lon", "time", "level", *_WORDS, "station_height")]
+    keys = ("lat", "lon", "time", "level", *_WORDS, "station_height")
     place = first_seen([tidy[name].values for name in keys if name in tidy.variables])
     again = pd.DataFrame({"place": place, "name": tidy["variable"].values})
     location = first_seen([place, again.groupby(["place", "name"]).cumcount().to_numpy()])
