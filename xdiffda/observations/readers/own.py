@@ -110,20 +110,53 @@ def read_csv(
     for word in map(str, frame.columns):
         if word in ("", "obs") or word.startswith("Unnamed: "):  # the index, as pandas writes it
             frame = frame.drop(columns=word)
-    if not is_tidy([(columns or {}).get(word, word) for word in map(str, frame.columns)]):
-        frame = _tidy(path, frame, columns or {}, said)
-    elif columns:
-        frame = frame.rename(columns=columns)
+    columns = dict(columns or {})
+    if not is_tidy([columns.get(word, word) for word in map(str, frame.columns)]):
+        table, known = _tidy(path, frame, columns, said)
+        try:
+            return _finish(_with_numbers(table), str(path))
+        except InputError as error:
+            raise _in_columns(path, error, columns, said, known) from error
+    return _finish(
+        _with_numbers(frame.rename(columns=columns)), f"obs = pandas.read_csv({str(path)!r})"
+    )
+
+
+def _with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
     for word in map(str, frame.columns):
         if _role(word) not in (None, *_TEXTS):
             frame[word] = _numbers(frame[word].to_numpy(object))
-    return _finish(frame, f"obs = pandas.read_csv({str(path)!r})")
+    return frame
+
+
+def _in_columns(
+    path: Path,
+    error: InputError,
+    columns: dict[str, str],
+    units: dict[str, str],
+    known: dict[str, str],
+) -> InputError:
+    """Problems of a tidy table in terms of the wide one that it was made of."""
+    fitting = dict(units)
+    problems = []
+    for problem in error.problems:
+        unit = re.search(r"these fit (\S+)$", problem.needed)
+        name = re.search(r"values of (\S+)", problem.found)
+        said = unit is not None and name is not None and name[1] in known
+        if said:
+            fitting[known[name[1]]] = unit[1]
+        problems.append((problem, said))
+    how = f"columns={columns!r}, " if columns else ""
+    call = f"xdiffda.read_obs({str(path)!r}, {how}units={fitting!r})"
+    return InputError(
+        [Problem(p.found, p.needed, call if said else "") for p, said in problems], what=str(path)
+    )
 
 
 def _tidy(
     path: Path, frame: pd.DataFrame, columns: Mapping[str, str], units: dict[str, str]
-) -> pd.DataFrame:
-    """A wide table as a tidy one: one row for each value, report by report."""
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """A wide table as a tidy one, one row for each value, and the column of each variable."""
     import pandas as pd
 
     named = {}
@@ -149,21 +182,42 @@ def _tidy(
         if line := conversion(units.get(word, ""), "surface_pressure"):
             level = level * line[0] / 100.0
     values = {word: _numeric(path, frame, word) for word in known}
+    dropped: Counter[str] = Counter()
+    of_variable: dict[str, str] = {}
     parts, used = [], {*known, *(word for word, role in roles.items() if role)}
     for word, name, value in _with_components(known, values, np.isnan(level)):
+        on_levels = _on_levels(name)
+        lost = on_levels & np.isnan(level) & np.isfinite(value)
+        if lost.any() and np.isnan(level).all():
+            raise _without_levels(path, word, str(name[0]), columns)
+        dropped[f"{name[0]}: no pressure"] += int(lost.sum())
         # of a wind a part that another part says is not missing
-        rows = np.flatnonzero(np.isfinite(value) | (name == known[word]))
+        rows = np.flatnonzero((np.isfinite(value) | (name == known[word])) & ~lost)
         part = place.assign(variable=name, value=value, units=units.get(word, ""))
-        part["level"] = np.where(_on_levels(name), level, np.nan)
+        part["level"] = np.where(on_levels, level, np.nan)
         for suffix, role in ((SUFFIX, "error_std"), (BACKGROUND_SUFFIX, "background")):
             if word + suffix in frame:
                 part[role] = _numeric(path, frame, word + suffix)
                 used.add(word + suffix)
         parts.append(part.iloc[rows])
+        if match := match_observed(str(name[0]), "", on_levels=None, own={}):
+            of_variable.setdefault(match.name, word)
     table = pd.concat(parts).sort_index(kind="stable").reset_index(drop=True)
     unused = {w: int((frame[w] != "").sum()) for w in map(str, frame.columns) if w not in used}
-    table.attrs = {UNUSED: as_text(Counter(unused))}
-    return table
+    table.attrs = {UNUSED: as_text(Counter(unused)), DROPPED: as_text(dropped)}
+    return table, of_variable
+
+
+def _without_levels(path: Path, word: str, name: str, columns: dict[str, str]) -> InputError:
+    match = match_observed(name, "", on_levels=None, own={})
+    surface = AT_SURFACE.get(match.name if match else name, "")
+    call = f"xdiffda.read_obs({str(path)!r}, columns={columns | {word: surface}!r})"
+    problem = Problem(
+        f"`{word}`, which lives on levels, and no level",
+        "a column `level` of pressures in hPa" + (f", or that it is {surface}" if surface else ""),
+        call if surface else "",
+    )
+    return InputError([problem], what=str(path))
 
 
 def _numeric(path: Path, frame: pd.DataFrame, word: str) -> np.ndarray:
