@@ -78,10 +78,8 @@ _ABOUT = ("DD", "QCA", "QCR", "QCD", "ICA", "ICR", "Time")
 
 def is_madis(file: Any) -> bool:
     """Whether an open netCDF file has the records and names of a MADIS data set."""
-    names = {*file.variables}
-    return "recNum" in file.dimensions and all(
-        names & {*_WHERE[role]} for role in ("lat", "lon", "time")
-    )
+    by_record = {name for name, v in file.variables.items() if v.dimensions == ("recNum",)}
+    return all(by_record & {*_WHERE[role]} for role in ("lat", "lon", "time"))
 
 
 def read_madis(path: Path) -> xr.Dataset:
@@ -112,7 +110,7 @@ def _places(v: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:
     """Places, times and names of the records; of several times the first one that is known."""
     place: dict[str, np.ndarray] = {}
     for role in ("lat", "lon", "station_height"):
-        if word := next((w for w in _WHERE[role] if w in v), None):
+        if word := next((w for w in _WHERE[role] if w in v and v[w].ndim == 1), None):
             place[role] = numbers(v[word])
     n = place["lat"].size
     time = np.full(n, np.datetime64("NaT", "ns"))
@@ -120,7 +118,7 @@ def _places(v: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:
         if word in v and v[word].shape == (n,):
             time = np.where(np.isnat(time), _times(v[word]), time)
     place["time"] = time
-    if word := next((w for w in _WHERE["station"] if w in v), None):
+    if word := next((w for w in _WHERE["station"] if w in v and v[w].shape[:1] == (n,)), None):
         code = v[word]
         text = code.dtype is str or code.dtype.kind == "S"
         place["station"] = texts(code) if text else _codes(numbers(code))

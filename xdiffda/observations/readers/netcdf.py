@@ -24,7 +24,7 @@ def opened_netcdf(path: Path) -> Iterator[Any]:
     except (OSError, RuntimeError) as error:
         raise damaged(path, error) from error
     try:
-        _need_room(path, file)
+        _need_room(path, file, path.stat().st_size if memory is None else len(memory))
         yield file
     except (OSError, RuntimeError) as error:  # of the netCDF library: bytes are absent
         raise damaged(path, error) from error
@@ -33,13 +33,15 @@ def opened_netcdf(path: Path) -> Iterator[Any]:
             file.close()
 
 
-def _need_room(path: Path, file: Any) -> None:
-    """Raise a StorageError if the variables are larger than a compressed file may become."""
+def _need_room(path: Path, file: Any, length: int) -> None:
+    """Raise a StorageError if the variables are larger than a file of this length may have them."""
     size = sum(
-        variable.size * (8 if variable.dtype is str else np.dtype(variable.dtype).itemsize)
+        variable.size * (1 if variable.dtype is str else np.dtype(variable.dtype).itemsize)
         for group in (file, *file.groups.values())
         for variable in group.variables.values()
     )
+    if file.data_model.startswith("NETCDF3") and size > length:  # these are not compressed inside
+        raise damaged(path, f"its variables need {size} bytes, and it has {length}")
     need_room(path, size)
 
 

@@ -39,7 +39,10 @@ _MISSING = ("", "NaN", "nan", "NA", "N/A", "NaT", "null", "NULL", "None", "-nan"
 
 def columns_of(line: str) -> list[str]:
     """Words of the first line of a table; one word where it is none."""
-    return next(csv.reader([line], delimiter=_separator(line)), [])
+    try:
+        return next(csv.reader([line], delimiter=_separator(line)), [])
+    except csv.Error:  # lines that end in another way
+        return [line]
 
 
 def _separator(line: str) -> str:
@@ -166,6 +169,9 @@ def _tidy(
         if unit and word not in units:
             units[word] = unit
     roles = {word: _role(name) for word, name in named.items()}
+    if frame.empty:
+        problem = Problem("no row below the names of columns", "reports", "")
+        raise InputError([problem], what=str(path))
     known = {w: n for w, n in named.items() if roles[w] is None and _is_known(n)}
     if not known or not {"lat", "lon"} <= {*roles.values()}:
         problem = Problem(
