@@ -106,3 +106,18 @@ def test_indirect_observations_are_refused(tmp_path: Path, word: str, needed: st
     path = write(tmp_path / "a", {"ObsValue": {word: [[200.0, 210.0], [200.0, 210.0]]}})
     with pytest.raises(InputError, match=needed):
         read_obs(path)
+
+
+def test_indirect_observations_are_refused_in_every_form(tmp_path: Path) -> None:
+    """GNSS-RO as netCDF of profiles, radiances as tables: what they need is said."""
+    profile = xr.Dataset({"Bend_ang": ("MSL_alt", [0.01, 0.02])}, {"lat": 1.0, "lon": 2.0})
+    profile.to_netcdf(tmp_path / "atmPrf.nc")
+    with pytest.raises(InputError, match="radio occultations .GNSS-RO.*ROPP"):
+        read_obs(tmp_path / "atmPrf.nc")
+    for text in (
+        "variable,lat,lon,value\nbrightness_temperature,1,2,250\n",
+        "lat,lon,time,brightness_temperature_1\n1,2,2020-01-01,250\n",
+    ):
+        (tmp_path / "a.csv").write_text(text)
+        with pytest.raises(InputError, match="radiances .brightness_temp.*RTTOV, CRTM"):
+            read_obs(tmp_path / "a.csv")

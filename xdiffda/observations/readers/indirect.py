@@ -16,7 +16,7 @@ _INDIRECT = (
         "and a selection of channels; or temperatures and humidities retrieved from them",
     ),
     (
-        ("bendingangle", "refractivity"),
+        ("bendingangle", "bendang", "refractivity"),
         "radio occultations (GNSS-RO)",
         "an operator of bending angle or refractivity along the ray (ROPP); or the temperatures "
         "retrieved from them",

@@ -20,6 +20,7 @@ from xdiffda.observations.columns import BACKGROUND_SUFFIX, SUFFIX
 from xdiffda.observations.forms import DROPPED, NUMERIC, TIDY_NAMES
 from xdiffda.observations.names import KNOWN, match_observed
 from xdiffda.observations.readers.files import damaged, text_of, unreadable
+from xdiffda.observations.readers.indirect import refuse_indirect
 from xdiffda.observations.readers.netcdf import opened_netcdf
 from xdiffda.observations.readers.reports import AT_SURFACE, UNUSED, as_text, components
 from xdiffda.observations.table import readable, tidy_of
@@ -114,6 +115,7 @@ def read_csv(
         if word in ("", "obs") or word.startswith("Unnamed: "):  # the index, as pandas writes it
             frame = frame.drop(columns=word)
     columns = dict(columns or {})
+    _refuse_indirect(path, frame.rename(columns=columns))
     if not is_tidy([columns.get(word, word) for word in map(str, frame.columns)]):
         table, known = _tidy(path, frame, columns, said)
         try:
@@ -328,7 +330,17 @@ def _open(path: Path, source: Any, **how: Any) -> xr.Dataset:
             obs[name] = obs[name].copy(data=_as_text(obs[name].values))
         obs[name].encoding = {}
     obs.encoding = {}
+    _refuse_indirect(path, obs)
     return _finish(obs, f"obs = xarray.open_dataset({str(path)!r})")
+
+
+def _refuse_indirect(path: Path, obs: xr.Dataset | pd.DataFrame) -> None:
+    """Raise an InputError if nothing is known and something needs an operator of its own."""
+    names = list(map(str, obs.variables if isinstance(obs, xr.Dataset) else obs.columns))
+    for word in [name for name in names if _role(name) == "variable"]:
+        names += list(map(str, set(np.ravel(obs[word]))))
+    if not any(map(_is_known, names)):
+        refuse_indirect(path, names)
 
 
 def _as_text(values: np.ndarray) -> np.ndarray:

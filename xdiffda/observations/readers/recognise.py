@@ -7,6 +7,7 @@ from pathlib import Path
 from xdiffda.errors import InputError, Problem
 from xdiffda.observations.readers.files import TIDY, head_of, unknown
 from xdiffda.observations.readers.igra import IGRA
+from xdiffda.observations.readers.indirect import refuse_indirect
 from xdiffda.observations.readers.ioda import is_ioda
 from xdiffda.observations.readers.isd import GHCNH, ISD_CSV, is_isd
 from xdiffda.observations.readers.madis import is_madis
@@ -84,6 +85,7 @@ def _kind_of_text(path: Path, head: bytes) -> str:
         return found
     if BULLETIN.search(text.replace("\r", "")):
         return "metar"
+    refuse_indirect(path, words)
     if len(words) > 2:
         shown = ", ".join(words[:8])
         known = {"lat": "lat", "lon": "lon", "time": "time", "T": "2m_temperature"}
