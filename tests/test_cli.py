@@ -50,6 +50,20 @@ def _rmse(one: xr.Dataset, other: xr.Dataset, name: str) -> float:
     return float(np.sqrt(square.weighted(weight).mean()))
 
 
+@pytest.mark.long  # six analyses
+def test_demo_of_real_reports_comes_closer_to_stations_it_did_not_see(tmp_path: Path) -> None:
+    found = CliRunner().invoke(
+        cli.app, ["demo", "--real", "--members", "4", "--out", str(tmp_path)]
+    )
+    assert found.exit_code == 0, found.output
+    assert "Prior: reference" in found.output and "45 SYNOP reports" in found.output
+    said = re.search(r"forecast ([0-9.]+) K, analysis ([0-9.]+) K", found.output)
+    assert said and float(said[1]) == pytest.approx(1.18, abs=0.03)  # data/README of shared
+    assert float(said[2]) < 0.9 * float(said[1])
+    assert xr.open_dataset(tmp_path / "analysis.nc").sizes["member"] == 4
+    assert (tmp_path / "analysis.png").stat().st_size > 10_000
+
+
 def test_demo_is_better_than_its_background(tmp_path: Path) -> None:
     out = tmp_path / "new folder"
     result = CliRunner().invoke(

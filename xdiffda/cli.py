@@ -48,13 +48,7 @@ def run(out: Path, *, columns: int = 416, members: int = 8, seed: int = 0) -> xr
     from xdiffda.plot import map_panels
     from xdiffda.storage.files import write_dataset
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{out}: no folder, and it cannot be made ({error.strerror}); repair: "
-            "`xdiffda demo --out demo`"
-        ) from error
+    _make_folder(out)
     begin = time.perf_counter()
     at = {"time": 8}
     truth = xdiffda.open_sample("truth").isel(at).load()
@@ -84,6 +78,83 @@ def run(out: Path, *, columns: int = 416, members: int = 8, seed: int = 0) -> xr
         f"{time.perf_counter() - begin:.0f} s in all"
     )
     return analysis
+
+
+N_SPLIT = 5
+
+
+def run_real(out: Path, *, members: int = 8, seed: int = 0) -> xr.Dataset:
+    """Assimilate 45 real reports into a real forecast of the package; no model is asked for.
+
+    Prints how far forecast and analyses are from stations that these did not see (each is withheld
+    from one of five); writes the analysis with all of them, ``analysis.nc``, and a map.
+
+    Parameters
+    ----------
+    out : path
+        Folder; made if absent.  An earlier demo's output is replaced.
+    members, seed : int
+
+    Returns
+    -------
+    Dataset
+        The analysis.
+    """
+    from xdiffda.plot import map_panels
+    from xdiffda.storage.files import write_dataset
+    from xdiffda.verify.obs_space import equivalents
+
+    _make_folder(out)
+    folder = Path(xdiffda.__file__).parent / "sample_data" / "real"
+    background = xdiffda.open_dataset(folder / "forecast.nc").load()
+    obs = xdiffda.read_obs(folder / "reports.csv")
+    number = obs.sizes["obs"]
+    split = np.random.default_rng(seed).permutation(number) % N_SPLIT
+    print(
+        "Background: 24 h forecast of ECMWF (temperature at 2 m) valid 2017-04-25T12; "
+        f"{number} SYNOP reports"
+    )
+
+    def misfit(state: xr.Dataset, seen: xr.Dataset) -> np.ndarray:
+        found = equivalents(state, seen)
+        there = found["equivalent"]
+        there = there.mean("member") if "member" in there.dims else there
+        return (found["value"] - there).values
+
+    settings = {"n_members": members, "seed": seed, "progress": False}
+    before, after = [], []
+    for part in range(N_SPLIT):
+        held = obs.isel(obs=split == part)
+        withheld = background.diffda.assimilate(obs.isel(obs=split != part), **settings)
+        before.append(misfit(background, held))
+        after.append(misfit(withheld, held))
+    rms = [float(np.sqrt(np.mean(np.concatenate(x) ** 2))) for x in (before, after)]
+    analysis = background.diffda.assimilate(obs, **settings | {"progress": True})
+    print(
+        f"Prior: {analysis.attrs['xdiffda_model']}\n"
+        f"At withheld stations: forecast {rms[0]:.2f} K, analysis {rms[1]:.2f} K (rms)"
+    )
+    write_dataset(analysis, out / "analysis.nc", overwrite=True)
+    figure = map_panels(
+        analysis,
+        "t2m",
+        background=background,
+        obs=obs,
+        panels=("background", "analysis", "increment", "spread"),
+    )
+    figure.savefig(out / "analysis.png", dpi=110)
+    print(f"{out / 'analysis.nc'} and {out / 'analysis.png'} written")
+    return analysis
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{out}: no folder, and it cannot be made ({error.strerror}); repair: "
+            "`xdiffda demo --out demo`"
+        ) from error
 
 
 def table(
@@ -141,9 +212,14 @@ def demo(
     columns: Annotated[int, typer.Option(help="observed columns over the globe")] = 416,
     members: Annotated[int, typer.Option(help="members drawn")] = 8,
     seed: int = 0,
+    real: Annotated[
+        bool, typer.Option("--real", help="real reports and a real forecast, both small")
+    ] = False,
 ) -> None:
     """Assimilate emulated observations into the bundled sample, print scores, draw a map."""
-
+    if real:
+        run_real(out, members=members, seed=seed)
+        return
     run(out, columns=columns, members=members, seed=seed)
 
 
