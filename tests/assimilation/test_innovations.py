@@ -14,6 +14,7 @@ from xdiffda.covariance.spectral import SpectralCovariance
 from xdiffda.diffusion.kalman import Solver, kalman_increment, update
 from xdiffda.errors import InputError
 from xdiffda.observations import Operator, first_guess, to_tidy
+from xdiffda.observations.quality import Quality
 from xdiffda.observations.robust import Robust
 from xdiffda.priors.prior import GaussianPrior
 from xdiffda.state.grid import Grid, Layout
@@ -48,7 +49,8 @@ SCALE = {
 }
 NOW = np.datetime64("2020-01-15T12", "ns")
 HOUR = np.timedelta64(1, "h")
-SETTINGS = {"window": "6h", "gross_check": 10.0, "background_error": 1.0}
+QUALITY = Quality(gross_check=10.0, duplicates=False)
+SETTINGS = {"window": "6h", "quality": QUALITY, "background_error": 1.0}
 OBSERVED = {  # variable: (value, error, level, level_bottom, station_height)
     "temperature": (271.0, 0.8, 700.0, np.nan, np.nan),
     "wind_speed": (10.5, 1.0, 600.0, np.nan, np.nan),
@@ -269,7 +271,8 @@ def test_directions_in_calm_and_gross_values_are_rejected_by_reason(prior, backg
     tidy = _table(("wind_from_direction", "temperature"), n=2)
     value = tidy.value.values.copy()
     value[1] += 60.0
-    _, _, record = _observe(prior, calm, tidy.assign(value=("obs", value)))
+    quality = Quality(ranges=False)
+    _, _, record = _observe(prior, calm, tidy.assign(value=("obs", value)), quality=quality)
     assert record["rejected"] == {
         "of a direction in a background too calm for it": 2,
         "gross error": 1,
@@ -283,7 +286,7 @@ def test_rejected_rows_of_a_function_see_nothing(prior, background):
     value = tidy.value.values.copy()
     value[0] = 199.0
     likelihood, _, record = _observe(
-        prior, background, tidy.assign(value=("obs", value)), gross_check=3.0
+        prior, background, tidy.assign(value=("obs", value)), quality=Quality(gross_check=3.0)
     )
     assert record["used"] == 2
     z, _ = _perturbed(prior, background, size=1.0)
@@ -313,12 +316,11 @@ def test_nothing_usable_is_an_error_with_reasons(prior, background):
     assert _observe(prior, background, tidy, orography=orography)[2]["used"] == 2
 
 
-def test_robust_is_read_once_and_refused_with_the_repair(prior, background):
+def test_robust_weights_of_the_quality_control_reach_the_likelihood(prior, background):
     tidy = _table(("temperature",), n=2)
     assert _observe(prior, background, tidy)[0].robust is None
-    assert _observe(prior, background, tidy, robust="huber")[0].robust == Robust("huber")
-    with pytest.raises(InputError, match="'median' is not one of none, huber, varqc.*repair"):
-        _observe(prior, background, tidy, robust="median")
+    huber = _observe(prior, background, tidy, quality=Quality(robust="huber"))[0]
+    assert huber.robust == Robust("huber")
 
 
 def test_linear_observations_are_as_before(prior, background):

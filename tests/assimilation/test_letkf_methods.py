@@ -110,7 +110,6 @@ def test_a_likelihood_in_another_unit_sees_the_same(members) -> None:
         state,
         None,
         window="6h",
-        gross_check=np.inf,
         background_error=1.0,
         operators=operators,
     )

@@ -138,7 +138,6 @@ def test_the_window_helps_and_first_guess_at_appropriate_time_less(setting) -> N
         x_b,
         world.START,
         window="36h",
-        gross_check=np.inf,
         background_error=1.0,
         trajectory=(times, np.stack(states)),
     )
@@ -301,7 +300,6 @@ def test_first_guess_at_appropriate_time_is_what_assimilate_has(setting) -> None
             x_b,
             world.START,
             window="36h",
-            gross_check=np.inf,
             background_error=1.0,
             trajectory=trajectory,
         )

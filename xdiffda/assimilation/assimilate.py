@@ -26,6 +26,7 @@ from xdiffda.diffusion.repaint import RePaint
 from xdiffda.errors import InputError, Problem
 from xdiffda.jax_settings import with_own_jax
 from xdiffda.observations import to_tidy
+from xdiffda.observations.quality import check_table
 from xdiffda.observations.robust import Robust
 from xdiffda.observations.rows import Operators
 from xdiffda.options import get_options
@@ -144,7 +145,7 @@ def assimilate(
     hybrid: Hybrid | None = None,
     background_error: float | str = "estimate",
     window: str | np.timedelta64 = "6h",
-    gross_check: float = 10.0,
+    gross_check: float = 5.0,
     robust: str | Robust | None = None,
     operators: Operators | None = None,
     error_correlation: Any = None,
@@ -212,7 +213,7 @@ def assimilate(
         background at its own time.
     gross_check : float
         Observations whose innovation exceeds so many expected standard deviations are
-        rejected.
+        rejected, after marks of the file, ranges and repeats (`xdiffda.Quality`).
     robust : {"none", "huber", "varqc"} or Robust, optional
         Likelihood that forgives gross errors, at every noise level.
     operators : mapping, optional
@@ -346,7 +347,8 @@ def run_assimilation(
     backgrounds = read_backgrounds(background, prior.layout, settings)
     check_clock(backgrounds.convention)
     check_factor(inflation_factor, prior, settings)
-    tidy, held = to_tidy(obs, operators=settings.operators), None
+    strict, held = not settings.control.ranges, None
+    tidy = to_tidy(obs, operators=settings.operators, strict=strict)
     warn_without_clock(backgrounds.times, tidy)
     if settings.withhold:
         tidy, held = split_obs(tidy, settings.withhold, seed=settings.seed)
@@ -356,7 +358,10 @@ def run_assimilation(
     analysis = _dataset(np.stack(members), backgrounds.convention, prior, records, settings)
     analysis.attrs["xdiffda_model_reason"] = reason
     if held is not None:
-        report = withheld_report(analysis, background, held, window=settings.window)
+        wrong = check_table(held, dataclasses.replace(settings.control, duplicates=False))
+        good = np.setdiff1d(np.arange(held.sizes["obs"]), np.concatenate([[], *wrong.values()]))
+        checked = held.isel(obs=good) if good.size else held
+        report = withheld_report(analysis, background, checked, window=settings.window)
         analysis.attrs["xdiffda_withheld"] = report.attrs["summary"]
     return Assimilated(analysis, tidy, records, held)
 

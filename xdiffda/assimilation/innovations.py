@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,15 @@ from xdiffda.observations.fgat import (
 )
 from xdiffda.observations.filling import filling
 from xdiffda.observations.operators import none_usable
-from xdiffda.observations.robust import Robust, as_robust
+from xdiffda.observations.quality import (
+    CONDEMNED,
+    NO_CHECKS,
+    SITE_MODES,
+    Quality,
+    Structure,
+    check_table,
+    judge_departures,
+)
 from xdiffda.observations.rows import LocalGroup, Operators, Rows, StateGroup
 from xdiffda.priors.prior import Prior
 from xdiffda.state.convention import Convention
@@ -356,8 +364,6 @@ R_PRIOR_STD = 0.5
 R_BOUNDS = (0.05, 5.0)
 # and factors of groups of variables around r with this one
 GROUP_STD = 0.35
-# independent numbers of the background's error that the column of one site sees
-SITE_MODES = 2
 # a direction whose background is vaguer than this share of the circle is not linear in anything
 VAGUE = 1 / 8
 
@@ -369,13 +375,12 @@ def observe(
     time: np.datetime64 | None,
     *,
     window: str | np.timedelta64,
-    gross_check: float,
     background_error: float | str,
+    quality: Quality | None = None,
     operators: Operators | None = None,
     orography: Float[np.ndarray, "node"] | None = None,
     trajectory: Trajectory | tuple[np.ndarray, np.ndarray] | None = None,
     error_correlation: Any = None,
-    robust: str | Robust | None = None,
     day: Float[np.ndarray, "node channel"] | None = None,
 ) -> tuple[Likelihood, float, dict[str, Any]]:
     """Return the likelihood of z at one analysis time, r, and the record of what was used.
@@ -390,8 +395,9 @@ def observe(
         Analysis time; None takes all observations.
     window : str or timedelta64
         Full width around ``time``.
-    gross_check : float
     background_error : float or "estimate"
+    quality : Quality, optional
+        Quality control; None for none.
     operators : mapping, optional
         The user's operators by variable, see `observations.nonlinear`.
     orography : array (node,), optional
@@ -401,8 +407,6 @@ def observe(
         (first guess at appropriate time) and hold at the analysis time.
     error_correlation : float, VerticalCorrelation or mapping, optional
         Correlation of errors within a station's column, see `observations.correlation`.
-    robust : {"none", "huber", "varqc"} or Robust, optional
-        Weights for observations that may be grossly wrong, at every noise level.
     day : array (node, channel), optional
         Ratio of the variance of the day to B's, mean 1: where a background ensemble says that
         the error is small, small innovations do not say that r is.
@@ -413,9 +417,10 @@ def observe(
     r : float
     record : dict
         ``used`` and ``rejected`` numbers, ``r``, ``kept``, the rows of ``tidy`` in use,
-        ``lost``, those rejected by reason, ``rows``, those inside the window behind each row of
-        the likelihood (-1: not in use), and ``factors`` by group of variables, which the
-        likelihood's z holds (`Prior.with_factors`).
+        ``lost``, those rejected by reason, ``inside``, the rows of the window that quality
+        control left, ``rows``, which of those are behind each row of the likelihood (-1: not in
+        use), and ``factors`` by group of variables, which the likelihood's z holds
+        (`Prior.with_factors`).
 
     Raises
     ------
@@ -423,13 +428,15 @@ def observe(
         If nothing is left to use, R is singular, the trajectory does not fit, or an operator is
         not one.
     """
-    weights = _read_robust(robust)
+    quality = quality or NO_CHECKS
     correlation = read_correlation(error_correlation)
     all_rows = np.arange(tidy.sizes["obs"])
     lost: dict[str, np.ndarray] = {}
     if time is not None and not np.isnat(time):
         tidy, lost = select_window(tidy, time, window)
         all_rows = np.setdiff1d(all_rows, np.concatenate([*lost.values(), all_rows[:0]]))
+    of_window = all_rows
+    tidy, all_rows = _checked_table(tidy, all_rows, quality, time, trajectory, lost)
     rows = observation_rows(tidy, prior.layout, operators=operators, orography=orography)
     n_tidy = tidy.sizes["obs"]
     if not rows.n_obs:
@@ -449,11 +456,9 @@ def observe(
     unfit = dict(rows.rejected)  # rows of the window
     fits = _checked(table, at, unfit)
 
-    def sites(n):
-        return _n_sites(tidy, n)
-
-    table, good, factors = _judge(
-        table, table_at, fits, estimate, gross_check, sites, unfit, prior.groups
+    structure = Structure.of(tidy, _slots(tidy, time, trajectory)).take(table.position)
+    table, good, factors = _judged(
+        table, table_at, fits, structure, estimate, quality, unfit, prior.groups
     )
     r, likelihood = table.r, table.likelihood(good)
     blocks = correlated_blocks(tidy, table.position, good, table.instrument_share, correlation)
@@ -463,52 +468,187 @@ def observe(
     lost = lost | {reason: np.sort(all_rows[where]) for reason, where in unfit.items()}
     rejected = {reason: len(where) for reason, where in lost.items()}
     record = {"used": int(good.sum()), "rejected": rejected, "r": r, "kept": kept, "lost": lost}
-    record["rows"] = np.where(good, table.position, -1)
+    condemned = [rows for reason, rows in lost.items() if reason in CONDEMNED]
+    inside = np.setdiff1d(of_window, np.concatenate([*condemned, all_rows[:0]]))
     record["factors"] = factors
-    return dataclasses.replace(likelihood, robust=weights), r, record
+    record["inside"] = inside
+    record["rows"] = np.where(good, np.searchsorted(inside, all_rows[table.position]), -1)
+    return dataclasses.replace(likelihood, robust=quality.weights), r, record
 
 
-def _judge(
-    table: Table,
-    table_at: Callable[..., Table],
-    fits: Bool[np.ndarray, " obs"],
-    estimate: bool,
-    gross_check: float,
-    sites: Callable[[int], int],
-    rejected: dict[str, np.ndarray],
-    groups: tuple[str, ...] | None,
-) -> tuple[Table, Bool[np.ndarray, " obs"], dict[str, float]]:
-    """The table at its r, which departures are not gross errors, and factors of the ``groups``.
+def _checked_table(
+    tidy: xr.Dataset,
+    all_rows: Int[np.ndarray, " obs"],
+    quality: Quality,
+    time: np.datetime64 | None,
+    trajectory: Any,
+    lost: dict[str, np.ndarray],
+) -> tuple[xr.Dataset, Int[np.ndarray, " obs"]]:
+    """The window without what its table alone shows to be bad, which joins ``lost``."""
+    wrong = check_table(tidy, quality, time=time, slot=_slots(tidy, time, trajectory))
+    if not wrong:
+        return tidy, all_rows
+    bad = np.concatenate([*wrong.values()])
+    good = np.setdiff1d(np.arange(all_rows.size), bad)
+    for reason, rows in wrong.items():
+        lost[reason] = all_rows[rows]
+    if not good.size:
+        raise InputError(
+            [
+                Problem(
+                    f"none of {all_rows.size} observations usable: "
+                    + "; ".join(f"{len(rows)} {reason}" for reason, rows in wrong.items()),
+                    "observations that pass the quality control",
+                    "assimilate(obs, quality=None)",
+                )
+            ],
+            what="observations",
+        )
+    return tidy.isel(obs=good), all_rows[good]
 
-    ``rejected`` is told of the others. B and the unresolved variance, of which r is estimated,
-    depend on r: the second estimate is the fixed point to some per cent.
+
+def _slots(
+    tidy: xr.Dataset, time: np.datetime64 | None, trajectory: Any
+) -> Int[np.ndarray, " obs"] | None:
+    """Step of a trajectory nearest to each observation: at two steps a station says two things."""
+    if trajectory is None:
+        return None
+    times = np.asarray(trajectory[0], "datetime64[ns]")
+    stamps = np.where(np.isnat(tidy["time"].values), time, tidy["time"].values)
+    apart = np.abs(stamps.astype("datetime64[ns]")[:, None] - times)
+    return np.argmin(apart, axis=1)
+
+
+class Departures(Protocol):
+    """Departures of the background, and what they are expected to be, in one unit by row.
+
+    Attributes
+    ----------
+    departure : array (obs,)
+    noise : array (obs,)
+        Standard deviation of what does not grow with r.
+    whole_spread : array (obs,)
+        Standard deviation of the background seen by H, for a unit r.
     """
-    good, factors = fits, {}
-    for _ in range(2 if estimate else 1):  # a gross error must not inflate the r that judges it
+
+    @property
+    def departure(self) -> Numbers: ...
+    @property
+    def noise(self) -> Numbers: ...
+    @property
+    def whole_spread(self) -> Numbers: ...
+
+
+Seen = TypeVar("Seen", bound=Departures)
+
+
+def judge(
+    seen: Seen,
+    seen_at: Callable[[float, Flags], Seen],
+    fits: Flags,
+    structure: Structure,
+    quality: Quality,
+    *,
+    r: float | None,
+) -> tuple[Seen, float, Flags, dict[str, Flags]]:
+    """The background check: departures at their r, and which of them are not gross errors.
+
+    Parameters
+    ----------
+    seen : Departures
+        At ``r``; where it is estimated, at 1.
+    seen_at : callable
+        Scale r of the background error, and which rows are good -> departures.
+    fits : bool array (obs,)
+        Rows that can be used at all.
+    structure : Structure
+        What belongs together, by row.
+    quality : Quality
+    r : float, optional
+        Scale of the background error; estimated where None.
+
+    Returns
+    -------
+    seen : departures at ``r``
+    r : float
+    good : bool array (obs,)
+        May be all False: gross errors, every one.
+    bad : dict of str to bool array (obs,)
+        The others of ``fits`` by reason.
+
+    Notes
+    -----
+    B and the unresolved variance, of which r is estimated, depend on r: the second estimate, from
+    what was good by the first, is the fixed point to some per cent. The check itself does not
+    depend on an r that gross errors inflate: the expected standard deviations are scaled by medians
+    (`judge_departures`).
+    """
+    estimate = r is None
+    used, good = 1.0 if r is None else r, fits
+    bad: dict[str, Flags] = {}
+    for _ in range(2 if estimate else 1):
         if estimate:
-            r = estimate_r(
-                table.departure[good],
-                table.whole_spread[good],
-                sites(good.sum()),
-                noise=table.noise[good],
+            used = estimate_r(
+                seen.departure[good],
+                seen.whole_spread[good],
+                np.unique(structure.site[good]).size,
+                noise=seen.noise[good],
             )
-            if groups is not None:
-                factors = group_factors(table, good, groups, r, factors, sites)
-            table = table_at(r, factors)
-        expected = np.sqrt(1 + (table.r * table.spread) ** 2)
-        good = fits & (np.abs(table.departure) <= gross_check * expected)
+            seen = seen_at(used, good)
+        if np.isinf(quality.gross_check):
+            continue
+        rows = np.flatnonzero(fits)
+        expected = np.hypot(seen.noise[rows], used * seen.whole_spread[rows])
+        size = np.abs(seen.departure[rows]) / expected
+        found = judge_departures(size, structure.take(rows), quality.gross_check, scale=estimate)
+        bad, good = {}, fits.copy()
+        for reason, where in found.items():
+            if where.any():
+                bad[reason] = np.zeros(fits.size, bool)
+                bad[reason][rows[where]] = True
+                good &= ~bad[reason]
         if not good.any():
             break
-    if (gross := fits & ~good).any():
-        rejected["gross error"] = table.position[gross]
+    return seen, used, good, bad
+
+
+def _judged(
+    table: Table,
+    table_at: Callable[..., Table],
+    fits: Flags,
+    structure: Structure,
+    estimate: bool,
+    quality: Quality,
+    rejected: dict[str, np.ndarray],
+    groups: tuple[str, ...] | None,
+) -> tuple[Table, Flags, dict[str, float]]:
+    """The table at its r, which of its rows are good, and factors of the ``groups``.
+
+    The others join ``rejected``.
+    """
+    factors: dict[str, float] = {}
+    last = table
+
+    def seen_at(r: float, good: Flags) -> Table:
+        nonlocal factors, last
+        if groups is not None:
+            n_site = np.unique(structure.site[good]).size
+            factors = group_factors(last, good, groups, r, factors, n_site)
+        last = table_at(r, factors)
+        return last
+
+    r = None if estimate else table.r
+    table, _, good, bad = judge(table, seen_at, fits, structure, quality, r=r)
+    for reason, rows in bad.items():
+        rejected[reason] = table.position[rows]
     if not good.any():
         raise InputError(
             [
                 Problem(
-                    f"all {fits.sum()} observations further than {gross_check} expected "
+                    f"all {fits.sum()} observations further than {quality.gross_check:g} expected "
                     "standard deviations from the background",
                     "observations and background of the same time, units and model",
-                    "assimilate(obs, gross_check=np.inf)",
+                    "assimilate(obs, quality=None)",
                 )
             ],
             what="observations",
@@ -522,7 +662,7 @@ def group_factors(
     groups: tuple[str, ...],
     r: float,
     before: Mapping[str, float],
-    sites: Callable[[int], int],
+    n_site: int,
 ) -> dict[str, float]:
     """Most probable factors of the errors of groups of variables, beside r.
 
@@ -539,8 +679,7 @@ def group_factors(
     r : float
     before : mapping
         Factors that the table holds.
-    sites : callable
-        Number of sites of a number of observations.
+    n_site : int
     """
     most = np.abs(table.sensitivity).argmax(1)
     channel = table.index[np.arange(len(most)), most] % len(groups)
@@ -550,7 +689,6 @@ def group_factors(
         own = good & (group == name)
         if own.any():
             unit = r * table.whole_spread[own] / before.get(name, 1.0)
-            n_site = sites(own.sum())
             found[name] = estimate_r(
                 table.departure[own], unit, n_site, noise=table.noise[own], prior_std=GROUP_STD
             )
@@ -566,22 +704,6 @@ def _whitened(likelihood: Likelihood, blocks: Blocks) -> Likelihood:
     )
     value = whitening.whiten(likelihood.value[:, None])[:, 0]
     return dataclasses.replace(likelihood, value=value, whitening=whitening)
-
-
-def _read_robust(robust: str | Robust | None) -> Robust | None:
-    try:
-        return as_robust(robust)
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            [
-                Problem(
-                    str(error),
-                    "none, huber, varqc or Robust(...)",
-                    'assimilate(obs, robust="varqc")',
-                )
-            ],
-            what="robust likelihood",
-        ) from error
 
 
 def _background_states(
@@ -713,8 +835,3 @@ def valid_times(convention: Convention) -> list[np.datetime64 | None]:
     if convention.valid_times is None:
         return [None] * max(int(np.prod(convention.batch_shape)), 1)
     return list(np.atleast_1d(convention.valid_times).reshape(-1))
-
-
-def _n_sites(tidy: xr.Dataset, n_obs: int) -> int:
-    places = np.stack([tidy["lat"].values, tidy["lon"].values], axis=1)
-    return len(np.unique(np.round(places, 4), axis=0))

@@ -18,7 +18,6 @@ from xdiffda.assimilation.methods.types import AnalysisTime
 from xdiffda.assimilation.settings import Settings
 from xdiffda.covariance.ensemble import centre, spread_scale, variance_ratio
 from xdiffda.errors import InputError, Problem, raise_if
-from xdiffda.observations import select_window
 from xdiffda.priors.prior import Prior
 from xdiffda.state.convention import Convention
 
@@ -78,17 +77,14 @@ def analyse_time(
         background,
         time,
         window=settings.window,
-        gross_check=settings.gross_check,
         background_error=error,
-        robust=settings.robust,
+        quality=settings.control,
         operators=settings.operators,
         error_correlation=settings.error_correlation,
         day=day,
     )
     prior = prior.with_factors(record["factors"]) if record["factors"] else prior
-    inside = tidy
-    if time is not None and not np.isnat(time):
-        inside, _ = select_window(tidy, time, settings.window)
+    inside = tidy.isel(obs=record.pop("inside"))
     key = jax.random.fold_in(jax.random.key(settings.seed), _stamp(time))
     ensemble = states if len(states) > 1 else None
     at = AnalysisTime(

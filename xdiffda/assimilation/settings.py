@@ -16,6 +16,7 @@ from xdiffda.diffusion.posterior import Guidance
 from xdiffda.diffusion.programs import choose_covariance
 from xdiffda.diffusion.repaint import RePaint
 from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.observations.quality import Quality
 from xdiffda.priors.prior import Prior
 from xdiffda.state.times import width_of
 
@@ -51,6 +52,11 @@ class Settings:
     max_batch: int
     seed: int
     at_once: bool = False  # a Gaussian prior: drawn from without a sampler
+
+    @property
+    def control(self) -> Quality:
+        """Return the quality control as an object."""
+        return Quality(gross_check=self.gross_check, robust=self.robust)
 
     @property
     def evaluations(self) -> int:

@@ -160,7 +160,7 @@ hybrid, background_error, gross_check, small_scales, max_batch
     hybrid: Hybrid | None = None
     background_error: float | str = "estimate"
     window: str | None = None
-    gross_check: float = 10.0
+    gross_check: float = 5.0
     antithetic: bool | None = None
     small_scales: bool = True
     max_batch: int = 8

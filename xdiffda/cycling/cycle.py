@@ -39,7 +39,6 @@ from xdiffda.cycling.record import (
     Outcome,
     all_of,
     error_of,
-    label,
     make_record,
     read_observations,
     status_of,
@@ -48,6 +47,7 @@ from xdiffda.cycling.relaxation import Relaxation, mean_states
 from xdiffda.cycling.store import append, open_cycle, resume
 from xdiffda.errors import InputError, raise_if
 from xdiffda.jax_settings import with_own_jax
+from xdiffda.observations.quality import flag_of
 from xdiffda.options import get_options
 from xdiffda.priors import registry
 from xdiffda.priors.prior import Prior
@@ -253,7 +253,7 @@ def _one_cycle(plan: Plan, path: Path, n: int) -> Outcome:
             record["parts"].append(all_of(held, WITHHELD))
     if window.outside is not None:
         record["rejected"]["outside the window"] = window.n_outside
-        record["parts"].append(all_of(window.outside, label("outside the window")))
+        record["parts"].append(all_of(window.outside, flag_of("outside the window")))
     truth = None if plan.truth is None else state_at(plan.truth, time, what="truth").compute()
     return Outcome(time, analysis, forecasts, _mean(forecasts), free, truth, record, factor)
 

@@ -161,7 +161,7 @@ def make_source(obs: Any, window: str | np.timedelta64) -> tuple[Source, np.ndar
         raise InputError([_of_many(obs)], what="observations")
     if callable(obs):
         return lambda time: _asked(obs, time, window), None
-    tidy = to_tidy(obs)
+    tidy = to_tidy(obs, strict=False)  # `assimilate` judges them
     stamps = tidy["time"].values
     if np.isnat(stamps).any():
         raise InputError(
@@ -181,7 +181,7 @@ def _asked(obs: Callable[[Time], Any], time: Time, window: str | np.timedelta64)
     given = obs(time)
     if given is None or _is_empty(given):
         return Window(None, None)
-    return _split(to_tidy(given), time, window)
+    return _split(to_tidy(given, strict=False), time, window)
 
 
 def _is_empty(given: Any) -> bool:

@@ -14,18 +14,12 @@ from jaxtyping import Float
 from xdiffda.cycling.plan import Plan, State
 from xdiffda.cycling.store import EPOCH, OBS, PREFIX, SCORE_LEVEL, open_cycle
 from xdiffda.errors import InputError, Problem, StorageError
+from xdiffda.observations.quality import FLAGS, OTHER, USED, WITHHELD, flag_of
 from xdiffda.storage.flags import ABSENT, decode_words
 
 OBS_PREFIX = "obs_"
-# beginning of a reason that `assimilate` gives -> its label in the store
-REASONS = {
-    "gross error": "gross_error",
-    "outside the levels": "outside_levels",
-    "of a variable": "unknown_variable",
-    "outside the window": "outside_window",
-}
-OTHER, USED, WITHHELD = "other", "used", "withheld"
-STATUS = (ABSENT, USED, *REASONS.values(), OTHER, WITHHELD)
+REASONS = (*dict.fromkeys(FLAGS.values()), OTHER)  # why an observation is not used
+STATUS = (ABSENT, USED, *REASONS, WITHHELD)
 NUMBERS = {
     "value": "observed value, canonical units of the variable",
     "error_std": "standard deviation of the observation error",
@@ -40,16 +34,11 @@ TIME_UNITS = EPOCH.replace("seconds", "nanoseconds")
 Part = tuple[xr.Dataset, np.ndarray]
 
 
-def label(reason: str) -> str:
-    """The label of a reason that `assimilate` gives."""
-    return next((known for start, known in REASONS.items() if reason.startswith(start)), OTHER)
-
-
 def status_of(tidy: xr.Dataset, lost: Mapping[str, np.ndarray]) -> Part:
     """Observations given to `assimilate`, and what became of each."""
     status = np.full(tidy.sizes["obs"], USED, "U32")
     for reason, where in lost.items():
-        status[where] = label(reason)
+        status[where] = flag_of(reason)
     return tidy, status
 
 
@@ -266,10 +255,10 @@ def error_of(record: xr.Dataset) -> str:
 
 
 def account(observed: Mapping[str, Any]) -> xr.Dataset:
-    labels = [*REASONS.values(), OTHER]
+    labels = [*REASONS]
     counts = dict.fromkeys(labels, 0)
     for reason, n in observed["rejected"].items():
-        counts[label(reason)] += int(n)
+        counts[flag_of(reason)] += int(n)
     return xr.Dataset(
         {
             "n_obs_used": (

@@ -12,13 +12,15 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Bool, Float, Int
 
-from xdiffda.assimilation.innovations import estimate_r
+from xdiffda.assimilation.innovations import judge
 from xdiffda.cycling.rollout import STEP
 from xdiffda.diffusion.likelihood import Likelihood, StateError
 from xdiffda.errors import InputError, Problem
 from xdiffda.jax_settings import with_own_jax
-from xdiffda.observations import observation_operator, select_window
+from xdiffda.observations import observation_operator
 from xdiffda.observations.filling import filling
+from xdiffda.observations.operators import none_usable
+from xdiffda.observations.quality import NO_CHECKS, Quality, Structure, check_table
 from xdiffda.priors.prior import Prior, year_phase
 from xdiffda.state.grid import Layout
 
@@ -158,7 +160,7 @@ class _Table(NamedTuple):
     when: Int[np.ndarray, " obs"]
     index: Int[np.ndarray, "obs term"]
     weight: Float[np.ndarray, "obs term"]
-    site: Int[np.ndarray, " obs"]
+    position: Int[np.ndarray, " obs"]  # row of the tidy table; -1 of rows that fill up
 
 
 @with_own_jax
@@ -171,7 +173,7 @@ def window_likelihood(
     *,
     n_windows: int,
     background_error: float | str = "estimate",
-    gross_check: float = 10.0,
+    quality: Quality | None = None,
     model_error: float = 0.0,
     dynamics: str = FORECASTER,
     remat: bool = False,
@@ -191,7 +193,8 @@ def window_likelihood(
     n_windows : int
         Steps of the forecaster in the window.
     background_error : float or "estimate"
-    gross_check : float
+    quality : Quality, optional
+        Quality control; None for none.
     model_error : float
     dynamics : {"forecaster", "fgat", "none"}
     remat : bool
@@ -203,16 +206,17 @@ def window_likelihood(
     r : float
         Scale of the background error.
     record : dict
-        ``used`` and ``rejected`` numbers.
+        ``used`` and ``rejected`` numbers, ``r``, ``kept``, the rows of ``tidy`` in use, and
+        ``lost``, those rejected by reason.
 
     Raises
     ------
     InputError
         If no observation is left.
     """
-    table, rejected = _collect(tidy, time, n_windows, prior.layout)
+    quality = quality or NO_CHECKS
+    table, structure, lost = _collect(tidy, time, n_windows, prior.layout, quality)
     table, real = _filled(table)
-    estimate = background_error == "estimate"
     steps = time + np.arange(1, n_windows + 1) * STEP
     # per instrument's error; what depends on r comes with the estimate
     rows = TrajectoryRows(
@@ -237,31 +241,50 @@ def window_likelihood(
     def seen_at(r: float) -> _Seen:
         spread = np.asarray(_spread(rows, still, prior.covariance_at(r)), np.float64)
         # what the basis lacks counts as error of representativeness
-        lost = own * prior.unresolved_at(r).reshape(-1)[table.index]
+        unresolved = own * prior.unresolved_at(r).reshape(-1)[table.index]
         return _Seen(
             (table.value - guess) / table.error,
             spread,
-            np.sqrt((lost**2).sum(1)),
+            np.sqrt((unresolved**2).sum(1)),
             np.abs(drift).sum(1),
         )
 
-    good, r, lost = _judge(
-        seen_at,
+    given = None if background_error == "estimate" else float(background_error)
+    seen, r, good, bad = judge(
+        seen_at(1.0 if given is None else given),
+        lambda r, _: seen_at(r),
         real,
-        table.site,
-        r=None if estimate else float(background_error),
-        gross_check=gross_check,
+        structure.take(table.position),
+        quality,
+        r=given,
     )
-    if gross := int((real & ~good).sum()):
-        rejected["gross error"] = gross
-    more = np.sqrt(1 + (r * lost) ** 2)  # the whole error over the instrument's
+    lost |= {reason: np.sort(table.position[where]) for reason, where in bad.items()}
+    if not good.any():
+        raise InputError(
+            [
+                Problem(
+                    f"all {real.sum()} observations beyond {quality.gross_check:g} expected "
+                    "standard deviations from the background's forecast",
+                    "observations and background of the same time and model",
+                    "assimilate_window(background, obs, quality=None)",
+                )
+            ],
+            what="observations",
+        )
+    more = np.sqrt(1 + (r * seen.lost) ** 2)  # the whole error over the instrument's
     rows = eqx.tree_at(lambda own: own.gain, rows, rows.gain / jnp.asarray(more, jnp.float32))
     value = np.where(good, (table.value - guess) / (table.error * more), 0.0)
     own, drift = (a / more[:, None] for a in (own, drift))
     return (
         _likelihood(rows, value, good, r, own, drift, prior, dynamics),
         r,
-        {"used": int(good.sum()), "rejected": rejected, "r": r},
+        {
+            "used": int(good.sum()),
+            "rejected": {reason: len(where) for reason, where in lost.items()},
+            "r": r,
+            "kept": np.sort(table.position[good]),
+            "lost": lost,
+        },
     )
 
 
@@ -324,44 +347,6 @@ class _Seen(NamedTuple):
         return np.hypot(1.0, self.drift)
 
 
-def _judge(
-    seen_at: Callable[[float], _Seen],
-    real: Bool[np.ndarray, " obs"],
-    site: Int[np.ndarray, " obs"],
-    *,
-    r: float | None,
-    gross_check: float,
-) -> tuple[Bool[np.ndarray, " obs"], float, Float[np.ndarray, " obs"]]:
-    """Return which departures pass the gross check, r, and the unresolved variance for it."""
-    used = 1.0 if r is None else r
-    seen = seen_at(used)
-    good = real & np.isfinite(seen.departure)
-    for _ in range(2 if r is None else 1):  # a gross error must not inflate the r that judges it
-        if r is None:
-            used = estimate_r(
-                seen.departure[good],
-                seen.whole_spread[good],
-                np.unique(site[good]).size,
-                noise=seen.noise[good],
-            )
-            seen = seen_at(used)
-        expected = np.hypot(seen.noise, used * seen.whole_spread)
-        good = real & (np.abs(seen.departure) <= gross_check * expected)
-        if not good.any():
-            raise InputError(
-                [
-                    Problem(
-                        f"all {real.sum()} observations beyond {gross_check} expected standard "
-                        "deviations from the background's forecast",
-                        "observations and background of the same time and model",
-                        "assimilate_window(..., gross_check=np.inf)",
-                    )
-                ],
-                what="observations",
-            )
-    return good, used, seen.lost
-
-
 @eqx.filter_jit
 def _guess(rows: TrajectoryRows) -> Array:
     """Return the background's equivalents of the observations."""
@@ -390,39 +375,20 @@ def _filled(table: _Table) -> tuple[_Table, Bool[np.ndarray, " obs"]]:
     wide = [np.pad(a, ((0, more), *((0, 0),) * (a.ndim - 1))) for a in table]
     real = np.arange(n + more) < n
     filled = _Table(*wide)
-    return filled._replace(error=np.where(real, filled.error, 1.0)), real
+    return filled._replace(
+        error=np.where(real, filled.error, 1.0), position=np.where(real, filled.position, -1)
+    ), real
 
 
 def _collect(
-    tidy: xr.Dataset, time: np.datetime64, n_windows: int, layout: Layout
-) -> tuple[_Table, dict[str, int]]:
-    """Observations by the step nearest in time; those without a time are of the start."""
+    tidy: xr.Dataset, time: np.datetime64, n_windows: int, layout: Layout, quality: Quality
+) -> tuple[_Table, Structure, dict[str, Int[np.ndarray, " obs"]]]:
+    """Good observations by the step nearest in time; those without a time are of the start."""
     stamps = np.where(np.isnat(tidy["time"].values), time, tidy["time"].values)
     tidy = tidy.assign_coords(time=("obs", stamps))
     before, last = time - STEP / 2, time + n_windows * STEP + STEP / 2
     outside = (stamps <= before) | (stamps > last)
-    rejected = {"outside the window": int(outside.sum())} if outside.any() else {}
-    pieces = []
-    for step in range(n_windows + 1):
-        middle = time + step * STEP
-        if not ((stamps > middle - STEP / 2) & (stamps <= middle + STEP / 2)).any():
-            continue
-        inside, _ = select_window(tidy, middle, STEP)
-        obs, kept, reasons = observation_operator(inside, layout)
-        for reason, where in reasons.items():
-            rejected[reason] = rejected.get(reason, 0) + len(where)
-        places = np.round(np.stack([inside["lat"], inside["lon"]], 1)[kept], 4)
-        pieces.append(
-            (
-                np.asarray(obs.value, np.float64),
-                np.asarray(obs.error_std, np.float64),
-                np.full(obs.n_obs, step),
-                np.asarray(obs.index),
-                np.asarray(obs.weight),
-                places,
-            )
-        )
-    if not pieces:
+    if outside.all():
         raise InputError(
             [
                 Problem(
@@ -434,15 +400,42 @@ def _collect(
             ],
             what="observations",
         )
+    lost = {"outside the window": np.flatnonzero(outside)} if outside.any() else {}
+    inside = np.flatnonzero(~outside)
+    # the step whose six hours an observation is of; their end belongs to them
+    step_of = np.ceil((stamps - before) / STEP).astype(np.int64) - 1
+    wrong = check_table(tidy.isel(obs=inside), quality, time=time, slot=step_of[inside])
+    for reason, rows in wrong.items():
+        lost[reason] = inside[rows]
+    good = np.setdiff1d(inside, np.concatenate([*wrong.values(), inside[:0]]))
+    structure = Structure.of(tidy, step_of)
+    pieces = []
+    for step in np.unique(step_of[good]):
+        rows = good[step_of[good] == step]
+        obs, kept, reasons = observation_operator(tidy.isel(obs=rows), layout)
+        for reason, where in reasons.items():
+            lost[reason] = np.concatenate([lost.get(reason, rows[:0]), rows[where]])
+        pieces.append(
+            (
+                np.asarray(obs.value, np.float64),
+                np.asarray(obs.error_std, np.float64),
+                np.full(obs.n_obs, step),
+                np.asarray(obs.index),
+                np.asarray(obs.weight),
+                rows[kept],
+            )
+        )
+    if not pieces:
+        raise none_usable(inside.size, wrong, layout)
     width = max(piece[3].shape[1] for piece in pieces)
 
     def wide(a):
         return np.pad(a, ((0, 0), (0, width - a.shape[1])))
 
-    value, error, when, index, weight, places = (
+    value, error, when, index, weight, position = (
         np.concatenate([wide(p[i]) if i in (3, 4) else p[i] for p in pieces]) for i in range(6)
     )
-    site = np.unique(places, axis=0, return_inverse=True)[1].reshape(-1)
     # perturbations are drawn along this order: not that of the user's file
     order = np.lexsort([error, value, *index.T[::-1], when])
-    return _Table(*(a[order] for a in (value, error, when, index, weight, site))), rejected
+    table = _Table(*(a[order] for a in (value, error, when, index, weight, position)))
+    return table, structure, lost

@@ -213,10 +213,14 @@ def _layers(raw: Raw) -> list[Problem]:
     ]
 
 
+FEW = 4  # values of a variable, of which "most" says nothing
+
+
 def _ranges(raw: Raw, strict: bool) -> list[Problem]:
     """Values that nature does not have, counted by variable, with the unit they may be in.
 
-    Without ``strict`` only values that are in another unit altogether.
+    Without ``strict`` only values that are in another unit altogether, or of which most cannot be:
+    that is an error of the table, not of some reports.
     """
     problems = []
     value, outside, slack = raw.fields["value"], out_of_range(raw), _slack(raw)
@@ -249,7 +253,9 @@ def _ranges(raw: Raw, strict: bool) -> list[Problem]:
                 )
             )
             continue
-        if not (bad.size and strict):
+        if not strict and (of_all.size < FEW or 2 * bad.size <= of_all.size):
+            continue
+        if not bad.size:
             continue
         ends = [f"{(end - offset) / factor:.9g}" for end in (lowest, highest)]
         user_name = raw.word(name)

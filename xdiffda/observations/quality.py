@@ -2,7 +2,8 @@
 
 Everything here sees a tidy table, and departures as plain numbers; H and B are not needed.
 `screen` applies what needs no background (1 to 3, and winds as a whole); `judge_departures` is the
-background check for departures that are known. The order is that of operational centres:
+background check for departures that are known, and `xdiffda.assimilation.innovations.judge` that of
+an analysis, which knows H and B. The order is that of operational centres:
 
 1. marks of the file, by the rule of its form;
 2. ranges: what nature has never shown at that level;
@@ -60,6 +61,8 @@ FLAGS = {
     PAIR: "wind_pair",
     REPORT: "bad_report",
 }
+# what quality control itself says: no method of analysis may see these observations
+CONDEMNED = (MARKED, RANGE, REPEATED, GROSS, PAIR, REPORT)
 USED, OTHER, WITHHELD = "used", "other", "withheld"
 
 
@@ -73,8 +76,8 @@ def _is_positive(value: object) -> bool:
 class Quality:
     """Settings of the quality control of observations.
 
-    `screen` takes them. `xdiffda.assimilate` does not: it refuses impossible values and repeats,
-    and has its own arguments ``gross_check`` and ``robust``.
+    `screen` takes all but ``gross_check`` and ``robust``, for which departures are needed;
+    `xdiffda.assimilate` makes all checks, with its own arguments ``gross_check`` and ``robust``.
 
     Parameters
     ----------
@@ -651,7 +654,11 @@ def robust_scales(size: Numbers, structure: Structure, *, least: float = SCALES[
 
 
 def _centre(size: Numbers) -> float:
-    return float(np.median(size)) / _MEDIAN if size.size else 1.0
+    """Scale by the lower median: of two departures one may be a gross error."""
+    if not size.size:
+        return 1.0
+    middle = (size.size - 1) // 2
+    return float(np.partition(size, middle)[middle]) / _MEDIAN
 
 
 def _n_mode(n: int, site: Codes) -> int:

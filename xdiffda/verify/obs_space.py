@@ -114,7 +114,7 @@ def beside(
 
     convention = read_metadata(state, what=what)
     _check_batch(convention, what)
-    tidy = to_tidy(obs, operators=operators)
+    tidy = to_tidy(obs, operators=operators, strict=False)  # rejected ones have departures too
     times = _times(convention)
     warn_without_clock(times, tidy, what)
     dim = convention.axes["time"].dim if "time" in convention.batch_dims else None

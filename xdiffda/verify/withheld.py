@@ -75,7 +75,7 @@ def split_obs(
             ],
             what="split_obs",
         )
-    tidy = to_tidy(obs, operators=operators)
+    tidy = to_tidy(obs, operators=operators, strict=False)
     station = stations(tidy)
     n = station.max() + 1
     if n < 2:
