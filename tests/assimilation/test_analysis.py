@@ -163,7 +163,7 @@ def test_many_times_at_once_equal_one_after_the_other(world):
 def test_provenance_says_how_the_analysis_was_made(world):
     tidy = to_tidy(world[3])
     gross = tidy.copy(deep=True)
-    gross["value"][0] += 60.0
+    gross["value"][0] += 35.0
     outside = tidy.isel(obs=[1]).assign(
         level=("obs", [30.0]), variable=("obs", ["temperature"]), value=("obs", [220.0])
     )

@@ -314,7 +314,8 @@ def test_factors_of_groups_follow_many_soundings_and_not_one(
         },
     )
     background = np.zeros(prior.scale.shape, np.float32)
-    settings = {"window": "6h", "gross_check": 10.0, "background_error": "estimate"}
+    quality = Quality(gross_check=10.0, ranges=False)  # values are departures
+    settings = {"window": "6h", "quality": quality, "background_error": "estimate"}
     _, r, record = observe(tidy, prior, background, None, **settings)
     found = [r * record["factors"][name] for name in ("mass", "temperature")]
     if closest is None:

@@ -313,6 +313,7 @@ def test_a_robust_likelihood_through_the_public_call(world):
                 antithetic=True,
                 background_error=1.0,
                 robust=name,
+                gross_check=10.0,
                 small_scales=False,
                 progress=False,
             ),

@@ -87,7 +87,7 @@ def _stored(out: Path) -> dict:
 
 def test_a_store_of_something_else_is_left_as_it_is(given, whole: Path, tmp_path: Path) -> None:
     before = _stored(whole)
-    other = world.SETTINGS | {"n_steps": 4, "gross_check": 5.0}
+    other = world.SETTINGS | {"n_steps": 4, "gross_check": 4.0}
     with pytest.raises(InputError, match="(?s)n_members = 2.*needed 3.*gross_check.*guidance"):
         world.run(*given, whole, n_members=3, settings=other)
     background, obs = given

@@ -17,6 +17,7 @@ from xdiffda.assimilation import innovations
 from xdiffda.assimilation.baselines.letkf import Inflation
 from xdiffda.assimilation.devices import Schedule, run_times
 from xdiffda.assimilation.memory import plan_devices
+from xdiffda.assimilation.observed import observation_table
 from xdiffda.assimilation.one_time import Analysed, analyse_time, check_clock, rounded
 from xdiffda.assimilation.settings import Settings, check_factor, check_settings
 from xdiffda.covariance.ensemble import Hybrid
@@ -155,7 +156,8 @@ def assimilate(
     max_batch: int = 8,
     seed: int = 0,
     progress: bool | None = None,
-) -> xr.Dataset:
+    return_obs: bool = False,
+) -> Any:
     """Draw an ensemble of analyses from p(x | background, observations).
 
     Parameters
@@ -246,13 +248,19 @@ def assimilate(
         mean square 0.0007).
     progress : bool, optional
         Show a progress bar; default the option ``progress``.
+    return_obs : bool
+        Return also what became of each observation.
 
     Returns
     -------
-    Dataset
+    analysis : Dataset
         As the background, with the dimension ``member`` in front. Provenance in the
         attributes that begin with ``xdiffda_``. With adaptive inflation also
         ``inflation_factor`` on (``node``, ``channel``) of the model, for the next cycle.
+    obs : Dataset
+        Only with ``return_obs``: every observation, tidy, with the coordinates ``flag`` (``used``,
+        or a word for why not), ``reason`` and ``analysis_time``, and with ``background_departure``
+        (O-B) and ``analysis_departure`` (O-A, of the mean); `xdiffda.quality.report` counts it.
 
     Raises
     ------
@@ -276,7 +284,7 @@ def assimilate(
     >>> analysis.sizes["member"]
     2
     """
-    return run_assimilation(
+    found = run_assimilation(
         background,
         obs,
         model=model,
@@ -304,7 +312,20 @@ def assimilate(
         small_scales=small_scales,
         max_batch=max_batch,
         seed=seed,
-    ).analysis
+    )
+    if not return_obs:
+        return found.analysis
+    table = observation_table(
+        found.tidy,
+        found.held,
+        [record["lost"] for record in found.records],
+        found.times,
+        background,
+        found.analysis,
+        window=window,
+        operators=operators,
+    )
+    return found.analysis, table
 
 
 class Assimilated(NamedTuple):
@@ -320,12 +341,15 @@ class Assimilated(NamedTuple):
         ``tidy`` in use and, by reason, rejected.
     held : Dataset or None
         The observations withheld.
+    times : list of datetime64 or None
+        Analysis times.
     """
 
     analysis: xr.Dataset
     tidy: xr.Dataset
     records: list[dict[str, Any]]
     held: xr.Dataset | None
+    times: list[np.datetime64 | None]
 
 
 @with_own_jax
@@ -340,7 +364,7 @@ def run_assimilation(
 ) -> Assimilated:
     """As `assimilate`, with its keywords and defaults, and with an account of the observations."""
     prior, reason = registry.choose(model, background)
-    mine = ("background", "obs", "model", "inflation_factor", "progress")
+    mine = ("background", "obs", "model", "inflation_factor", "progress", "return_obs")
     defaults = inspect.signature(assimilate).parameters.items()
     keywords = {name: p.default for name, p in defaults if name not in mine} | given
     settings = check_settings(prior, **keywords)
@@ -363,7 +387,7 @@ def run_assimilation(
         checked = held.isel(obs=good) if good.size else held
         report = withheld_report(analysis, background, checked, window=settings.window)
         analysis.attrs["xdiffda_withheld"] = report.attrs["summary"]
-    return Assimilated(analysis, tidy, records, held)
+    return Assimilated(analysis, tidy, records, held, backgrounds.times)
 
 
 def _analyse(

@@ -126,7 +126,16 @@ def is_number(text: object) -> bool:
 
 
 # what `cycle` itself hands to `assimilate`
-OWN = ("background", "obs", "n_members", "model", "seed", "progress", "inflation_factor")
+OWN = (
+    "background",
+    "obs",
+    "n_members",
+    "model",
+    "seed",
+    "progress",
+    "inflation_factor",
+    "return_obs",
+)
 
 
 @dataclasses.dataclass(frozen=True)

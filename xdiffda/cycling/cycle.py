@@ -230,7 +230,7 @@ def _one_cycle(plan: Plan, path: Path, n: int) -> Outcome:
         analysis = _unchanged(plan, forecasts)
         record: dict[str, Any] = {"used": 0, "rejected": {}, "r": float("nan"), "parts": []}
     else:
-        result, tidy, records, held = run_assimilation(
+        result, tidy, records, held, _ = run_assimilation(
             plan.states.dataset(forecasts, time),
             window.tidy,
             model=plan.prior,

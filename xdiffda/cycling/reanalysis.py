@@ -441,7 +441,7 @@ def _keywords(settings: Assimilation | Mapping[str, Any] | None) -> dict[str, An
     keywords = {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
     keywords |= assimilation_settings(settings, assimilate, "6h", call="assimilate_store")
     # inflation goes from one cycle to the next, and times here know nothing of each other
-    for own in ("n_members", "seed", "model", "progress", "inflation_factor"):
+    for own in ("n_members", "seed", "model", "progress", "inflation_factor", "return_obs"):
         keywords.pop(own)
     if keywords["withhold"]:
         raise InputError(
