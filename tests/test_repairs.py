@@ -664,18 +664,21 @@ def test_an_analysis_says_what_it_leaves_out_of_the_background():
     assert "lat_bnds" in repr(analysis.diffda)
 
 
-def test_every_function_and_argument_that_a_repair_names_exists():
-    """All modules: `Problem`, `StorageError`, `ModelError` and warnings, read from the source."""
+def test_every_repair_can_be_run_and_what_it_names_exists():
+    """All modules: `Problem`, `StorageError`, `ModelError` and warnings, read from the source.
+
+    Python, a command with its options, or entries of a configuration; never prose or a gap.
+    """
     import repairs
 
     known, found = repairs.public(), list(repairs.printed())
     assert len(found) > 500
-    wrong = []
-    for where, text in found:
-        said = repairs.fault(text, known)
-        if said.startswith("no ") or " has no " in said:
-            wrong.append(f"{where}: {text}: {said}")
+    wrong = [
+        f"{where}: {text}: {said}" for where, text in found if (said := repairs.fault(text, known))
+    ]
     assert not wrong, "\n".join(wrong)
+    assert repairs.fault("another store", known) == "neither Python nor a command"
+    assert repairs.fault("name = ...", known) == "a placeholder"
     assert "has no ['n_step']" in repairs.fault("xdiffda.plan(n_step=3)", known)
     assert repairs.fault("xdiffda.plam(n_steps=3)", known) == "no xdiffda.plam"
     assert repairs.fault("xdiffda plan --stepps 3", known) == "no options ['--stepps']"

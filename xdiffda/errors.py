@@ -39,7 +39,9 @@ class Problem:
     needed
         What it should hold.
     repair
-        The call that repairs it, as the user would type it; empty where there is none.
+        The call that repairs it, as the user would type it; empty where there is none, and
+        ``needed`` says all that is known. ``f(..., n=1)`` is the call as it was, with that
+        argument in place of its own.
 
     Examples
     --------

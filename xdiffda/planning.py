@@ -236,7 +236,7 @@ def checked_plan(
             Problem(
                 f"device={unit!r}",
                 "rates, a bandwidth and an efficiency above 0",
-                'dataclasses.replace(xdiffda.costs.DEVICES["h100"], ...)',
+                'xdiffda.plan(device="h100")',
             )
         )
     raise_if(problems, what="plan")

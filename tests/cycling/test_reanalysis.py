@@ -152,7 +152,7 @@ def test_input_that_does_not_fit(given, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         reanalysis.assimilate_store(ds, obs, settings=wrong, **choices)
     for words in (
-        "`assimilate_store(..., settings={'method': ...})`",
+        "`settings['method'] = settings.pop('methode')`",
         "an argument of assimilate_store itself",
         "no time knows of the one before",
     ):

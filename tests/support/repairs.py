@@ -7,6 +7,8 @@ the text of a `StorageError`, a `ModelError` or a warning.
 from __future__ import annotations
 
 import ast
+import contextlib
+import functools
 import importlib
 import inspect
 import itertools
@@ -28,6 +30,7 @@ PACKAGE = Path(xdiffda.__file__).parent
 TOLD = ("StorageError", "ModelError", "XdiffdaError", "warn")
 SHELL = {"pip", "mkdir", "ls", "cat", "unzip", "gunzip", "file", "iconv", "du", "xdiffda", "rm"}
 SHELL |= {"python", "dask", "export", "ulimit", "sbatch", "mv", "cp", "df", "nvidia-smi"}
+SHELL |= {"fuser", "ncdump"}
 STAND_IN = "name"
 
 
@@ -61,6 +64,8 @@ def texts_of(node: ast.expr | None, scope: dict[str, list[ast.expr]], depth: int
 
 def _put_in(value: Any, inner: Any) -> list[str]:
     """What may stand in the place of a formatted value."""
+    if getattr(value.value, "attr", "") == "note":
+        return ["  # a note"]
     said = [t for t in inner(value.value) if "`" not in t]
     if value.conversion == ord("r"):
         return [repr(t) for t in said] or [repr(STAND_IN)]
@@ -73,7 +78,7 @@ def printed() -> Iterator[tuple[str, str]]:
         if path.name == "cli.py":
             continue  # translates the repairs of others
         tree = ast.parse(path.read_text())
-        top = _assigned(tree.body)
+        top = _assigned([n for n in tree.body if isinstance(n, ast.Assign | ast.AnnAssign)])
         for function, scope in _scopes(tree, top):
             for node in function:
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))
@@ -92,6 +97,8 @@ def _assigned(body: list[ast.stmt]) -> dict[str, list[ast.expr]]:
     found: dict[str, list[ast.expr]] = {}
     for statement in body:
         for node in ast.walk(statement):
+            if isinstance(node, ast.For):
+                found |= {n.id: [] for n in ast.walk(node.target) if isinstance(n, ast.Name)}
             if isinstance(node, ast.Assign):
                 for target in node.targets:
                     pairs = [(target, node.value)]
@@ -151,6 +158,11 @@ def fault(text: str, known: dict[str, list[Any]]) -> str:
             words = shlex.split(code, comments=True)
         except ValueError:
             return "neither Python nor a command"
+        if _is_toml(code):
+            return ""
+        if words[0].startswith("--"):
+            wrong = [w for w in words if w.startswith("--") and w not in _options_of_training()]
+            return f"no options {wrong}" if wrong else ""
         words = words[words[0].count("=") and not words[0].startswith("-") :] or words
         if words[0] == "xdiffda":
             return _wrong_option(words, app)
@@ -166,6 +178,25 @@ def fault(text: str, known: dict[str, list[Any]]) -> str:
         if isinstance(node, ast.Call) and (wrong := _wrong_call(node, known)):
             return wrong
     return ""
+
+
+def _is_toml(code: str) -> bool:
+    """Whether entries of a configuration, one or some with commas between them."""
+    import tomllib
+
+    number = itertools.count()
+    code = re.sub(rf"\b{STAND_IN}\b", lambda _: f"{STAND_IN}{next(number)}", code)
+    for text in (code, f"entries = {{{code}}}"):
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            tomllib.loads(text)
+            return True
+    return False
+
+
+@functools.cache
+def _options_of_training() -> set[str]:
+    sources = (path.read_text() for path in (PACKAGE / "train").glob("*.py"))
+    return {option for text in sources for option in re.findall(r"\"(--[a-z-]+)\"", text)}
 
 
 def _is_ellipsis(node: ast.AST) -> bool:
@@ -262,3 +293,50 @@ def _unknown(function: Any, words: list[str]) -> list[str]:
     if any(p.kind is p.VAR_KEYWORD for p in signature.values()):
         return []
     return [w for w in words if w not in signature and w != STAND_IN]
+
+
+# ------------------------------------------------------------------ repairs that are run
+
+
+def again(repair: str, given: dict[str, Any], scope: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a call after its repair, which names some of them anew, or a piece of data.
+
+    ``f(..., n=1)`` and ``n=1`` change that argument of the call as it was; ``f(data)`` takes all
+    of them back to their defaults; what is neither makes the data of its first name anew.
+    """
+    scope = scope | given
+    node = ast.parse(repair.strip()).body[0]
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+        return given | {node.targets[0].id: eval(ast.unparse(node.value), scope)}
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        name = ast.unparse(node.value.func).rpartition(".")[2]
+        if name == scope["name"]:
+            keywords = {str(k.arg): eval(ast.unparse(k.value), scope) for k in node.value.keywords}
+            data = {k: v for k, v in given.items() if isinstance(v, xr.Dataset)}
+            anew = not keywords or ".diffda." in repair  # as it is written, with nothing else
+            return (data if anew else given) | keywords
+    first = next(n.id for n in ast.walk(node) if isinstance(n, ast.Name) and n.id in given)
+    if isinstance(node, ast.Expr):
+        return given | {first: eval(repair, scope)}
+    exec(repair, scope)
+    return given | {first: scope[first]}
+
+
+def until_it_works(call: Any, given: dict[str, Any], scope: dict[str, Any], most: int = 5) -> Any:
+    """Follow all printed repairs: the result of the call, or the honest error without a repair."""
+    from xdiffda.errors import InputError
+
+    seen: set[str] = set()
+    for _ in range(most):
+        try:
+            return call(**given), seen
+        except InputError as error:
+            text = str(error)
+            assert text not in seen, f"no-op or loop: {text}"
+            seen.add(text)
+            repairs = [problem.repair for problem in error.problems if problem.repair]
+            if not repairs:
+                return None, seen
+            for repair in repairs:
+                given = again(repair, given, scope)
+    raise AssertionError(f"no end: {seen}")

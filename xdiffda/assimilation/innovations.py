@@ -307,8 +307,8 @@ def state_part(
                 Problem(
                     f"H({group.call.name}) or its derivative not finite at the background for "
                     f"{bad} of {guess.size} observations",
-                    "finite numbers",
-                    "jnp.where with safe arguments on both branches",
+                    "finite numbers: jnp.where with arguments that are safe on both branches",
+                    "",
                 )
             ],
             what="observation operator",
@@ -745,8 +745,8 @@ def _checked(table: Table, at: TimeStencil, rejected: dict[str, np.ndarray]) -> 
                 Problem(
                     f"none of {real.sum()} observations usable: "
                     + "; ".join(f"{len(where)} {reason}" for reason, where in rejected.items()),
-                    "observations that the background can see",
-                    "trajectory=(times, states) that span the window",
+                    "observations that the background can see; a trajectory has to span the window",
+                    "",
                 )
             ],
             what="observations",

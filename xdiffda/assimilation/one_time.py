@@ -149,8 +149,9 @@ def _check_size(z: Float[np.ndarray, "node member channel"], settings: Settings)
             [
                 Problem(
                     "an analysis with numbers that are not finite",
-                    "errors of observations that single precision can hold beside the background's",
-                    "larger error_std: a ten-thousandth of the background's error is next to none",
+                    "errors of observations that single precision can hold beside the "
+                    "background's: larger error_std, a ten-thousandth of that is next to none",
+                    "",
                 )
             ],
             what=settings.method,
@@ -162,7 +163,9 @@ def _check_size(z: Float[np.ndarray, "node member channel"], settings: Settings)
                     f"increments of {size:.2g} times the background error",
                     "a V that is "
                     f"symmetric and positive; covariance={settings.covariance!r} was not here",
-                    'assimilate(obs, covariance="climatological"), or the default',
+                    'assimilate(obs, covariance="climatological")'
+                    if settings.covariance != "climatological"
+                    else "",
                 )
             ],
             what="guided sampling",

@@ -145,7 +145,7 @@ def check_settings(
                 Problem(
                     f"{name}=... with method={method!r}",
                     "the method it belongs to",
-                    f'assimilate(obs, method="{owners[0]}", {name}=...)',
+                    f'method="{owners[0]}"',
                 )
             )
     for name in ("error_correlation", "robust"):
@@ -154,7 +154,7 @@ def check_settings(
                 Problem(
                     f'{name}=... with method="letkf"',
                     "a method that solves for all observations together",
-                    f'assimilate(obs, method="3dvar", {name}=...)',
+                    'method="3dvar"',
                 )
             )
     if method == "repaint" and not prior.has_denoiser:
@@ -226,7 +226,7 @@ def _kind_problems(**given: Any) -> list[Problem]:
         Problem(
             f"{name}={value!r}",
             f"settings of class {kinds[name].__name__}",
-            f"assimilate(obs, {name}={kinds[name].__name__}(...))",
+            f"{name}={kinds[name].__name__}()",
         )
         for name, value in given.items()
         if value is not None and not isinstance(value, kinds[name])

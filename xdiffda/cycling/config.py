@@ -378,13 +378,13 @@ def _unknown(name: str, known: list[str], call: str) -> Problem:
         return Problem(
             f"settings={{{name!r}: ...}}",
             f"an argument of {call} itself",
-            f"{call}(..., {name}=...)",
+            f'{name}=settings.pop("{name}")',
         )
-    near = difflib.get_close_matches(name, known, n=1) or known[:1]
+    near = difflib.get_close_matches(name, known, n=1)
     return Problem(
         f"the setting {name!r}",
         f"some of {', '.join(known)}",
-        f"{call}(..., settings={{{near[0]!r}: ...}})",
+        f"settings[{near[0]!r}] = settings.pop({name!r})" if near else "",
     )
 
 

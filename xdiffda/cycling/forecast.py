@@ -402,8 +402,8 @@ def _with_members(convention: Convention, n_members: int | None, seed: int) -> C
     if (given := sizes.get("member")) is not None:
         if n_members not in (None, given) and not problems:
             found = f"n_members={n_members} for states of {given} members"
-            repair = "ds.diffda.forecast(...) without n_members, or ds.isel(member=0)"
-            problems.append(Problem(found, "one forecast of each, or a single state", repair))
+            needed = "one forecast of each, without n_members, or a single state"
+            problems.append(Problem(found, needed, "ds.isel(member=0)"))
         raise_if(problems, what="forecast")
         return convention
     raise_if(problems, what="forecast")

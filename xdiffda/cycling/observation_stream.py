@@ -241,7 +241,7 @@ def state_at(ds: xr.Dataset, time: Time, *, what: str) -> xr.Dataset:
                     f"a {what} from {str(times.min())[:16]} to {str(times.max())[:16]}, "
                     f"{times.size} times",
                     f"the time {str(time)[:16]}",
-                    f"{what}.sel(time=...)",
+                    "",
                 )
             ],
             what=what,

@@ -137,8 +137,9 @@ def make_plan(
         problems.append(
             Problem(
                 f"the prior {prior.name!r}, which is conditioned on two earlier states",
-                "a prior that is conditioned on the background alone",
-                "for each time: background.diffda.assimilate(obs, model=model.given(states))",
+                "a prior that is conditioned on the background alone; one time by itself is "
+                "background.diffda.assimilate(obs, model=model.given(states))",
+                "",
             )
         )
     if settings["method"] == "letkf" and rest.get("carry") == "mean" and n_cycles > 1:

@@ -407,11 +407,7 @@ def analyse_one(job: Job, i: int, given: Input) -> None:
         )
     if given.tidy is None:
         raise InputError(
-            [
-                Problem(
-                    "no observation in its window", "at least one", "background.drop_sel(time=...)"
-                )
-            ],
+            [Problem("no observation in its window", "at least one, or a store without it", "")],
             what="observations",
         )
     with dask.config.set(scheduler="synchronous"):  # a task must not wait for other tasks

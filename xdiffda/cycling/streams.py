@@ -262,7 +262,8 @@ def open_streams(out: str | os.PathLike, *, stream: int | None = None) -> xr.Dat
         if ds.sizes["time"]:
             parts.append(ds.assign_coords(stream=("time", np.full(ds.sizes["time"], k))))
     if not parts:
-        raise StorageError(f"{folder}: no whole cycle yet; repair: `run_streams(..., out=...)`")
+        repair = f"run_streams(..., out={str(folder)!r})"
+        raise StorageError(f"{folder}: no whole cycle yet; repair: `{repair}`")
     along: list[Any] = [name for name in parts[0].data_vars if "time" in parts[0][name].dims]
     whole = xr.concat(
         parts,

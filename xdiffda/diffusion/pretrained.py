@@ -85,9 +85,8 @@ def find_places(
         if channel not in written or not {i, i + n} <= read
     ]
     if absent:
-        needed = "channels that the network reads at two times and predicts"
-        repair = f"levels and variables without {absent[0].split('@')[0]}"
-        raise_if([Problem(", ".join(absent), needed, repair)], what="state")
+        needed = "only channels that the network reads at two times and predicts"
+        raise_if([Problem(", ".join(absent), needed, "")], what="state")
     places = tuple(zero if i < 0 else i for i in found)
     return Places(places, tuple(written[c] for c in layout.channels), tuple(given))
 

@@ -311,7 +311,7 @@ def _of_model(ds: xr.Dataset, prior: Prior) -> xr.Dataset:
                 Problem(
                     f"the variables {', '.join(map(str, ds.data_vars))}",
                     f"{', '.join(known)}",
-                    "truth = ...",
+                    "",
                 )
             ],
             what="truth",

@@ -251,9 +251,9 @@ def choose_times(
             [
                 Problem(
                     f"{len(chosen)} analysis times in a truth from {span}",
-                    f"{config.n_cases} with {needs} and truth {config.reference_lead} after",
-                    f"n_cases = {max(len(chosen), 1)}, a shorter reference_lead, or a longer "
-                    f"period",
+                    f"{config.n_cases} with {needs} and truth {config.reference_lead} after: a "
+                    "shorter reference_lead, a longer period or fewer cases",
+                    f"n_cases = {len(chosen)}" if len(chosen) else "",
                 )
             ],
             what="truth",

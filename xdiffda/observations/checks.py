@@ -456,7 +456,7 @@ def centre_and_width(tidy: xr.Dataset, time: Any, window: Any) -> tuple[pd.Times
         problem = Problem(
             f"observations on {', '.join(map(str, tidy.dims)) or 'nothing'}",
             "tidy observations",
-            "select_window(to_tidy(obs), ...)",
+            "xdiffda.observations.to_tidy(obs)",
         )
     centre: Any = pd.NaT
     with contextlib.suppress(ValueError, TypeError, OverflowError):

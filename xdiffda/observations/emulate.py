@@ -105,7 +105,7 @@ def given_sites(sites: xr.Dataset | Mapping[str, Any]) -> Sites:
                     Problem(
                         f"station of shape {station.shape} beside lat of shape {lat.shape}",
                         "a name for each site, or none",
-                        "emulate_obs(sites={'lat': ..., 'lon': ...})",
+                        "sites={'lat': sites['lat'], 'lon': sites['lon']}",
                     )
                 ],
                 what="sites",
@@ -416,7 +416,7 @@ def _channels(
                 Problem(
                     f"variables {', '.join(unknown) or '[]'}",
                     f"some of {', '.join(layout.variables)}",
-                    f'ds.diffda.emulate_obs(variables=["{layout.variables[0]}"], ...)',
+                    f'emulate_obs(..., variables=["{layout.variables[0]}"])',
                 )
             )
         names = [name for name in layout.variables if name in found.values()]
@@ -431,8 +431,7 @@ def _channels(
                     if np.isfinite(wanted).all()
                     else f"levels={levels!r}",
                     f"some of {', '.join(map(str, layout.levels))} hPa",
-                    "ds.diffda.emulate_obs("
-                    f"levels=[{layout.levels[0] if layout.levels else ''}], ...)",
+                    f"emulate_obs(..., levels=[{layout.levels[0]}])" if layout.levels else "",
                 )
             )
         chosen = tuple(p for p in layout.levels if p in wanted)

@@ -198,7 +198,7 @@ def _in_canonical_units(name: str, value: Any, problems: list[Problem]) -> Any:
             Problem(
                 f"error_std of {name} in {units!r}",
                 f"units that convert to {KNOWN[name].units}",
-                f'error_std["{name}"].attrs["units"] = "{KNOWN[name].units}"',
+                "",
             )
         )
         return value

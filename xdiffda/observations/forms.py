@@ -302,9 +302,7 @@ def read_tidy(ds: xr.Dataset, form: str, own: dict[str, Variable]) -> Raw:
                 Problem(
                     f"no column `{name}` among {', '.join(map(str, ds.variables)) or 'none'}",
                     "tidy observations with variable, lat, lon, level, time, value",
-                    f'obs.rename(columns={{"...": "{name}"}})'
-                    if form == "frame"
-                    else f'obs.rename({{"...": "{name}"}})',
+                    "",
                 )
             )
     need_clock(raw, ds)
@@ -319,7 +317,7 @@ def read_tidy(ds: xr.Dataset, form: str, own: dict[str, Variable]) -> Raw:
             Problem(
                 f"tidy fields on dimensions {dict(ds.sizes)}",
                 "all of them on one dimension",
-                "obs.stack(obs=[...]).reset_index('obs')",
+                f"obs.to_dataframe().dropna(subset=[{raw.words['value']!r}]).reset_index()",
             )
         )
         return raw

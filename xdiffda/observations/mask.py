@@ -70,7 +70,7 @@ def dilate_mask(
                 Problem(
                     f"sigma={sigma!r}",
                     "a positive width in grid cells",
-                    "dilate_mask(obs, sigma=1.5, ...)",
+                    "dilate_mask(..., sigma=1.5)",
                 )
             ],
             what="dilate_mask",

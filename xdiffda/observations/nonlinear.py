@@ -325,7 +325,7 @@ class LocalCall:
                         f"an array of shape {shape} for one observation of {self.name}",
                         "one number: the function is called with scalars, for one observation at "
                         "a time",
-                        "Operator(lambda s: jnp.hypot(s[...], s[...]), inputs=...)",
+                        "",
                     )
                 ],
                 what="observation operator",
@@ -371,9 +371,9 @@ class StateCall:
                     Problem(
                         f"H({self.name}) of shape {shape}",
                         f"shape ({n_obs},), one number for each of "
-                        f"the {n_obs} observations of {self.name}",
-                        "Operator(lambda state, obs: ...): obs['lat'], obs['lon'] say where they "
-                        "are",
+                        f"the {n_obs} observations of {self.name}; of a function of (state, obs) "
+                        "obs['lat'] and obs['lon'] say where they are",
+                        "",
                     )
                 ],
                 what="observation operator",
@@ -394,6 +394,12 @@ def _width(keys: tuple[tuple[str, int], ...]) -> int:
     return sum(max(size, 1) for _, size in keys)
 
 
+def _asked_for(call: LocalCall, key: str) -> str:
+    """The inputs of an operator with one more, if a state can have that."""
+    known = key.partition("@")[0] in VARIABLES
+    return f"inputs={(*(name for name, _ in call.inputs), key)}" if known else ""
+
+
 def _shape_of(name: str, names: list[str], call: Callable[..., Any], *given: Any) -> tuple:
     """Shape of a function's result, traced as guidance will trace it."""
     import jax
@@ -406,7 +412,7 @@ def _shape_of(name: str, names: list[str], call: Callable[..., Any], *given: Any
                 Problem(
                     f"an operator for {name} that asks for {error}",
                     f"one of {', '.join(names)}",
-                    f"Operator(function, inputs=(..., {error}))"
+                    _asked_for(call, str(error.args[0]) if error.args else "")
                     if isinstance(call, LocalCall)
                     else f'state["{names[0]}"]',
                 )

@@ -50,7 +50,7 @@ def lead_time_curves(
         If a result has no lead time or score, or a channel is missing.
     """
     given = labelled(
-        scores, what="lead_time_curves", made="verify(analysis.diffda.forecast(...), truth)"
+        scores, what="lead_time_curves", made='verify(analysis.diffda.forecast("48h"), truth)'
     )
     lacking = [
         label or "the scores"
@@ -63,7 +63,7 @@ def lead_time_curves(
                 Problem(
                     f"no lead_time or no {score} in {', '.join(lacking)}",
                     "scores of forecasts",
-                    "verify(analysis.diffda.forecast(...), truth)",
+                    'verify(analysis.diffda.forecast("48h"), truth)',
                 )
             ],
             what="lead_time_curves",

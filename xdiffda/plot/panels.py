@@ -178,7 +178,7 @@ def choose_panels(
         for needed in _NEEDS.get(name, ()):
             if not available[needed]:
                 problems.append(
-                    Problem(f"panel {name!r} without {needed}", needed, f"{needed}=...")
+                    Problem(f"panel {name!r} without {needed}", needed, f"{needed}={needed}")
                 )
         if name == "spread" and not members:
             problems.append(
@@ -273,7 +273,7 @@ def _select(ds: xr.Dataset, choice: Slice, *, what: str) -> tuple[xr.DataArray, 
     if name not in ds:
         known = ", ".join(str(n) for n in ds.data_vars)
         raise InputError(
-            [Problem(f"no {choice.variable} in the {what}", f"one of {known}", "variable=...")],
+            [Problem(f"no {choice.variable} in the {what}", f"one of {known}", "")],
             what="map",
         )
     field = ds[name]

@@ -87,7 +87,7 @@ def _check(scores: Mapping[str, xr.Dataset], reference: str, score: str, limit: 
             Problem(
                 f"reference {reference!r} and {', '.join(scores)}",
                 "the reference and at least one other method",
-                'scorecard({"background": ..., "analysis": ...}, reference="background")',
+                'scorecard({"background": background, **scores}, reference="background")',
             )
         )
     lacking = [k for k, ds in scores.items() if score not in np.atleast_1d(ds["score"].values)]

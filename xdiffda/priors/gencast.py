@@ -77,11 +77,10 @@ def earlier_states(ds: xr.Dataset, task: GenCastTask, grid: Grid) -> xr.Dataset:
     if convention.batch_dims != ("time",) or times is None or not _successive(times):
         at = [] if times is None else [str(t)[:16] for t in np.unique(times)]
         repair = 'states.sel(time=[t - np.timedelta64(24, "h"), t - np.timedelta64(12, "h")])'
+        needed = "two times or more, 12 h apart"
         if "member" in convention.batch_dims:
-            repair = "states.isel(member=0), and so on: each member has its own prior"
-        problem = Problem(
-            f"states on {convention.batch_dims} at {at}", "two times or more, 12 h apart", repair
-        )
+            repair, needed = "states.isel(member=0)", f"{needed}; each member has its own prior"
+        problem = Problem(f"states on {convention.batch_dims} at {at}", needed, repair)
         raise InputError([problem], what="earlier states")
     own = default_convention(layout)
     clean = from_state(x, layout, own, dims=("time",), coords={"time": times})
@@ -256,8 +255,8 @@ class GenCastPrior:
         """Return the same prior with B estimated from draws of the forecaster (physical units)."""
         x = np.asarray(members, np.float64)
         if len(x) < 2:
-            problem = Problem(f"{len(x)} member", "2 or more", "forecaster(inputs, forcings, ...)")
-            raise_if([problem], what="members")
+            needed = "2 or more, of as many calls of the forecaster with other keys"
+            raise_if([Problem(f"{len(x)} member", needed, "")], what="members")
         if x.shape[1:] != self.scale.shape or not np.isfinite(x).all():
             found = (
                 "values that are not finite"

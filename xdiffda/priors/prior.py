@@ -366,8 +366,8 @@ class GaussianPrior(Prior):
             problems.append(
                 Problem(
                     f"{len(x)} sample",
-                    "2 or more samples of the background error",
-                    'xr.concat([...], dim="member")',
+                    "2 or more samples of the background error, along time or member",
+                    "",
                 )
             )
         if not np.isfinite(x).all():

@@ -614,12 +614,14 @@ def _check_shape(x, layout: Layout, convention: Convention, dims: tuple[str, ...
     if unknown:
         problems.append(Problem(f"dims {unknown}", f"some of {BATCH_DIMS}", 'dims=("member",)'))
     expected = f"({', '.join((*dims, ''))}{layout.grid.n_node}, {layout.n_channel})"
-    if x.ndim != len(dims) + 2 or x.shape[-2:] != (layout.grid.n_node, layout.n_channel):
+    fits = x.shape[-2:] == (layout.grid.n_node, layout.n_channel)
+    own = BATCH_DIMS[-(x.ndim - 2) :] if 2 < x.ndim <= 2 + len(BATCH_DIMS) else ()
+    if x.ndim != len(dims) + 2 or not fits:
         problems.append(
             Problem(
                 f"state of shape {x.shape}",
                 f"shape {expected}",
-                "from_state(x, layout, convention, dims=...)",
+                f"from_state(x, layout, convention, dims={own})" if fits else "",
             )
         )
     if layout.grid.shape != convention.layout.grid.shape:

@@ -26,7 +26,7 @@ def matched(
                 f"no variable of the {what} ({', '.join(map(str, state.data_vars))}) "
                 f"in the {other} ({', '.join(map(str, truth.data_vars))})",
                 "at least one in common",
-                f"{other}.rename(...)",
+                "",
             )
         )
     if other == "truth" and "member" in truth.dims:
@@ -70,7 +70,7 @@ def _no_overlap(
             Problem(
                 f"the {what} without {dim} and the {other} with {truth.sizes[dim]}",
                 f"the {dim} of the {what}",
-                f"{what}.assign_coords({dim}=...)",
+                "",
             )
         ]
     if dim in state.coords and dim in truth.coords:

@@ -180,9 +180,12 @@ def _lock_beside(folder: Path) -> Path:
 def _need_folder(text: str) -> None:
     """Raise where a path is an address: analyses are flushed to a disk and renamed."""
     if "://" in text or re.match(r"[a-z][a-z0-9+.-]+:/", text):
+        bucket, _, prefix = text.partition("://")[2].partition("/")
+        kind = "gcs" if text.startswith("g") else "s3"
+        storage = f"icechunk.{kind}_storage(bucket={bucket!r}, prefix={prefix!r})"
         raise StorageError(
             f"{text}: an address; needed a folder .zarr on a disk, or an icechunk repository; "
-            "repair: `icechunk.Repository.open_or_create(icechunk.s3_storage(...))` as `out`"
+            f"repair: `icechunk.Repository.open_or_create({storage})` as `out`"
         )
 
 

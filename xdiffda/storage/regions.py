@@ -174,7 +174,7 @@ class Store(abc.ABC):
         if not self.exists():
             raise StorageError(
                 f"{self.name}: nothing is there, no store of `{_CALL}`; repair: "
-                f"`xdiffda.{_CALL}(..., out=...)` makes one"
+                f"`xdiffda.{_CALL}(..., out={self.another})` makes one"
             )
         try:
             return json.loads(str(self._group().attrs[CONFIG]))

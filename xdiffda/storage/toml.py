@@ -62,7 +62,7 @@ def build(cls: type, table: dict[str, Any], problems: list[Problem], prefix: str
         required = field.default is field.default_factory is dataclasses.MISSING
         if required and name not in table:
             problems.append(
-                Problem(f"no entry {prefix}{name}", f"a {_names(hints[name])}", f"{name} = ...")
+                Problem(f"no entry {prefix}{name}", f"{name}, a {_names(hints[name])}", "")
             )
     if len(problems) > before:
         return None
@@ -103,7 +103,7 @@ def _converted(value: Any, options: tuple[type, ...], label: str, problems: list
         return float(value)
     if isinstance(value, list) and tuple in options:
         return _frozen(value)
-    problems.append(Problem(f"{label} = {value!r}", f"a {_names(options)}", f"{label} = ..."))
+    problems.append(Problem(f"{label} = {value!r}", f"a {_names(options)}", ""))
     return None
 
 

@@ -54,7 +54,7 @@ def end_of(last: str) -> np.datetime64:
 def era5_problems(era5: Era5) -> list[Problem]:
     """List the problems of the table, in the order of its entries."""
     problems = [
-        Problem(f"era5.{name} is empty", "a value", f"{name} = ...")
+        Problem(f"era5.{name} is empty", "a value", "")
         for name in ("variables", "first", "last", "leads")
         if not getattr(era5, name)
     ]
@@ -136,7 +136,7 @@ def _period(era5: Era5, first: str, last: str) -> list[Problem]:
         if absent in _PERIODS[0]:
             return []  # told as an empty entry
         found = f"era5.{given} without {absent}"
-        return [Problem(found, "both, or neither", f"{absent} = ...")]
+        return [Problem(found, "both, or neither", f"# {given}")]
     if np.datetime64(begin, "h") >= end_of(end):
         found = f"era5.{first} = {begin!r} after {last} = {end!r}"
         repair = f'{first} = "{end}", {last} = "{begin}"'

@@ -53,8 +53,8 @@ def open_store(path: str, storage: Mapping[str, Any] | None = None) -> xr.Datase
     if absent := [name for name in ("time", "lat", "lon") if name not in ds.coords]:
         problem = Problem(
             f"no coordinate {', '.join(absent)}",
-            "time, latitude and longitude",
-            "a store of WeatherBench 2 or ARCO-ERA5",
+            "time, latitude and longitude, as stores of WeatherBench 2 and ARCO-ERA5 have them",
+            "",
         )
         raise InputError([problem], what=path)
     lat, lon = ds["lat"].values, ds["lon"].values % 360
@@ -169,7 +169,7 @@ class Reanalysis:
             problem = Problem(
                 found,
                 f"{_RAIN}, or every hour of the six before {str(time)[:16]}",
-                "a store with hourly times, or rain of 6 h",
+                "",
             )
             raise InputError([problem], what="reanalysis")
         field = self.ds[_HOURLY_RAIN].sel(time=hours).transpose("time", "lat", "lon").load()
@@ -190,7 +190,7 @@ def state_of(ds: xr.Dataset, layout: Layout, *, what: str) -> Float[np.ndarray, 
     finite = np.isfinite(x).all(0)
     if not finite.all():
         bad = [layout.channel_names[i] for i in np.flatnonzero(~finite)]
-        problem = Problem(f"NaN in {', '.join(bad)}", "no NaN", "levels or variables without them")
+        problem = Problem(f"NaN in {', '.join(bad)}", "levels and variables without NaN", "")
         raise InputError([problem], what=what)
     return x
 
@@ -203,7 +203,7 @@ def _static(ds: xr.Dataset) -> xr.Dataset:
         fields = (ds.isel(time=at, drop=True) if n_time else ds).load()
         if not (gaps := sorted(str(n) for n in fields if not np.isfinite(fields[n].values).all())):
             return fields
-    problem = Problem(f"NaN in {', '.join(gaps)}", "static fields without gaps", "another store")
+    problem = Problem(f"NaN in {', '.join(gaps)}", "static fields without gaps", "")
     raise InputError([problem], what="reanalysis")
 
 
@@ -212,8 +212,8 @@ def _check(ds: xr.Dataset, names: set[str], levels: set[int]) -> None:
         names = names - {_RAIN}
     problems = []
     if absent := sorted(names - set(ds)):
-        repair = "a store of WeatherBench 2 or ARCO-ERA5"
-        problems.append(Problem(f"no {', '.join(absent)}", ", ".join(sorted(names)), repair))
+        needed = f"{', '.join(sorted(names))}, as stores of WeatherBench 2 and ARCO-ERA5 have them"
+        problems.append(Problem(f"no {', '.join(absent)}", needed, ""))
     has = set(ds["level"].values.tolist()) if "level" in ds.coords else set()
     if lost := sorted(levels - has):
         problems.append(Problem(f"no levels {lost}", f"levels {sorted(levels)}", "era5.levels"))

@@ -197,7 +197,8 @@ def _check(
         ):
             if len(found) != len(needed) or any(a != b for a, b in zip(found, needed, strict=True)):
                 text = f"{len(found)} {name} ({found[0]} ...)" if len(found) else f"no {name}"
-                problems.append(Problem(text, f"{len(needed)}: {needed[0]} ...", "pairs = ..."))
+                repair = f'pairs = "{path.with_stem(f"{path.stem}-2")}"'
+                problems.append(Problem(text, f"{len(needed)}: {needed[0]} ...", repair))
         written = ds["complete"].values
         problems += origin_problems(ds.attrs, origin, complete=bool((written == 1).all()), at=path)
         raise_if(problems, what=str(path))

@@ -56,8 +56,8 @@ class Drawn:
         if (n := len(self.choices)) < self.batch:
             problem = Problem(
                 f"{n} samples",
-                f"batch = {self.batch} of them, or more",
-                f"batch = {max(n, 1)}, more data, a shorter rollout",
+                f"batch = {self.batch} of them, or more: more data, a shorter rollout",
+                f"batch = {n}" if n else "",
             )
             raise InputError([problem], what="training data")
 

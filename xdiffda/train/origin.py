@@ -56,8 +56,9 @@ def origin_problems(
         if old == new or (complete and name == _VERSION):
             continue
         back = f'pip install "xdiffda=={old}"' if name == _VERSION and old else setting
-        repair = f'{back or "the old values"}, or pairs = "{at.with_stem(f"{at.stem}-2")}"'
-        problems.append(Problem(f"forecasts of {what} {old or 'that was not noted'}", new, repair))
+        repair = f'pairs = "{at.with_stem(f"{at.stem}-2")}"'
+        found = f"forecasts of {what} {old or 'that was not noted'}"
+        problems.append(Problem(found, f"{new}, or the old one: {back}" if back else new, repair))
     return problems
 
 

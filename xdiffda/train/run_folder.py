@@ -164,7 +164,7 @@ def _compare(stored: TrainConfig, given: TrainConfig, *, every: bool) -> None:
         old, new = found.get(key), wanted.get(key)
         counts = every or key.split(".")[0] in _MEASURED_ON
         if counts and _comparable(key, old) != _comparable(key, new):
-            repair = f'{key} = {json.dumps(old)}, or out = "{given.out}-2"'
+            repair = f'out = "{given.out}-2"' if old is None else f"{key} = {json.dumps(old)}"
             if key == "steps" and given.task != "diffda":  # the learning rates hang on it
                 repair = f'out = "{given.out}-2", initial = "{given.out}"'
             what = f"{new!r}, as this configuration says, or another folder"

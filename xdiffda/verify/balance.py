@@ -201,7 +201,7 @@ def _prepared(state: xr.Dataset, names: tuple[str, ...], what: str) -> xr.Datase
                 Problem(
                     f"{known} without {', '.join(missing)}",
                     ", ".join(names),
-                    f'state.rename(...="{missing[0]}")',
+                    "",
                 )
             ],
             what=what,

@@ -123,7 +123,7 @@ def _check_repetitions(ranked: dict[Hashable, xr.DataArray], over: Hashable) -> 
         if n < k:
             found = f"{name}: {n} repetitions along {over!r}" if n else f"{name} on {field.dims}"
             needed = f"{k} or more along {over!r}, the number of ranks"
-            problems.append(Problem(found, needed, "more times, or flatness(histogram)"))
+            problems.append(Problem(found, needed, "flatness(histogram)"))
     raise_if(problems, what="flatness")
 
 

@@ -46,8 +46,7 @@ def pair_with(
         here, there = (str(ds[name].attrs.get("units", "")).strip() for ds in (one, two))
         if here and there and here != there:
             found = f"{name} in {here!r} in the {first}, {there!r} in the {what}"
-            repair = f'{what}["{name}"].attrs["units"] = {here!r}'
-            problems.append(Problem(found, "one unit", repair))
+            problems.append(Problem(found, "one unit: convert one of the two", ""))
     raise_if(problems, what=f"{first} and {what}")
     return one, two
 

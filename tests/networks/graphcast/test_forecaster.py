@@ -177,7 +177,7 @@ def test_nan_in_inputs(data, net, stats):
 def test_unusable_statistics(net, stats):
     broken = stats["stddev"].assign({"2m_temperature": np.nan, "land_sea_mask": 0.0})
     unknown = xr.Dataset({"t": 1.0})
-    with pytest.raises(InputError, match=r"3 problems[\s\S]*repair: `mean.rename\(...\)`"):
+    with pytest.raises(InputError, match=r"3 problems[\s\S]*mean of \['t'\]; needed some of"):
         Forecaster(net, **stats | {"stddev": broken, "mean": unknown})
     with pytest.raises(InputError, match=r"without levels \[300\]"):
         Forecaster(net, **stats | {"mean": stats["mean"].sel(level=[700])})

@@ -220,12 +220,13 @@ def _check(
         problems.append(Problem(f"max_obs={max_obs}", "1 or more", "max_obs=256"))
     if covariance.basis.n_node != grid.n_node:
         found = f"a covariance on {covariance.basis.n_node} points and a grid of {grid.n_node}"
-        problems.append(Problem(found, "one grid for both", "oi(prior.covariance, ..., grid)"))
+        repair = "oi(prior.covariance, obs, prior.layout.grid)"
+        problems.append(Problem(found, "one grid for both", repair))
     if likelihood.general:
         found = "observations that are functions of the whole state"
         problems.append(Problem(found, "observations with a place", 'method="3dvar"'))
     if likelihood.robust is not None:
-        problems.append(Problem("robust weights", "Gaussian errors", 'robust=None, or "3dvar"'))
+        problems.append(Problem("robust weights", "Gaussian errors", "robust=None"))
     raise_if(problems, what="optimal interpolation")
 
 

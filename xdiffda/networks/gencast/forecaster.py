@@ -86,8 +86,8 @@ class GenCastForecaster:
         if bad := [v for v in SEA_VARIABLES if v in minimum and not np.isfinite(minimum[v]).all()]:
             problem = Problem(
                 f"a minimum of {bad} that is not finite",
-                "what fills it over land",
-                "the file min_by_level.nc of the model",
+                "what fills it over land, of the file min_by_level.nc of the model",
+                "",
             )
             raise InputError([problem], what="statistics of the forecaster")
         object.__setattr__(self, "net", net)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,11 +21,19 @@ _CLOSE = 1e-3  # degrees: coordinates may have been stored in single precision
 def check_datasets(what: str, **given: Any) -> None:
     """Raise InputError where something else than a Dataset was given."""
     wrong = [
-        Problem(f"a {type(ds).__name__} as {name}", "a Dataset", "xr.open_dataset(...)")
+        Problem(f"a {type(ds).__name__} as {name}", "a Dataset", _as_dataset(name, ds))
         for name, ds in given.items()
         if not isinstance(ds, xr.Dataset)
     ]
     raise_if(wrong, what=what)
+
+
+def _as_dataset(name: str, given: Any) -> str:
+    """The call that makes a Dataset of something else; empty where there is none."""
+    if isinstance(given, str | os.PathLike):
+        return f"xdiffda.open_dataset({name})"
+    named = isinstance(given, xr.DataArray) and given.name is not None
+    return f"{name}.to_dataset()" if named else ""
 
 
 def all_problems(
@@ -67,7 +76,8 @@ def _missing(ds: xr.Dataset, names: Sequence[str], what: str) -> list[Problem]:
         return []
     other = {str(v): canonical_name(str(v), on_levels="level" in ds[v].dims) for v in ds}
     if {*absent} <= {*FORCING_VARIABLES}:
-        repair = f"{what}.merge(xdiffda.graphcast.time_forcings(times, inputs.lat, inputs.lon))"
+        made = f"xdiffda.graphcast.time_forcings({what}.time, inputs.lat, inputs.lon)"
+        repair = f"{what}.merge({made})" if "time" in ds.coords else ""
     elif known := {old: new for old, new in other.items() if new in absent}:
         repair = f"{what}.rename({known})"
     else:
@@ -105,7 +115,8 @@ def _level_problems(inputs: xr.Dataset, task: Any) -> list[Problem]:
     needed, at = list(task.pressure_levels), inputs["level"].values.tolist()
     absent, problems = sorted(set(needed) - set(at)), []
     if absent:
-        repair = f"inputs.interp(level={needed})"
+        between = min(at) <= min(needed) and max(needed) <= max(at)
+        repair = f"inputs.interp(level={needed})" if between else ""
         if {100 * level for level in needed} <= set(at):
             repair = "inputs.assign_coords(level=inputs.level / 100)"
         problems.append(Problem(f"no levels {absent}", "these levels, in hPa", repair))
@@ -121,7 +132,9 @@ def _axes(inputs: xr.Dataset, forcings: xr.Dataset) -> list[Problem]:
     for name in ("lat", "lon"):
         if name not in inputs.coords:
             if not {"latitude", "longitude"} & set(inputs.dims):  # else told by `_foreign`
-                repair = f"inputs.assign_coords({name}=...)"
+                size = inputs.sizes.get(name, 0)
+                fits = name in forcings.coords and forcings[name].shape == (size,)
+                repair = f"inputs.assign_coords({name}=forcings.{name})" if fits else ""
                 problems.append(Problem(f"no coordinate {name} of inputs", "degrees", repair))
             continue
         if name not in forcings.dims:
@@ -132,7 +145,9 @@ def _axes(inputs: xr.Dataset, forcings: xr.Dataset) -> list[Problem]:
             same = np.allclose(here, there, rtol=0, atol=_CLOSE)
         if not same:
             found = f"forcings on other {name} ({there[0]:g} to {there[-1]:g}) than the inputs"
+            within = name in forcings.coords and np.isin(here, there).all()
             repair = f"forcings.sel({name}=inputs.{name})"
+            repair = repair if within else f"forcings.interp({name}=inputs.{name})"
             problems.append(Problem(found, f"{here[0]:g} to {here[-1]:g}", repair))
     n, own = inputs.sizes.get("batch", 1), forcings.sizes.get("batch", 1)
     if own not in (1, n):
@@ -145,12 +160,13 @@ def _times(
     inputs: xr.Dataset, forcings: xr.Dataset, task: Any, step: np.timedelta64, outputs: str
 ) -> list[Problem]:
     n, hours = task.n_frames, step // np.timedelta64(1, "h")
-    earlier = ", ".join(f"t - np.timedelta64({k * hours}, 'h')" for k in range(n - 1, 0, -1))
-    repair, problems = f"inputs.sel(time=[{earlier}, t])", []
     at, after = _clock(inputs), _clock(forcings)
+    repair, problems = "", []
+    if at is not None and np.isin(at[-1:] - np.arange(n) * step, at).all():
+        back = f"np.arange({1 - n}, 1) * np.timedelta64({hours}, 'h')"
+        repair = f"inputs.sel(time=inputs.time[-1].values + {back})"
     if (found := inputs.sizes.get("time", 0)) != n:
-        last = f"inputs.isel(time=slice(-{n}, None))" if found > n else repair
-        problems.append(Problem(f"{found} input times", f"{n}, {hours} h apart", last))
+        problems.append(Problem(f"{found} input times", f"{n}, {hours} h apart", repair))
     elif at is not None and np.any(np.diff(at) != step):
         apart = (np.diff(at) / np.timedelta64(1, "h")).tolist()
         problems.append(Problem(f"input times {apart} h apart", f"{hours} h", repair))
@@ -158,15 +174,18 @@ def _times(
         return problems
     if "time" not in forcings.sizes and not {*task.forcing_variables} & {*forcings}:
         return problems  # nothing whose time could be wrong: told by `_missing`
+    told = at is not None and after is not None and len(at) and at.dtype.kind == after.dtype.kind
+    then = f"inputs.time[-1:].values + np.timedelta64({hours}, 'h')"
     if (found := forcings.sizes.get("time", 0)) != 1:
+        repair = f"forcings.sel(time={then})" if told and at[-1] + step in after else ""
         needed = f"1, that of the {outputs}"
-        problems.append(Problem(f"{found} forcing times", needed, "forcings.isel(time=[0])"))
+        problems.append(Problem(f"{found} forcing times", needed, repair))
         return problems
-    if at is None or after is None or not len(at) or at.dtype.kind != after.dtype.kind:
-        return problems
-    if (lead := after[0] - at[-1]) != step:
+    if told and (lead := after[0] - at[-1]) != step:
         found = f"forcings {lead / np.timedelta64(1, 'h'):g} h after the last input"
-        repair = f"forcings.sel(time=inputs.time[-1:].values + np.timedelta64({hours}, 'h'))"
+        known = {*task.forcing_variables} <= {*FORCING_VARIABLES} and at.dtype.kind == "M"
+        made = f"forcings = xdiffda.graphcast.time_forcings({then}, inputs.lat, inputs.lon)"
+        repair = made if known else ""
         problems.append(Problem(found, f"{hours} h, the time of the {outputs}", repair))
     return problems
 
@@ -183,11 +202,10 @@ def not_finite(what: str, *given: xr.Dataset) -> None:
     bad = sorted({str(n) for ds in given for n in ds if not np.isfinite(ds[n].values).all()})
     nan = sorted({str(n) for ds in given for n in ds if bool(ds[n].isnull().any())})
     if nan:
-        repair = f"inputs.fillna(dict.fromkeys({nan}, ...))"
-        raise_if([Problem(f"NaN in {nan}", "no NaN", repair)], what=what)
+        needed = "no NaN: gaps filled as they were for training"
+        raise_if([Problem(f"NaN in {nan}", needed, "")], what=what)
     if bad:
-        repair = "inputs.where(np.isfinite(inputs)).fillna(...)"
-        raise_if([Problem(f"infinite values in {bad}", "finite ones", repair)], what=what)
+        raise_if([Problem(f"infinite values in {bad}", "finite ones", "")], what=what)
 
 
 def selected(inputs: xr.Dataset, forcings: xr.Dataset, task: Any) -> tuple[xr.Dataset, xr.Dataset]:

@@ -175,7 +175,7 @@ class Forecaster:
         found = ds[[name for name in ds if name in names]]
         if not found:
             needed = f"some of {sorted(names)}"
-            problems.append(Problem(f"{what} of {sorted(ds)}", needed, f"{what}.rename(...)"))
+            problems.append(Problem(f"{what} of {sorted(ds)}", needed, ""))
             return found
         if "level" in found.dims:
             absent = sorted(set(task.pressure_levels) - set(found["level"].values.tolist()))

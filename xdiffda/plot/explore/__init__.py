@@ -120,8 +120,8 @@ def _beginning(
         )
     views = views_of(states, name)
     if view is not None and view not in views:
-        needed = VIEWS[view].needs if view in VIEWS else ""
-        repair = f"explore({needed}=...)" if needed else f'view="{views[0]}"'
+        needed = VIEWS[view].needs if view in VIEWS else None
+        repair = f"explore(..., {needed}={needed})" if needed else f'view="{views[0]}"'
         problems.append(Problem(f"view {view!r}", f"one of {', '.join(views)}", repair))
     raise_if(problems, what="explore")
     start = {"variable": name, "view": view or views[0]}
