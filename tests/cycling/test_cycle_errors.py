@@ -51,7 +51,7 @@ def test_all_wrong_numbers_at_once(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"settings": {"methode": "guided"}}, "'methode'.*settings={'method'"),
+        ({"settings": {"methode": "guided"}}, "'methode'.*settings.'method'. = settings.pop"),
         ({"settings": {"seed": 3}}, "an argument of cycle itself"),
         ({"settings": {"window": "wide"}}, "window='wide'"),
         ({"settings": {"method": "magic"}}, "magic"),
