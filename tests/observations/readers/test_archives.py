@@ -313,7 +313,7 @@ def test_rows_of_an_odb() -> None:
         odb.reports_of(Path("a.odb"), frame(varno=119))
 
 
-def test_odb_of_a_sounding(shared: Find) -> None:
+def test_odb_of_a_sounding(shared: Find, tmp_path: Path) -> None:
     path = shared("data/odb/odb_sonde_16019.odb")
     assert form_of(path) == "odb"
     if importlib.util.find_spec("pyodc") is None:
@@ -332,5 +332,13 @@ def test_odb_of_a_sounding(shared: Find) -> None:
     # winds are there twice, as components and as speed and direction: each counts once
     assert len(of(obs, "u_component_of_wind")) == 93
     assert counts(obs, "unused") == {"speed or direction of winds with components": 186}
+    (tmp_path / "cut").write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(StorageError, match="frame 1 at byte 0 has .* of .* bytes"):
+        read_obs(tmp_path / "cut")
+    flipped = bytearray(path.read_bytes())
+    flipped[90] ^= 1
+    (tmp_path / "flipped.odb").write_bytes(gzip.compress(bytes(flipped)))
+    with pytest.raises(StorageError, match="frame 1 .*not that of its checksum"):
+        read_obs(tmp_path / "flipped.odb")
     departure = np.array(of(obs, "temperature")) - of(obs, "temperature", "background")
     assert abs(departure.mean()) < 0.5 and departure.std() < 1.5

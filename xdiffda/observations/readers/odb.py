@@ -7,14 +7,15 @@ obstype and codetype of the ODB governance.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from xdiffda.errors import InputError, Problem, StorageError
-from xdiffda.observations.readers.files import damaged, plain_file
+from xdiffda.observations.readers.files import bytes_of, damaged, plain_file
 from xdiffda.observations.readers.indirect import refuse_indirect
 from xdiffda.observations.readers.reports import Reports, as_numbers
 
@@ -71,6 +72,7 @@ def read_odb(path: Path) -> xr.Dataset:
             f"{path}: ODB-2, which pyodc decodes, and pyodc is not installed; needed an extra of "
             f"its own; repair: pip install 'xdiffda[odb]'"
         ) from error
+    _need_whole_frames(path, bytes_of(path))
     with plain_file(path) as file:
         try:
             frames = [_named(frame) for frame in pyodc.read_odb(str(file))]
@@ -80,6 +82,36 @@ def read_odb(path: Path) -> xr.Dataset:
 
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     return reports_of(path, frame).to_dataset()
+
+
+def _need_whole_frames(path: Path, data: bytes) -> None:
+    """Raise a StorageError if a frame is cut, or its header is not that of its checksum.
+
+    The decoder believes every header: a wrong size or number of rows would keep it for ever.
+    """
+    at = number = 0
+    while at < len(data):
+        number += 1
+        place = f"frame {number} at byte {at}"
+        order = "little" if data[at + 5 : at + 9] == b"\1\0\0\0" else "big"
+
+        def integer(start: int, width: int, order: Any = order) -> int:
+            return int.from_bytes(data[start : start + width], order, signed=True)
+
+        # mark, byte order, two of the version; then a checksum and the header that it is of
+        checksum, start = data[at + 21 : at + 53], at + 57
+        length = integer(at + 53, 4)
+        header = data[start : start + length] if length > 0 else b""
+        size = integer(start, 8)
+        if (
+            data[at : at + 5] != b"\xff\xffODA"
+            or integer(at + 17, 4) != len(checksum)
+            or (hashlib.md5(header, usedforsecurity=False).hexdigest().encode() != checksum)
+        ):
+            raise damaged(path, f"{place} has a header that is not that of its checksum")
+        if size <= 0 or start + length + size > len(data):
+            raise damaged(path, f"{place} has {len(data) - start - length} of {size} bytes")
+        at = start + length + size
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
