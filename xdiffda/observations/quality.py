@@ -686,12 +686,13 @@ def _bad_reports(
     bad = (n_error >= SEVERAL) & (
         (n_gross >= SHARE_OF_REPORT * n) | (mean > MEAN_OF_REPORT * limit)
     )
-    # the report goes where a quantity of it is bad as a whole, but for humidity, which is what
-    # sensors lose first; or where two quantities have gross errors and are at least half of it
+    # the report goes where two quantities of it are bad as a whole: it is of another place or time,
+    # where one alone may be a sensor; humidity does not count, it is what sensors lose first. Or
+    # where two quantities have gross errors and are at least half of it
     report = np.zeros(n.size, np.int64)
     quantity = np.zeros(n.size, np.int64)
     report[part], quantity[part] = structure.report, structure.quantity
-    condemned = np.bincount(report, bad & (quantity != HUMIDITY)) > 0
+    condemned = np.bincount(report, bad & (quantity != HUMIDITY)) >= SEVERAL
     wrong, present = np.bincount(report, n_gross > 0), np.bincount(report)
     small = np.bincount(report, n) < ENOUGH * present  # reports of the surface
     condemned |= small & (wrong >= SEVERAL) & (2 * wrong >= present)
