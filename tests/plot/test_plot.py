@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cartopy.crs as ccrs
 import numpy as np
 import pytest
 import xarray as xr
@@ -216,3 +217,21 @@ def test_loss_curves(tmp_path: Path) -> None:
     path.write_text("epoch,loss\n1,2\n")
     with pytest.raises(StorageError, match="step, train_loss, validation_loss"):
         loss_curves(path)
+
+
+def test_a_box_across_the_first_meridian_is_drawn_without_the_rest_of_the_globe() -> None:
+    """Its columns come sorted from 0 to 360: no cell may fill the gap, and none is far away."""
+    lon = np.array([0.0, 10.0, 20.0, 340.0, 350.0])
+    field = xr.DataArray(
+        np.tile(lon, (3, 1)),
+        dims=("lat", "lon"),
+        coords={"lat": [40.0, 50.0, 60.0], "lon": lon},
+    )
+    for centre, west in ((0.0, -25.0), (180.0, 335.0)):
+        edges, _, values = _cells(field, _projection("robinson", centre))
+        np.testing.assert_allclose(edges, west + 10.0 * np.arange(6))
+        np.testing.assert_allclose(values[0] % 360, (edges[:-1] + 5) % 360)
+    figure = map_panels(field.to_dataset(name="msl") * 100 + 1e5, "msl")
+    (ax,) = maps_of(figure)
+    west, east, south, north = ax.get_extent(ccrs.PlateCarree())
+    assert -60 < west < east < 60 and 30 < south < north < 70

@@ -195,6 +195,8 @@ def _draw(
         half = {ccrs.NorthPolarStereo: (0, 90), ccrs.SouthPolarStereo: (-90, 0)}.get(type(on))
         if half is not None:  # the other half would be most of the picture
             ax.set_extent((-180, 180, *half), crs=plate)
+    else:  # the box alone, whatever observations lie around it
+        ax.set_extent((lon[0], lon[-1], lat.min(), lat.max()), crs=plate)
     add_coastline(ax, linewidth=0.6)
     if dots is not None:
         where = {"transform": plate, "s": size, "zorder": 4, "edgecolors": "black"}
@@ -237,7 +239,13 @@ def _cells(field: xr.DataArray, on: ccrs.Projection) -> tuple[np.ndarray, np.nda
     lat_edges = np.clip(_edges(lat), -90, 90)
     step = 360 / lon.size
     if lon.size < 3 or not np.allclose(np.diff(lon), step, atol=0.01 * step):
-        return _edges(lon), lat_edges, values
+        # A box may lie across the first meridian: its columns begin after the widest gap, as a
+        # cell drawn over the gap would go around the rest of the globe.
+        begin = (int(np.argmax(np.diff(np.r_[lon, lon[0] + 360]))) + 1) % lon.size
+        lon, values = np.roll(lon, -begin), np.roll(values, -begin, axis=1)
+        lon = lon[0] + np.mod(lon - lon[0], 360)
+        centre = float(on.proj4_params.get("lon_0", 0.0))
+        return _edges(lon - 360 * np.round((lon.mean() - centre) / 360)), lat_edges, values
     seam = float(on.proj4_params.get("lon_0", 0.0)) - 180
     west = np.mod(lon - step / 2 - seam, 360)
     order = np.argsort(west)
