@@ -53,9 +53,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs() -> Iterator[None]:
-    """Drop what a module compiled: of some 6,000 programs one process ran out of mappings."""
+    """What a module compiled serves the next: of some 6,000 programs one process ran out."""
     yield
-    compiled_once.drop()
+    compiled_once.drop_when_many()
 
 
 @pytest.fixture(scope="module")

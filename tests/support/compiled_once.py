@@ -12,7 +12,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+# of the 65,530 that Linux allows a process; a small program takes about six
+MAPPINGS = 30_000
 FOLDER = "XDIFFDA_TESTS_COMPILED"
 FIRST = FOLDER not in os.environ
 if FIRST:
@@ -28,10 +31,19 @@ def forget() -> None:
         shutil.rmtree(os.environ[FOLDER], ignore_errors=True)
 
 
-def drop() -> None:
-    """Compiled programs leave this process (Linux allows it 65,530 mappings), not the folder."""
-    if "jax" in sys.modules:
+def drop_when_many() -> None:
+    """Compiled programs leave this process, not the folder, before it runs out of mappings.
+
+    Not earlier: to forget takes half a second, and to load a program again as long as to make it.
+    """
+    if "jax" in sys.modules and mappings() > MAPPINGS:
         sys.modules["jax"].clear_caches()
+
+
+def mappings() -> int:
+    """Pieces of memory that the system keeps for this process; none where it does not say."""
+    maps = Path("/proc/self/maps")
+    return maps.read_bytes().count(b"\n") if maps.exists() else 0
 
 
 @contextmanager
@@ -42,9 +54,11 @@ def optimised() -> Iterator[None]:
     name = "jax_disable_most_optimizations"
     before, environment = jax.config.read(name), os.environ.pop(name.upper(), None)
     jax.config.update(name, False)
+    jax.clear_caches()  # nothing made in the other way is taken for this one, nor later
     try:
         yield
     finally:
         jax.config.update(name, before)
+        jax.clear_caches()
         if environment is not None:
             os.environ[name.upper()] = environment
