@@ -348,6 +348,10 @@ class GaussianPrior(Prior):
         s is the standard deviation per channel and latitude row, floored at a tenth of its
         mean (one for both components of a wind, if balanced); B holds one (channel, channel)
         matrix for each total wavenumber, shrunk towards its diagonal where samples are few.
+        ``towards`` enters as 64 draws beside the samples. In a Gaussian world whose errors were
+        longer than those of ``reference`` and of other latitudes, analyses with ten samples and
+        ``towards`` were better than with the samples alone (error 0.740 against 0.743 of the
+        background's), not than with ``reference`` (0.731).
 
         Examples
         --------
