@@ -651,11 +651,11 @@ def _block_diagonal(*parts: Float[np.ndarray, "degree own own"]) -> np.ndarray:
     return out
 
 
-def _on_nodes(rows: Float[np.ndarray, "row channel"], grid: Grid | Places) -> np.ndarray:
+def _on_nodes(rows: Float[np.ndarray, "row channel"], grid: Grid) -> np.ndarray:
     return np.repeat(rows, grid.n_lon, axis=0).astype(np.float32)
 
 
-def _resolved(grid: Grid | Places, most: int) -> int:
+def _resolved(grid: Grid, most: int) -> int:
     """Largest total wavenumber that a grid resolves, as part of the globe of its spacing.
 
     Single places resolve all.

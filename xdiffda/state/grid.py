@@ -340,7 +340,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Places:
+class Places(Grid):
     """Single places on the sphere, as if each were a row of a grid with one point.
 
     For covariances between places (`xdiffda.covariance.harmonics.harmonics_at`): a `Layout` takes
@@ -349,7 +349,7 @@ class Places:
     Parameters
     ----------
     lat, lon
-        Degrees north and east, in any order.
+        Degrees north and east, of each place, in any order.
 
     Examples
     --------
@@ -358,28 +358,18 @@ class Places:
     (2, [48.2, -33.9])
     """
 
-    lat: tuple[float, ...]
-    lon: tuple[float, ...]
-
-    @property
-    def n_lat(self) -> int:
-        """Rows: one for each place."""
-        return len(self.lat)
+    def __post_init__(self) -> None:
+        """Places need be no regular grid."""
 
     @property
     def n_lon(self) -> int:
         """Points of a row."""
         return 1
 
-    @property
-    def n_node(self) -> int:
-        """Number of places."""
-        return len(self.lat)
-
-    @property
-    def node_lat(self) -> Float[np.ndarray, " node"]:
-        """Latitude of each place, degrees north."""
-        return np.asarray(self.lat, np.float64)
+    @cached_property
+    def node_lon(self) -> Float[np.ndarray, " node"]:
+        """Longitude of each place, degrees east in [0, 360)."""
+        return np.mod(self.lon, 360.0)
 
     def area_weights(self) -> Float[np.ndarray, " node"]:
         """All places count the same."""
@@ -446,7 +436,7 @@ class Layout:
     2
     """
 
-    grid: Grid | Places
+    grid: Grid
     variables: tuple[str, ...]
     levels: tuple[int, ...] = ()
 
