@@ -130,7 +130,8 @@ def test_a_memory_limit_makes_smaller_groups() -> None:
     keywords = {
         n: p.default
         for n, p in inspect.signature(xdiffda.assimilate).parameters.items()
-        if p.kind is p.KEYWORD_ONLY and n not in ("model", "progress", "inflation_factor")
+        if p.kind is p.KEYWORD_ONLY
+        and n not in ("model", "progress", "inflation_factor", "return_obs")
     }
     settings = check_settings(prior, **(keywords | {"n_members": 5, "max_batch": 4}))
     seen = [plan(need.shared + k * need.member) for k in (1, 2, 3, 99)]

@@ -328,10 +328,10 @@ def test_a_function_of_the_whole_state_sees_fields_and_observations():
         ),
     ],
 )
-def test_operators_that_cannot_be_used_are_named_with_the_repair(operator, match):
+def test_operators_that_cannot_be_used_are_named_with_what_is_needed(operator, match):
     with pytest.raises(InputError, match=match) as error:
         observation_rows(table("my", [1.0, 2.0]), LAYOUT, operators={"my": operator})
-    assert "repair" in str(error.value)
+    assert "needed" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,7 @@ def test_a_window_is_read_or_refused():
     for window in (6, "wide", None, float("inf")):
         with pytest.raises(InputError, match="a time and a positive width"):
             select_window(tidy, NOON, window)
-    with pytest.raises(InputError, match=r"select_window\(to_tidy\(obs\)"):
+    with pytest.raises(InputError, match=r"observations\.to_tidy\(obs\)"):
         select_window(_columns(), NOON)
 
 

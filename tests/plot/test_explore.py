@@ -323,7 +323,9 @@ def test_errors_name_the_repair() -> None:
         ANALYSIS.diffda.explore(
             background=elsewhere, truth=TRUTH.assign_coords(time=TIMES + np.timedelta64(1, "h"))
         )
-    with pytest.raises(InputError, match=r"(?s)no variable chlorophyll.*explore\(background="):
+    with pytest.raises(
+        InputError, match=r"(?s)no variable chlorophyll.*explore\(\.\.\., background="
+    ):
         ANALYSIS.diffda.explore(variable="chlorophyll", view="increment")
     with pytest.raises(InputError, match=r"no level 700 hPa; needed one of 200, 500, 850"):
         ANALYSIS.diffda.explore(variable="t", level=700)

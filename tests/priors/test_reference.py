@@ -333,7 +333,7 @@ def _kalman(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean of z, covariance of H z, and H, of unit observation errors, by dense algebra."""
     likelihood, _, _ = innovations.observe(
-        to_tidy(obs), prior, state, None, window="6h", gross_check=1e9, background_error=1.0
+        to_tidy(obs), prior, state, None, window="6h", background_error=1.0
     )
     k = len(obs)
     h = np.zeros((k, state.size))
