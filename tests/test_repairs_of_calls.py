@@ -31,10 +31,11 @@ TOOLS |= {"Hybrid": Hybrid, "Localisation": Localisation, "Inflation": Inflation
 
 # ------------------------------------------------------------------ settings of assimilate
 
+ARGUMENTS = ("model", "progress", "inflation_factor", "return_obs")  # no settings
 USUAL = {
     n: p.default
     for n, p in inspect.signature(xdiffda.assimilate).parameters.items()
-    if p.kind is p.KEYWORD_ONLY and n not in ("model", "progress", "inflation_factor")
+    if p.kind is p.KEYWORD_ONLY and n not in ARGUMENTS
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "members": {"n_members": 0},

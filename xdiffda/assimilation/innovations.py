@@ -499,7 +499,7 @@ def _checked_table(
                     f"none of {all_rows.size} observations usable: "
                     + "; ".join(f"{len(rows)} {reason}" for reason, rows in wrong.items()),
                     "observations that pass the quality control",
-                    "assimilate(obs, quality=None)",
+                    "xdiffda.quality.report(xdiffda.quality.screen(obs))",
                 )
             ],
             what="observations",
@@ -648,7 +648,7 @@ def _judged(
                     f"all {fits.sum()} observations further than {quality.gross_check:g} expected "
                     "standard deviations from the background",
                     "observations and background of the same time, units and model",
-                    "assimilate(obs, quality=None)",
+                    "assimilate(obs, gross_check=np.inf)",
                 )
             ],
             what="observations",

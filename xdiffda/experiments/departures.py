@@ -337,7 +337,7 @@ def gridded_errors(departures: Departures, prior: Prior) -> Candidate:
                 Problem(
                     f"a prior of {', '.join(prior.layout.variables)}",
                     f"one of {', '.join(layout.variables)}",
-                    "xdiffda experiment departures FILE --priors reference",
+                    "xdiffda experiment departures FILE",
                 )
             ],
             what="departures",

@@ -128,8 +128,8 @@ def reports_of(path: Path, frame: pd.DataFrame) -> Reports:
     if absent := [name for name in _NEEDED if name not in frame]:
         problem = Problem(
             f"ODB-2 with columns {', '.join(frame.columns) or 'of other names'}",
-            f"columns {', '.join(absent)}",
-            f"pyodc.read_odb({str(path)!r}, single=True)",
+            f"columns {', '.join(absent)}, as a report database has them",
+            "",
         )
         raise InputError([problem], what=str(path))
     n = len(frame)
