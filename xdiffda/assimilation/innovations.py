@@ -514,7 +514,8 @@ def _slots(
     if trajectory is None:
         return None
     times = np.asarray(trajectory[0], "datetime64[ns]")
-    stamps = np.where(np.isnat(tidy["time"].values), time, tidy["time"].values)
+    now = np.datetime64("NaT") if time is None else time
+    stamps = np.where(np.isnat(tidy["time"].values), now, tidy["time"].values)
     apart = np.abs(stamps.astype("datetime64[ns]")[:, None] - times)
     return np.argmin(apart, axis=1)
 

@@ -64,9 +64,9 @@ def observation_table(
         name: _departures(whole, state, n * len(times), window, operators)
         for name, state in zip(DEPARTURES, (background, analysis), strict=True)
     }
-    parts = []
+    parts: list[xr.Dataset] = []
     for i, (table, mine, time) in enumerate(zip(flagged, rows, times, strict=True)):
-        stamp = np.datetime64("NaT", "ns") if time is None else np.datetime64(time, "ns")
+        stamp = np.asarray("NaT" if time is None else time, "datetime64[ns]")
         columns = {
             name: ("obs", values[i * n + mine], {"long_name": DEPARTURES[name]})
             for name, values in departures.items()

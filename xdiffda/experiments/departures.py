@@ -519,7 +519,7 @@ def run(
                 departures, _candidate(prior, departures, truncation), n_split=n_split, seed=seed
             )
         )
-    some = departures.known.any(0)
+    some = np.logical_or.reduce(departures.known, axis=0)
     own = [slice(i, i + 1) for i in np.flatnonzero(some)]
     variables = [name for name in layout.variables if some[layout.channel_slice(name)].any()]
     whole = [layout.channel_slice(name) for name in variables]

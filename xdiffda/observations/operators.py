@@ -67,7 +67,7 @@ def sparse_rows(
     else:
         wide = np.take(node, runs.of_row, axis=0)
         index, weight = _on_levels(wide, near.weight[runs.of_row], channel, level_weight)
-    polar = np.flatnonzero(near.pole.any(axis=1)[runs.of_row])
+    polar = np.flatnonzero(np.logical_or.reduce(near.pole, axis=1)[runs.of_row])
     if polar.size:
         at_pole = Horizontal(*(table[runs.of_row[polar]] for table in near))
         for rows, i, w in _vectors(layout, at_pole, channel[polar], level_weight[polar]):

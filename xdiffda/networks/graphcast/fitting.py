@@ -174,16 +174,18 @@ def _times(
         return problems
     if "time" not in forcings.sizes and not {*task.forcing_variables} & {*forcings}:
         return problems  # nothing whose time could be wrong: told by `_missing`
-    told = at is not None and after is not None and len(at) and at.dtype.kind == after.dtype.kind
+    told = None
+    if at is not None and after is not None and len(at) and at.dtype.kind == after.dtype.kind:
+        told = at[-1], after  # the last input, and the times of the forcings
     then = f"inputs.time[-1:].values + np.timedelta64({hours}, 'h')"
     if (found := forcings.sizes.get("time", 0)) != 1:
-        repair = f"forcings.sel(time={then})" if told and at[-1] + step in after else ""
+        repair = f"forcings.sel(time={then})" if told and told[0] + step in told[1] else ""
         needed = f"1, that of the {outputs}"
         problems.append(Problem(f"{found} forcing times", needed, repair))
         return problems
-    if told and (lead := after[0] - at[-1]) != step:
+    if told and (lead := told[1][0] - told[0]) != step:
         found = f"forcings {lead / np.timedelta64(1, 'h'):g} h after the last input"
-        known = {*task.forcing_variables} <= {*FORCING_VARIABLES} and at.dtype.kind == "M"
+        known = {*task.forcing_variables} <= {*FORCING_VARIABLES} and told[1].dtype.kind == "M"
         made = f"forcings = xdiffda.graphcast.time_forcings({then}, inputs.lat, inputs.lon)"
         repair = made if known else ""
         problems.append(Problem(found, f"{hours} h, the time of the {outputs}", repair))

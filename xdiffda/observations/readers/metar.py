@@ -213,7 +213,7 @@ def _near(time: Any) -> np.datetime64 | None:
     if time is None:
         return None
     try:
-        return np.datetime64(np.datetime64(str(getattr(time, "values", time))), "m")
+        return np.datetime64(str(getattr(time, "values", time))).astype("datetime64[m]")
     except ValueError as error:
         repair = "xdiffda.read_obs(path, stations='stations.csv', time='2019-12-12T00')"
         problem = Problem(f"time={time!r}", "a time, UTC", repair)
@@ -235,7 +235,7 @@ def _next_to(
         around = near if date is None else np.datetime64(date.replace("/", "-"), "m")
     except ValueError:
         return np.datetime64("NaT")
-    month = np.datetime64(around, "M")
+    month = np.asarray(around, "datetime64[M]")[()]
     after = np.timedelta64((day - 1) * 1440 + hour * 60 + minute, "m")
     times = [
         start.astype("datetime64[m]") + after

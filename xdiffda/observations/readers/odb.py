@@ -120,7 +120,7 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
     for word in map(str, frame.columns):
         names.setdefault(word.partition("@")[0], word)
     wanted = [name for name in (*_NEEDED, *_OPTIONAL) if name in names]
-    return frame[[names[name] for name in wanted]].set_axis(wanted, axis=1)
+    return frame.reindex(columns=[names[name] for name in wanted]).set_axis(wanted, axis=1)
 
 
 def reports_of(path: Path, frame: pd.DataFrame) -> Reports:

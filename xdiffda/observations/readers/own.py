@@ -56,9 +56,15 @@ def is_tidy(words: list[str]) -> bool:
     return all(lower & {*TIDY_NAMES[name]} for name in ("variable", "value", "lat", "lon"))
 
 
+def _name_and_unit(word: str) -> tuple[str, str]:
+    """A heading such as ``t2m [K]`` as name and unit; the unit is empty where there is none."""
+    found = _UNITS_BEHIND.match(word)
+    return (word, "") if found is None else (found[1], found[2] or "")
+
+
 def is_wide(words: list[str]) -> bool:
     """Whether these columns are places and variables, one row for each report."""
-    names = [_UNITS_BEHIND.match(word)[1] for word in words]
+    names = [_name_and_unit(word)[0] for word in words]
     lower = {name.lower() for name in names}
     return all(lower & {*TIDY_NAMES[name]} for name in ("lat", "lon")) and any(
         map(_is_known, names)
@@ -147,9 +153,9 @@ def _in_columns(
     for problem in error.problems:
         unit = re.search(r"these fit (\S+)$", problem.needed)
         name = re.search(r"values of (\S+)", problem.found)
-        said = unit is not None and name is not None and name[1] in known
-        if said:
-            fitting[known[name[1]]] = unit[1]
+        said = False
+        if unit is not None and name is not None and name[1] in known:
+            fitting[known[name[1]]], said = unit[1], True
         problems.append((problem, said))
     how = f"columns={columns!r}, " if columns else ""
     call = f"xdiffda.read_obs({str(path)!r}, {how}units={fitting!r})"
@@ -166,7 +172,7 @@ def _tidy(
 
     named = {}
     for word in map(str, frame.columns):
-        name, unit = _UNITS_BEHIND.match(word).groups()
+        name, unit = _name_and_unit(word)
         named[word] = columns.get(word, name)
         if unit and word not in units:
             units[word] = unit
@@ -287,8 +293,10 @@ def _numbers(cells: np.ndarray) -> np.ndarray:
 
 def read_netcdf(path: Path) -> xr.Dataset:
     """Read observations in tidy or columns form."""
+    from xarray.backends import NetCDF4DataStore
+
     with opened_netcdf(path) as file:
-        return _open(path, xr.backends.NetCDF4DataStore(file))
+        return _open(path, NetCDF4DataStore(file))
 
 
 def read_zarr(path: Path) -> xr.Dataset:
