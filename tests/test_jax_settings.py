@@ -148,6 +148,7 @@ OF_ARRAYS = {
     "CovarianceTable.__call__",
     "EnsembleCovariance.__call__",
     "EnsembleCovariance.at",
+    "BareGenCast.given",
     "GenCastDenoiser.__call__",
     "GraphCast.__call__",
     "GraphCast.prepare",

@@ -14,7 +14,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from xdiffda.errors import XdiffdaError
 
@@ -42,10 +42,11 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def own_jax() -> Iterator[None]:
+def own_jax(*, double: bool = False) -> Iterator[None]:
     """Run with the settings of jax that the package was made and measured with.
 
-    They hold in this thread, and end with the block.
+    They hold in this thread, and end with the block. ``double`` is for networks that were asked for
+    ``dtype="float64"``: without it JAX would give them single precision in silence.
 
     Raises
     ------
@@ -75,7 +76,7 @@ def own_jax() -> Iterator[None]:
             "process: jax.config.update('jax_random_seed_offset', 0)."
         )
     with (
-        jax.enable_x64(False),
+        jax.enable_x64(double),
         jax.default_prng_impl("threefry2x32"),
         jax.threefry_partitionable(True),
         jax.numpy_rank_promotion("allow"),
@@ -101,7 +102,13 @@ def with_own_jax(function: Callable[Given, Result]) -> Callable[Given, Result]:
 
     @functools.wraps(function)
     def wrapped(*args: Given.args, **settings: Given.kwargs) -> Result:
-        with own_jax():
+        with own_jax(double=bool(args) and _is_double(args[0])):
             return function(*args, **settings)
 
     return wrapped
+
+
+def _is_double(owner: Any) -> bool:
+    """Whether a call belongs to a network that was asked to compute in double precision."""
+    config = getattr(getattr(owner, "net", owner), "config", None)
+    return getattr(config, "dtype", None) == "float64"

@@ -25,6 +25,7 @@ def compiled():
         if event == COMPILED:
             found.append(str(more.get("fun_name", event)))
 
+    jax.clear_caches()  # what other modules compiled is kept in the process
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield found
     jax.monitoring.clear_event_listeners()

@@ -98,7 +98,6 @@ class BareGenCast:
         out = evaluate(self.net, self.graph_for(norm_inputs), given, w, sigma)
         return self.unstack_targets(np.asarray(out), norm_inputs, norm_forcings)
 
-    @with_own_jax
     def given(self, norm_inputs: xr.Dataset, norm_forcings: xr.Dataset) -> Given:
         """Return all inputs of the network besides the noisy targets, as one array."""
         inputs, forcings = self.select(norm_inputs, norm_forcings)
