@@ -50,7 +50,6 @@ def analyses(world):
                 x_b,
                 None,
                 window="6h",
-                gross_check=np.inf,
                 background_error=1.0,
             )
             key = jax.random.fold_in(jax.random.key(17), number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cycle_world as world
 import numpy as np
 import pytest
@@ -109,6 +111,9 @@ def test_a_damaged_store_or_an_address_is_refused(tmp_path) -> None:
         world.run(out, 2)
     with pytest.raises(StorageError, match="an address; needed a folder"):
         world.run("s3://bucket/run.zarr", 2)
+    with pytest.raises(StorageError, match="no folder"):
+        world.run(tmp_path / "absent" / "run.zarr", 2)
+    assert not (tmp_path / "absent").exists() and not Path("s3:").exists()
 
 
 def test_a_folder_that_may_not_be_written_to(tmp_path, monkeypatch) -> None:
