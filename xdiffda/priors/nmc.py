@@ -65,7 +65,7 @@ def nmc(
     ...             "lat": np.linspace(-75, 75, 6), "lon": np.arange(12) * 30.0})
     >>> pairs = nmc(ds)
     >>> pairs.sizes["time"], pairs.attrs["xdiffda_nmc"][:38]
-    (4, '4 pairs of forecasts of 48 h and 24 h, ')
+    (4, '4 pairs of forecasts of 48 h and 24 h,')
     """
     clock = read_clock(forecasts)
     valid, lead = clock.checked("forecasts"), clock.lead
