@@ -145,7 +145,7 @@ def _at(*hours: int) -> np.ndarray:
 WRONG = {
     "spacing": (
         lambda i, f: (i.assign_coords(time=_at(-12, 0)), f),
-        r"input times \[12.0\] h apart; needed 6 h; repair: `inputs.sel\(time=",
+        r"input times \[12.0\] h apart; needed 6 h$",  # none to pick: no repair
     ),
     "order": (lambda i, f: (i.isel(time=[1, 0]), f), r"input times \[-6.0\] h apart"),
     "later": (
