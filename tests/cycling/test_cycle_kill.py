@@ -101,4 +101,5 @@ def test_killed_at_random_points_it_resumes_to_the_same_bytes(tmp_path: Path) ->
     views = [_kill_later(path, reference, delay) for delay in delays]
     world.run(path, N_CYCLES)
     assert same_bytes(path, whole), f"killed with {seed=}, seen {views}"
-    assert {p.name for p in tmp_path.iterdir()} == {"whole.zarr", "run.zarr"}
+    left = {p.name for p in tmp_path.iterdir() if p.suffix != ".lock"}  # those hold nothing
+    assert left == {"whole.zarr", "run.zarr"}
