@@ -232,7 +232,7 @@ def test_a_cycle_refuses_it_before_anything_is_written(previous, prior, tmp_path
     """Its draws start from earlier states that are given, not from the forecast of a cycle."""
     background = prior.background(TIME)
     obs = background.diffda.emulate_obs(n_columns=3)
-    with pytest.raises(InputError, match=r"two earlier states.*repair: `for each time"):
+    with pytest.raises(InputError, match=r"two earlier states.*assimilate\(obs, model=model.given"):
         cycle(
             background,
             obs,
