@@ -235,7 +235,9 @@ def _next_to(
         around = near if date is None else np.datetime64(date.replace("/", "-"), "m")
     except ValueError:
         return np.datetime64("NaT")
-    month = np.asarray(around, "datetime64[M]")[()]
+    if around is None:
+        return np.datetime64("NaT")
+    month = around.astype("datetime64[M]")
     after = np.timedelta64((day - 1) * 1440 + hour * 60 + minute, "m")
     times = [
         start.astype("datetime64[m]") + after
