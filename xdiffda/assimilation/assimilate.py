@@ -260,7 +260,7 @@ def assimilate(
     obs : Dataset
         Only with ``return_obs``: every observation, tidy, with the coordinates ``flag`` (``used``,
         or a word for why not), ``reason`` and ``analysis_time``, and with ``background_departure``
-        (O-B) and ``analysis_departure`` (O-A, of the mean); `xdiffda.quality.report` counts it.
+        (O-B) and ``analysis_departure`` (O-A, of the mean); ``xdiffda.quality.report`` counts it.
 
     Raises
     ------

@@ -263,7 +263,7 @@ def reference_prior(
     like : Dataset or Layout
         The background, in any convention that `xdiffda.assimilate` accepts, global or a box of
         latitudes and longitudes; nothing but its metadata is read. A layout may be of single
-        places (`xdiffda.state.grid.Places`). Variables that are not in
+        places (``xdiffda.state.grid.Places``). Variables that are not in
         ``GROWS_LIKE`` are left out (``left_out``).
     lead_time : str, timedelta64 or number of hours, optional
         Of the forecast that the background is: ``"24h"``. Errors of each variable grow by a law
