@@ -63,11 +63,11 @@ def wrong_longitudes(obs: xr.Dataset) -> tuple[xr.Dataset, np.ndarray]:
 def impossible(obs: xr.Dataset) -> tuple[xr.Dataset, np.ndarray]:
     """372 K and 349 m/s, as `perf_synop.bufr` has them."""
     value, rows = obs.value.values.copy(), []
-    for name, wrong in (("2m_temperature", 372.0), ("10m_u_component_of_wind", 349.0)):
+    for name, wrong in (("2m_temperature", 372.0), ("u_component_of_wind", 349.0)):
         found = of_stations(obs, 2, (name,))
+        assert found.size, name
         value[found] = wrong
         rows.extend(found)
-    assert rows
     return obs.assign(value=("obs", value)), np.array(rows)
 
 

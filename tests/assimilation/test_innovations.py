@@ -274,7 +274,7 @@ def test_directions_in_calm_and_gross_values_are_rejected_by_reason(prior, backg
     quality = Quality(ranges=False)
     _, _, record = _observe(prior, calm, tidy.assign(value=("obs", value)), quality=quality)
     assert record["rejected"] == {
-        "of a direction in a background too calm for it": 2,
+        "wind direction where the background wind is too weak": 2,
         "gross error": 1,
     }
     assert record["kept"].tolist() == [3]

@@ -28,7 +28,7 @@ from xdiffda.observations.fgat import (
     time_stencil,
 )
 from xdiffda.observations.filling import filling
-from xdiffda.observations.operators import none_usable
+from xdiffda.observations.operators import none_left, none_usable
 from xdiffda.observations.quality import (
     CONDEMNED,
     NO_CHECKS,
@@ -493,16 +493,11 @@ def _checked_table(
     for reason, rows in wrong.items():
         lost[reason] = all_rows[rows]
     if not good.size:
-        raise InputError(
-            [
-                Problem(
-                    f"none of {all_rows.size} observations usable: "
-                    + "; ".join(f"{len(rows)} {reason}" for reason, rows in wrong.items()),
-                    "observations that pass the quality control",
-                    "xdiffda.quality.report(xdiffda.quality.screen(obs))",
-                )
-            ],
-            what="observations",
+        raise none_left(
+            all_rows.size,
+            wrong,
+            needed="observations that pass the quality control",
+            repair="xdiffda.quality.report(xdiffda.quality.screen(obs))",
         )
     return tidy.isel(obs=good), all_rows[good]
 
@@ -733,7 +728,7 @@ def _checked(table: Table, at: TimeStencil, rejected: dict[str, np.ndarray]) -> 
     unfit = {
         "outside the times of the trajectory": outside,
         "where the operator is not finite at the background": ~table.finite,
-        "of a direction in a background too calm for it": vague,
+        "wind direction where the background wind is too weak": vague,
     }
     good = real
     for reason, bad in unfit.items():
@@ -741,17 +736,8 @@ def _checked(table: Table, at: TimeStencil, rejected: dict[str, np.ndarray]) -> 
             rejected[reason] = table.position[good & bad]
         good = good & ~bad
     if not good.any():
-        raise InputError(
-            [
-                Problem(
-                    f"none of {real.sum()} observations usable: "
-                    + "; ".join(f"{len(where)} {reason}" for reason, where in rejected.items()),
-                    "observations that the background can see; a trajectory has to span the window",
-                    "",
-                )
-            ],
-            what="observations",
-        )
+        needed = "observations that the background can see; a trajectory has to span the window"
+        raise none_left(real.sum(), rejected, needed=needed)
     return good
 
 

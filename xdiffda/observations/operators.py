@@ -7,6 +7,7 @@ periodic in longitude and continued to the poles, linear in log-pressure in the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import equinox as eqx
@@ -318,20 +319,20 @@ def linear_rows(
 
 def none_usable(n_obs: int, rejected: dict[str, np.ndarray], layout: Layout) -> InputError:
     """The error to raise where every observation was rejected."""
-    reasons = "; ".join(f"{len(where)} {reason}" for reason, where in rejected.items())
     repair = f"obs.sel(obs=obs.variable.isin({list(layout.variables)}))"
     if rejected and all("without station_height" in reason for reason in rejected):
         repair = 'obs.assign_coords(station_height=("obs", heights_in_m))'
-    return InputError(
-        [
-            Problem(
-                f"none of {n_obs} observations usable: {reasons or 'none were given'}",
-                "at least one observation of the state's variables and levels",
-                repair,
-            )
-        ],
-        what="observations",
-    )
+    needed = "at least one observation of the state's variables and levels"
+    return none_left(n_obs, rejected, needed=needed, repair=repair)
+
+
+def none_left(
+    n_obs: int, rejected: Mapping[str, np.ndarray], *, needed: str, repair: str = ""
+) -> InputError:
+    """The error to raise where no observation is left, with how many were rejected and why."""
+    reasons = "; ".join(f"{len(where)} {reason}" for reason, where in rejected.items())
+    found = f"none of {n_obs} observations usable: {reasons or 'none were given'}"
+    return InputError([Problem(found, needed, repair)], what="observations")
 
 
 def _channels(

@@ -9,12 +9,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, get_args
 
 from xdiffda.errors import InputError, Problem, StorageError
 from xdiffda.options import get_options
 from xdiffda.storage.files import absent
 
-FORMATS = (
+Format = Literal[
     "netcdf",
     "zarr",
     "csv",
@@ -27,7 +28,8 @@ FORMATS = (
     "bufr",
     "prepbufr",
     "odb",
-)
+]
+FORMATS = get_args(Format)
 TIDY = "variable, lat, lon, level (hPa), time, value, error_std, station, quality and units"
 _HEAD = 65536
 # Unless an option says otherwise, what grows beyond both of these is taken for a bomb: reports

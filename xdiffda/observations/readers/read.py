@@ -15,7 +15,7 @@ from xdiffda.errors import InputError, Problem
 from xdiffda.observations import KNOWN
 from xdiffda.observations.forms import DROPPED
 from xdiffda.observations.names import match_observed
-from xdiffda.observations.readers.files import FORMATS, need_content
+from xdiffda.observations.readers.files import FORMATS, Format, need_content
 from xdiffda.observations.readers.recognise import recognise
 from xdiffda.observations.readers.reports import UNUSED
 from xdiffda.observations.table import select_window
@@ -23,20 +23,6 @@ from xdiffda.observations.table import select_window
 if TYPE_CHECKING:
     import pandas as pd
 
-Format = Literal[
-    "netcdf",
-    "zarr",
-    "csv",
-    "ioda",
-    "madis",
-    "igra",
-    "metar",
-    "isd",
-    "ghcnh",
-    "bufr",
-    "prepbufr",
-    "odb",
-]
 # Format -> module and function that read it; imported when it is asked for.
 _READERS = {
     "netcdf": ("own", "read_netcdf"),
