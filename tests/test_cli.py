@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -241,6 +242,8 @@ def test_models_and_help(tmp_path: Path) -> None:
     assert "MB, bundled" in lines["speedy"]
     assert "230 MB, not here" in lines["gencast-1p0-mini"]
     assert "CC BY 4.0" in lines["graphcast-0p25"]
+    rows = json.loads(CliRunner().invoke(cli.app, ["models", "--json"]).output)
+    assert rows[0]["model"] == "speedy" and {row["model"] for row in rows} == set(lines)
     shown = CliRunner().invoke(cli.app, ["--help"]).output
     for command in ("demo", "assimilate", "verify", "models", "fetch", "plan", "train"):
         assert command in shown

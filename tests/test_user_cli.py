@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 import xarray as xr
 from typer.testing import CliRunner
 
@@ -82,3 +85,61 @@ def test_observations_are_no_state(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.app, arguments)
     assert isinstance(result.exception, InputError)
     assert "observations, on obs" in str(result.exception)
+
+
+EXAMPLES = ("cycle", "train", "experiment single-step", "experiment cycling", "experiment window")
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_examples_of_configurations_are_complete_and_read_back(
+    command: str, tmp_path: Path
+) -> None:
+    from xdiffda.experiments.command import example_of
+    from xdiffda.train.config import TrainConfig
+
+    kind = command.rpartition(" ")[2]
+    own = {"cycle": CycleConfig, "train": TrainConfig}
+    meant = own[kind].example() if kind in own else example_of(kind)
+    shown = CliRunner().invoke(cli.app, [*command.split(), "--example"])
+    assert shown.exit_code == 0
+    for field in dataclasses.fields(meant):
+        entry = rf"(?m)^(# )?{field.name} =|^\[{field.name}[\].]"
+        assert re.search(entry, shown.output), f"no entry {field.name}"
+    (tmp_path / "example.toml").write_text(shown.output)
+    assert type(meant).read(tmp_path / "example.toml") == meant
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("command", "made"), [("cycle", "run.zarr/zarr.json"), ("train", "forecaster/finished")]
+)
+def test_examples_run_on_the_sample(
+    command: str, made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(cli.app, [command, "--example"])
+    Path("example.toml").write_text(shown.output)
+    done = CliRunner().invoke(cli.app, [command, "example.toml"])
+    assert done.exit_code == 0, done.output
+    assert Path(made).exists()
+
+
+def test_a_configuration_is_asked_for_and_departures_have_none() -> None:
+    for command in (["cycle"], ["train"], ["experiment", "window"]):
+        with pytest.raises(InputError, match=f"{' '.join(command)} --example"):
+            CliRunner().invoke(cli.app, command, catch_exceptions=False)
+    with pytest.raises(InputError, match="departures FILE"):
+        CliRunner().invoke(
+            cli.app, ["experiment", "departures", "--example"], catch_exceptions=False
+        )
+
+
+def test_every_option_and_argument_is_described() -> None:
+    commands = typer.main.get_command(cli.app).commands
+    bare = [
+        f"{name} {parameter.name}"
+        for name, command in commands.items()
+        for parameter in command.params
+        if not getattr(parameter, "help", None)
+    ]
+    assert not bare

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import re
 import sys
 import time
@@ -186,7 +187,10 @@ def table(
 VALID_TIME = "when the state is valid, UTC (2024-06-03T12), or the variable that tells it"
 LEAD_UNIT = "of lead times without one: hours, days, minutes, seconds, nanoseconds"
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+SEED = "of all random numbers; the same seed draws the same members"
+EXAMPLE = "print a complete, commented configuration that runs on the sample, and leave"
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _tell_version(wanted: bool) -> None:
@@ -211,7 +215,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder of analysis.zarr and .png")] = Path(),
     columns: Annotated[int, typer.Option(help="observed columns over the globe")] = 416,
     members: Annotated[int, typer.Option(help="members drawn")] = 8,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help=SEED)] = 0,
     real: Annotated[
         bool, typer.Option("--real", help="real reports and a real forecast, both small")
     ] = False,
@@ -228,12 +232,14 @@ def assimilate(
     background: Annotated[Path, typer.Argument(help="zarr, netCDF or GRIB")],
     obs: Annotated[Path, typer.Argument(help="netCDF, zarr or csv")],
     out: Annotated[Path, typer.Option("-o", "--out", help="zarr or netCDF")],
-    members: int = 8,
-    model: str = "speedy",
-    method: str = "guided",
-    steps: int = 8,
-    seed: int = 0,
-    overwrite: bool = False,
+    members: Annotated[int, typer.Option(help="members drawn")] = 8,
+    model: Annotated[str, typer.Option(help="name, see xdiffda models, or folder")] = "speedy",
+    method: Annotated[
+        str, typer.Option(help="guided, repaint, 3dvar, oi, letkf or interpolation")
+    ] = "guided",
+    steps: Annotated[int, typer.Option(help="network evaluations for each member")] = 8,
+    seed: Annotated[int, typer.Option(help=SEED)] = 0,
+    overwrite: Annotated[bool, typer.Option(help="replace what stands at --out")] = False,
     scheduler: Annotated[str, typer.Option(help="address of a dask cluster (many times)")] = "",
     previous: Annotated[
         Path | None, typer.Option(help="earlier states, which GenCast is conditioned on")
@@ -285,8 +291,8 @@ def assimilate(
 
 @app.command()
 def verify(
-    analysis: Path,
-    truth: Path,
+    analysis: Annotated[Path, typer.Argument(help="zarr, netCDF or GRIB")],
+    truth: Annotated[Path, typer.Argument(help="the same variables at the same times")],
     background: Annotated[Path | None, typer.Option(help="adds its scores")] = None,
     valid_time: Annotated[str, typer.Option(help=VALID_TIME)] = "",
     lead_unit: Annotated[str, typer.Option(help=LEAD_UNIT)] = "",
@@ -310,18 +316,27 @@ def verify(
 
 
 @app.command()
-def models() -> None:
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of tables")] = False,
+) -> None:
     """List the models: those in the package, and those that can be fetched."""
     from xdiffda.priors.registry import models as list_models
 
     table = list_models()
-    for name in table.model.values:
-        row = {str(key): field.item() for key, field in table.sel(model=name).items()}
+    rows = [
+        {"model": str(name)}
+        | {str(key): field.item() for key, field in table.sel(model=name).items()}
+        for name in table.model.values
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
         here = row["source"] if row["source"] == "bundled" else "not here"
         here = "cached" if row["cached"] and row["source"] != "bundled" else here
         typer.echo(
-            f"{name}: {row['title']}; {row['kind']}; {row['grid']}; {row['megabytes']:g} MB, "
-            f"{here}; {row['parameters']} parameters; {row['licence']}"
+            f"{row['model']}: {row['title']}; {row['kind']}; {row['grid']}; "
+            f"{row['megabytes']:g} MB, {here}; {row['parameters']} parameters; {row['licence']}"
         )
 
 
@@ -369,7 +384,6 @@ def plan(
 ) -> None:
     """Estimate memory, time and storage of an analysis; allocates nothing."""
     import dataclasses
-    import json
 
     from xdiffda.planning import plan as estimate
 
@@ -394,11 +408,20 @@ def plan(
 
 
 @app.command()
-def cycle(config: Annotated[Path, typer.Argument(help="TOML file")]) -> None:
+def cycle(
+    config: Annotated[Path | None, typer.Argument(help="TOML file")] = None,
+    example: Annotated[bool, typer.Option("--example", help=EXAMPLE)] = False,
+) -> None:
     """Forecast, observe, assimilate, repeat, into one store; resumes where it stopped."""
+    from xdiffda.cycling.config import CycleConfig
     from xdiffda.cycling.cycle import run_config
 
-    run_config(config)
+    if example:
+        _print_example(CycleConfig.example(), "cycle")
+        return
+    path = _given(config, "cycle")
+    done = run_config(path)
+    typer.echo(f"{CycleConfig.read(path).out}: {done.sizes['time']} analyses")
 
 
 @app.command()
@@ -407,20 +430,54 @@ def experiment(
         str,
         typer.Argument(help="single-step, lead-time, sigma-g, maps, cycling, window or departures"),
     ],
-    config: Annotated[Path, typer.Argument(help="TOML file; for departures, observations")],
+    config: Annotated[
+        Path | None, typer.Argument(help="TOML file; for departures, observations")
+    ] = None,
+    example: Annotated[bool, typer.Option("--example", help=EXAMPLE)] = False,
 ) -> None:
     """Run an experiment of the DiffDA paper, or withhold stations of a file (departures)."""
+    from xdiffda.experiments.command import example_of
     from xdiffda.experiments.command import main as run
 
-    typer.echo(run(kind, config))
+    command = f"experiment {kind}"
+    if example:
+        _print_example(example_of(kind), command)
+        return
+    typer.echo(run(kind, _given(config, command)))
 
 
 @app.command()
-def train(config: Annotated[Path, typer.Argument(help="TOML file")]) -> None:
+def train(
+    config: Annotated[Path | None, typer.Argument(help="TOML file")] = None,
+    example: Annotated[bool, typer.Option("--example", help=EXAMPLE)] = False,
+) -> None:
     """Train a forecaster or a denoiser (extra train); resumes from the last checkpoint."""
     from xdiffda.train.__main__ import main as run
+    from xdiffda.train.config import TrainConfig
 
-    run([str(config)])
+    if example:
+        _print_example(TrainConfig.example(), "train")
+        return
+    run([str(_given(config, "train"))])
+
+
+def _print_example(config: Any, command: str) -> None:
+    from xdiffda.storage.toml import write_commented
+
+    file = command.replace(" ", "-") + ".toml"
+    title = f"xdiffda {command} --example > {file}; xdiffda {command} {file}"
+    typer.echo(write_commented(config, title=title))
+
+
+def _given(config: Path | None, command: str) -> Path:
+    from xdiffda.errors import InputError
+
+    if config is None:
+        needed = "a file, or --example, which prints a complete one"
+        raise InputError(
+            [Problem("no configuration", needed, f"xdiffda {command} --example")], what=command
+        )
+    return config
 
 
 @contextlib.contextmanager
@@ -524,7 +581,8 @@ def message(error: Exception, command: str) -> str:
         name = option.partition(" ")[0][2:].replace("-", "_")
         typed = f"xdiffda {command} ... {option}" if name and name in options else None
         typed = typed or _typed(problem.repair, command, options)
-        in_python |= bool(problem.repair) and typed is None
+        shell = problem.repair.startswith("xdiffda ")
+        in_python |= bool(problem.repair) and typed is None and not shell
         problems.append(Problem(problem.found, problem.needed, typed or problem.repair))
     text = str(InputError(problems, what=error.what))
     if in_python:

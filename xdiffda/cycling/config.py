@@ -305,6 +305,18 @@ class CycleConfig:
         raise_if(problems, what="configuration of a cycled run")
 
     @classmethod
+    def example(cls) -> CycleConfig:
+        """A day of cycles on the bundled sample."""
+        return cls(
+            background="sample:background",
+            truth="sample:truth",
+            start="2012-12-21T06",
+            out="run.zarr",
+            n_cycles=4,
+            emulate=Emulation(),
+        )
+
+    @classmethod
     def read(cls, path: str | Path) -> CycleConfig:
         """Read a TOML file.
 

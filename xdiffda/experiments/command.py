@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,18 +38,7 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
     InputError
         If the kind is unknown, or the configuration or what it names does not fit.
     """
-    kinds = (*KINDS, MAPS, CYCLING, WINDOW, DEPARTURES)
-    if kind not in kinds:
-        raise InputError(
-            [
-                Problem(
-                    f"the experiment {kind!r}",
-                    f"one of {', '.join(kinds)}",
-                    f"xdiffda experiment {KINDS[0]} {path}",
-                )
-            ],
-            what="experiment",
-        )
+    _check_kind(kind, path)
     if kind == CYCLING:
         from xdiffda.experiments import cycling_results
 
@@ -76,6 +66,52 @@ def main(kind: str, path: str | Path, *, progress: bool | None = True) -> str:
     (Path(config.out) / f"{kind}.md").write_text(text)
     figures.write_figures(kind, found, folder, figure_format=config.figure_format)
     return text
+
+
+def example_of(kind: str) -> Any:
+    """Configuration of an experiment on the bundled sample.
+
+    Raises
+    ------
+    InputError
+        If the kind is unknown, or one of a file of observations.
+    """
+    _check_kind(kind, "CONFIG")
+    if kind == DEPARTURES:
+        raise InputError(
+            [
+                Problem(
+                    "an example of departures",
+                    "observations with a background at each: prepBUFR, or IODA",
+                    "xdiffda experiment departures FILE",
+                )
+            ],
+            what="experiment",
+        )
+    if kind == CYCLING:
+        from xdiffda.experiments.cycling import CyclingConfig
+
+        return CyclingConfig.example()
+    if kind == WINDOW:
+        from xdiffda.experiments.window import WindowConfig
+
+        return WindowConfig.example()
+    return ExperimentConfig.example()
+
+
+def _check_kind(kind: str, path: str | Path) -> None:
+    kinds = (*KINDS, MAPS, CYCLING, WINDOW, DEPARTURES)
+    if kind not in kinds:
+        raise InputError(
+            [
+                Problem(
+                    f"the experiment {kind!r}",
+                    f"one of {', '.join(kinds)}",
+                    f"xdiffda experiment {KINDS[0]} {path}",
+                )
+            ],
+            what="experiment",
+        )
 
 
 def _shown_leads(config: ExperimentConfig) -> tuple[float, ...]:

@@ -138,6 +138,21 @@ class ExperimentConfig:
         raise_if(problems, what="configuration of an experiment")
 
     @classmethod
+    def example(cls) -> ExperimentConfig:
+        """Two analysis times of the bundled sample, whose forecasts reach 24 h."""
+        return cls(
+            truth="sample:truth",
+            background="sample:background",
+            out="experiment",
+            columns=(45, 416),
+            n_cases=2,
+            forecast_lead="24h",
+            reference_lead="48h",
+            lead_times=("24h",),
+            widths=(0.3, 1.5),
+        )
+
+    @classmethod
     def read(cls, path: str | Path) -> ExperimentConfig:
         """Read a TOML file.
 

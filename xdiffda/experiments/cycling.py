@@ -146,6 +146,19 @@ class CyclingConfig:
         raise_if(problems, what="configuration of an experiment")
 
     @classmethod
+    def example(cls) -> CyclingConfig:
+        """A day of cycles on the bundled sample, of two methods."""
+        return cls(
+            truth="sample:truth",
+            background="sample:background",
+            start="2012-12-21T06",
+            out="experiment-cycling",
+            n_cycles=4,
+            networks=("fixed",),
+            methods={"guided": {}, "3D-Var": {"method": "3dvar"}},
+        )
+
+    @classmethod
     def read(cls, path: str | Path) -> CyclingConfig:
         """Read a TOML file.
 

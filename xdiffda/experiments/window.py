@@ -145,6 +145,17 @@ class WindowConfig:
         self.world()  # has checks of its own
 
     @classmethod
+    def example(cls) -> WindowConfig:
+        """One window of 12 h on the bundled sample."""
+        return cls(
+            truth="sample:truth",
+            background="sample:background",
+            out="experiment-window",
+            columns=(100,),
+            n_cases=1,
+        )
+
+    @classmethod
     def read(cls, path: str | Path) -> WindowConfig:
         """Read a TOML file.
 

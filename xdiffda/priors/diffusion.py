@@ -74,7 +74,7 @@ class DiffusionPrior(Prior):
         self.unresolved, self.small_scale_filter = unresolved, small_scale_filter
         self.name, self.layout, self.scale = name, layout, np.asarray(scale, np.float32)
         self._covariance, self._network, self._graph = covariance, network, graph
-        self._static, self.mean, self.stddev = jnp.asarray(static), mean, stddev
+        self.static, self.mean, self.stddev = jnp.asarray(static), mean, stddev
         self._calibrated, self.sizes, self.card = calibrated, sizes, dict(card)
         self.unresolved = self.unresolved_at(1.0)
 
@@ -104,7 +104,7 @@ class DiffusionPrior(Prior):
             self._forcings(time),
         )
         denoise = Denoiser(
-            self._network, self._covariance, self._graph, self._static, given, self._prepared
+            self._network, self._covariance, self._graph, self.static, given, self._prepared
         )
         return Conditioned(denoise, self.covariance_at(r), self._calibrated_at(r))
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import inspect
+import json
+import pydoc
+import re
+import textwrap
 import tomllib
 import types
 import typing
@@ -132,3 +137,113 @@ def _names(hint: Any) -> str:
         for o in options
     ]
     return " or ".join(name for name in names if name)
+
+
+def write_commented(config: Any, *, title: str) -> str:
+    """A dataclass as TOML: every entry, with what its class's docstring says of it above it.
+
+    Parameters
+    ----------
+    config : frozen dataclass
+        As `read_toml` reads it back. An entry that is None, which TOML cannot say, stands as a
+        comment.
+    title : str
+        First line of the text.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Sites:
+    ...     '''Where.
+    ...
+    ...     Attributes
+    ...     ----------
+    ...     number : int
+    ...         Of all sites.
+    ...     '''
+    ...     number: int = 3
+    >>> print(write_commented(Sites(), title="An example."))
+    # An example.
+    <BLANKLINE>
+    # int: Of all sites.
+    number = 3
+    """
+    return "\n".join([*_comment(title), "", *_table(config, "")]).rstrip()
+
+
+def _table(config: Any, label: str) -> list[str]:
+    """Entries of a table, then the tables within it, which TOML wants last."""
+    about, lines, tables = _about(type(config)), [], []
+    for field in dataclasses.fields(config):
+        value, own = getattr(config, field.name), f"{label}{field.name}"
+        comment = _comment(about.get(field.name, ""))
+        if dataclasses.is_dataclass(value):
+            tables += ["", *comment, f"[{own}]", *_table(value, f"{own}.")]
+        elif isinstance(value, dict) and any(map(dataclasses.is_dataclass, value.values())):
+            for name, each in value.items():
+                tables += ["", *comment, f"[{own}.{json.dumps(name)}]", *_other_than_default(each)]
+                comment = []
+        else:
+            lines += [*comment, f"# {field.name} =" if value is None else _entry(field.name, value)]
+    return lines + tables
+
+
+def _other_than_default(config: Any) -> list[str]:
+    return [
+        _entry(field.name, value)
+        for field in dataclasses.fields(config)
+        if (value := getattr(config, field.name)) != field.default and value is not None
+    ]
+
+
+def _entry(name: str, value: Any) -> str:
+    return f"{name} = {_literal(value)}"
+
+
+def _literal(value: Any) -> str:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{json.dumps(str(k))} = {_literal(v)}" for k, v in value.items())
+        return f"{{{inner}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_literal, value))}]"
+    return json.dumps(value)  # text, numbers, true and false are the same in TOML
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(text, 96)]
+
+
+def _about(of: Any) -> dict[str, str]:
+    """What the numpydoc sections Attributes or Parameters say of each name.
+
+    "See `xdiffda.that`." stands for what is said there.
+    """
+    found: dict[str, str] = {}
+    for each in reversed(of.__mro__) if isinstance(of, type) else (of,):
+        doc = inspect.cleandoc(each.__doc__ or "").replace("\\\n", "")
+        names: list[str] = []
+        for line in re.split(r"(?:Attributes|Parameters)\n-{10}\n", doc, maxsplit=1)[
+            -1
+        ].splitlines():
+            if line and not line.startswith(" "):
+                given, _, kind = line.partition(" : ")
+                names = [name.strip() for name in given.split(",")]
+                found |= dict.fromkeys(names, "" if not kind else f"{kind}:")
+            elif line:
+                found |= {name: f"{found.get(name, '')} {line.strip()}".strip() for name in names}
+    return {name: _plain(text, name) for name, text in found.items()}
+
+
+def _plain(text: str, name: str) -> str:
+    """Without the marks of a docstring, and what it refers to instead of the reference."""
+    if see := re.fullmatch(r"(?:[\w, ]+: )?(?:See|As in) `(xdiffda[\w.]*)`\.", text):
+        there = _about(pydoc.locate(see[1])).get(name)
+        if there:
+            return there
+    return re.sub(r"`+(?:xdiffda\.)?([^`]+)`+", r"\1", text).removesuffix(":")

@@ -396,6 +396,22 @@ class TrainConfig:
         raise_if(problems, what="training configuration")
 
     @classmethod
+    def example(cls) -> TrainConfig:
+        """A small forecaster, trained for a few steps on the bundled sample."""
+        return cls(
+            task="forecaster",
+            data="sample:truth",
+            out="forecaster",
+            steps=20,
+            batch=2,
+            validate_every=10,
+            save_every=10,
+            log_every=5,
+            network=Network(refinement=2, latent=32, processor_steps=2),
+            optimiser=Optimiser(warmup_steps=5),
+        )
+
+    @classmethod
     def read(cls, path: str | Path) -> TrainConfig:
         """Read a TOML file.
 

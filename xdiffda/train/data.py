@@ -14,6 +14,8 @@ import xarray as xr
 
 from xdiffda.errors import ModelError
 from xdiffda.priors.diffusion import DiffusionPrior
+from xdiffda.priors.registry import load_model
+from xdiffda.priors.samples import SAMPLE, open_sample
 from xdiffda.state.convert import to_state
 from xdiffda.state.grid import Layout
 
@@ -96,11 +98,16 @@ def load_nature(folder: str | Path) -> Nature:
     ``statistics.json`` that is there before the first call its own mean and standard deviation:
     `normalise_like` writes that of a model that is to be trained further.
 
+    ``sample:truth`` in place of a folder is the sample of the package, four days, to try a
+    configuration on: three for training, the last for validation.
+
     Raises
     ------
     FileNotFoundError
         If the folder holds no nature run.
     """
+    if str(folder) == f"{SAMPLE}truth":
+        return _sample_nature()
     folder = Path(folder)
     stores = sorted(folder.glob("stream*.zarr"))
     if not stores:
@@ -129,6 +136,27 @@ def load_nature(folder: str | Path) -> Nature:
         width,
         split=read_split(folder),
         **stats,
+    )
+
+
+def _sample_nature() -> Nature:
+    """The sample, with static fields and normalisation of the bundled model."""
+    truth, prior = open_sample("truth").load(), load_model("speedy")
+    states, layout, _ = to_state(truth)
+    static = np.asarray(prior.static)
+    moments = {k: np.array(v, np.float32) for k, v in _moments([states], layout).items()}
+    moments |= {"mean": prior.mean, "stddev": prior.stddev}
+    days = len(states) // 4
+    return Nature(
+        ((states - prior.mean) / prior.stddev).astype(np.float32),
+        truth.time.values,
+        (0, len(states)),
+        layout,
+        static,
+        np.zeros(static.shape[1], np.float32),
+        np.ones(static.shape[1], np.float32),
+        split=Split(((0, 0, days - 1),), ((0, days - 1, days + 1),), ()),
+        **moments,
     )
 
 
