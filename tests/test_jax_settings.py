@@ -102,7 +102,6 @@ def members(method: str):
         model=prior,
         method=method,
         n_members=4,
-        n_steps=8,
         seed=11,
         background_error=1.0,
         progress=False,

@@ -237,7 +237,15 @@ def assimilate(
     method: Annotated[
         str, typer.Option(help="guided, repaint, 3dvar, oi, letkf or interpolation")
     ] = "guided",
-    steps: Annotated[int, typer.Option(help="network evaluations for each member")] = 8,
+    steps: Annotated[
+        int | None, typer.Option(help="network evaluations for each member (guided)")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="setting of the method as in a TOML file: n_steps=4; repeatable"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help=SEED)] = 0,
     overwrite: Annotated[bool, typer.Option(help="replace what stands at --out")] = False,
     scheduler: Annotated[str, typer.Option(help="address of a dask cluster (many times)")] = "",
@@ -252,13 +260,13 @@ def assimilate(
     from xdiffda.cycling.reanalysis import has_times
     from xdiffda.storage.files import check_target, open_dataset, write_dataset
 
+    chosen = _method(method, steps, setting or [])
     state = _dated(open_dataset(background), valid_time, lead_unit)
     if (
         out.suffix == ".zarr"
         and has_times(state)
         and not ((overwrite and out.exists()) or previous)
     ):
-        settings = {"method": method, "n_steps": steps}
         with _cluster(scheduler) as client:
             analyses = xdiffda.assimilate_store(
                 state,
@@ -267,7 +275,7 @@ def assimilate(
                 n_members=members,
                 model=model,
                 seed=seed,
-                settings=settings,
+                settings={"method": chosen},
                 client=client,
                 progress=True,
             )
@@ -280,8 +288,7 @@ def assimilate(
         _open_obs(obs),
         n_members=members,
         model=_model(model, previous),
-        method=method,
-        n_steps=steps,
+        method=chosen,
         seed=seed,
         progress=True,
     )
@@ -499,6 +506,37 @@ def _cluster(address: str) -> Iterator[Any]:
         ) from error
     with client:
         yield client
+
+
+def _method(name: str, steps: int | None, given: list[str]) -> Any:
+    """The method with the settings that the options give."""
+    import tomllib
+
+    from xdiffda.assimilation.methods import method_class
+    from xdiffda.errors import InputError, raise_if
+    from xdiffda.storage.toml import build
+
+    if steps is not None:
+        given = [f"n_steps = {steps}", *given]
+    lines = []
+    for line in given:
+        key, _, value = line.partition("=")
+        try:
+            tomllib.loads(line)
+        except tomllib.TOMLDecodeError:  # text without its quotes
+            line = f"{key} = {json.dumps(value.strip())}"
+        lines.append(line)
+    try:
+        table = tomllib.loads("\n".join(lines))
+    except tomllib.TOMLDecodeError as error:
+        problem = Problem(
+            f"--set {' --set '.join(given)} ({error})", "NAME=VALUE", "--set n_steps=4"
+        )
+        raise InputError([problem], what="assimilate") from error
+    problems: list[Problem] = []
+    method = build(method_class(name), table, problems)
+    raise_if(problems, what=f"settings of {name}")
+    return method
 
 
 def _model(name: str, previous: Path | None):

@@ -18,7 +18,12 @@ from xdiffda.errors import InputError
 from xdiffda.observations import emulate_obs, to_tidy
 from xdiffda.state.convert import to_state
 
-QUICK = {"n_members": 2, "n_steps": 4, "background_error": 1.0, "progress": False}
+QUICK = {
+    "n_members": 2,
+    "method": xdiffda.Guided(n_steps=4),
+    "background_error": 1.0,
+    "progress": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +81,7 @@ def test_3dvar_is_the_kalman_analysis(world):
 def test_the_analysis_is_closer_to_the_truth_than_the_background(world):
     _, truth, background, _ = world
     obs = emulate_obs(truth, n_columns=90, error_std=ERRORS, seed=1)
-    analysis = _analyse(world, obs=obs, n_members=8, n_steps=8)
+    analysis = _analyse(world, obs=obs, n_members=8, method=xdiffda.Guided(n_steps=8))
     mean = _array(analysis.mean("member"))
     ratio = _rmse(mean, _array(truth)) / _rmse(_array(background), _array(truth))
     assert (ratio < 0.75).all()
@@ -125,8 +130,8 @@ def test_an_analysis_does_not_depend_on_the_users_convention(world):
 
 
 def test_members_do_not_depend_on_their_number_or_batch(world):
-    few = _analyse(world, n_members=3, max_batch=8)
-    many = _analyse(world, n_members=5, max_batch=2)
+    few = _analyse(world, n_members=3, method=xdiffda.Guided(max_batch=8))
+    many = _analyse(world, n_members=5, method=xdiffda.Guided(max_batch=2))
     np.testing.assert_allclose(_array(few), _array(many)[:3], rtol=1e-5)
 
 
@@ -237,11 +242,11 @@ def test_observations_that_do_not_fit_are_named_with_their_repair(world, change,
 
 def test_all_wrong_settings_are_listed_at_once(world):
     with pytest.raises(InputError, match="4 problems") as error:
-        _analyse(world, method="magic", n_members=0, background_error=-1, n_steps=1)
+        _analyse(world, method=xdiffda.Guided(n_steps=1), n_members=0, background_error=-1)
     for word in ("magic", "n_members", "background_error", "n_steps"):
         assert word in str(error.value)
 
 
 def test_a_prior_without_measured_v_says_so(world):
     with pytest.raises(InputError, match="climatological"):
-        _analyse(world, covariance="calibrated")
+        _analyse(world, method=xdiffda.Guided(covariance="calibrated"))

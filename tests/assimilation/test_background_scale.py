@@ -233,8 +233,7 @@ def test_small_scales_of_a_hybrid_have_the_share_of_b(prior) -> None:
         model=prior,
         n_members=24,
         background_error=1.0,
-        antithetic=False,
-        hybrid=xdiffda.ensemble.Hybrid(alpha=alpha),
+        method=xdiffda.Guided(antithetic=False, hybrid=xdiffda.ensemble.Hybrid(alpha=alpha)),
         progress=False,
     )
     x = np.stack(
@@ -274,10 +273,10 @@ def test_too_few_steps_warn_with_a_number_that_does_not() -> None:
     obs = emulate_obs(_label(_full(MEAN)), n_columns=5, error_std=ERRORS, seed=0)
     ask = {"model": prior, "n_members": 2, "progress": False}
     with pytest.warns(UserWarning, match="n_steps=3 .*60 % .*repair: n_steps=4"):
-        xdiffda.assimilate(_label(_full(MEAN)), obs, n_steps=3, **ask)
+        xdiffda.assimilate(_label(_full(MEAN)), obs, method=xdiffda.Guided(n_steps=3), **ask)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        xdiffda.assimilate(_label(_full(MEAN)), obs, n_steps=4, **ask)
+        xdiffda.assimilate(_label(_full(MEAN)), obs, method=xdiffda.Guided(n_steps=4), **ask)
 
 
 def _sounding_prior() -> ReferencePrior:

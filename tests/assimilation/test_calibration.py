@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 from gaussian_world import SampledPrior, draw_states, make_prior
 
+import xdiffda
 from xdiffda.assimilation.calibration import (
     default_functions,
     n_bins,
@@ -156,7 +157,7 @@ def test_too_few_evaluations_are_found(world) -> None:
         n_members=3,
         n_columns=20,
         error_std=ERRORS,
-        settings={"n_steps": 3},
+        settings={"method": xdiffda.Guided(n_steps=3)},
         seed=3,
         progress=False,
     )

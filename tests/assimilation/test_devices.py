@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from places import ROOT, SUPPORT
 import xdiffda
 from xdiffda.assimilation import devices as _devices
 from xdiffda.assimilation import memory as _memory
-from xdiffda.assimilation.settings import check_settings
+from xdiffda.assimilation.settings import Settings
 from xdiffda.errors import InputError
 from xdiffda.observations import emulate_obs
 from xdiffda.state.convert import to_state
@@ -106,8 +105,15 @@ def test_members_computed_apart_agree_within_the_stated_bound() -> None:
     obs = emulate_obs(truth, n_columns=30, error_std=ERRORS, seed=1)
 
     def members(n_members: int, max_batch: int) -> np.ndarray:
-        settings = {"n_members": n_members, "max_batch": max_batch, "background_error": 1.0}
-        analysis = xdiffda.assimilate(background, obs, model=prior, progress=False, **settings)
+        analysis = xdiffda.assimilate(
+            background,
+            obs,
+            model=prior,
+            n_members=n_members,
+            method=xdiffda.Guided(max_batch=max_batch),
+            background_error=1.0,
+            progress=False,
+        )
         return to_state(analysis)[0] / prior.scale
 
     alone, together = members(4, 1), members(4, 8)
@@ -127,13 +133,7 @@ def test_a_memory_limit_makes_smaller_groups() -> None:
             schedule, *_ = _memory.plan_devices(prior, settings)
             return [len(numbers) for numbers in schedule.groups(5)]
 
-    keywords = {
-        n: p.default
-        for n, p in inspect.signature(xdiffda.assimilate).parameters.items()
-        if p.kind is p.KEYWORD_ONLY
-        and n not in ("model", "progress", "inflation_factor", "return_obs")
-    }
-    settings = check_settings(prior, **(keywords | {"n_members": 5, "max_batch": 4}))
+    settings = Settings(xdiffda.Guided(max_batch=4), n_members=5)
     seen = [plan(need.shared + k * need.member) for k in (1, 2, 3, 99)]
     assert seen == [[1] * 5, [2, 2, 1], [3, 2], [4, 1]]
 

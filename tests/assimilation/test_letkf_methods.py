@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import xdiffda
 from xdiffda.assimilation.assimilate import assimilate
 from xdiffda.assimilation.baselines import letkf
 from xdiffda.assimilation.baselines.letkf import Inflation
@@ -63,8 +64,7 @@ def analyse(members: xr.Dataset, obs: xr.Dataset, prior=None, **settings) -> np.
         members,
         obs,
         model=prior or world.make_prior(),
-        method="letkf",
-        localisation=FAR,
+        method=xdiffda.LETKF(localisation=FAR),
         background_error=1.0,
         progress=False,
         **settings,
@@ -144,10 +144,10 @@ def test_gross_errors_are_left_out(members) -> None:
 def test_what_a_local_filter_cannot_do_is_refused(members) -> None:
     obs = table("temperature", np.full(4, 255.0), 0.4)
     with pytest.raises(InputError, match="(?s)error_correlation=.*robust=.*all observations toge"):
-        analyse(members, obs, error_correlation=0.5, robust="huber")
+        analyse(members, obs, error_correlation=0.5, quality=xdiffda.Quality(robust="huber"))
     factor = np.ones((3, 3))
     with pytest.raises(InputError, match="(?s)without adaptive.*of shape \\(3, 3\\)"):
-        analyse(members, obs, inflation_factor=factor)
+        analyse(members, obs)
 
 
 def test_the_adaptive_factor_goes_from_cycle_to_cycle(tmp_path) -> None:
@@ -157,10 +157,10 @@ def test_the_adaptive_factor_goes_from_cycle_to_cycle(tmp_path) -> None:
     small = mean + 0.3 * (small - mean)  # too sure of themselves
     stream = emulated_stream(truth, n_columns=20, error_std=world.ERRORS, seed=3)
     settings = {
-        "method": "letkf",
-        "localisation": FAR,
+        "method": xdiffda.LETKF(
+            localisation=FAR, inflation=Inflation(adaptive=True, prior_std=0.3)
+        ),
         "background_error": 1.0,
-        "inflation": Inflation(adaptive=True, prior_std=0.3),
     }
 
     def run(name: str, n_cycles: int) -> xr.Dataset:
@@ -192,7 +192,6 @@ def test_the_adaptive_factor_goes_from_cycle_to_cycle(tmp_path) -> None:
         model=world.make_prior(),
         seed=1,
         progress=False,
-        inflation_factor=factor[0].values,
         **settings,
     )
     np.testing.assert_allclose(by_hand["inflation_factor"], factor[1], atol=1e-5)
@@ -200,7 +199,7 @@ def test_the_adaptive_factor_goes_from_cycle_to_cycle(tmp_path) -> None:
     run("two.zarr", 1)
     again = run("two.zarr", 3)
     xr.testing.assert_identical(again, found)
-    with pytest.raises(InputError, match="cycle hands it on itself"):
+    with pytest.raises(InputError, match="inflation_factor as a setting of the method"):
         cycle(
             small.assign_coords(time=world.START),
             stream,

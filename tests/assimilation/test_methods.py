@@ -11,7 +11,6 @@ import xarray as xr
 from gaussian_world import LAYOUT, draw_states, make_prior
 
 import xdiffda
-from xdiffda.assimilation.baselines.letkf import Inflation
 from xdiffda.covariance.ensemble import Hybrid
 from xdiffda.covariance.localisation import Localisation
 from xdiffda.errors import InputError
@@ -97,7 +96,7 @@ def test_interpolation_is_what_interpolate_gives_and_exact_at_sites(world):
 
 def test_letkf_with_the_true_covariance_comes_close_to_3dvar(world, ensemble):
     analysis = _analyse(
-        world, ensemble, method="letkf", localisation=Localisation(length_km=2500.0)
+        world, ensemble, method=xdiffda.LETKF(localisation=Localisation(length_km=2500.0))
     )
     assert analysis.sizes["member"] == ensemble.sizes["member"]
     own = _ratio(world, analysis)
@@ -114,26 +113,27 @@ def test_additive_inflation_gives_members_that_agree_a_spread(world, ensemble):
     prior, _, _, obs = world
     mean = ensemble.mean("member")
     alike = mean + 1e-4 * (ensemble - mean)
-    settings = {"method": "letkf", "localisation": Localisation(length_km=300.0)}
+    inflation = Inflation(additive=0.5)
+    own = xdiffda.LETKF(localisation=Localisation(length_km=300.0), inflation=inflation)
     few = obs.isel({obs["lat"].dims[0]: slice(1)})
-    analysis = xdiffda.assimilate(
-        alike,
-        few,
-        model=prior,
-        progress=False,
-        seed=3,
-        inflation=Inflation(additive=0.5),
-        **settings,
-    )
+    analysis = xdiffda.assimilate(alike, few, model=prior, progress=False, seed=3, method=own)
     z = (_array(analysis) - _array(mean)) / prior.scale
     expected = 0.25 * (np.asarray(prior.covariance.variance) + prior.unresolved**2)
     spread = z.var(0, ddof=1).mean() / expected.mean()
     assert spread == pytest.approx(1.0, abs=0.25)
     assert np.abs(z.mean(0)).mean() < 0.02  # one column observed: all but nowhere a new mean
     # and observations are believed again
-    other = {"method": "letkf", "localisation": Localisation(length_km=2500.0)}
     before, after = (
-        _ratio(world, _analyse(world, alike, inflation=Inflation(additive=a), **other)).mean()
+        _ratio(
+            world,
+            _analyse(
+                world,
+                alike,
+                method=xdiffda.LETKF(
+                    localisation=Localisation(length_km=2500.0), inflation=Inflation(additive=a)
+                ),
+            ),
+        ).mean()
         for a in (0.0, 0.7)
     )
     assert before > 0.99 and after < 0.97
@@ -142,9 +142,14 @@ def test_additive_inflation_gives_members_that_agree_a_spread(world, ensemble):
 def test_members_are_drawn_around_background_members_without_counting_b_twice(world, ensemble):
     """Members drawn from N(x_b, B): skill and spread are those of B itself, not of twice B."""
     prior = world[0]
-    single = _analyse(world, n_members=8, antithetic=True, small_scales=False)
+    single = _analyse(
+        world, n_members=8, method=xdiffda.Guided(antithetic=True, small_scales=False)
+    )
     analysis = _analyse(
-        world, ensemble, n_members=8, antithetic=True, small_scales=False, hybrid=Hybrid(alpha=0.5)
+        world,
+        ensemble,
+        n_members=8,
+        method=xdiffda.Guided(antithetic=True, small_scales=False, hybrid=Hybrid(alpha=0.5)),
     )
 
     def spread(ds):
@@ -169,11 +174,10 @@ def test_a_background_of_one_member_is_a_background(world):
 
 def test_3dvar_takes_the_hybrid(world, ensemble):
     """With B alone it is 3D-Var around the mean; half of the ensemble changes it a little."""
-    settings = {"method": "3dvar", "background": ensemble}
-    alone = _array(_analyse(world, hybrid=Hybrid(alpha=1.0), **settings))
+    alone = _array(_analyse(world, ensemble, method=xdiffda.ThreeDVar(hybrid=Hybrid(alpha=1.0))))
     mean = _array(_analyse(world, ensemble.mean("member"), method="3dvar"))
     np.testing.assert_allclose((alone - mean) / world[0].scale, 0, atol=5e-3)
-    half = _analyse(world, hybrid=Hybrid(alpha=0.5), **settings)
+    half = _analyse(world, ensemble, method=xdiffda.ThreeDVar(hybrid=Hybrid(alpha=0.5)))
     assert 0.01 < np.abs((_array(half) - alone) / world[0].scale).mean() < 0.3
     assert _ratio(world, half).mean() < 0.95
 
@@ -201,9 +205,8 @@ def test_small_innovations_where_members_agree_do_not_make_r_small(world, ensemb
         found = _analyse(
             (prior, now, background, obs),
             b,
-            method="3dvar",
+            method=xdiffda.ThreeDVar(hybrid=Hybrid(alpha=0.1)),
             background_error="estimate",
-            hybrid=Hybrid(alpha=0.1),
         )
         return json.loads(found.attrs["xdiffda_background_error"])[0]
 
@@ -238,14 +241,12 @@ def test_an_ensemble_that_is_certain_changes_little(world, ensemble):
     # drawn around the mean, with the variance of the day in V
     around = {
         "n_members": 2,
-        "antithetic": True,
-        "small_scales": False,
-        "hybrid": Hybrid(around="mean"),
+        "method": xdiffda.Guided(antithetic=True, small_scales=False, hybrid=Hybrid(around="mean")),
     }
     assert increment_in_the_north(certain, **around) < 0.92 * increment_in_the_north(
         ensemble, **around
     )
-    hybrid = {"method": "3dvar", "hybrid": Hybrid(alpha=0.5)}
+    hybrid = {"method": xdiffda.ThreeDVar(hybrid=Hybrid(alpha=0.5))}
     assert increment_in_the_north(certain, **hybrid) < 0.92 * increment_in_the_north(
         ensemble, **hybrid
     )
@@ -253,10 +254,10 @@ def test_an_ensemble_that_is_certain_changes_little(world, ensemble):
 
 def test_repaint_through_the_public_call(world):
     quick = xdiffda.RePaint(n_levels=30, jump_length=5, resamplings=2, mask_sigma=0.7)
-    analysis = _analyse(world, method="repaint", repaint=quick, n_members=4)
+    analysis = _analyse(world, method=quick, n_members=4)
     assert analysis.attrs["xdiffda_network_evaluations"] == quick.evaluations
     assert _ratio(world, analysis).mean() < 0.95
-    again = _analyse(world, method="repaint", repaint=quick, n_members=4, max_batch=3)
+    again = _analyse(world, method=dataclasses.replace(quick, max_batch=3), n_members=4)
     np.testing.assert_allclose(_array(again), _array(analysis), rtol=1e-4)
 
 
@@ -282,9 +283,10 @@ def test_small_scales_have_the_size_that_was_measured():
 def test_what_does_not_belong_together_is_refused(world, ensemble):
     with pytest.raises(InputError, match="1 background member; needed 2 or more"):
         _analyse(world, method="letkf")
-    with pytest.raises(InputError, match="the method it belongs to"):
-        _analyse(world, repaint=xdiffda.RePaint())
-    with pytest.raises(InputError, match="hybrid=... with method='letkf'"):
+    named = r"argument repaint\b|argument n_levels; needed n_levels as a setting of the method"
+    with pytest.raises(InputError, match=named):
+        _analyse(world, n_levels=3)
+    with pytest.raises(InputError, match=r"hybrid as a setting.*xdiffda.Guided\(hybrid="):
         _analyse(world, ensemble, method="letkf", hybrid=Hybrid())
     with pytest.raises(InputError, match="(?s)2 problems.*around='all'.*alpha=0.0"):
         Hybrid(around="all", alpha=0.0)
@@ -310,11 +312,9 @@ def test_a_robust_likelihood_through_the_public_call(world):
                 spoilt,
                 model=prior,
                 n_members=2,
-                antithetic=True,
+                method=xdiffda.Guided(antithetic=True, small_scales=False),
                 background_error=1.0,
-                robust=name,
-                gross_check=10.0,
-                small_scales=False,
+                quality=xdiffda.Quality(robust=name, gross_check=10.0),
                 progress=False,
             ),
         ).mean()
@@ -325,13 +325,12 @@ def test_a_robust_likelihood_through_the_public_call(world):
 
 def test_a_diverged_analysis_is_refused(world, monkeypatch):
     """Where the solver was given what is no covariance, its result is no analysis."""
-    from xdiffda.assimilation import one_time as _analysis_time
-    from xdiffda.assimilation.methods.types import Drawn
+    from xdiffda.assimilation.methods import Drawn
 
     prior, _, background, obs = world
     shape = (prior.layout.grid.n_node, 2, prior.layout.n_channel)
     for size in (1e3, np.nan):
-        diverged = {"guided": lambda *given, size=size: Drawn(np.full(shape, size))}
-        monkeypatch.setattr(_analysis_time, "METHODS", diverged)
+        diverged = Drawn(np.full(shape, size))
+        monkeypatch.setattr(xdiffda.Guided, "draw", lambda *given, of=diverged: of)
         with pytest.raises(InputError, match="symmetric and positive"):
             xdiffda.assimilate(background, obs, model=prior, n_members=2, progress=False)

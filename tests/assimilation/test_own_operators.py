@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import xdiffda
 from xdiffda.assimilation.assimilate import assimilate
+from xdiffda.assimilation.methods import METHODS
 from xdiffda.diffusion.kalman import Solver
 from xdiffda.observations import VerticalCorrelation
 from xdiffda.state.convert import to_state
@@ -79,21 +81,18 @@ def test_own_operators_and_correlated_errors_give_the_kalman_analysis(method: st
     def by(r):
         return b @ h.T @ np.linalg.solve(h @ b @ h.T + r, departure)
 
-    expected = by(r)
+    expected, tight = by(r), Solver(tolerance=1e-5, max_iterations=100)
     analysis = assimilate(
         background,
         obs,
         model=world.make_prior(),
-        method=method,
+        method=METHODS[method](solver=tight, small_scales=False),
         n_members=2,
-        n_steps=4,
         background_error=1.0,
-        gross_check=np.inf,
-        small_scales=False,
+        quality=xdiffda.Quality(gross_check=np.inf),
         progress=False,
         operators={"lapse": lapse},
         error_correlation={"temperature": CORRELATION},
-        solver=Solver(tolerance=1e-5, max_iterations=100),
     )
     found = to_state(analysis, world.LAYOUT)[0].mean(0).reshape(-1) - x
     assert json.loads(analysis.attrs["xdiffda_observations_used"]) == [len(obs)]

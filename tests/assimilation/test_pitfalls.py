@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import xdiffda
 from xdiffda.assimilation.assimilate import assimilate
+from xdiffda.assimilation.methods import METHODS
 from xdiffda.covariance.draws import make_draws
 from xdiffda.diffusion.kalman import Solver, update
 from xdiffda.diffusion.likelihood import Likelihood
@@ -60,7 +62,7 @@ def test_a_missed_tolerance_is_reported_and_warned_of(states, method) -> None:
     truth, background = states
     obs = emulate_obs(truth, n_columns=30, error_std=world.ERRORS, seed=1)
     with pytest.warns(UserWarning, match=r"residual of .*not 1e-02, after 2 iterations.*repair"):
-        few = analyse(background, obs, method=method, solver=Solver(max_iterations=2))
+        few = analyse(background, obs, method=METHODS[method](solver=Solver(max_iterations=2)))
     assert json.loads(few.attrs["xdiffda_solver_residual"])[0] > 5e-2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -76,12 +78,22 @@ def test_errors_next_to_nothing_give_the_observed_values_or_a_warning(states) ->
     truth, background = states
     tiny = {name: 1e-3 * error for name, error in world.ERRORS.items()}
     obs = emulate_obs(truth, n_columns=4, error_std=tiny, seed=1)
-    analysis = analyse(background, obs, gross_check=np.inf, solver=Solver(1e-5, 500))
+    analysis = analyse(
+        background,
+        obs,
+        quality=xdiffda.Quality(gross_check=np.inf),
+        method=xdiffda.Guided(solver=Solver(1e-5, 500)),
+    )
     seen = analysis["temperature"].isel(member=0).sel(lat=obs.lat, lon=obs.lon)
     np.testing.assert_allclose(seen, obs["temperature"].transpose(*seen.dims), atol=0.02)
     assert np.isfinite(to_state(analysis, world.LAYOUT)[0]).all()
     with pytest.warns(UserWarning, match="errors are tiny beside the background's"):
-        analyse(background, obs, gross_check=np.inf, solver=Solver(1e-3, 3))
+        analyse(
+            background,
+            obs,
+            quality=xdiffda.Quality(gross_check=np.inf),
+            method=xdiffda.Guided(solver=Solver(1e-3, 3)),
+        )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -91,7 +103,7 @@ def test_an_analysis_that_is_not_finite_is_refused(states) -> None:
     nothing = {name: 1e-20 * error for name, error in world.ERRORS.items()}
     obs = emulate_obs(truth, n_columns=30, error_std=nothing, seed=1)
     with pytest.raises(InputError, match="(?s)3dvar.*not finite.*larger error_std"):
-        analyse(background, obs, gross_check=np.inf, method="3dvar")
+        analyse(background, obs, quality=xdiffda.Quality(gross_check=np.inf), method="3dvar")
 
 
 def test_observations_that_contradict_each_other_count_as_their_mean(states) -> None:
@@ -102,7 +114,7 @@ def test_observations_that_contradict_each_other_count_as_their_mean(states) -> 
     up, down = (obs.assign({n: obs[n] + shift for n in names}) for shift in (1.0, -1.0))
     both = xr.concat([up, down.assign_coords(station=down.station + 1000)], "station")
     one = obs.assign({f"{n}_error_std": obs[f"{n}_error_std"] / 2**0.5 for n in names})
-    tight = {"solver": Solver(1e-6, 200)}
+    tight = {"method": xdiffda.Guided(solver=Solver(1e-6, 200))}
     found, expected = (analyse(background, of, **tight) for of in (both, one))
     x, y = (to_state(ds, world.LAYOUT)[0] for ds in (found, expected))
     np.testing.assert_allclose(x, y, atol=2e-3)
@@ -147,7 +159,9 @@ def test_a_hundred_thousand_observations_are_the_kalman_analysis(states) -> None
     own_error = np.sqrt(np.diag(gain).mean())  # of the analysis: gain is its covariance, too
     assert own_error < 0.01 < 1 < np.sqrt(np.mean(exact**2))
     for method in ("3dvar", "guided"):
-        analysis = analyse(background, obs, method=method, gross_check=np.inf)
+        analysis = analyse(
+            background, obs, method=method, quality=xdiffda.Quality(gross_check=np.inf)
+        )
         assert json.loads(analysis.attrs["xdiffda_observations_used"]) == [n]
         z = (to_state(analysis, world.LAYOUT)[0].mean(0) - x_b) / s
         assert np.sqrt(np.mean((z - exact) ** 2)) < 0.3 * own_error, method

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.long  # whole fields of reanalyses
 
 ERA5, IFS = "era5-levels-members.grib", "pl_regular_ll.grib"
 # pairs of opposite perturbations: the mean of four members has hardly any sampling error
-QUICK = {"n_members": 4, "n_steps": 4, "antithetic": True, "progress": False}
+QUICK = {"n_members": 4, "method": xdiffda.Guided(n_steps=4, antithetic=True), "progress": False}
 N_ERA5 = 2000  # errors of members are of small scale: fewer columns say little between them
 ERA5_ERRORS = {"geopotential": 5.0, "temperature": 0.15}
 IFS_ERRORS = {

@@ -13,6 +13,7 @@ import pytest
 import xarray as xr
 from gaussian_world import LAT, LAYOUT, LON, draw_states, make_prior
 
+import xdiffda
 from xdiffda.assimilation.assimilate import assimilate, run_assimilation
 from xdiffda.assimilation.settings import window_problem
 from xdiffda.errors import InputError
@@ -40,7 +41,11 @@ def _one(**changes) -> pd.DataFrame:
 
 
 def _analyse(background: xr.Dataset, obs, **given) -> xr.Dataset:
-    usual = {"method": "3dvar", "background_error": 1.0, "small_scales": False, "progress": False}
+    usual = {
+        "method": xdiffda.ThreeDVar(small_scales=False),
+        "background_error": 1.0,
+        "progress": False,
+    }
     return assimilate(background, obs, model=PRIOR, **(usual | given))
 
 
@@ -121,15 +126,14 @@ def test_numbers_of_numpy_are_numbers_to_the_end(background):
         _one(),
         seed=np.int64(3),
         n_members=np.int32(2),
-        max_batch=np.uint8(2),
+        method=xdiffda.Guided(max_batch=np.uint8(2), antithetic=np.bool_(True)),
         background_error=np.float32(1.0),
-        gross_check=np.float32(5.0),
+        quality=xdiffda.Quality(gross_check=np.float32(5.0)),
         withhold=np.float64(0.0),
-        antithetic=np.bool_(True),
         window=np.timedelta64(6, "h"),
     )
     written = json.loads(analysis.attrs["xdiffda_settings"])
-    assert (written["seed"], written["gross_check"], written["max_batch"]) == (3, 5.0, 2)
+    assert (written["seed"], written["quality"]["gross_check"], written["max_batch"]) == (3, 5.0, 2)
     xr.testing.assert_identical(analysis.drop_attrs(), _analyse(background, _one()).drop_attrs())
 
 

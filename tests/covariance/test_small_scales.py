@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gaussian_world import LAT, LAYOUT, LON, MEAN, SCALE
 
+import xdiffda
 from xdiffda.assimilation.assimilate import assimilate
 from xdiffda.assimilation.calibration import J_O, simulation_based_calibration
 from xdiffda.covariance.harmonics import ScalarBasis, sphere_basis
@@ -144,7 +145,14 @@ def test_the_network_reads_the_background_as_it_came(
     obs = emulate_obs(truth, n_columns=5, error_std=prior.typical_error(0.2), seed=1)
     seen, condition = [], prior.condition
     monkeypatch.setattr(prior, "condition", lambda x, *rest: seen.append(x) or condition(x, *rest))
-    assimilate(label(background), obs, model=prior, n_members=2, n_steps=3, progress=False)
+    assimilate(
+        label(background),
+        obs,
+        model=prior,
+        n_members=2,
+        method=xdiffda.Guided(n_steps=3),
+        progress=False,
+    )
     np.testing.assert_allclose(seen[0], background, rtol=1e-6)
 
 
@@ -165,7 +173,7 @@ def test_calibration_draws_truths_around_the_filtered_background(
         n_draws=24,
         n_members=3,
         n_columns=30,
-        settings={"n_steps": 8, "background_error": 1.0},
+        settings={"method": xdiffda.Guided(n_steps=8), "background_error": 1.0},
         progress=False,
     )
     misfit = found["rank"].sel(function=J_O).values

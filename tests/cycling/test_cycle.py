@@ -20,7 +20,7 @@ from xdiffda.errors import InputError
 from xdiffda.observations import to_tidy
 from xdiffda.state.convert import to_state
 
-GUIDED = {"n_steps": 3, "background_error": 1.0, "covariance": "climatological"}
+GUIDED = {"method": xdiffda.Guided(n_steps=3, covariance="climatological"), "background_error": 1.0}
 
 
 def _array(ds: xr.Dataset) -> np.ndarray:

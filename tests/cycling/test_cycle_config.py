@@ -8,12 +8,12 @@ import cycle_world as world
 import numpy as np
 import pytest
 
+from xdiffda.assimilation.methods import RePaint
 from xdiffda.cycling import cycle as module
 from xdiffda.cycling import plan as _cycle_plan
 from xdiffda.cycling.config import Assimilation, CycleConfig, Emulation
 from xdiffda.cycling.cycle import run_config
 from xdiffda.cycling.observation_stream import emulated_stream
-from xdiffda.diffusion.repaint import RePaint
 from xdiffda.errors import InputError
 from xdiffda.observations import to_tidy
 from xdiffda.priors import registry
@@ -35,7 +35,6 @@ temperature = { 500 = 0.5, 850 = 1 }
 [assimilate]
 method = "repaint"
 background_error = 1
-[assimilate.repaint]
 n_levels = 50
 """
 
@@ -51,9 +50,7 @@ def test_every_entry_is_read(tmp_path: Path) -> None:
     assert config.emulate == Emulation(100, False, config.emulate.error_std)
     choices = config.emulate.choices()
     assert choices["error_std"] == {"2m_temperature": 1.0, "temperature": {500.0: 0.5, 850.0: 1}}
-    assert config.assimilate == Assimilation(
-        method="repaint", background_error=1.0, repaint=RePaint(n_levels=50)
-    )
+    assert config.assimilate == Assimilation(method=RePaint(n_levels=50), background_error=1.0)
 
 
 def test_all_wrong_entries_at_once(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import xdiffda
 from xdiffda.cycling.cycle import cycle
 from xdiffda.cycling.observation_stream import emulated_stream
 from xdiffda.errors import InputError
@@ -20,11 +21,11 @@ def test_a_store_of_another_run_is_refused(tmp_path) -> None:
             out,
             7,
             seed=2,
-            settings=world.QUICK | {"gross_check": 4.0},
+            settings=world.QUICK | {"quality": xdiffda.Quality(gross_check=4.0)},
             n_members=2,
             carry="ensemble",
         )
-    for repair in ("seed=1", "n_members=1", "carry='mean'", "settings={'gross_check': 5.0}"):
+    for repair in ("seed=1", "n_members=1", "carry='mean'", "settings={'quality': "):
         assert f"cycle(..., {repair})" in str(error.value)
     moved = world.make_states()[1].roll(lon=1)
     with pytest.raises(InputError, match="background = .*run-2.zarr"):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import xdiffda
 from xdiffda.assimilation.assimilate import assimilate
 from xdiffda.assimilation.innovations import observe
 from xdiffda.cycling.four_d import assimilate_window
@@ -103,9 +104,7 @@ def test_guided_members_are_drawn_around_it(setting) -> None:
         model=prior,
         forward=Turn(),
         n_members=16,
-        max_batch=16,
-        covariance="climatological",
-        antithetic=False,
+        method=xdiffda.Guided(max_batch=16, covariance="climatological", antithetic=False),
         **QUICK,
     )
     members = _array(found)
@@ -304,7 +303,13 @@ def test_first_guess_at_appropriate_time_is_what_assimilate_has(setting) -> None
             trajectory=trajectory,
         )
         z = np.asarray(three_d_var(prior.covariance, likelihood))[:, 0]
-        found = assimilate_window(background, obs, dynamics=dynamics, gross_check=np.inf, **options)
+        found = assimilate_window(
+            background,
+            obs,
+            dynamics=dynamics,
+            quality=xdiffda.Quality(gross_check=np.inf),
+            **options,
+        )
         off = (_array(found)[0] - x_b - r * prior.scale * z) / world.SCALE
         assert np.abs(off).max() < 0.01
     first = obs.isel(obs=np.flatnonzero(obs.time.values == world.START))
@@ -353,7 +358,7 @@ def test_pairs_of_members_have_a_mean_without_sampling_error(setting) -> None:
             model=prior,
             forward=Turn(),
             n_members=2,
-            covariance="climatological",
+            method=xdiffda.Guided(covariance="climatological"),
             **QUICK,
         )
     )
@@ -370,12 +375,11 @@ def test_what_does_not_fit_is_named(setting) -> None:
             obs,
             model=prior,
             forward=Turn(),
-            method="magic",
+            method=xdiffda.Guided(n_steps=1),
             window="7h",
             dynamics="4d",
             model_error=-1.0,
             n_members=0,
-            n_steps=1,
         )
     late = obs.assign_coords(time=obs.time + np.timedelta64(5, "D"))
     with pytest.raises(InputError, match="observations within 2020-01-15T09:00 to 2020-01-16T03"):

@@ -87,8 +87,11 @@ def _stored(out: Path) -> dict:
 
 def test_a_store_of_something_else_is_left_as_it_is(given, whole: Path, tmp_path: Path) -> None:
     before = _stored(whole)
-    other = world.SETTINGS | {"n_steps": 4, "gross_check": 4.0}
-    with pytest.raises(InputError, match="(?s)n_members = 2.*needed 3.*gross_check.*guidance"):
+    other = world.SETTINGS | {
+        "method": xdiffda.Guided(n_steps=4),
+        "quality": xdiffda.Quality(gross_check=4.0),
+    }
+    with pytest.raises(InputError, match="(?s)n_members = 2.*needed 3.*n_steps.*gross_check"):
         world.run(*given, whole, n_members=3, settings=other)
     background, obs = given
     fewer = xdiffda.open_dataset(background).isel(time=slice(2))
@@ -148,13 +151,13 @@ def test_input_that_does_not_fit(given, tmp_path: Path) -> None:
         reanalysis.assimilate_store(ds.isel(time=0), obs, **choices)
     with pytest.raises(InputError, match="withhold=0.1"):
         reanalysis.assimilate_store(ds, obs, settings={"withhold": 0.1}, **choices)
-    wrong = {"methode": "3dvar", "seed": 3, "inflation_factor": 1.1}
+    wrong = {"methode": "3dvar", "seed": 3}
     with pytest.raises(InputError) as error:
         reanalysis.assimilate_store(ds, obs, settings=wrong, **choices)
     for words in (
         "`settings['method'] = settings.pop('methode')`",
         "an argument of assimilate_store itself",
-        "no time knows of the one before",
+        "inflation_factor as a setting of the method",
     ):
         assert words in str(error.value), words
     assert "cycle(" not in str(error.value)

@@ -70,10 +70,12 @@ def test_guidance_by_the_jacobian_of_the_bundled_network() -> None:
             background,
             obs,
             n_members=1,
-            antithetic=False,
-            n_steps=3,
-            covariance="jacobian",
-            solver=Solver(minimal_residual=2),
+            method=xdiffda.Guided(
+                antithetic=False,
+                n_steps=3,
+                covariance="jacobian",
+                solver=Solver(minimal_residual=2),
+            ),
             progress=False,
         )
     z = [x["geopotential"].sel(level=500) for x in (truth, analysis, background)]

@@ -148,7 +148,7 @@ def test_analyses_are_those_on_the_whole_grid(way: str, monkeypatch: pytest.Monk
             n_members=2,
             background_error=1.0,
             progress=False,
-            solver=TIGHT,
+            method=xdiffda.Guided(solver=TIGHT),
             **WAYS[way],
         )
 

@@ -53,12 +53,12 @@ def test_the_forecaster_is_told_the_time_of_each_step() -> None:
 
 def test_methods_use_members_or_their_mean(tmp_path: Path) -> None:
     pieces, given = world.pieces(), {"background_members": 6, "background_noise": 0.5}
-    exact = {"method": "3dvar", "background_error": 1.0, "antithetic": False}
+    exact = {"method": "3dvar", "background_error": 1.0}
     methods = {
         "mean": exact | {"ensemble": False},
         "hybrid": exact,
         "LETKF": {"method": "letkf", "background_error": 1.0},
-        "interpolation": {"method": "interpolation", "antithetic": False},
+        "interpolation": {"method": "interpolation"},
     }
     small = {"columns": (40,), "n_cases": 2, "forecast_lead": "6h", "reference_lead": "6h"}
     config = world.config(tmp_path / "a", methods=methods, **small, **given)

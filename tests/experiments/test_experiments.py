@@ -11,8 +11,8 @@ import pytest
 import xarray as xr
 from cycle_world import SCALE
 
+from xdiffda.assimilation.methods import RePaint
 from xdiffda.diffusion.posterior import Guidance
-from xdiffda.diffusion.repaint import RePaint
 from xdiffda.errors import InputError
 from xdiffda.experiments import (
     ExperimentConfig,
@@ -195,7 +195,7 @@ def test_a_costly_method_is_compared_at_its_own_cases(
     usual = world.METHODS["3D-Var"]
     methods = {
         "3D-Var": usual,
-        "seldom": {**usual, "gross_check": 9.0, "n_cases": 2, "columns": (40,)},
+        "seldom": {**usual, "quality": {"gross_check": 9.0}, "n_cases": 2, "columns": (40,)},
     }
     found = run("lead-time", world.config(out, methods=methods), progress=False, **pieces)
     assert results.cases_of(found).sel(scheme="seldom").sum("case").values.tolist() == [0, 2]
@@ -283,13 +283,12 @@ n_members = 8
 [methods.RePaint]
 method = "repaint"
 columns = [416]
-[methods.RePaint.repaint]
 n_levels = 50
 mask_sigma = 0.7
 """)
     config = ExperimentConfig.read(path)
     assert config.methods["guided"] == Method(n_members=8)
-    assert config.methods["RePaint"].repaint == RePaint(n_levels=50, mask_sigma=0.7)
+    assert config.methods["RePaint"].method == RePaint(n_levels=50, mask_sigma=0.7)
     assert config.methods["RePaint"].columns == (416,)
     assert config.emulation(45, config.error_std)["error_std"] == {"temperature": {850.0: 0.5}}
 

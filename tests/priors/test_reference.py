@@ -310,7 +310,11 @@ def test_members_follow_the_exact_posterior() -> None:
     settings = {"model": prior, "background_error": 1.0, "progress": False}
     n, solver = 512, Solver(tolerance=1e-5)
     found = assimilate(
-        background, obs, n_members=n, max_batch=64, solver=solver, antithetic=False, **settings
+        background,
+        obs,
+        n_members=n,
+        method=xdiffda.Guided(max_batch=64, solver=solver, antithetic=False),
+        **settings,
     )
     state = _state(prior, geopotential=54000.0, temperature=255.0)
     members = (to_state(found)[0].reshape(n, *prior.scale.shape) - state) / prior.scale
@@ -319,10 +323,12 @@ def test_members_follow_the_exact_posterior() -> None:
     spread = np.sqrt(np.diag(posterior))
     assert np.abs(seen.mean(0) - h @ mean).max() < 4 * spread.max() / np.sqrt(n)
     np.testing.assert_allclose(np.cov(seen.T), posterior, atol=0.2 * spread.max() ** 2)
-    best = assimilate(background, obs, method="3dvar", solver=solver, **settings)
+    best = assimilate(background, obs, method=xdiffda.ThreeDVar(solver=solver), **settings)
     increment = (to_state(best)[0].reshape(prior.scale.shape) - state) / prior.scale
     np.testing.assert_allclose(increment.reshape(-1), mean, atol=2e-3 * np.abs(mean).max())
-    pairs = assimilate(background, obs, n_members=2, solver=solver, **settings)
+    pairs = assimilate(
+        background, obs, n_members=2, method=xdiffda.Guided(solver=solver), **settings
+    )
     drawn = (to_state(pairs.mean("member"))[0].reshape(prior.scale.shape) - state) / prior.scale
     np.testing.assert_allclose(drawn.reshape(-1), mean, atol=2e-3 * np.abs(mean).max())
     assert found.attrs["xdiffda_network_evaluations"] == 0

@@ -64,7 +64,7 @@ def _obs(box: str, n: int = 12) -> pd.DataFrame:
 def test_the_analysis_of_a_box_is_the_global_one_cut_to_it(
     background: xr.Dataset, box: str
 ) -> None:
-    settings = {"method": "3dvar", "solver": TIGHT, "progress": False}
+    settings = {"method": xdiffda.ThreeDVar(solver=TIGHT), "progress": False}
     whole = xdiffda.reference_prior(background, truncation=30)
     part = xdiffda.reference_prior(_cut(background, box), truncation=30)
     expected = _cut(assimilate(background, _obs(box), model=whole, **settings), box)

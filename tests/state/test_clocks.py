@@ -101,7 +101,7 @@ def test_an_analysis_keeps_the_lead_time_of_its_background(lead: str, along: boo
     background = plain.assign_coords({"time": plain.time.values - DAY, lead: DAY})
     if along:
         background = background.expand_dims(["time", lead])
-    ours = {"method": "3dvar", "small_scales": False, "progress": False}
+    ours = {"method": xdiffda.ThreeDVar(small_scales=False), "progress": False}
     analysis = background.diffda.assimilate(obs, **ours)
     assert (read_clock(analysis).checked("analysis") == truth.time.values).all()
     assert lead in analysis.coords

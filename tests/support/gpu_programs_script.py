@@ -50,9 +50,16 @@ ERRORS = {"2m_temperature": 0.5, "geopotential": 80.0, "temperature": 0.4}
 WAYS: dict[str, dict[str, Any]] = {
     "guided": {"n_members": 2},
     "chunks": {"n_members": 2, "edge_chunk": 40, "precision": "default"},
-    "half": {"n_members": 2, "dtype": "bfloat16", "sampler": "stochastic", "start": "cold"},
-    "jacobian": {"n_members": 1, "antithetic": False, "covariance": "jacobian"},
-    "repaint": {"n_members": 2, "method": "repaint", "repaint": PAINT},
+    "half": {
+        "n_members": 2,
+        "dtype": "bfloat16",
+        "method": xdiffda.Guided(n_steps=3, sampler="stochastic", start="cold"),
+    },
+    "jacobian": {
+        "n_members": 1,
+        "method": xdiffda.Guided(n_steps=3, antithetic=False, covariance="jacobian"),
+    },
+    "repaint": {"n_members": 2, "method": PAINT},
     "3dvar": {"method": "3dvar"},
     "oi": {"method": "oi"},
 }
@@ -68,7 +75,12 @@ def main() -> None:
         model = make_network_prior().reconfigured(**options)
         LOWERED.clear()
         analysis = xdiffda.assimilate(
-            background, obs, model=model, n_steps=3, background_error=1.0, progress=False, **rest
+            background,
+            obs,
+            model=model,
+            background_error=1.0,
+            progress=False,
+            **({"method": xdiffda.Guided(n_steps=3)} | rest),
         )
         assert all(np.isfinite(analysis[v]).all() for v in analysis)
         print(name, *(f"{k}:{n}" for k, n in sorted(LOWERED.items())), flush=True)

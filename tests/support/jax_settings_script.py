@@ -37,7 +37,7 @@ def public_calls() -> None:
     background, truth, obs = sample()
     print("emulate_obs", digest(obs))
     analysis = background.diffda.assimilate(
-        obs, n_members=3, n_steps=8, max_batch=3, seed=7, progress=False
+        obs, n_members=3, method=xdiffda.Guided(n_steps=8, max_batch=3), seed=7, progress=False
     )
     print("assimilate", digest(analysis))
     print("equivalents", digest(xdiffda.verify.equivalents(analysis, obs)))

@@ -17,7 +17,7 @@ from xdiffda.cycling import reanalysis
 from xdiffda.cycling.reanalysis import assimilate_store
 from xdiffda.observations import to_tidy
 
-SETTINGS = {"method": "guided", "n_steps": 3, "background_error": 1.0}
+SETTINGS = {"method": xdiffda.Guided(n_steps=3), "background_error": 1.0}
 
 
 def make_input(folder: Path, n_times: int) -> tuple[Path, xr.Dataset]:

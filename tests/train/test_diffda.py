@@ -295,7 +295,9 @@ def test_it_learns_and_can_be_assimilated_with(config: TrainConfig, prior: DiffD
     truth = store.isel(time=20)
     background = store.isel(time=19).assign_coords(time=truth.time)
     obs = truth.diffda.emulate_obs(fraction=0.2, error_std="default", seed=0)
-    analysis = background.diffda.assimilate(obs, n_members=2, model=prior, n_steps=4, seed=0)
+    analysis = background.diffda.assimilate(
+        obs, n_members=2, model=prior, method=xdiffda.Guided(n_steps=4), seed=0
+    )
     assert analysis.temperature.dims[-2:] == ("latitude", "longitude")  # the user's own form
     for name in ("temperature", "mean_sea_level_pressure"):
         before, after = (
@@ -307,7 +309,9 @@ def test_it_learns_and_can_be_assimilated_with(config: TrainConfig, prior: DiffD
         prior.condition(np.zeros((prior.layout.grid.n_node, prior.layout.n_channel)), None, 1.0)
     # members around background members: the network is conditioned on each by itself
     pair = xr.concat([background, background + 0.1 * (truth - background)], "member")
-    around = pair.diffda.assimilate(obs, n_members=2, model=prior, n_steps=4, seed=0)
+    around = pair.diffda.assimilate(
+        obs, n_members=2, model=prior, method=xdiffda.Guided(n_steps=4), seed=0
+    )
     assert np.isfinite(around["temperature"]).all() and around.sizes["member"] == 2
 
 
@@ -337,7 +341,7 @@ def test_a_saved_prior_is_the_one_that_was_trained(
     truth = store.isel(time=20)
     background = store.isel(time=19).assign_coords(time=truth.time)
     obs = truth.diffda.emulate_obs(fraction=0.2, error_std="default", seed=0)
-    options = {"n_members": 2, "n_steps": 3, "seed": 3}
+    options = {"n_members": 2, "method": xdiffda.Guided(n_steps=3), "seed": 3}
     by_name, by_object = (
         background.diffda.assimilate(obs, model=m, **options) for m in (str(copy), prior)
     )

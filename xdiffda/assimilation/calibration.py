@@ -7,6 +7,7 @@ quantity that is ranked (Talts et al. 2018, arXiv 1804.06788, theorem 1).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,13 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
+from xdiffda.assimilation.methods import as_method
 from xdiffda.diffusion import programs
 from xdiffda.diffusion.noise import karras_ladder
 from xdiffda.diffusion.sampler import SAMPLERS
 from xdiffda.errors import Problem, raise_if
 from xdiffda.jax_settings import with_own_jax
+from xdiffda.observations.quality import Quality
 from xdiffda.priors.prior import GaussianPrior, Prior
 
 __all__ = ["default_functions", "simulation_based_calibration"]
@@ -48,6 +51,7 @@ def default_functions(
     --------
     >>> import xarray as xr
     >>> from xdiffda.priors.prior import GaussianPrior
+    >>> from xdiffda.assimilation.methods import Guided
     >>> noise = np.random.default_rng(0).normal(size=(20, 6, 12))
     >>> errors = xr.Dataset({"2m_temperature": (("member", "lat", "lon"), noise)},
     ...                     {"lat": np.linspace(-75, 75, 6), "lon": np.arange(12) * 30.0})
@@ -211,7 +215,8 @@ def simulation_based_calibration(
     progress
         Show a progress bar; default the option ``progress``.
     settings
-        Of `assimilate`: ``{"n_steps": 16, "start": "cold"}``.
+        Of `assimilate`: ``{"method": xdiffda.Guided(n_steps=16, start="cold")}``. Members are drawn
+        independently, without small scales.
 
     Returns
     -------
@@ -238,12 +243,14 @@ def simulation_based_calibration(
 
     Examples
     --------
+    >>> from xdiffda.assimilation.methods import Guided
     >>> noise = np.random.default_rng(0).normal(size=(20, 6, 12))
     >>> errors = xr.Dataset({"2m_temperature": (("member", "lat", "lon"), noise)},
     ...                     {"lat": np.linspace(-75, 75, 6), "lon": np.arange(12) * 30.0})
     >>> found = simulation_based_calibration(
     ...     GaussianPrior.from_samples(errors), errors.isel(member=0, drop=True) + 280,
-    ...     n_draws=4, n_members=3, n_columns=5, settings={"n_steps": 4}, progress=False)
+    ...     n_draws=4, n_members=3, n_columns=5, progress=False,
+    ...     settings={"method": Guided(n_steps=4)})
     >>> found["rank"].sizes["draw"], int(found["rank"].max()) <= 4
     (4, True)
     """
@@ -356,12 +363,15 @@ def _assimilator(prior: Prior, n_members: int, seed: int, settings: Mapping[str,
 
     # r is known here, and to estimate it or to reject what is far off would
     # bend the posterior; ranks are uniform for independent members only
+    given = dict(settings)
+    method: Any = as_method(given.pop("method", "guided"))
+    own = {field.name for field in dataclasses.fields(method)} & {"small_scales", "antithetic"}
+    method = dataclasses.replace(method, **dict.fromkeys(own, False))
     fixed = {
         "background_error": 1.0,
-        "gross_check": np.inf,
-        "small_scales": False,
+        "quality": Quality(gross_check=np.inf),
         "progress": False,
-        "antithetic": False,
+        "method": method,
     }
     return lambda background, obs, number: assimilate(
         background,
@@ -369,7 +379,7 @@ def _assimilator(prior: Prior, n_members: int, seed: int, settings: Mapping[str,
         model=prior,
         n_members=n_members,
         seed=seed + number,
-        **(fixed | dict(settings)),
+        **(fixed | given),
     )
 
 

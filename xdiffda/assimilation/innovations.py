@@ -644,7 +644,7 @@ def _judged(
                     f"all {fits.sum()} observations further than {quality.gross_check:g} expected "
                     "standard deviations from the background",
                     "observations and background of the same time, units and model",
-                    "assimilate(obs, gross_check=np.inf)",
+                    "assimilate(obs, quality=xdiffda.Quality(gross_check=np.inf))",
                 )
             ],
             what="observations",

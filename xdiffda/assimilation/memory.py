@@ -25,7 +25,6 @@ from xdiffda.priors.prior import Prior
 # multistep sampler, and what the Kalman update transforms
 STATES = 8
 FRAMES = 3  # copies of a forecast's inputs and outputs: as Datasets, normalised, as one array
-SAMPLING = ("guided", "repaint")  # the methods that draw members by evaluations of the network
 EDGES = tuple(2**n for n in range(18, 7, -1))  # sizes of chunks to propose
 LARGE = 2 * 10**9  # from here on freed blocks are not kept: see `_huge_pages`
 RESERVE = 0.9  # of the device: its allocator loses some to fragments
@@ -51,7 +50,7 @@ def needed(prior: Prior) -> Need:
     n_node, n_channel = prior.scale.shape
     mask = prior.covariance.basis.mask
     state = 4 * n_channel * (n_node + int(np.prod(mask.shape)))
-    trees = (prior.covariance, getattr(prior, "_calibrated", None), getattr(prior, "_static", None))
+    trees = (prior.covariance, getattr(prior, "_calibrated", None), getattr(prior, "static", None))
     network, graph = getattr(prior, "_network", None), getattr(prior, "_graph", None)
     if network is None or graph is None:
         return Need(_size(trees), STATES * state)
@@ -95,9 +94,10 @@ def plan_devices(prior: Prior, settings: Settings) -> list[Schedule]:
         If there is not enough memory for a single member.
     """
     devices = _devices_to_use()
-    if settings.method not in SAMPLING:
+    method: Any = settings.method
+    if not method.uses_network:
         return make_schedules(1, max_batch=1, devices=devices[:1])
-    most = members_that_fit(prior, settings.max_batch, devices)
+    most = members_that_fit(prior, method.max_batch, devices)
     return make_schedules(settings.n_members, max_batch=most, devices=devices)
 
 

@@ -13,8 +13,7 @@ from jaxtyping import Float
 
 from xdiffda.assimilation import innovations
 from xdiffda.assimilation.devices import Schedule
-from xdiffda.assimilation.methods import METHODS
-from xdiffda.assimilation.methods.types import AnalysisTime
+from xdiffda.assimilation.methods import AnalysisTime, Guided
 from xdiffda.assimilation.settings import Settings
 from xdiffda.covariance.ensemble import centre, spread_scale, variance_ratio
 from xdiffda.errors import InputError, Problem, raise_if
@@ -26,7 +25,6 @@ MISSED = 5.0
 # root mean square of z = (x - x_b) / (r s): a few at most where r is of any use
 DIVERGED = 30.0
 Analysed = tuple[Float[np.ndarray, "member node channel"], dict[str, Any]]
-WITH_MEMBERS = ("guided", "3dvar", "letkf")
 
 
 def check_clock(convention: Convention) -> None:
@@ -53,13 +51,11 @@ def analyse_time(
     settings: Settings,
     tick: Callable[[int], Any],
     *,
-    factor: Float[np.ndarray, "node channel"] | None = None,
     schedule: Schedule | None = None,
 ) -> Analysed:
     """Analyse one time on arrays, physical units; also return the record of what was used.
 
-    ``states`` are background members, or one state; ``factor`` is the inflation of the cycle
-    before (LETKF); ``schedule`` says on which devices.
+    ``states`` are background members, or one state; ``schedule`` says on which devices.
     """
     given = states.mean(0, dtype=np.float64).astype(np.float32)
     states = prior.filtered(states)
@@ -69,8 +65,8 @@ def analyse_time(
     if error == "spread":
         error = r_of_spread(states, prior)
     day = None
-    if len(states) > 1 and settings.method in WITH_MEMBERS:
-        day = variance_of_the_day(states, prior, settings.hybrid.alpha)
+    if len(states) > 1 and settings.method.uses_members:
+        day = variance_of_the_day(states, prior, settings.method.alpha)
     likelihood, r, record = innovations.observe(
         tidy,
         prior,
@@ -78,7 +74,7 @@ def analyse_time(
         time,
         window=settings.window,
         background_error=error,
-        quality=settings.control,
+        quality=settings.quality,
         operators=settings.operators,
         error_correlation=settings.error_correlation,
         day=day,
@@ -97,11 +93,11 @@ def analyse_time(
         record.pop("rows"),
         inside,
         key,
+        settings.n_members,
         ensemble,
-        factor,
         schedule,
     )
-    drawn = METHODS[settings.method](at, settings, tick)
+    drawn = settings.method.draw(at, tick)
     _check_size(drawn.z, settings)
     record |= {"residual": drawn.residual, "inflation": drawn.inflation}
     warn_of_residual(drawn.residual, settings, time)
@@ -143,8 +139,8 @@ def _check_size(z: Float[np.ndarray, "node member channel"], settings: Settings)
     The Jacobian of a trained network need be neither symmetric nor positive; with dense and
     precise observations conjugate gradients then diverge.
     """
-    size = float(np.sqrt(np.mean(np.square(z, dtype=np.float64))))
-    if not np.isfinite(size) and settings.method != "guided":
+    size, method = float(np.sqrt(np.mean(np.square(z, dtype=np.float64)))), settings.method
+    if not np.isfinite(size) and not isinstance(method, Guided):
         raise InputError(
             [
                 Problem(
@@ -154,17 +150,17 @@ def _check_size(z: Float[np.ndarray, "node member channel"], settings: Settings)
                     "",
                 )
             ],
-            what=settings.method,
+            what=method.name,
         )
-    if settings.method == "guided" and not size < DIVERGED:
+    if isinstance(method, Guided) and not size < DIVERGED:
         raise InputError(
             [
                 Problem(
                     f"increments of {size:.2g} times the background error",
                     "a V that is "
-                    f"symmetric and positive; covariance={settings.covariance!r} was not here",
-                    'assimilate(obs, covariance="climatological")'
-                    if settings.covariance != "climatological"
+                    f"symmetric and positive; covariance={method.covariance!r} was not here",
+                    'assimilate(obs, method=xdiffda.Guided(covariance="climatological"))'
+                    if method.covariance != "climatological"
                     else "",
                 )
             ],
@@ -178,16 +174,18 @@ def rounded(residual: float) -> float | None:
 
 
 def warn_of_residual(residual: float, settings: Settings, time: np.datetime64 | None) -> None:
-    solver = settings.guidance.solver
-    solves = settings.method in ("guided", "3dvar")  # NaN of others: there is none
-    if residual > MISSED * solver.tolerance or (solves and np.isnan(residual)):
+    solver = settings.method.solves
+    if solver is None:
+        return
+    if residual > MISSED * solver.tolerance or np.isnan(residual):
         when = "" if time is None or np.isnat(time) else f" at {str(time)[:16]}"
         warnings.warn(
             f"the solver for the observations stopped{when} at a relative residual of "
             f"{residual:.1e}, not {solver.tolerance:.0e}, after {solver.max_iterations} "
             "iterations: errors are tiny beside the background's, or observations contradict "
             "each other; repair: larger error_std, fewer observations that say the same, or "
-            "assimilate(..., solver=Solver(max_iterations=2000))",
+            f"assimilate(obs, method=xdiffda.{type(settings.method).__name__}("
+            "solver=xdiffda.Solver(max_iterations=2000)))",
             stacklevel=4,
         )
 

@@ -6,19 +6,18 @@ import dataclasses
 import difflib
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import xarray as xr
 
-from xdiffda.assimilation.baselines.letkf import Inflation
-from xdiffda.covariance.ensemble import Hybrid
-from xdiffda.covariance.localisation import Localisation
+from xdiffda.assimilation.methods import METHODS, Method, as_method, method_class
+from xdiffda.assimilation.settings import Settings
 from xdiffda.cycling.relaxation import Relaxation
-from xdiffda.diffusion.repaint import RePaint
 from xdiffda.errors import InputError, Problem, raise_if
+from xdiffda.observations.quality import QUALITY, Quality
 from xdiffda.state.times import width_of
 from xdiffda.storage.toml import read_toml
 
@@ -126,53 +125,57 @@ def is_number(text: object) -> bool:
 
 
 # what `cycle` itself hands to `assimilate`
-OWN = (
-    "background",
-    "obs",
-    "n_members",
-    "model",
-    "seed",
-    "progress",
-    "inflation_factor",
-    "return_obs",
-)
+OWN = ("background", "obs", "n_members", "model", "seed", "progress", "return_obs")
 
 
 @dataclasses.dataclass(frozen=True)
 class Assimilation:
     """Settings of `xdiffda.assimilate` in every cycle, with its defaults.
 
-    Those that are not plain data (operators, for example) can be given to `cycle` in a
-    mapping.
-
     Attributes
     ----------
+    method : str or Method
+        See `xdiffda.assimilate`. In a file the settings of the method (`xdiffda.Guided`,
+        `xdiffda.ThreeDVar`, `xdiffda.LETKF`, ...) stand beside its name.
     window : str, optional
         Width of the window; default the cycle's length, so that each observation is used
         once.
-    antithetic : bool, optional
-        Default pairs where the mean is carried on, independent members where the ensemble is:
-        the perturbations of a pair point the same way and would count as one.
-    method, n_steps, start, sampler, covariance, repaint, localisation, inflation, \
-hybrid, background_error, gross_check, small_scales, max_batch
+    background_error
         See `xdiffda.assimilate`.
+    quality : Quality
+        See `xdiffda.Quality`.
+    withhold
+        See `xdiffda.assimilate`.
+    operators, error_correlation
+        See `xdiffda.assimilate`; not in a file.
     """
 
-    method: str = "guided"
-    n_steps: int = 8
-    start: str = "warm"
-    sampler: str = "dpm-solver"
-    covariance: str | None = None
-    repaint: RePaint | None = None
-    localisation: Localisation | None = None
-    inflation: Inflation | None = None
-    hybrid: Hybrid | None = None
+    FLAT: ClassVar = {"method": method_class}
+
+    method: Method = METHODS["guided"]()
     background_error: float | str = "estimate"
     window: str | None = None
-    gross_check: float = 5.0
-    antithetic: bool | None = None
-    small_scales: bool = True
-    max_batch: int = 8
+    quality: Quality = QUALITY
+    withhold: float = 0.0
+    operators: Any = None
+    error_correlation: Any = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "method", as_method(self.method))
+
+    def settings(self, *, n_members: int, seed: int, window: str = "6h") -> Settings:
+        """Settings of one analysis."""
+        return Settings(
+            self.method,
+            n_members,
+            self.background_error,
+            self.window or window,
+            self.quality,
+            self.operators,
+            self.error_correlation,
+            self.withhold,
+            seed,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,68 +333,69 @@ class CycleConfig:
 
 def assimilation_settings(
     given: Assimilation | Mapping[str, Any] | None,
-    assimilate: Callable,
     cycle_length: str,
     carry: str = "mean",
     call: str = "cycle",
-) -> dict[str, Any]:
-    """Keywords of ``assimilate``, the defaults filled in; ``call`` is who takes them.
+) -> Assimilation:
+    """The settings of every analysis, the defaults filled in; ``call`` is who takes them.
 
     Raises
     ------
     InputError
         If a name is not one of its settings, or is one that `cycle` sets itself.
     """
-    if given is None or isinstance(given, Assimilation):
-        given = given or Assimilation()
-        settings = {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
-    else:
-        if not isinstance(given, Mapping):
-            raise InputError(
-                [
-                    Problem(
-                        f"settings={given!r}",
-                        "a mapping from setting to value",
-                        f'{call}(..., settings={{"method": "3dvar"}})',
-                    )
-                ],
-                what="settings of assimilate",
-            )
-        known = [name for name in inspect.signature(assimilate).parameters if name not in OWN]
+    if isinstance(given, Mapping):
+        known = [field.name for field in dataclasses.fields(Assimilation)]
         raise_if(
-            [_unknown(name, known, call) for name in given if name not in known],
+            [_unknown(name, known, call, given) for name in given if name not in known],
             what="settings of assimilate",
         )
-        settings = assimilation_settings(None, assimilate, cycle_length, carry, call) | dict(given)
-    if settings["antithetic"] is None:
-        settings["antithetic"] = carry == "mean"
-    if settings["window"] is None:
-        settings["window"] = cycle_length
-    if not seconds(settings["window"]) > 0:
+        given = Assimilation(**given)
+    if given is not None and not isinstance(given, Assimilation):
         raise InputError(
             [
                 Problem(
-                    f"window={settings['window']!r}",
+                    f"settings={given!r}",
+                    "a mapping from setting to value",
+                    f'{call}(..., settings={{"method": "3dvar"}})',
+                )
+            ],
+            what="settings of assimilate",
+        )
+    given = given or Assimilation()
+    window = cycle_length if given.window is None else given.window
+    if not seconds(window) > 0:
+        raise InputError(
+            [
+                Problem(
+                    f"window={window!r}",
                     "a positive width",
                     f"{call}(..., settings={{'window': '6h'}})",
                 )
             ],
             what="settings of assimilate",
         )
-    return settings
+    return dataclasses.replace(given, window=window, method=given.method.for_cycle(carry))
 
 
-def _unknown(name: str, known: list[str], call: str) -> Problem:
-    if name == "inflation_factor":
-        why = "cycle hands it on itself" if call == "cycle" else "no time knows of the one before"
-        repair = f"{call}(..., settings={{'inflation': Inflation(adaptive=True)}})"
-        return Problem("settings={'inflation_factor': ...}", f"nothing: {why}", repair)
+def _unknown(name: str, known: list[str], call: str, given: Mapping[str, Any]) -> Problem:
     if name in OWN:
         return Problem(
             f"settings={{{name!r}: ...}}",
             f"an argument of {call} itself",
             f'{name}=settings.pop("{name}")',
         )
+    chosen = as_method(given.get("method", "guided"))
+    for kind in (type(chosen), *METHODS.values()):
+        if name in {field.name for field in dataclasses.fields(kind)}:
+            setting = f"xdiffda.{kind.__name__}({name}={given[name]!r})"
+            needed = f"{name} as a setting of the method"
+            repair = f"{call}(..., settings={{'method': {setting}}})"
+            return Problem(f"the setting {name!r}", needed, repair)
+    if name in {field.name for field in dataclasses.fields(Quality)}:
+        setting = f"xdiffda.Quality({name}={given[name]!r})"
+        repair = f"{call}(..., settings={{'quality': {setting}}})"
+        return Problem(f"the setting {name!r}", f"{name} as a setting of the quality", repair)
     near = difflib.get_close_matches(name, known, n=1)
     return Problem(
         f"the setting {name!r}",
@@ -402,8 +406,10 @@ def _unknown(name: str, known: list[str], call: str) -> Problem:
 
 def as_plain(value: Any) -> Any:
     """Settings as JSON can hold them, the same in every process, to tell runs apart."""
+    if isinstance(value, Method):
+        value = value.plain()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(name): as_plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

@@ -16,8 +16,8 @@ import xarray as xr
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from xdiffda.assimilation.assimilate import assimilate, run_assimilation
-from xdiffda.assimilation.settings import SINGLE
+from xdiffda.assimilation.assimilate import run_assimilation
+from xdiffda.assimilation.methods import LETKF
 from xdiffda.cycling.config import (
     Assimilation,
     CycleConfig,
@@ -174,7 +174,7 @@ def cycle(
     )
     wrong += kind_problems(out=out, forecaster=forecaster, truth=truth, relaxation=relaxation)
     raise_if(wrong, what="cycle")
-    chosen = assimilation_settings(settings, assimilate, cycle_length, carry)
+    chosen = assimilation_settings(settings, cycle_length, carry)
     prior, path = registry.resolve(model), Path(out).expanduser()
     plan = make_plan(
         background,
@@ -230,15 +230,17 @@ def _one_cycle(plan: Plan, path: Path, n: int) -> Outcome:
         analysis = _unchanged(plan, forecasts)
         record: dict[str, Any] = {"used": 0, "rejected": {}, "r": float("nan"), "parts": []}
     else:
+        chosen = plan.settings.settings(
+            n_members=plan.config["n_members"], seed=plan.config["seed"]
+        )
+        if factor is not None:
+            chosen = replace(chosen, method=replace(chosen.method, inflation_factor=factor))
         result, tidy, records, held, _ = run_assimilation(
             plan.states.dataset(forecasts, time),
             window.tidy,
+            chosen,
             model=plan.prior,
-            n_members=plan.config["n_members"],
-            seed=plan.config["seed"],
             progress=False,
-            inflation_factor=factor,
-            **plan.settings,
         )
         if factor is not None:
             factor = result["inflation_factor"].values
@@ -260,11 +262,11 @@ def _one_cycle(plan: Plan, path: Path, n: int) -> Outcome:
 
 def _first_factor(plan: Plan) -> Float[np.ndarray, "node channel"] | None:
     """Adaptive inflation before the first cycle; None where nothing is adapted."""
-    inflation = plan.settings["inflation"]
-    if plan.settings["method"] != "letkf" or inflation is None or not inflation.adaptive:
+    method = plan.settings.method
+    if not isinstance(method, LETKF) or not method.inflation.adaptive:
         return None
     shape = plan.prior.layout.grid.n_node, plan.prior.layout.n_channel
-    return np.full(shape, inflation.factor, np.float32)
+    return np.full(shape, method.inflation.factor, np.float32)
 
 
 def _read(plan: Plan, last: xr.Dataset, prefix: str) -> State:
@@ -278,9 +280,9 @@ def _mean(x: State) -> State:
 
 def _unchanged(plan: Plan, forecasts: State) -> State:
     """The analysis where nothing was observed."""
-    method, n = plan.settings["method"], plan.config["n_members"]
-    n = 1 if method in SINGLE else n
-    if forecasts.ndim == 3 and (len(forecasts) == n or method == "letkf"):
+    there = len(forecasts) if forecasts.ndim == 3 else 1
+    n = plan.settings.method.n_members(plan.config["n_members"], there)
+    if forecasts.ndim == 3 and there == n:
         return forecasts
     return np.repeat(_mean(forecasts)[None], n, axis=0)
 
@@ -288,7 +290,7 @@ def _unchanged(plan: Plan, forecasts: State) -> State:
 def _warn(time: np.datetime64, window: Window, plan: Plan) -> None:
     outside = f" ({window.n_outside} were given for other times)" if window.n_outside else ""
     warnings.warn(
-        f"no observation within {plan.settings['window']} around {str(time)[:16]}{outside}: the "
+        f"no observation within {plan.settings.window} around {str(time)[:16]}{outside}: the "
         "background stands as the analysis",
         stacklevel=4,
     )

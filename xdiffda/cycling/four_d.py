@@ -22,8 +22,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
 
+from xdiffda.assimilation.methods import Guided, Method
 from xdiffda.assimilation.one_time import rounded, warn_of_residual
-from xdiffda.assimilation.settings import Settings, check_settings
+from xdiffda.assimilation.settings import Settings
 from xdiffda.covariance.draws import make_draws
 from xdiffda.cycling.observation_stream import duration, time_seed
 from xdiffda.cycling.rollout import STEP, load_rollout
@@ -34,6 +35,7 @@ from xdiffda.diffusion.posterior import sample_posterior
 from xdiffda.errors import InputError, Problem
 from xdiffda.jax_settings import with_own_jax
 from xdiffda.observations import to_tidy
+from xdiffda.observations.quality import QUALITY, Quality
 from xdiffda.options import get_options
 from xdiffda.priors import registry
 from xdiffda.priors.prior import Prior
@@ -57,17 +59,11 @@ def assimilate_window(
     n_members: int = 8,
     model: str | Prior | None = None,
     forward: Any = None,
-    method: str = "guided",
+    method: str | Method = "guided",
     dynamics: str = "forecaster",
     model_error: float = 0.0,
-    n_steps: int = 8,
-    covariance: str | None = None,
-    solver: Solver | None = None,
     background_error: float | str = "estimate",
-    gross_check: float = 5.0,
-    antithetic: bool = True,
-    small_scales: bool = True,
-    max_batch: int = 8,
+    quality: Quality | bool | None = QUALITY,
     remat: bool = False,
     seed: int = 0,
 ) -> xr.Dataset:
@@ -91,9 +87,11 @@ def assimilate_window(
     forward : pytree, optional
         One step of the forecaster on arrays, as `xdiffda.cycling.forecast.load_rollout` gives it;
         default that of the model.
-    method : {"guided", "3dvar"}
+    method : {"guided", "3dvar"}, Guided or ThreeDVar
         Guided: posterior sampling with the diffusion prior. 3dvar: with its B alone, which
-        through the forecaster is 4D-Var; one member.
+        through the forecaster is 4D-Var; one member. With their settings, `xdiffda.Guided` and
+        `xdiffda.ThreeDVar`; through the forecaster each iteration of the solver runs it and its
+        adjoint over the window.
     dynamics : {"forecaster", "fgat", "none"}
         How later observations see the state at the start. forecaster: through the forecaster,
         strong constraint. fgat: first guess at appropriate time; departures are those from
@@ -104,14 +102,9 @@ def assimilate_window(
         step (an error that persists) and with the correlations of B.  Counts as error of the
         later observations, one that neighbours share: without it, an imperfect forecaster is
         bent to fit them.  Measured for the bundled model: 0.23.
-    n_steps : int
-        Network evaluations for each member. With fewer than 4 members lack spread: a warning.
-    solver : Solver, optional
-        As in `xdiffda.assimilate`; through the forecaster each iteration runs it and its
-        adjoint over the window.
     remat : bool
         Compute the forecaster's steps again for every adjoint: less memory, for large grids.
-    covariance, background_error, gross_check, antithetic, small_scales, max_batch, seed
+    background_error, quality, seed
         See `xdiffda.assimilate`.
 
     Returns
@@ -142,23 +135,16 @@ def assimilate_window(
     """
     prior = registry.resolve(model)
     x, layout, convention = to_state(background, prior.layout, what="background")
-    own = _problems(
-        x, layout, convention, method, window, dynamics, model_error, gross_check, background_error
-    )
+    named = getattr(method, "name", method)
+    own = _problems(x, layout, convention, named, window, dynamics, model_error, background_error)
     settings = _settings(
         own,
         prior,
-        method=method,
+        method=method if named in METHODS else METHODS[0],
         n_members=n_members,
-        n_steps=n_steps,
-        covariance=covariance,
-        solver=solver,
         background_error=background_error,
         window=window,
-        gross_check=gross_check,
-        antithetic=antithetic,
-        small_scales=small_scales,
-        max_batch=max_batch,
+        quality=quality,
         seed=seed,
     )
     time = np.asarray(convention.valid_times).reshape(-1)[0]
@@ -169,19 +155,21 @@ def assimilate_window(
         prior,
         x,
         time,
-        to_tidy(obs, strict=not settings.control.ranges),
+        to_tidy(obs, strict=not settings.quality.ranges),
         n_windows=int(duration(window) // STEP),
         background_error=settings.background_error,
-        quality=settings.control,
+        quality=settings.quality,
         model_error=model_error,
         dynamics=dynamics,
         remat=remat,
     )
-    if method == "3dvar":
-        found = _variational(prior.covariance, likelihood, settings.guidance.solver)
+    if not isinstance(settings.method, Guided):
+        found = _variational(prior.covariance, likelihood, settings.method.solves)
         z, residual = np.asarray(found[0]), float(found[1])
     else:
-        z, residual = _members(prior, given, time, r, likelihood, settings)
+        z, residual = _members(
+            prior, given, time, r, likelihood, settings.method, settings.n_members, settings.seed
+        )
     warn_of_residual(residual, settings, time)
     members = x[None] + r * prior.scale[None] * np.moveaxis(z, 1, 0)
     analysis = from_state(members, layout, convention, dims=("member",))
@@ -195,24 +183,26 @@ def _members(
     time: np.datetime64,
     r: float,
     likelihood: Likelihood,
-    settings: Settings,
+    method: Guided,
+    n_members: int,
+    seed: int,
 ) -> tuple[Float[np.ndarray, "node member channel"], float]:
     """Draw members, a group at a time; a member is the same in any group."""
-    key = jax.random.key(time_seed(settings.seed, time))
+    key = jax.random.key(time_seed(seed, time))
     conditioned, residuals = prior.condition(given, time, r), []
     parts = []
-    for first in range(0, settings.n_members, settings.max_batch):
-        last = min(first + settings.max_batch, settings.n_members)
-        draws = make_draws(key, jnp.arange(first, last), antithetic=settings.antithetic)
+    for first in range(0, n_members, method.max_batch):
+        last = min(first + method.max_batch, n_members)
+        draws = make_draws(key, jnp.arange(first, last), antithetic=method.antithetic is not False)
         part = sample_posterior(
             conditioned,
             likelihood,
             draws,
-            covariance=settings.covariance,
-            guidance=settings.guidance,
+            covariance=str(method.covariance),
+            guidance=method.guidance,
             watch=lambda found: residuals.append(float(found.max())),
         )
-        if settings.small_scales:  # of keys that nothing else uses
+        if method.small_scales:  # of keys that nothing else uses
             keys = jax.vmap(lambda k: jax.random.fold_in(k, SMALL_SCALES))(draws.keys)
             part = part + draws.signs[:, None] * prior.small_scales(keys, r)
         parts.append(np.asarray(part))
@@ -235,7 +225,6 @@ def _problems(
     window: str,
     dynamics: str,
     model_error: float,
-    gross_check: float,
     background_error: float | str,
 ) -> list[Problem]:
     """List invalid arguments that `assimilate` does not have, or for which its rules differ."""
@@ -278,12 +267,6 @@ def _problems(
             call.format("model_error=0.23"),
         ),
         (
-            not gross_check > 0,
-            f"gross_check={gross_check}",
-            "a positive number",
-            call.format("gross_check=10.0"),
-        ),
-        (
             background_error == "spread",
             'background_error="spread" of one state',
             'a positive number, or "estimate"',
@@ -293,23 +276,10 @@ def _problems(
     return [Problem(found, needed, repair) for bad, found, needed, repair in checks if bad]
 
 
-def _settings(own: list[Problem], prior: Prior, *, method: str, **given: Any) -> Settings:
+def _settings(own: list[Problem], prior: Prior, **given: Any) -> Settings:
     """The settings, or all that is wrong with them and ``own`` problems."""
-    usual = {
-        "start": "warm",
-        "sampler": "dpm-solver",
-        "repaint": None,
-        "localisation": None,
-        "inflation": None,
-        "hybrid": None,
-        "robust": None,
-        "operators": None,
-        "error_correlation": None,
-        "withhold": 0.0,
-    }
-    known = method if method in METHODS else METHODS[0]
     try:
-        settings = check_settings(prior, method=known, **usual, **given)
+        settings = Settings(**given).for_prior(prior)
     except InputError as error:
         own = [*own, *error.problems]
     if own:
@@ -327,10 +297,10 @@ def _provenance(
         "xdiffda_version": __version__,
         "xdiffda_jax_version": jax.__version__,
         "xdiffda_model": prior.name,
-        "xdiffda_method": f"{label} {settings.method}",
+        "xdiffda_method": f"{label} {settings.method.name}",
         "xdiffda_seed": settings.seed,
         "xdiffda_settings": json.dumps(settings.provenance() | how),
-        "xdiffda_network_evaluations": settings.evaluations,
+        "xdiffda_network_evaluations": settings.method.network_evaluations(prior),
         "xdiffda_observations_used": json.dumps([record["used"]]),
         "xdiffda_observations_rejected": json.dumps([record["rejected"]]),
         "xdiffda_background_error": json.dumps([round(record["r"], 4)]),

@@ -47,7 +47,7 @@ class Plan:
     forecast : callable (state, time) -> state
         One cycle later.
     source : callable time -> Window
-    settings : mapping
+    settings : Assimilation
         Keywords of `assimilate`.
     config : mapping
         What tells this run from another; plain JSON.
@@ -61,7 +61,7 @@ class Plan:
     states: States
     forecast: Forecast
     source: Source
-    settings: Mapping[str, Any]
+    settings: Assimilation
     config: Mapping[str, Any]
     truth: xr.Dataset | None
 
@@ -113,7 +113,7 @@ def make_plan(
     model: Any,
     truth: xr.Dataset | None,
     forecaster: Callable | None,
-    settings: Mapping[str, Any],
+    settings: Assimilation,
     relaxation: Relaxation | None = None,
     **rest: Any,
 ) -> Plan:
@@ -123,8 +123,8 @@ def make_plan(
     first = states.array(background, what="background")
     length = duration(cycle_length)
     times = start + np.arange(n_cycles) * length
-    source, stamps = make_source(obs, settings["window"])
-    problems = _truth_problems(truth, times) + _obs_problems(stamps, times, settings["window"])
+    source, stamps = make_source(obs, settings.window)
+    problems = _truth_problems(truth, times) + _obs_problems(stamps, times, settings.window)
     if forecaster is None and length % STEP:
         problems.append(
             Problem(
@@ -142,10 +142,11 @@ def make_plan(
                 "",
             )
         )
-    if settings["method"] == "letkf" and rest.get("carry") == "mean" and n_cycles > 1:
+    if settings.method.needs_members and rest.get("carry") == "mean" and n_cycles > 1:
         problems.append(
             Problem(
-                'carry="mean" with method="letkf", which would have one member in the second cycle',
+                f'carry="mean" with method="{settings.method.name}", which would have one member '
+                "in the second cycle",
                 "members carried from cycle to cycle",
                 'cycle(..., carry="ensemble")',
             )

@@ -7,7 +7,6 @@ work it had in hand and nothing that is in a store.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -17,8 +16,8 @@ import jax
 import numpy as np
 import xarray as xr
 
-from xdiffda.assimilation.assimilate import Backgrounds, assimilate, read_backgrounds
-from xdiffda.assimilation.settings import SINGLE, Settings, check_settings
+from xdiffda.assimilation.assimilate import Backgrounds, read_backgrounds, run_assimilation
+from xdiffda.assimilation.settings import Settings
 from xdiffda.cycling.config import Assimilation, assimilation_settings
 from xdiffda.cycling.observation_stream import Source, duration, make_source
 from xdiffda.cycling.plan import prior_digest
@@ -54,7 +53,7 @@ def describe(
 
     convention = backgrounds.convention
     plain = settings.provenance()
-    plain.pop("max_batch")  # no member depends on its group
+    plain.pop("max_batch", None)  # no member depends on its group
     times = np.array(backgrounds.times, "datetime64[s]")
     return {
         "format": 1,
@@ -78,7 +77,7 @@ def provenance(prior: Prior, settings: Settings) -> dict[str, Any]:
         "xdiffda_version": __version__,
         "xdiffda_jax_version": jax.__version__,
         "xdiffda_model": prior.name,
-        "xdiffda_method": settings.method,
+        "xdiffda_method": settings.method.name,
         "xdiffda_seed": settings.seed,
     }
 
@@ -87,8 +86,7 @@ def template(backgrounds: Backgrounds, prior: Prior, settings: Settings, dim: st
     """The store's variables at full length, lazy where they depend on time."""
     import dask.array
 
-    n_members = 1 if settings.method in SINGLE else settings.n_members
-    n_members = backgrounds.n_member if settings.method == "letkf" else n_members
+    n_members = settings.method.n_members(settings.n_members, backgrounds.n_member)
     first = read_metadata(backgrounds.at(0), prior.layout)
     blank = np.zeros((1, 1, *prior.scale.shape), np.float32)
     one = from_state(blank, prior.layout, first, dims=("member", "time"))
@@ -305,8 +303,20 @@ def assimilate_store(
     if client is not None:
         store.need_shared()
         check_client(client)
-    keywords = _keywords(settings)
-    checked = check_settings(prior, n_members=n_members, seed=seed, **keywords)
+    chosen = assimilation_settings(settings, "6h", call="assimilate_store")
+    if chosen.withhold:
+        raise InputError(
+            [
+                Problem(
+                    f"withhold={chosen.withhold!r}",
+                    "observations to be used",
+                    "xdiffda.verify.split_obs(obs, 0.1)",
+                )
+            ],
+            what="settings of assimilate_store",
+        )
+    asked = chosen.settings(n_members=n_members, seed=seed)
+    checked = asked.for_prior(prior)
     backgrounds = read_backgrounds(background, prior.layout, checked)
     convention = backgrounds.convention
     need_times(background, backgrounds.times, convention.batch_dims)
@@ -321,7 +331,7 @@ def assimilate_store(
     same_input(store, backgrounds, source, prior)
     missing = store.missing_times()
     name = model if isinstance(model, str) else model or get_options().default_model
-    job = Job(store, dim, name, config["version"], n_members, seed, keywords)
+    job = Job(store, dim, name, config["version"], asked)
     wanted = get_options().progress if progress is None else progress
     run_tasks(
         analyse_one,
@@ -377,9 +387,7 @@ class Job:
     dim: str
     model: str | Prior
     version: str
-    n_members: int
-    seed: int
-    settings: Mapping[str, Any]
+    settings: Settings
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -412,15 +420,9 @@ def analyse_one(job: Job, i: int, given: Input) -> None:
         )
     with dask.config.set(scheduler="synchronous"):  # a task must not wait for other tasks
         state = given.state.load()
-    analysis = assimilate(
-        state,
-        given.tidy,
-        n_members=job.n_members,
-        seed=job.seed,
-        model=job.model,
-        progress=False,
-        **job.settings,
-    )
+    analysis = run_assimilation(
+        state, given.tidy, job.settings, model=job.model, progress=False
+    ).analysis
     observed = {
         "used": json.loads(analysis.attrs["xdiffda_observations_used"])[0],
         "rejected": json.loads(analysis.attrs["xdiffda_observations_rejected"])[0],
@@ -429,28 +431,6 @@ def analyse_one(job: Job, i: int, given: Input) -> None:
     digests = state_digest(state, registry.resolve(job.model)), tidy_digest(given.tidy)
     record = analysis.merge(account(observed, digests, job.dim))
     job.store.write_time(i, record, job.dim)
-
-
-def _keywords(settings: Assimilation | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the keywords of `assimilate` that are not arguments here."""
-    signature = inspect.signature(assimilate).parameters.values()
-    keywords = {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
-    keywords |= assimilation_settings(settings, assimilate, "6h", call="assimilate_store")
-    # inflation goes from one cycle to the next, and times here know nothing of each other
-    for own in ("n_members", "seed", "model", "progress", "inflation_factor", "return_obs"):
-        keywords.pop(own)
-    if keywords["withhold"]:
-        raise InputError(
-            [
-                Problem(
-                    f"withhold={keywords['withhold']!r}",
-                    "observations to be used",
-                    "xdiffda.verify.split_obs(obs, 0.1)",
-                )
-            ],
-            what="settings of assimilate_store",
-        )
-    return keywords
 
 
 def _tasks(

@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from xdiffda.assimilation.methods import RePaint
 from xdiffda.cycling.config import Assimilation, Emulation, as_plain
 from xdiffda.cycling.observation_stream import duration
-from xdiffda.diffusion.repaint import RePaint
 from xdiffda.errors import InputError, Problem, raise_if
 from xdiffda.storage.toml import build_all, read_toml
 
@@ -24,8 +24,6 @@ class Method(Assimilation):
 
     Attributes
     ----------
-    method : str
-        As in `xdiffda.assimilate`.
     n_members : int
     columns : list of int, optional
         Numbers of columns at which it is run; default all of the experiment.
@@ -40,12 +38,6 @@ class Method(Assimilation):
     columns: tuple[int, ...] = ()
     n_cases: int = 0
     ensemble: bool = True
-
-    def settings(self) -> dict[str, Any]:
-        """Keywords of `xdiffda.assimilate`; what is not given keeps its default there."""
-        own = {"columns", "n_cases", "ensemble"}
-        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {k: v for k, v in given.items() if v is not None and k not in own}
 
 
 def default_methods() -> dict[str, Any]:
@@ -182,10 +174,8 @@ def of_widths(config: ExperimentConfig) -> ExperimentConfig:
     """The ablation of sigma_G: RePaint with one soft mask after another."""
     methods = {
         width_name(width): Method(
-            method="repaint",
-            antithetic=False,
+            method=dataclasses.replace(config.repaint, mask_sigma=width, antithetic=False),
             n_members=config_members(config),
-            repaint=dataclasses.replace(config.repaint, mask_sigma=width),
         )
         for width in config.widths
     }
@@ -199,7 +189,7 @@ def width_name(width: float) -> str:
 
 def config_members(config: ExperimentConfig) -> int:
     """Members of the ablation: the fewest of the methods that use RePaint, or two."""
-    counts = [m.n_members for m in config.methods.values() if m.method == "repaint"]
+    counts = [m.n_members for m in config.methods.values() if isinstance(m.method, RePaint)]
     return min(counts, default=2)
 
 

@@ -58,11 +58,11 @@ class CycledMethod(Assimilation):
     columns: tuple[int, ...] = ()
     networks: tuple[str, ...] = ()
 
-    def settings(self) -> dict[str, Any]:
-        """Settings of `assimilate`; what is not given keeps its default there."""
-        own = {"n_members", "carry", "columns", "networks"}
-        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {k: v for k, v in given.items() if v is not None and k not in own}
+    @property
+    def assimilation(self) -> Assimilation:
+        """Settings of `assimilate` alone."""
+        names = [field.name for field in dataclasses.fields(Assimilation)]
+        return Assimilation(**{name: getattr(self, name) for name in names})
 
 
 def default_methods() -> dict[str, Any]:
@@ -268,7 +268,7 @@ def run(
             forecaster=forecaster,
             truth=truth,
             relaxation=relaxation,
-            settings=own.method.settings(),
+            settings=own.method.assimilation,
             progress=progress,
         )
     return {own: open_cycle(out / own.store) for own in runs_of(config)}

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from xdiffda.assimilation.assimilate import assimilate
+from xdiffda.assimilation.assimilate import run_assimilation
 from xdiffda.cycling.observation_stream import clock_of, duration
 from xdiffda.cycling.rollout import STEP
 from xdiffda.experiments.config import Method
@@ -64,20 +64,11 @@ def open_case(world: World, time: np.datetime64, lead: str) -> Case:
 
 def analyse(world: World, case: Case, method: Method, obs: xr.Dataset) -> xr.Dataset:
     """The analysis of one method."""
-    settings = method.settings()
-    window = settings.pop("window", "6h")
     background = case.background
     if not method.ensemble and "member" in background.dims:
         background = background.mean("member", keep_attrs=True)
-    return assimilate(
-        background,
-        obs,
-        model=world.prior,
-        seed=world.config.seed,
-        progress=False,
-        window=window,
-        **settings,
-    )
+    settings = method.settings(n_members=method.n_members, seed=world.config.seed)
+    return run_assimilation(background, obs, settings, model=world.prior, progress=False).analysis
 
 
 def members_of(world: World, ds: xr.Dataset, *, what: str) -> Ensemble:

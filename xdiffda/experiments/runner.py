@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 from xdiffda.cycling.config import as_plain
 from xdiffda.cycling.observation_stream import duration
 from xdiffda.cycling.rollout import STEP
-from xdiffda.diffusion.posterior import Guidance
 from xdiffda.errors import InputError, Problem
 from xdiffda.experiments import measure
 from xdiffda.experiments.config import ExperimentConfig, Method, check_columns, of_widths, plain
@@ -47,8 +46,6 @@ class Task:
         what = as_plain(dataclasses.replace(self.method, columns=(), n_cases=0))
         if what["ensemble"]:
             del what["ensemble"]  # records from before there was a choice stay valid
-        if self.method.method == "guided":
-            what["sampler"] = Guidance().version
         return (kind, self.columns, digest_of(plain(what)), str(self.time)[:19])
 
 

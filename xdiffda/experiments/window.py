@@ -21,6 +21,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from xdiffda.assimilation.assimilate import assimilate
+from xdiffda.assimilation.methods import Guided, ThreeDVar
 from xdiffda.cycling.four_d import METHODS as PRIORS
 from xdiffda.cycling.four_d import assimilate_window
 from xdiffda.cycling.observation_stream import duration
@@ -83,9 +84,12 @@ class WindowMethod:
     n_cases: int = 0
 
     @property
-    def solver(self) -> Solver:
-        """Return the settings of the solver for the equations of the observations."""
-        return Solver(self.tolerance, self.max_iterations)
+    def prior_method(self) -> Guided | ThreeDVar:
+        """Return the method with its settings."""
+        solver = Solver(self.tolerance, self.max_iterations)
+        if self.method == Guided.name:
+            return Guided(n_steps=self.n_steps, solver=solver)
+        return ThreeDVar(solver=solver)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,10 +292,8 @@ def _analysis(
 ) -> xr.Dataset:
     shared = {
         "model": world.prior,
-        "method": method.method,
+        "method": method.prior_method,
         "n_members": method.n_members,
-        "n_steps": method.n_steps,
-        "solver": method.solver,
         "seed": config.seed,
     }
     if method.how == START:
@@ -318,10 +320,8 @@ def _cycle(
             background,
             obs,
             model=world.prior,
-            method=method.method,
-            solver=method.solver,
+            method=method.prior_method,
             n_members=method.n_members,
-            n_steps=method.n_steps,
             seed=world.config.seed,
             progress=False,
         )

@@ -77,7 +77,7 @@ class Quality:
     """Settings of the quality control of observations.
 
     `screen` takes all but ``gross_check`` and ``robust``, for which departures are needed;
-    `xdiffda.assimilate` makes all checks, with its own arguments ``gross_check`` and ``robust``.
+    `xdiffda.assimilate` makes all checks.
 
     Parameters
     ----------
@@ -147,6 +147,9 @@ class Quality:
     def weights(self) -> Robust | None:
         """The robust weights; None for a Gaussian likelihood."""
         return as_robust(self.robust)
+
+
+QUALITY = Quality()
 
 
 # Judges nothing: what ``quality=None`` means inside.

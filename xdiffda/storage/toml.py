@@ -52,15 +52,32 @@ def read_toml(cls: type[T], path: str | Path, *, example: str) -> T:
 
 
 def build(cls: type, table: dict[str, Any], problems: list[Problem], prefix: str = "") -> Any:
-    """Make ``cls`` from a table; None, and more in ``problems``, where that cannot be."""
+    """Make ``cls`` from a table; None, and more in ``problems``, where that cannot be.
+
+    A class with ``FLAT``, name of a field -> function from a name to a dataclass, has the entries
+    of that dataclass beside its own: the field's value in the file is the name.
+    """
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}
     before = len(problems)
     values: dict[str, Any] = {}
+    beside: list[str] = []
+    for name, class_of in getattr(cls, "FLAT", {}).items():
+        given = table.get(name, known[name].default)
+        try:
+            kind = class_of(getattr(given, "name", given))
+        except InputError as error:
+            problems += error.problems
+            continue
+        own = [f.name for f in dataclasses.fields(kind) if f.name not in known]
+        values[name] = build(kind, {n: table[n] for n in own if n in table}, problems, prefix)
+        beside += own
     for name, value in table.items():
         label = prefix + name
+        if name in values or name in beside or name in getattr(cls, "FLAT", {}):
+            continue
         if name not in known:
-            problems.append(Problem(f"entry {label}", f"one of {', '.join(known)}", f"# {label}"))
+            problems.append(_unknown(name, prefix, [*known, *beside], hints))
             continue
         values[name] = _converted(value, _options(hints[name]), label, problems)
     for name, field in known.items():
@@ -76,6 +93,18 @@ def build(cls: type, table: dict[str, Any], problems: list[Problem], prefix: str
     except InputError as error:  # values that do not go together
         problems += error.problems
         return None
+
+
+def _unknown(name: str, prefix: str, known: list[str], hints: dict[str, Any]) -> Problem:
+    """An entry that is not known here; it may belong into a table within."""
+    for field, hint in hints.items():
+        for option in _options(hint):
+            if dataclasses.is_dataclass(option) and name in {
+                f.name for f in dataclasses.fields(option)
+            }:
+                there = f"[{prefix}{field}]"
+                return Problem(f"entry {prefix}{name}", f"{name} in the table {there}", there)
+    return Problem(f"entry {prefix}{name}", f"one of {', '.join(known)}", f"# {prefix}{name}")
 
 
 def build_all(
@@ -178,10 +207,16 @@ def write_commented(config: Any, *, title: str) -> str:
 def _table(config: Any, label: str) -> list[str]:
     """Entries of a table, then the tables within it, which TOML wants last."""
     about, lines, tables = _about(type(config)), [], []
+    flat = getattr(type(config), "FLAT", {})
     for field in dataclasses.fields(config):
         value, own = getattr(config, field.name), f"{label}{field.name}"
         comment = _comment(about.get(field.name, ""))
-        if dataclasses.is_dataclass(value):
+        if field.name in flat:
+            own_lines = _table(value, label)
+            cut = own_lines.index("") if "" in own_lines else len(own_lines)
+            lines += [*comment, _entry(field.name, value.name), *own_lines[:cut]]
+            tables += own_lines[cut:]
+        elif dataclasses.is_dataclass(value):
             tables += ["", *comment, f"[{own}]", *_table(value, f"{own}.")]
         elif isinstance(value, dict) and any(map(dataclasses.is_dataclass, value.values())):
             for name, each in value.items():
@@ -193,11 +228,16 @@ def _table(config: Any, label: str) -> list[str]:
 
 
 def _other_than_default(config: Any) -> list[str]:
-    return [
-        _entry(field.name, value)
-        for field in dataclasses.fields(config)
-        if (value := getattr(config, field.name)) != field.default and value is not None
-    ]
+    found, flat = [], getattr(type(config), "FLAT", {})
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in flat:
+            if value.name != field.default.name:
+                found.append(_entry(field.name, value.name))
+            found += _other_than_default(value)
+        elif value != field.default and value is not None:
+            found.append(_entry(field.name, value))
+    return found
 
 
 def _entry(name: str, value: Any) -> str:

@@ -81,7 +81,7 @@ def independent(analysis: xr.Dataset, *, what: str) -> tuple[xr.Dataset, str]:
                 Problem(
                     f"{n} members that are one antithetic pair",
                     "2 independent members or more",
-                    "background.diffda.assimilate(obs, n_members=8, antithetic=False)",
+                    "background.diffda.assimilate(obs, method=xdiffda.Guided(antithetic=False))",
                 )
             ],
             what=what,

@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 from xdiffda.assimilation.calibration import simulation_based_calibration
+from xdiffda.assimilation.methods import Guided
 from xdiffda.errors import InputError
 from xdiffda.experiments.osse import sbc
 from xdiffda.priors.prior import GaussianPrior
@@ -37,7 +38,7 @@ SMALL = {"n_draws": 4, "n_members": 3, "n_columns": 5, "progress": False}
 
 @pytest.fixture(scope="module")
 def found(world) -> xr.Dataset:
-    return simulation_based_calibration(*world, settings={"n_steps": 3}, **SMALL)
+    return simulation_based_calibration(*world, settings={"method": Guided(n_steps=3)}, **SMALL)
 
 
 def test_the_report_holds_ranks_tests_seed_and_versions(found) -> None:

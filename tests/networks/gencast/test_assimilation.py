@@ -207,10 +207,9 @@ def test_observations_guide_the_draw(forecaster, previous, prior):
             background,
             obs,
             model=prior,
-            covariance="jacobian",
+            method=xdiffda.Guided(covariance="jacobian", n_steps=4),
             n_members=2,
-            n_steps=4,
-            gross_check=np.inf,
+            quality=xdiffda.Quality(gross_check=np.inf),
             progress=False,
         )
         assert analysis.attrs["xdiffda_model"] == "gencast-tiny"

@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 
 from xdiffda.assimilation.calibration import simulation_based_calibration
+from xdiffda.assimilation.methods import Guided
 from xdiffda.errors import InputError, Problem
 from xdiffda.experiments.osse.evaluate import weights_digest
 from xdiffda.experiments.osse.tables import as_text, made_with
@@ -79,7 +80,7 @@ def calibrate(
         n_columns=n_columns,
         prior_steps=prior_steps,
         seed=seed,
-        settings=settings,
+        settings={"method": Guided(**settings)},
         progress=progress,
     )
     drawn = {"prior_steps": prior_steps} if prior == "model" else {}  # a Gaussian is drawn exactly

@@ -19,8 +19,8 @@ import xarray as xr
 from jaxtyping import Float
 
 from xdiffda.assimilation.assimilate import assimilate
+from xdiffda.assimilation.methods import Guided, RePaint
 from xdiffda.diffusion.posterior import Guidance
-from xdiffda.diffusion.repaint import RePaint
 from xdiffda.observations import interpolate
 from xdiffda.priors.diffusion import DiffusionPrior
 from xdiffda.state.grid import Layout
@@ -122,7 +122,8 @@ class Rows:
     def analysis(self, evaluations: int = 0, *, model: Any = None, **settings: Any) -> Row:
         """A call with ``settings``; the seed is the number of the case."""
         given = {"model": model or self._prior, "n_members": self._n_members} | settings
-        sampler = "" if "method" in settings else Guidance().version
+        guided = isinstance(settings.get("method", Guided()), Guided)
+        sampler = Guidance().version if guided else ""
         return Row(
             lambda case, obs: assimilate(
                 case.background, obs, progress=False, seed=case.number, **given
@@ -136,7 +137,7 @@ class Rows:
         count, width = settings.evaluations, settings.mask_sigma
         return {
             f"RePaint, {count:,} evaluations, mask {width:g} cells": self.analysis(
-                count, method="repaint", repaint=settings, antithetic=False, **more
+                count, method=dataclasses.replace(settings, antithetic=False), **more
             )
         }
 
@@ -161,7 +162,7 @@ class Rows:
         """Return guidance with every V, start, number of steps and sampler."""
         return {
             f"guided, V {v}, {start} start, {n} steps{suffix}": self.analysis(
-                n, covariance=v, start=start, n_steps=n, sampler=s
+                n, method=Guided(covariance=v, start=start, n_steps=n, sampler=s)
             )
             for v in ("calibrated", "climatological", "diagonal", "jacobian")
             for start in ("warm", "cold")
@@ -186,11 +187,13 @@ def methods(prior: DiffusionPrior, *, n_members: int) -> dict[str, Row]:
         "3D-Var, same B": rows.analysis(method="3dvar"),
         "draws from the Gaussian posterior (B)": rows.analysis(model=prior.gaussian()),
         "guided, warm start, 8 evaluations": rows.analysis(8),
-        "the same, independent members": rows.analysis(8, antithetic=False),
+        "the same, independent members": rows.analysis(8, method=Guided(antithetic=False)),
         "guided, 8 evaluations, 2 independent members": rows.analysis(
-            8, antithetic=False, n_members=2
+            8, method=Guided(antithetic=False), n_members=2
         ),
-        "guided, cold start, 32 evaluations": rows.analysis(32, start="cold", n_steps=32),
+        "guided, cold start, 32 evaluations": rows.analysis(
+            32, method=Guided(start="cold", n_steps=32)
+        ),
         **rows.all_repaint(),
         **rows.all_guided(),
     }
