@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,17 +10,18 @@ import pandas as pd
 import pytest
 import xarray as xr
 from gaussian_world import LAYOUT, SampledPrior, draw_states, make_prior
-from repairs import until_it_works
+from repairs import again, until_it_works
 
 import xdiffda
 from xdiffda.assimilation.baselines import Inflation, Localisation
-from xdiffda.assimilation.settings import check_settings
+from xdiffda.assimilation.methods import LETKF, Guided, RePaint, ThreeDVar
+from xdiffda.assimilation.settings import Settings, names_moved_settings
 from xdiffda.covariance.ensemble import Hybrid
 from xdiffda.diffusion.kalman import Solver
-from xdiffda.diffusion.repaint import RePaint
 from xdiffda.errors import InputError, raise_if
 from xdiffda.networks.graphcast import fitting
 from xdiffda.observations import emulate_obs
+from xdiffda.observations.quality import Quality
 from xdiffda.state.convention import default_convention
 from xdiffda.state.convert import from_state
 from xdiffda.state.matching import matched
@@ -31,32 +31,25 @@ TOOLS |= {"Hybrid": Hybrid, "Localisation": Localisation, "Inflation": Inflation
 
 # ------------------------------------------------------------------ settings of assimilate
 
-ARGUMENTS = ("model", "progress", "inflation_factor", "return_obs")  # no settings
-USUAL = {
-    n: p.default
-    for n, p in inspect.signature(xdiffda.assimilate).parameters.items()
-    if p.kind is p.KEYWORD_ONLY and n not in ARGUMENTS
-}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "members": {"n_members": 0},
-    "steps": {"n_steps": 2.5},
-    "batch": {"max_batch": -1},
-    "method": {"method": "4dvar"},
-    "withhold": {"withhold": 2},
-    "seed": {"seed": -1},
-    "gross": {"gross_check": 0},
-    "antithetic": {"antithetic": "yes"},
-    "window": {"window": "soon"},
-    "scale": {"background_error": -1.0},
-    "repaint": {"repaint": RePaint()},
-    "inflation": {"inflation": Inflation()},
-    "localisation": {"localisation": Localisation(), "method": "3dvar"},
-    "hybrid": {"hybrid": Hybrid(), "method": "oi"},
-    "no solver": {"solver": 3},
-    "no localisation": {"localisation": "500 km", "method": "letkf"},
-    "robust": {"robust": "varqc", "method": "letkf"},
-    "covariance": {"covariance": "calibrated"},
-    "several": {"n_members": 0, "seed": -1, "window": "soon", "withhold": 5},
+SETTINGS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "members": (Settings, {"n_members": 0}),
+    "method": (Settings, {"method": "4dvar"}),
+    "withhold": (Settings, {"withhold": 2}),
+    "seed": (Settings, {"seed": -1}),
+    "window": (Settings, {"window": "soon"}),
+    "scale": (Settings, {"background_error": -1.0}),
+    "quality": (Settings, {"quality": "strict"}),
+    "several": (Settings, {"n_members": 0, "seed": -1, "window": "soon", "withhold": 5}),
+    "robust": (Settings, {"quality": Quality(robust="varqc"), "method": "letkf"}),
+    "correlation": (Settings, {"error_correlation": 0.5, "method": "letkf"}),
+    "steps": (Guided, {"n_steps": 2.5}),
+    "batch": (Guided, {"max_batch": -1}),
+    "antithetic": (Guided, {"antithetic": "yes"}),
+    "no solver": (Guided, {"solver": 3}),
+    "hybrid": (ThreeDVar, {"hybrid": 0.5}),
+    "levels": (RePaint, {"n_levels": 0}),
+    "no localisation": (LETKF, {"localisation": "500 km"}),
+    "gross": (Quality, {"gross_check": 0}),
 }
 
 
@@ -66,12 +59,38 @@ def prior():
 
 
 @pytest.mark.parametrize("case", SETTINGS)
-def test_repairs_of_settings(case, prior):
-    def call(**given):
-        return check_settings(prior, **(USUAL | given))
+def test_repairs_of_settings(case):
+    kind, given = SETTINGS[case]
+    name = "assimilate" if kind is Settings else kind.__name__
+    made, seen = until_it_works(kind, given, TOOLS | {"name": name})
+    assert made is not None and seen
 
-    settings, seen = until_it_works(call, SETTINGS[case], TOOLS | {"name": "assimilate"})
-    assert settings is not None and seen
+
+MOVED: dict[str, dict[str, Any]] = {
+    "steps": {"n_steps": 4},
+    "check": {"gross_check": 4.0},
+    "both": {"sampler": "heun", "robust": "varqc"},
+    "localisation": {"method": "letkf", "localisation": Localisation()},
+}
+
+
+@pytest.mark.parametrize("case", MOVED)
+def test_repairs_of_arguments_that_moved(case):
+    @names_moved_settings
+    def assimilate(method="guided", quality=None):
+        return Settings(method=method, quality=quality)
+
+    given = MOVED[case]
+    with pytest.raises(InputError) as error:
+        assimilate(**given)
+    kept = {k: v for k, v in given.items() if k == "method"}
+    for problem in error.value.problems:
+        kept = again(problem.repair, kept, TOOLS | {"name": "assimilate"})
+    settings = assimilate(**kept)
+    for name, value in given.items():
+        if name != "method":
+            owner = settings.quality if hasattr(settings.quality, name) else settings.method
+            assert getattr(owner, name) == value
 
 
 # ------------------------------------------------------------------ emulated observations

@@ -241,10 +241,24 @@ def test_observations_that_do_not_fit_are_named_with_their_repair(world, change,
 
 
 def test_all_wrong_settings_are_listed_at_once(world):
-    with pytest.raises(InputError, match="4 problems") as error:
-        _analyse(world, method=xdiffda.Guided(n_steps=1), n_members=0, background_error=-1)
-    for word in ("magic", "n_members", "background_error", "n_steps"):
+    with pytest.raises(InputError, match="3 problems") as error:
+        _analyse(world, method="magic", n_members=0, background_error=-1)
+    for word in ("magic", "n_members", "background_error"):
         assert word in str(error.value)
+    with pytest.raises(InputError, match="(?s)settings of guided: 2 problems.*n_steps.*hybrid"):
+        xdiffda.Guided(n_steps=0, hybrid=0.5)
+
+
+def test_a_setting_that_moved_is_told_where_it_is_now(world):
+    with pytest.raises(InputError, match="(?s)2 problems") as error:
+        _analyse(world, sampler="heun", gross_check=4.0)
+    for repair in (
+        "assimilate(obs, quality=xdiffda.Quality(gross_check=4.0))",
+        "assimilate(obs, method=xdiffda.Guided(sampler='heun'))",
+    ):
+        assert f"repair: `{repair}`" in str(error.value)
+    with pytest.raises(TypeError, match="colour"):
+        _analyse(world, colour="red")
 
 
 def test_a_prior_without_measured_v_says_so(world):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import cycle_world as world
@@ -64,10 +65,9 @@ def analyse(members: xr.Dataset, obs: xr.Dataset, prior=None, **settings) -> np.
         members,
         obs,
         model=prior or world.make_prior(),
-        method=xdiffda.LETKF(localisation=FAR),
         background_error=1.0,
         progress=False,
-        **settings,
+        **({"method": xdiffda.LETKF(localisation=FAR)} | settings),
     )
     return to_state(found, world.LAYOUT)[0]
 
@@ -146,8 +146,11 @@ def test_what_a_local_filter_cannot_do_is_refused(members) -> None:
     with pytest.raises(InputError, match="(?s)error_correlation=.*robust=.*all observations toge"):
         analyse(members, obs, error_correlation=0.5, quality=xdiffda.Quality(robust="huber"))
     factor = np.ones((3, 3))
-    with pytest.raises(InputError, match="(?s)without adaptive.*of shape \\(3, 3\\)"):
-        analyse(members, obs)
+    with pytest.raises(InputError, match="without adaptive"):
+        xdiffda.LETKF(inflation_factor=factor)
+    adaptive = xdiffda.LETKF(inflation=Inflation(adaptive=True), inflation_factor=factor)
+    with pytest.raises(InputError, match="of shape \\(3, 3\\)"):
+        analyse(members, obs, method=adaptive)
 
 
 def test_the_adaptive_factor_goes_from_cycle_to_cycle(tmp_path) -> None:
@@ -192,7 +195,8 @@ def test_the_adaptive_factor_goes_from_cycle_to_cycle(tmp_path) -> None:
         model=world.make_prior(),
         seed=1,
         progress=False,
-        **settings,
+        **settings
+        | {"method": dataclasses.replace(settings["method"], inflation_factor=factor[0].values)},
     )
     np.testing.assert_allclose(by_hand["inflation_factor"], factor[1], atol=1e-5)
     # resumed, it is the same

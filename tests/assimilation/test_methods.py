@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ import xarray as xr
 from gaussian_world import LAYOUT, draw_states, make_prior
 
 import xdiffda
+from xdiffda.assimilation.baselines.letkf import Inflation
 from xdiffda.covariance.ensemble import Hybrid
 from xdiffda.covariance.localisation import Localisation
 from xdiffda.errors import InputError

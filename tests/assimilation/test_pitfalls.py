@@ -114,7 +114,7 @@ def test_observations_that_contradict_each_other_count_as_their_mean(states) -> 
     up, down = (obs.assign({n: obs[n] + shift for n in names}) for shift in (1.0, -1.0))
     both = xr.concat([up, down.assign_coords(station=down.station + 1000)], "station")
     one = obs.assign({f"{n}_error_std": obs[f"{n}_error_std"] / 2**0.5 for n in names})
-    tight = {"method": xdiffda.Guided(solver=Solver(1e-6, 200))}
+    tight = {"method": xdiffda.ThreeDVar(solver=Solver(1e-6, 200))}
     found, expected = (analyse(background, of, **tight) for of in (both, one))
     x, y = (to_state(ds, world.LAYOUT)[0] for ds in (found, expected))
     np.testing.assert_allclose(x, y, atol=2e-3)

@@ -14,7 +14,7 @@ import xarray as xr
 from gaussian_world import LAT, LAYOUT, LON, draw_states, make_prior
 
 import xdiffda
-from xdiffda.assimilation.assimilate import assimilate, run_assimilation
+from xdiffda.assimilation.assimilate import assimilate
 from xdiffda.assimilation.settings import window_problem
 from xdiffda.errors import InputError
 
@@ -121,12 +121,15 @@ def test_backgrounds_that_are_no_fields_are_told_so(background):
 
 def test_numbers_of_numpy_are_numbers_to_the_end(background):
     """The settings are written as JSON when all the work is done: too late for a surprise."""
+    plain = xdiffda.Guided(max_batch=2, small_scales=False)
     analysis = _analyse(
         background,
         _one(),
         seed=np.int64(3),
         n_members=np.int32(2),
-        method=xdiffda.Guided(max_batch=np.uint8(2), antithetic=np.bool_(True)),
+        method=xdiffda.Guided(
+            max_batch=np.uint8(2), antithetic=np.bool_(True), small_scales=np.bool_(False)
+        ),
         background_error=np.float32(1.0),
         quality=xdiffda.Quality(gross_check=np.float32(5.0)),
         withhold=np.float64(0.0),
@@ -134,7 +137,8 @@ def test_numbers_of_numpy_are_numbers_to_the_end(background):
     )
     written = json.loads(analysis.attrs["xdiffda_settings"])
     assert (written["seed"], written["quality"]["gross_check"], written["max_batch"]) == (3, 5.0, 2)
-    xr.testing.assert_identical(analysis.drop_attrs(), _analyse(background, _one()).drop_attrs())
+    same = _analyse(background, _one(), seed=3, n_members=2, method=plain)
+    xr.testing.assert_identical(analysis.drop_attrs(), same.drop_attrs())
 
 
 @pytest.mark.parametrize(
@@ -145,44 +149,60 @@ def test_numbers_of_numpy_are_numbers_to_the_end(background):
         ("seed", -1),
         ("seed", 2**32),
         ("seed", "a"),
-        ("n_steps", "8"),
-        ("n_steps", None),
-        ("n_steps", 2.5),
         ("window", 6),
         ("window", "wide"),
         ("window", None),
         ("window", np.inf),
         ("window", "-6h"),
-        ("gross_check", "a"),
-        ("gross_check", None),
-        ("gross_check", np.nan),
-        ("gross_check", 0),
         ("withhold", "a"),
         ("withhold", None),
-        ("solver", {"tolerance": 0.1}),
-        ("hybrid", 0.5),
-        ("antithetic", None),
-        ("small_scales", "no"),
+        ("quality", "strict"),
+        ("method", 3),
         ("background_error", "big"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_name_before_anything_is_read(name, value):
     with pytest.raises(InputError, match=name) as caught:
-        run_assimilation(None, None, model=PRIOR, method="3dvar", **{name: value})  # type: ignore[arg-type]
+        xdiffda.assimilate(None, None, model=PRIOR, **{name: value})  # type: ignore[arg-type]
     assert caught.value.what == "settings of assimilate"
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("Guided", "n_steps", "8"),
+        ("Guided", "n_steps", None),
+        ("Guided", "n_steps", 2.5),
+        ("Guided", "solver", {"tolerance": 0.1}),
+        ("Guided", "hybrid", 0.5),
+        ("Guided", "antithetic", "no"),
+        ("Guided", "small_scales", "no"),
+        ("Guided", "max_batch", 0),
+        ("RePaint", "n_levels", 0),
+        ("ThreeDVar", "solver", 3),
+        ("OptimalInterpolation", "small_scales", None),
+        ("LETKF", "localisation", "500 km"),
+        ("Quality", "gross_check", "a"),
+        ("Quality", "gross_check", None),
+        ("Quality", "gross_check", np.nan),
+        ("Quality", "gross_check", 0),
+    ],
+)
+def test_settings_of_an_object_are_checked_when_it_is_made(kind, name, value):
+    with pytest.raises(InputError, match=name):
+        getattr(xdiffda, kind)(**{name: value})
+
+
 def test_all_settings_that_are_wrong_are_said_at_once():
-    with pytest.raises(InputError, match="5 problems"):
-        run_assimilation(
-            None,
+    with pytest.raises(InputError, match="4 problems"):
+        xdiffda.assimilate(
+            None,  # type: ignore[arg-type]
             None,
             model=PRIOR,
-            seed=None,
-            window=6,
-            n_steps="8",  # type: ignore[arg-type]
-            gross_check=None,
-            hybrid=1,
+            seed=None,  # type: ignore[arg-type]
+            window=6,  # type: ignore[arg-type]
+            withhold=2,
+            method="magic",
         )
 
 

@@ -114,40 +114,44 @@ def digest(values: np.ndarray) -> str:
 # ---------------------------------------------------------------------- analyses
 
 PAINT = xdiffda.RePaint(n_levels=6, jump_length=2, resamplings=2)
-QUICK = {"n_members": 2, "n_steps": 3}
+QUICK = {"n_members": 2, "method": xdiffda.Guided(n_steps=3)}
 # name -> settings; those with "ensemble" take background members
 ANALYSES: dict[str, dict[str, Any]] = {
     "guided": QUICK,
-    "guided cold": QUICK | {"n_steps": 3, "start": "cold"},
-    "guided heun": QUICK | {"sampler": "heun"},
-    "guided stochastic": QUICK | {"sampler": "stochastic"},
-    "guided V climatological": QUICK | {"covariance": "climatological"},
-    "guided V diagonal": QUICK | {"covariance": "diagonal"},
-    "guided V jacobian": QUICK | {"covariance": "jacobian"},
-    "guided independent": QUICK | {"antithetic": False},
-    "guided without small scales": QUICK | {"small_scales": False},
-    "guided groups": QUICK | {"n_members": 4, "max_batch": 2, "seed": 7},
+    "guided cold": QUICK | {"method": xdiffda.Guided(n_steps=3, start="cold")},
+    "guided heun": QUICK | {"method": xdiffda.Guided(n_steps=3, sampler="heun")},
+    "guided stochastic": QUICK | {"method": xdiffda.Guided(n_steps=3, sampler="stochastic")},
+    "guided V climatological": QUICK
+    | {"method": xdiffda.Guided(n_steps=3, covariance="climatological")},
+    "guided V diagonal": QUICK | {"method": xdiffda.Guided(n_steps=3, covariance="diagonal")},
+    "guided V jacobian": QUICK | {"method": xdiffda.Guided(n_steps=3, covariance="jacobian")},
+    "guided independent": QUICK | {"method": xdiffda.Guided(n_steps=3, antithetic=False)},
+    "guided without small scales": QUICK
+    | {"method": xdiffda.Guided(n_steps=3, small_scales=False)},
+    "guided groups": QUICK
+    | {"n_members": 4, "method": xdiffda.Guided(n_steps=3, max_batch=2), "seed": 7},
     "guided r given": QUICK | {"background_error": 0.8},
     "guided withhold": QUICK | {"withhold": 0.2},
-    "guided huber": QUICK | {"robust": "huber"},
+    "guided huber": QUICK | {"quality": xdiffda.Quality(robust="huber")},
     "guided correlated errors": QUICK | {"error_correlation": 0.5},
-    "guided ensemble around members": QUICK | {"hybrid": Hybrid(alpha=0.5)},
-    "guided ensemble around mean": QUICK | {"hybrid": Hybrid(around="mean")},
-    "repaint": {"method": "repaint", "n_members": 2, "repaint": PAINT},
+    "guided ensemble around members": QUICK
+    | {"method": xdiffda.Guided(n_steps=3, hybrid=Hybrid(alpha=0.5))},
+    "guided ensemble around mean": QUICK
+    | {"method": xdiffda.Guided(n_steps=3, hybrid=Hybrid(around="mean"))},
+    "repaint": {"method": PAINT, "n_members": 2},
     "3dvar": {"method": "3dvar"},
-    "3dvar varqc": {"method": "3dvar", "robust": "varqc"},
-    "3dvar gross check": {"method": "3dvar", "gross_check": 1.5},
+    "3dvar varqc": {"method": "3dvar", "quality": xdiffda.Quality(robust="varqc")},
+    "3dvar gross check": {"method": "3dvar", "quality": xdiffda.Quality(gross_check=1.5)},
     "3dvar correlated errors": {
         "method": "3dvar",
         "error_correlation": VerticalCorrelation(length=0.5),
     },
-    "3dvar ensemble": {"method": "3dvar", "hybrid": Hybrid(alpha=0.3)},
+    "3dvar ensemble": {"method": xdiffda.ThreeDVar(hybrid=Hybrid(alpha=0.3))},
     "3dvar ensemble spread": {"method": "3dvar", "background_error": "spread"},
     "oi": {"method": "oi"},
-    "letkf ensemble": {"method": "letkf", "localisation": Localisation(length_km=2500.0)},
+    "letkf ensemble": {"method": xdiffda.LETKF(localisation=Localisation(length_km=2500.0))},
     "letkf ensemble inflated": {
-        "method": "letkf",
-        "inflation": Inflation(adaptive=True, additive=0.3),
+        "method": xdiffda.LETKF(inflation=Inflation(adaptive=True, additive=0.3))
     },
     "interpolation": {"method": "interpolation"},
 }
@@ -341,13 +345,13 @@ def of_readers() -> Iterator[tuple[str, Values]]:
 CYCLES = {
     "3dvar": {"settings": {"method": "3dvar", "background_error": 1.0}},
     "guided ensemble": {
-        "settings": {"n_steps": 3},
+        "settings": {"method": xdiffda.Guided(n_steps=3)},
         "n_members": 4,
         "carry": "ensemble",
         "n_cycles": 2,
     },
     "letkf": {
-        "settings": {"method": "letkf", "inflation": Inflation(adaptive=True, additive=0.3)},
+        "settings": {"method": xdiffda.LETKF(inflation=Inflation(adaptive=True, additive=0.3))},
         "n_members": 4,
         "carry": "ensemble",
     },

@@ -14,6 +14,7 @@ import time
 
 import xdiffda
 from xdiffda.assimilation import methods as _methods
+from xdiffda.assimilation.methods import METHODS
 from xdiffda.experiments.osse.evaluate import _array, make_cases, quarter_errors
 from xdiffda.experiments.osse.tables import score, summary
 from xdiffda.observations import emulate_obs
@@ -54,8 +55,7 @@ def main() -> None:
                         case.background,
                         obs,
                         model=prior,
-                        method=method,
-                        small_scales=small,
+                        method=METHODS[method](small_scales=small),
                         seed=case.number,
                         progress=False,
                     )

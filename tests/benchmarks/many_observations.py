@@ -16,6 +16,7 @@ import warnings
 import numpy as np
 
 import xdiffda
+from xdiffda.assimilation.methods import METHODS
 from xdiffda.diffusion.kalman import Solver
 
 
@@ -33,9 +34,8 @@ def main(iterations: int, guided: bool) -> None:
             wall, cpu = time.perf_counter(), time.process_time()
             analysis = background.diffda.assimilate(
                 obs,
-                method=method,
+                method=METHODS[method](solver=Solver(max_iterations=iterations)),
                 n_members=2,
-                solver=Solver(max_iterations=iterations),
                 progress=False,
             )
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -65,7 +65,10 @@ def main(columns: list[int], n_members: int) -> None:
 
         def analyse(solver, obs=obs):
             return background.diffda.assimilate(
-                obs, n_members=n_members, seed=0, small_scales=False, solver=solver
+                obs,
+                n_members=n_members,
+                seed=0,
+                method=xdiffda.Guided(small_scales=False, solver=solver),
             )
 
         exact = run(analyse, 1e-6, True)[0]

@@ -338,7 +338,7 @@ def test_settings_are_those_of_assimilate() -> None:
     }
     mine = {f.name: f.default for f in dataclasses.fields(Assimilation)}
     mine["window"] = "6h"  # here None, the length of the cycle
-    mine["antithetic"] = True  # here None: independent members where the ensemble is carried
+    mine["method"] = mine["method"].name  # here the object
     assert mine == {name: theirs.get(name, "no such setting") for name in mine}
 
 

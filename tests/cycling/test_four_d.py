@@ -369,13 +369,13 @@ def test_pairs_of_members_have_a_mean_without_sampling_error(setting) -> None:
 
 def test_what_does_not_fit_is_named(setting) -> None:
     prior, _, background, obs = setting
-    with pytest.raises(InputError, match="(?s)6 problems.*'magic'.*'7h'.*'4d'.*-1.*n_members=0.*3"):
+    with pytest.raises(InputError, match="(?s)5 problems.*'magic'.*'7h'.*'4d'.*-1.*n_members=0"):
         assimilate_window(
             background,
             obs,
             model=prior,
             forward=Turn(),
-            method=xdiffda.Guided(n_steps=1),
+            method="magic",
             window="7h",
             dynamics="4d",
             model_error=-1.0,

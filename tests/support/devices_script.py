@@ -22,7 +22,7 @@ from xdiffda.diffusion import devices as _members
 from xdiffda.diffusion.kalman import Solver
 
 ERRORS = {"2m_temperature": 0.5, "geopotential": 80.0, "temperature": 0.4}
-QUICK = {"method": xdiffda.Guided(n_steps=3, n_steps=3), "background_error": 1.0, "progress": False}
+QUICK = {"method": xdiffda.Guided(n_steps=3), "background_error": 1.0, "progress": False}
 PAINT = xdiffda.RePaint(n_levels=10, jump_length=5, resamplings=2)
 # conjugate gradients stop at 1e-2: rounding in another order of sums may show up to that; without
 # them it is ten units in the last place of a geopotential of 54,000

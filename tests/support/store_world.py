@@ -42,7 +42,7 @@ def run(background: Any, obs: xr.Dataset, out: Path, **choices: Any) -> xr.Datas
 
 def interrupt_second_analysis(monkeypatch: pytest.MonkeyPatch) -> list[np.datetime64]:
     """An interrupt in the second of all analyses from now on; returns the list of their times."""
-    plain, times = reanalysis.assimilate, []
+    plain, times = reanalysis.run_assimilation, []
 
     @functools.wraps(plain)  # its signature says which settings there are
     def counted(state: xr.Dataset, *arguments, **keywords):
@@ -51,7 +51,7 @@ def interrupt_second_analysis(monkeypatch: pytest.MonkeyPatch) -> list[np.dateti
             raise KeyboardInterrupt
         return plain(state, *arguments, **keywords)
 
-    monkeypatch.setattr(reanalysis, "assimilate", counted)
+    monkeypatch.setattr(reanalysis, "run_assimilation", counted)
     return times
 
 

@@ -53,7 +53,7 @@ class Settings:
             try:
                 as_method(self.method)
             except InputError as error:
-                problems = error.problems + problems
+                problems = [*error.problems, *problems]
         raise_if(problems, what="settings of assimilate")
 
     def for_prior(self, prior: Prior) -> Settings:
@@ -192,20 +192,22 @@ def _refuse_moved(given: dict[str, Any], allowed: frozenset[str], call: str) -> 
     named = given.get("method", "guided")
     chosen = named.name if isinstance(named, Method) else named
     order = sorted(METHODS, key=lambda name: name != chosen)  # that of the call first
-    problems = []
+    moved: dict[type, list[str]] = {}
     for name in sorted(set(given) - allowed):
         owners = [of for of in (METHODS[n] for n in order) if name in _names(of)]
         if name in _names(Quality):
-            where, setting = "quality", f"xdiffda.Quality({name}={given[name]!r})"
-        elif owners:
-            where, setting = "method", f"xdiffda.{owners[0].__name__}({name}={given[name]!r})"
-        else:
-            continue
+            owners = [Quality]
+        if owners:
+            moved.setdefault(owners[0], []).append(name)
+    problems = []
+    for kind, names in moved.items():
+        where = "quality" if kind is Quality else "method"
+        values = ", ".join(f"{name}={given[name]!r}" for name in names)
         problems.append(
             Problem(
-                f"the argument {name}",
-                f"{name} as a setting of the {where}",
-                f"{call}(obs, {where}={setting})",
+                f"the argument {', '.join(names)}",
+                f"{', '.join(names)} as a setting of the {where}",
+                f"{call}(obs, {where}=xdiffda.{kind.__name__}({values}))",
             )
         )
     raise_if(problems, what="settings of assimilate")

@@ -404,6 +404,25 @@ def _unknown(name: str, known: list[str], call: str, given: Mapping[str, Any]) -
     )
 
 
+def flat_settings(settings: Assimilation) -> dict[str, Any]:
+    """Settings as a store keeps them: those of the method, and of quality control, beside them."""
+    found = as_plain(settings)
+    method, quality = found.pop("method"), found.pop("quality")
+    return {"method": method.pop("name"), **method, **found, **quality}
+
+
+def repair_of_setting(name: str, value: Any, method: str) -> str:
+    """The entry of ``settings`` that a flat setting stands for; empty where no text makes it."""
+    if isinstance(value, dict | list):
+        return ""
+    kind = METHODS.get(method)
+    if name != "method" and kind and name in {field.name for field in dataclasses.fields(kind)}:
+        return f"{{'method': xdiffda.{kind.__name__}({name}={value!r})}}"
+    if name in {field.name for field in dataclasses.fields(Quality)}:
+        return f"{{'quality': xdiffda.Quality({name}={value!r})}}"
+    return f"{{{name!r}: {value!r}}}"
+
+
 def as_plain(value: Any) -> Any:
     """Settings as JSON can hold them, the same in every process, to tell runs apart."""
     if isinstance(value, Method):

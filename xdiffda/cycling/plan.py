@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from xdiffda.cycling.config import as_plain
+from xdiffda.cycling.config import flat_settings
 from xdiffda.cycling.observation_stream import Source, clock_of, duration, make_source
 from xdiffda.cycling.relaxation import Relaxation, Relaxed
 from xdiffda.cycling.rollout import STEP, load_rollout
@@ -167,7 +167,7 @@ def make_plan(
         # a table may have a description too, in words: whoever made it, or a column
         "observations": dict(getattr(obs, "description", {}) if callable(obs) else {}) or None,
         **rest,
-        **{f"settings.{k}": v for k, v in as_plain(settings).items()},
+        **{f"settings.{k}": v for k, v in flat_settings(settings).items()},
     }
     return Plan(prior, first, start, length, states, forecast, source, settings, config, truth)
 

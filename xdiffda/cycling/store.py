@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xdiffda.cycling.config import repair_of_setting
 from xdiffda.errors import InputError, Problem, StorageError, raise_if
 from xdiffda.storage.files import codecs
 from xdiffda.storage.flags import codes_for, encode_variables, with_flags, with_labels
@@ -58,8 +59,9 @@ def check_configuration(stored: dict[str, Any], given: dict[str, Any], path: Pat
     for key in sorted({*stored, *given}):
         if stored.get(key) != given.get(key):
             value, group, name = stored.get(key), *key.rpartition(".")[::2]
-            if group == "settings":
-                repair = f"cycle(..., settings={{{name!r}: {value!r}}})"
+            setting = repair_of_setting(name, value, str(stored.get("settings.method")))
+            if group == "settings" and setting:
+                repair = f"cycle(..., settings={setting})"
             elif key in PLAIN:
                 repair = f"cycle(..., {key}={value!r})"
             else:

@@ -266,7 +266,8 @@ def window_likelihood(
                     f"all {real.sum()} observations beyond {quality.gross_check:g} expected "
                     "standard deviations from the background's forecast",
                     "observations and background of the same time and model",
-                    "assimilate_window(background, obs, quality=xdiffda.Quality(gross_check=np.inf))",
+                    "assimilate_window(background, obs, "
+                    "quality=xdiffda.Quality(gross_check=np.inf))",
                 )
             ],
             what="observations",

@@ -218,7 +218,10 @@ class Method(abc.ABC):
 
     def plain(self) -> dict[str, Any]:
         """Name and settings as plain data, for attributes and stores."""
-        return {"name": self.name, **dataclasses.asdict(self)}
+        found = dataclasses.asdict(self)
+        # numpy's numbers cannot be written down as JSON
+        plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in found.items()}
+        return {"name": self.name, **plain}
 
 
 def whole_number(name: str, value: Any, call: str, example: int = 8) -> list[Problem]:
