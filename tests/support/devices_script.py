@@ -17,7 +17,7 @@ from network_world import make_network_prior
 import xdiffda
 from xdiffda.assimilation import devices as _devices
 from xdiffda.assimilation import memory as _memory
-from xdiffda.assimilation import methods as _methods
+from xdiffda.assimilation.methods import base as _methods
 from xdiffda.diffusion import devices as _members
 from xdiffda.diffusion.kalman import Solver
 

@@ -129,8 +129,11 @@ def methods() -> str:
     from xdiffda.assimilation.methods import METHODS
 
     return table(
-        ("`method`", "what it does"),
-        [(f"`{name}`", first_line(method)) for name, method in METHODS.items()],
+        ("`method`", "its settings", "what it does"),
+        [
+            (f"`{name}`", f"`xdiffda.{method.__name__}`", first_line(method))
+            for name, method in METHODS.items()
+        ],
     )
 
 
@@ -218,26 +221,24 @@ def _card() -> dict[str, Any]:
 def substitutions() -> dict[str, str]:
     """Values for the running text."""
     from xdiffda.assimilation.assimilate import assimilate
-    from xdiffda.assimilation.settings import SOLVERS
-    from xdiffda.diffusion.posterior import Guidance
-    from xdiffda.diffusion.repaint import RePaint
+    from xdiffda.assimilation.methods import Guided, RePaint, ThreeDVar
 
-    card, guidance, repaint = _card(), Guidance(), RePaint()
+    card, guidance, repaint = _card(), Guided().guidance, RePaint()
     parameters = inspect.signature(assimilate).parameters
     defaults = {name: parameter.default for name, parameter in parameters.items()}
     levels = card["levels"]
     n_channel = sum(len(levels) if name in _on_levels() else 1 for name in card["variables"])
     found: dict[str, Any] = {
-        "n_steps": defaults["n_steps"],
+        "n_steps": guidance.n_steps,
         "n_members": defaults["n_members"],
-        "max_batch": defaults["max_batch"],
-        "gross_check": defaults["gross_check"],
+        "max_batch": Guided().max_batch,
+        "gross_check": defaults["quality"].gross_check,
         "window": defaults["window"],
         "sigma_max": guidance.sigma_max,
         "sigma_min": guidance.sigma_min,
         "sigma_start": guidance.sigma_start,
         "tolerance": guidance.solver.tolerance,
-        "tolerance_3dvar": SOLVERS["3dvar"].tolerance,
+        "tolerance_3dvar": ThreeDVar().solver.tolerance,
         "repaint_levels": repaint.n_levels,
         "repaint_jump": repaint.jump_length,
         "repaint_resamplings": repaint.resamplings,

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from xdiffda.cycling.config import flat_settings
+from xdiffda.cycling.config import Assimilation, flat_settings
 from xdiffda.cycling.observation_stream import Source, clock_of, duration, make_source
 from xdiffda.cycling.relaxation import Relaxation, Relaxed
 from xdiffda.cycling.rollout import STEP, load_rollout

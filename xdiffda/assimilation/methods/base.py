@@ -208,8 +208,8 @@ class Method(abc.ABC):
 
     @property
     def alpha(self) -> float:
-        """Share of B in the variance of the background error, where members have the rest."""
-        return 1.0
+        """Share of B in the expected variance of departures; background members have the rest."""
+        return Hybrid().alpha
 
     @property
     def solves(self) -> Solver | None:

@@ -57,9 +57,9 @@ class Guided(Method):
         V of the Kalman update of guidance; default what the model has measured.
     solver : Solver, optional
         Tolerance and most iterations of the solver for the observations
-        (`xdiffda.diffusion.kalman.Solver`); what it reached is in the attributes of the analysis.
+        (`xdiffda.Solver`); what it reached is in the attributes of the analysis.
     hybrid : Hybrid
-        How background members enter (`xdiffda.covariance.ensemble.Hybrid`). By default each
+        How background members enter (`xdiffda.Hybrid`). By default each
         analysis member is drawn around a background member, moved by four parts of B and one of
         the localised covariance of the ensemble.
     antithetic : bool, optional

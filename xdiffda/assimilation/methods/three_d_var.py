@@ -31,9 +31,9 @@ class ThreeDVar(Method):
     Parameters
     ----------
     solver : Solver
-        Tolerance and most iterations of the minimisation (`xdiffda.diffusion.kalman.Solver`).
+        Tolerance and most iterations of the minimisation (`xdiffda.Solver`).
     hybrid : Hybrid
-        How background members enter B (`xdiffda.covariance.ensemble.Hybrid`).
+        How background members enter B (`xdiffda.Hybrid`).
     small_scales : bool
         Add the mean of the scales that the model cannot represent, given the observations.
 
