@@ -35,9 +35,9 @@ class LETKF(Method):
     Parameters
     ----------
     localisation : Localisation
-        Of the observations, in km and ln p (`xdiffda.assimilation.baselines.Localisation`).
+        Of the observations, in km and ln p (`xdiffda.Localisation`).
     inflation : Inflation
-        Multiplicative, additive, relaxation, adaptive (`xdiffda.assimilation.baselines.Inflation`).
+        Multiplicative, additive, relaxation, adaptive (`xdiffda.Inflation`).
     inflation_factor : array (node, channel), optional
         Adaptive inflation of the cycle before: ``inflation_factor`` of its analysis.
 
