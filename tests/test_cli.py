@@ -291,6 +291,7 @@ def test_train_names_what_is_wrong_with_a_configuration(
     assert "task = 'guess'" in message and "steps = 0" in message
 
 
+@pytest.mark.long
 def test_many_times_go_into_a_store_that_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -330,6 +331,7 @@ def _said_options(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return shlex.split(found[1], comments=True)
 
 
+@pytest.mark.long
 def test_clocks_are_repaired_by_options(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

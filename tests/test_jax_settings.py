@@ -114,6 +114,7 @@ def plain(method: str):
     return members(method)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SETTINGS)
 def test_each_setting_leaves_members_as_they_are(name, restored) -> None:
     expected = plain("guided")
@@ -123,6 +124,7 @@ def test_each_setting_leaves_members_as_they_are(name, restored) -> None:
     assert getattr(jax.config, name) == SETTINGS[name]  # the user's own code keeps its setting
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["3dvar", "oi", "repaint", "letkf"])
 def test_all_settings_leave_every_method_as_it_is(method, restored) -> None:
     expected = plain(method)
@@ -254,6 +256,7 @@ def test_a_child_forked_from_a_running_jax_says_what_to_do() -> None:
     assert code == "0"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
 def test_a_fork_before_jax_runs_works() -> None:
     assert run("fork", "loaded", PYTHONWARNINGS="ignore") == ["worked", "0"]

@@ -214,6 +214,7 @@ def test_r_of_the_spread_of_members(prior) -> None:
 # ---- small scales of a hybrid ----------------------------------------------------------
 
 
+@pytest.mark.long
 def test_small_scales_of_a_hybrid_have_the_share_of_b(prior) -> None:
     """Analysis members around background members: those keep their own small scales.
 

@@ -69,6 +69,7 @@ def observed(ds: xr.Dataset, name: str, level: float | None, departure: float) -
     ).iloc[:60]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name, variable, level",
     [

@@ -92,6 +92,7 @@ def error_near(analysis: xr.Dataset, obs: xr.Dataset, rows: np.ndarray) -> float
     return float(np.sqrt(np.mean(ratios)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [warm_stations, warm_soundings, wrong_longitudes, impossible])
 def test_planted_errors_do_no_harm_and_good_reports_stay(fault):
     """Beside the analysis of the good reports alone: 5 % near the bad sites, 2 % of reports."""

@@ -135,6 +135,7 @@ def _perturbed(prior, background, seed=0, size=0.3):
     return z, background + prior.scale * z[:, 0]
 
 
+@pytest.mark.long
 def test_the_likelihood_holds_departures_of_every_kind(prior, background):
     """Innovations are y - H(x_b), and those of z are y - H(x_b + s z), for each kind of H."""
     tidy = _table()
@@ -155,6 +156,7 @@ def test_the_likelihood_holds_departures_of_every_kind(prior, background):
         assert np.all(found < 1.02 * expected + 2e-2) and np.all(found > 0.5 * expected - 2e-2)
 
 
+@pytest.mark.long
 def test_adjoint_of_all_kinds_together(prior, background):
     likelihood, _, _ = _observe(prior, background, _table(), error_correlation=0.5)
     rng = np.random.default_rng(0)

@@ -80,6 +80,7 @@ def filtered(members: xr.Dataset, seen: np.ndarray, obs: xr.Dataset, error: floa
     return letkf(x, given, world.LAYOUT, places=places, seen=seen, localisation=FAR).ensemble
 
 
+@pytest.mark.long
 def test_nonlinear_observations_are_seen_by_every_member(members) -> None:
     x = to_state(members, world.LAYOUT)[0]
     cube = (x[:, NODES, T500] / 250.0) ** 3

@@ -213,6 +213,7 @@ def test_the_spread_of_a_posterior_narrower_than_the_last_noise_level() -> None:
     assert abs(spread_over_posterior(SIZE, 0.1, Guidance().n_steps) - 1) < 0.1
 
 
+@pytest.mark.long
 def test_an_indefinite_jacobian_in_half_precision_is_borne() -> None:
     """A network in bfloat16 with an antisymmetric part: minimal residuals stay, the others go."""
     likelihood, _ = at_elements(200, error=0.02)

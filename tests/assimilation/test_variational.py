@@ -48,6 +48,7 @@ def _observe(covariance: SpectralCovariance, *, linear: bool) -> Likelihood:
     return dataclasses.replace(blank, value=blank.predict(truth)[:, 0] + noise)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("linear", [True, False])
 def test_both_forms_of_3dvar_give_the_same_analysis(linear: bool) -> None:
     """Of a nonlinear H the steps of Gauss-Newton are the same in either space.

@@ -153,6 +153,7 @@ def test_variances_are_those_of_draws() -> None:
     np.testing.assert_allclose(mean, flat.variance, rtol=0.03)
 
 
+@pytest.mark.long
 def test_the_fit_finds_the_balance_of_samples() -> None:
     covariance = balanced_covariance()
     drawn = np.moveaxis(
@@ -195,6 +196,7 @@ def test_files_keep_it() -> None:
     assert isinstance(read_basis(_layout("gaussian"), {}), ScalarBasis)
 
 
+@pytest.mark.long
 def test_a_prior_from_samples_is_balanced_where_there_are_winds() -> None:
     drawn = balanced_covariance().sample(jax.random.split(jax.random.key(2), 60))
     x = np.moveaxis(np.asarray(drawn), 1, 0).reshape(60, 1, 12, 24, 3)

@@ -177,6 +177,7 @@ def hybrid(static: SpectralCovariance, ensemble: EnsembleCovariance) -> HybridCo
     return HybridCovariance(static, ensemble, jnp.array(0.4))
 
 
+@pytest.mark.long
 def test_alpha_of_one_is_b_and_of_zero_the_ensemble(
     static: SpectralCovariance, ensemble: EnsembleCovariance, hybrid: HybridCovariance
 ) -> None:
@@ -252,6 +253,7 @@ def test_posterior_draws_take_the_hybrid_as_it_is(
     np.testing.assert_allclose(spread, exact, rtol=6 * np.sqrt(2 / (n // 2)), atol=1e-3)
 
 
+@pytest.mark.long
 def test_members_around_members_have_the_exact_mean_and_covariance(
     static: SpectralCovariance, perturbations: np.ndarray, basis: Basis
 ) -> None:
@@ -358,6 +360,7 @@ def test_variance_of_the_day_is_found(basis: Basis) -> None:
         variance_ratio(x, climate.variance, basis, alpha=2.0)
 
 
+@pytest.mark.long
 def test_rescaled_v_is_nearer_to_the_true_one(basis: Basis) -> None:
     """True V: (P^-1 + N^-1)^-1, N = sigma^2 Y Y^T; the day within the span of the basis."""
     climate = _climate(basis, 2.0, last=4)
@@ -375,6 +378,7 @@ def test_rescaled_v_is_nearer_to_the_true_one(basis: Basis) -> None:
         assert found < gain * without
 
 
+@pytest.mark.long
 def test_rescaled_v_keeps_its_limits(static: SpectralCovariance, day: np.ndarray) -> None:
     """Symmetric and positive; V where S is 1, and at small sigma; S^1/2 B S^1/2 at large."""
     ratio = jnp.asarray(day**2, jnp.float32)

@@ -163,6 +163,7 @@ def test_without_a_filter_states_stay_as_they_are(prior: GaussianPrior) -> None:
     np.testing.assert_array_equal(plain.noise_correction(x), 0)
 
 
+@pytest.mark.long
 def test_calibration_draws_truths_around_the_filtered_background(
     prior: GaussianPrior, basis: ScalarBasis
 ) -> None:

@@ -41,6 +41,7 @@ def three(model: fgn.FGNForecaster, frames: xr.Dataset) -> xr.Dataset:
     return frames.diffda.forecast("12h", model=model, n_members=3, seed=5)
 
 
+@pytest.mark.long
 def test_members_are_those_of_the_forecaster_itself(model, frames, three) -> None:
     clocks = clock_forcings(START + np.arange(-1, 3) * STEP, frames["lon"].values)
     inputs = frames.expand_dims(batch=1).merge(clocks.isel(time=[0, 1]))

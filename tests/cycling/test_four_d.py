@@ -96,6 +96,7 @@ def test_4d_var_is_the_kalman_smoother(setting) -> None:
     assert json.loads(found.attrs["xdiffda_observations_used"]) == [obs.sizes["obs"]]
 
 
+@pytest.mark.long
 def test_guided_members_are_drawn_around_it(setting) -> None:
     prior, _, background, obs = setting
     found = assimilate_window(
@@ -146,6 +147,7 @@ def test_the_window_helps_and_first_guess_at_appropriate_time_less(setting) -> N
     assert errors[0] < 0.85 * min(errors[1:3]), errors
 
 
+@pytest.mark.long
 def test_tangent_and_adjoint_of_the_network() -> None:
     """The network has rules of its own for reverse mode only; both directions must agree."""
     network = GraphCast(

@@ -67,6 +67,7 @@ def test_a_cycle_forecasts_with_it_and_remembers_it(tmp_path) -> None:
         world.run(tmp_path / "run.zarr", 3)
 
 
+@pytest.mark.long
 def test_gaps_between_fixed_sites_stay_bounded(tmp_path) -> None:
     """A still world whose forecaster adds small-scale errors: no site sees them in the gaps."""
     truth, background = world.make_states(24)

@@ -125,6 +125,7 @@ def _mixture() -> Likelihood:
 # ------------------------------------------------------------------ operators and adjoints
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scaled", [False, True])
 def test_adjoint_of_a_mixture_at_any_point(scaled):
     rng = np.random.default_rng(2)
@@ -151,6 +152,7 @@ def test_tangent_of_a_mixture_agrees_with_finite_differences():
     np.testing.assert_allclose(start, given.value, atol=1e-5)
 
 
+@pytest.mark.long
 def test_correlated_errors_give_the_kalman_analysis_with_that_r():
     covariance = _line()
     rng = np.random.default_rng(4)
@@ -228,6 +230,7 @@ def test_a_direction_is_reached_the_short_way_round():
     assert abs(float(found[3, 0, 1])) < 0.5
 
 
+@pytest.mark.long
 def test_members_follow_the_posterior_of_a_wind_speed():
     """Against the exact posterior, integrated on a grid of (u, v) at the observed point."""
     covariance = _line()
@@ -254,6 +257,7 @@ def test_members_follow_the_posterior_of_a_wind_speed():
         assert z[:, c].std() == pytest.approx(std, rel=0.15)
 
 
+@pytest.mark.long
 def test_the_jacobian_v_takes_the_same_observations():
     covariance = _line()
     local, index = _local(_speed, [3, 9], [4.0, -3.0], 0.5)

@@ -62,6 +62,7 @@ def test_other_numbers_of_observations_compile_nothing(method, compiled) -> None
     assert not set(compiled) - copies
 
 
+@pytest.mark.long
 def test_guidance_by_the_jacobian_of_the_bundled_network() -> None:
     truth, background = (xdiffda.open_sample(n).isel(time=0) for n in ("truth", "background"))
     obs = emulate_obs(truth, n_columns=20, seed=1)

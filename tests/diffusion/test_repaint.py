@@ -71,6 +71,7 @@ def test_the_schedule_is_the_linear_beta_one():
     assert (np.diff(sigma) > 0).all()
 
 
+@pytest.mark.long
 def test_without_a_mask_the_members_follow_the_prior(prior):
     zero = jnp.zeros((N, 1))
     draws = make_draws(jax.random.key(1), jnp.arange(1500))
@@ -96,6 +97,7 @@ def test_a_full_mask_gives_the_observed_state(prior):
     np.testing.assert_allclose(z, jnp.broadcast_to(observed[:, None], z.shape), atol=2e-5)
 
 
+@pytest.mark.long
 def test_the_mean_comes_close_to_kriging_of_the_observed_points(prior):
     seen, exact = np.arange(N) % 3 == 0, _matrix(prior)
     gain = exact[:, seen] @ np.linalg.inv(exact[np.ix_(seen, seen)])

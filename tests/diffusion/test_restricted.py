@@ -169,6 +169,7 @@ def test_what_is_not_given_by_blocks_is_applied_on_the_whole_grid() -> None:
     assert restricted(RescaledCovariance(lambda x: x, jnp.ones((624, 4))), points) is None
 
 
+@pytest.mark.long
 @given(st.lists(st.integers(0, N_LAT * N_LON - 1), min_size=1, max_size=40), st.integers(1, 3))
 def test_every_element_has_a_slot_of_its_own(nodes: list[int], n_channel: int) -> None:
     own = np.array(nodes)

@@ -131,6 +131,7 @@ def unweighted(request, world):
     return start, *(_sampled(covariance, obs, None, start) for obs in (clean, contaminated))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("robust", "harm", "wider"), [("varqc", 0.05, 0.1), ("huber", 0.35, 0.2)])
 def test_gross_errors_do_little_harm_at_every_noise_level(world, unweighted, robust, harm, wider):
     """VarQC leaves the members as they were without gross errors; Huber bounds what these do."""

@@ -76,6 +76,8 @@ def test_notebook_runs(
 ):
     monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))  # a checkout that is not installed
     monkeypatch.delenv("MPLBACKEND", raising=False)  # a notebook draws inline
+    # it computes more than it compiles, and is to cost what it costs a user
+    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
     before = processor_seconds()
     notebook = execute(copied(path, tmp_path))
     record_property("processor_seconds", processor_seconds() - before)  # conftest.py prints it

@@ -51,6 +51,7 @@ def test_the_forecaster_is_told_the_time_of_each_step() -> None:
     assert seen == [START + n * np.timedelta64(6, "h") for n in range(4)]
 
 
+@pytest.mark.long
 def test_methods_use_members_or_their_mean(tmp_path: Path) -> None:
     pieces, given = world.pieces(), {"background_members": 6, "background_noise": 0.5}
     exact = {"method": "3dvar", "background_error": 1.0}

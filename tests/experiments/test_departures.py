@@ -40,6 +40,7 @@ def few(departures: experiment.Departures) -> experiment.Departures:
     return experiment.Departures(layout, *(x[np.ix_(take, own)] for x in parts))
 
 
+@pytest.mark.long
 def test_covariance_between_places_is_that_of_a_grid_with_these_points() -> None:
     names = ("u_component_of_wind", "v_component_of_wind", "geopotential", "specific_humidity")
     grid = equiangular(13, 24, poles=True)
@@ -69,6 +70,7 @@ def test_departures_are_those_of_the_file_less_their_mean(
     assert found.std() == pytest.approx(apart.std(), rel=0.1)
 
 
+@pytest.mark.long
 def test_analyses_at_withheld_stations_are_those_of_dense_algebra(
     few: experiment.Departures,
 ) -> None:

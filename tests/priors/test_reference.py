@@ -106,6 +106,7 @@ def test_covariances_of_the_table_are_covariances() -> None:
         assert least.min() > -1e-4, name  # the file keeps four digits
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", list(GRIDS))
 def test_levels_picked_have_the_covariance_that_they_have_among_all(kind: str) -> None:
     names = (*WINDS, "temperature", "geopotential")
@@ -133,6 +134,7 @@ def test_levels_picked_have_the_covariance_that_they_have_among_all(kind: str) -
     np.testing.assert_allclose(lone.covariance(jnp.asarray(pulse))[..., 0], other, atol=2e-4)
 
 
+@pytest.mark.long
 def test_draws_have_the_standard_deviations_of_the_table(
     prior: ReferencePrior, drawn: tuple[np.ndarray, np.ndarray]
 ) -> None:
@@ -200,6 +202,7 @@ def test_thickness_is_hydrostatic(
     assert expected.std() / found.std() == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.long
 def test_divergence_is_a_sensible_part_of_the_wind(prior: ReferencePrior) -> None:
     keys = jax.random.split(jax.random.key(5), 12)
     winds = list(prior.layout.channels)
@@ -292,6 +295,7 @@ def test_analyses_of_humidity_are_never_negative() -> None:
     assert float(found["specific_humidity"].std("member").max()) > 1e-4
 
 
+@pytest.mark.long
 def test_members_follow_the_exact_posterior() -> None:
     """Against dense algebra: prior with its unresolved part, four observations of four kinds."""
     layout = Layout(

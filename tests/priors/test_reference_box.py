@@ -60,6 +60,7 @@ def _obs(box: str, n: int = 12) -> pd.DataFrame:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("box", list(BOXES))
 def test_the_analysis_of_a_box_is_the_global_one_cut_to_it(
     background: xr.Dataset, box: str
@@ -94,6 +95,7 @@ def test_draws_of_a_box_are_those_of_the_globe(background: xr.Dataset) -> None:
     np.testing.assert_allclose(part.scale, whole.scale[own], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_observations_outside_a_box_are_rejected_by_reason(background: xr.Dataset) -> None:
     box = _cut(background, "inside")
     outside = _obs("across Greenwich").query("lon < 0")

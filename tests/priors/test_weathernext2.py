@@ -53,6 +53,7 @@ def states() -> tuple:
     return CASE.fields("inputs"), CASE.fields("forcings")
 
 
+@pytest.mark.long
 def test_four_trainings_are_fetched_once_and_members_share_them_out(server: FileServer) -> None:
     model = xdiffda.load_model(TINY.name)
     assert isinstance(model, fgn.FGNForecaster) and len(model.nets) == 4

@@ -190,6 +190,7 @@ def test_a_background_without_a_clock_warns_beside_dated_observations() -> None:
         background.diffda.assimilate(undated, method="3dvar", progress=False)
 
 
+@pytest.mark.long
 def test_what_a_forecast_says_of_its_time_is_unambiguous() -> None:
     truth = xdiffda.open_sample("truth")
     one = truth.isel(time=0).diffda.forecast("12h")
@@ -321,6 +322,7 @@ def test_fields_of_cfgrib_are_labelled_when_they_are_valid(file, initial, hours)
             )
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not GRIDS.exists(), reason="needs the real fields of ../shared/data")
 def test_an_analysis_of_a_forecast_of_cfgrib_is_valid_when_the_forecast_is() -> None:
     ds = xdiffda.open_dataset(GRIDS / "pl_regular_ll.grib").isel(time=1)

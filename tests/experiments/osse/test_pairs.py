@@ -22,6 +22,7 @@ def world(nature_folder: Path, forecaster_folder: Path) -> tuple[Nature, Stepper
     return nature, load_stepper(TrainConfig.read_back(forecaster_folder), nature)
 
 
+@pytest.mark.long
 def test_an_interruption_leaves_no_trace(
     world: tuple[Nature, Stepper], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,6 +54,7 @@ def _failing_after(make, n_call: int):
     return made
 
 
+@pytest.mark.long
 def test_labels_belong_to_the_forecasts(world: tuple[Nature, Stepper], pairs_folder: Path) -> None:
     nature, stepper = world
     found = load_pairs(pairs_folder, "train")

@@ -85,6 +85,7 @@ def test_all_sizes_come_from_the_files(other):
     assert (sizes.hops, sizes.radius_fraction, sizes.mesh_size) == (3, 0.8, 1)
 
 
+@pytest.mark.long
 def test_everything_comes_back(case, other, tmp_path):
     cases = [(case.folder / "checkpoint.npz", case.net), (other[2] / "weights.npz", other[0])]
     for path, net in cases:
@@ -95,6 +96,7 @@ def test_everything_comes_back(case, other, tmp_path):
                 np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
+@pytest.mark.long
 def test_trained_scales_are_written_into_the_conditioning(other, tmp_path):
     """The format has no place for them: what is read again is the same function."""
     net, _, folder = other
@@ -148,6 +150,7 @@ def test_weights_of_other_levels_are_refused(case, other):
         fgn.load(other[2] / "weights.npz", config=case.folder / "config.json")
 
 
+@pytest.mark.long
 def test_a_batch_of_one_serves_all(other):
     net = other[0].net
     graph = fgn.build_graph((-60.0, 0.0, 60.0), (0.0, 120.0, 240.0), refinement=1, hops=3)

@@ -68,6 +68,7 @@ def test_a_roll_out_agrees(case):
     agree(found / case.std, theirs / case.std, atol=5e-5)
 
 
+@pytest.mark.long
 def test_loss_its_terms_and_its_gradient_agree(case):
     stored = json.loads((case.folder / "loss.json").read_text())
     inputs, channels = case.fields("inputs"), case.net.target_channels()

@@ -116,6 +116,7 @@ def prior(model, previous):
     return model.given(previous)
 
 
+@pytest.mark.long
 def test_a_draw_depends_on_its_own_entry_only(forecaster, previous):
     frames = previous.merge(clock_forcings(previous["time"].values, LON))
     one = frames.expand_dims(batch=1)
@@ -182,6 +183,7 @@ def test_states_of_a_series_serve_each_analysis(model, prior, previous):
         other.background(TIME + STEP)
 
 
+@pytest.mark.long
 def test_observations_guide_the_draw(forecaster, previous, prior):
     """As the page advises: accurate observations draw all members to them, blind ones none."""
     last = forecaster.clean(previous).isel(time=1).drop_vars("land_sea_mask")

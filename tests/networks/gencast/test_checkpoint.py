@@ -127,6 +127,7 @@ def test_files_that_are_no_checkpoints(case, tmp_path):
             read_checkpoint(tmp_path / name)
 
 
+@pytest.mark.long
 def test_own_networks_are_written_too(net, graph, tmp_path):
     """Scales and offsets of our normalisations have no place in the format: they are folded."""
     leaves, tree = jax.tree.flatten(net)
@@ -149,6 +150,7 @@ def test_own_networks_are_written_too(net, graph, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_options_change_no_numbers(net, graph):
     sigma = jnp.ones(1)
     x = jax.random.normal(jax.random.key(2), (40, 3, 5))

@@ -37,6 +37,7 @@ def world():
     return graph, x, jax.random.normal(jax.random.key(2), (BATCH, 3))
 
 
+@pytest.mark.long
 def test_chunks_give_the_same_outputs_and_gradients(world) -> None:
     graph, x, vector = world
     net = _network(8)
@@ -99,6 +100,7 @@ def test_groups_hold_every_edge_once_with_its_receiver() -> None:
     np.testing.assert_array_equal(found.total(sums)[:, 0, 0], degree)
 
 
+@pytest.mark.long
 def test_by_receiver_sums_what_the_tables_sum() -> None:
     rng = np.random.default_rng(0)
     ends = incidence(np.sort(rng.integers(0, 40, 90)), 45)  # some nodes without edges
@@ -129,6 +131,7 @@ def _reserved(net: GraphCast, graph, batch: int) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.long
 def test_the_estimate_of_memory_is_what_xla_reserves() -> None:
     graph = build_graph(np.linspace(-90, 90, 61), np.arange(0, 360, 3), refinement=3)
     net, found = _network(64), []

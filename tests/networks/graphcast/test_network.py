@@ -48,6 +48,7 @@ def test_agrees_with_plain_numpy(plain_network, hidden, refinement):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{"unroll": False}, {"remat": True}])
 def test_options_change_no_numbers(graph, options):
     net, x = network(graph)
@@ -72,6 +73,7 @@ def test_gradients_are_the_same_bit_for_bit(graph):
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.long
 def test_gradient_against_finite_differences(graph):
     with jax.enable_x64(True):
         graph = build_graph(GAUSSIAN, np.arange(0, 360, 24), refinement=1)
@@ -106,6 +108,7 @@ def test_conditioning_starts_as_the_identity(graph):
     )
 
 
+@pytest.mark.long
 def test_conditioning_learns_and_acts_on_each_member(graph):
     net, x = network(graph, conditioning_width=5)
     conditioning = jax.random.normal(jax.random.key(3), (4, 5))
@@ -148,6 +151,7 @@ def test_wrong_sizes_are_refused(graph):
         net.reconfigured(latent=3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_prepared_embeddings_change_no_numbers(graph, dtype):
     net, x = network(graph, conditioning_width=5, dtype=dtype)
@@ -159,6 +163,7 @@ def test_prepared_embeddings_change_no_numbers(graph, dtype):
     np.testing.assert_allclose(ours, apply(net, x, graph, conditioning), atol=tolerance)
 
 
+@pytest.mark.long
 def test_regular_receivers_are_computed_corner_by_corner(graph):
     """The decoder's three edges a node take the short way; tables give the same."""
     assert graph.mesh2grid.degree == 3

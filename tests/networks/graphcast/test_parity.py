@@ -74,6 +74,7 @@ def test_float64_agrees_to_rounding(gc_a):
     )
 
 
+@pytest.mark.long
 def test_activations_agree(gc_a):
     stored, net, graph = gc_a.npz("activations"), gc_a.net.net, gc_a.net.graph
     x = jnp.asarray(gc_a.net.stack(gc_a.nc("norm_inputs"), gc_a.nc("norm_forcings")))
@@ -140,6 +141,7 @@ def loss_and_gradients(case):
     return evaluate(case.net.net, x, y, case.net.graph), y, channels
 
 
+@pytest.mark.long
 def test_loss_agrees(case, loss_and_gradients):
     ((mean, losses), _), _, _ = loss_and_gradients
     stored = case.json("loss")

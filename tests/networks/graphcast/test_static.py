@@ -31,6 +31,7 @@ def run():
     return eqx.filter_jit(lambda net, *args: net(*args))
 
 
+@pytest.mark.long
 def test_edges_in_factors_change_outputs_by_rounding_only(world, run) -> None:
     net, graph, x, vector = world
     chunked = net.reconfigured(edge_chunk=500)
@@ -46,6 +47,7 @@ def test_edges_in_factors_change_outputs_by_rounding_only(world, run) -> None:
         np.testing.assert_allclose(found, plain, atol=5e-6 * float(jnp.abs(plain).max()))
 
 
+@pytest.mark.long
 def test_edges_of_the_bundled_network_come_back_from_their_factors() -> None:
     prior = xdiffda.load_model("speedy")
     net, graph = prior._network.backbone, prior._graph
@@ -61,6 +63,7 @@ def test_edges_of_the_bundled_network_come_back_from_their_factors() -> None:
         assert not jnp.any(beyond)  # an edge that does not exist
 
 
+@pytest.mark.long
 def test_the_basis_of_wide_factors_is_orthonormal() -> None:
     """Directions of what is left at 1e-6 of the whole are mostly rounding along the others."""
     embed = Block((4, 512, 512), key=jax.random.key(0))
@@ -108,6 +111,7 @@ def test_what_another_configuration_prepared_is_refused(world) -> None:
         net(x, graph, vector, chunked.prepare(graph))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("chunk", [0, 500])
 def test_rounded_factors_are_rounded_as_bfloat16_is(world, run, chunk: int) -> None:
     net, graph, x, vector = world
@@ -123,6 +127,7 @@ def test_rounded_factors_are_rounded_as_bfloat16_is(world, run, chunk: int) -> N
     assert 2**-11 < rounded < 1.2 * half < 2**-4
 
 
+@pytest.mark.long
 def test_gradients_with_rounded_factors(world) -> None:
     net, graph, x, vector = world
 

@@ -115,6 +115,7 @@ def test_soundings_drift(shared: Find) -> None:
     assert json.loads(launch.attrs["xdiffda_observations_unused"])["drift"] == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["obs_3day.bufr", "synop_GER_20210516_1200.bufr"])
 def test_surface_reports_are_those_of_another_decoder(shared: Find, name: str) -> None:
     pdbufr = pytest.importorskip("pdbufr", reason="pdbufr is not installed")
