@@ -9,13 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gaussian_world import ERRORS, draw_states, make_prior
+from network_world import make_network_prior
 
+import xdiffda
 from xdiffda.assimilation.baselines.three_d_var import three_d_var as in_control_space
 from xdiffda.covariance.spectral import SpectralCovariance
 from xdiffda.diffusion.kalman import Solver
 from xdiffda.diffusion.likelihood import Likelihood, LocalRows
 from xdiffda.diffusion.posterior import three_d_var as in_observation_space
+from xdiffda.errors import InputError
+from xdiffda.observations import emulate_obs
 from xdiffda.observations.nonlinear import LocalCall
+from xdiffda.state.convention import default_convention
+from xdiffda.state.convert import from_state, to_state
 
 TIGHT = Solver(tolerance=1e-6, max_iterations=200)
 N_OBS, N_CHANNEL, ERROR, N_OUTER = 20, world.LAYOUT.n_channel, 0.5, 3
@@ -66,3 +73,29 @@ def test_both_forms_of_3dvar_give_the_same_analysis(linear: bool) -> None:
         once = dataclasses.replace(obs, updates=1)
         once = in_observation_space(covariance, once, solver=TIGHT)
         assert float(jnp.abs(once - dual).max()) > 0.05 * size
+
+
+def test_around_the_network_it_is_3dvar_of_the_state_that_the_network_expects() -> None:
+    """The increment is added to x_b + r s D, D the network's mean, with the covariance left."""
+    network, r = make_network_prior(), 0.8
+    truth, background = draw_states(make_prior(), seed=5)
+    obs = emulate_obs(truth, n_columns=30, error_std=ERRORS, seed=1)
+    fixed = {"background_error": r, "quality": False, "progress": False}
+    x_b = to_state(background, network.layout)[0].reshape(network.scale.shape)
+    zero = jnp.zeros((len(x_b), 1, x_b.shape[1]))
+    prior = network.condition(x_b, background.time.values, r)
+    expects = np.asarray(prior.denoise(zero, jnp.asarray(80.0)))[:, 0]
+    moved = x_b + r * network.scale * expects
+    assert np.abs(expects).max() > 0.1
+    convention = default_convention(network.layout)
+    there = from_state(moved, network.layout, convention).assign_coords(time=background.time)
+    tight = Solver(tolerance=1e-6, max_iterations=200)
+    method = xdiffda.ThreeDVar(around="network", solver=tight)
+    found = xdiffda.assimilate(background, obs, model=network, method=method, **fixed)
+    plain = xdiffda.ThreeDVar(solver=tight)
+    expected = xdiffda.assimilate(there, obs, model=network.gaussian(), method=plain, **fixed)
+    assert found.attrs["xdiffda_network_evaluations"] == 1 and found.sizes["member"] == 1
+    off = (to_state(found)[0] - to_state(expected)[0]) / network.scale
+    assert np.abs(off).max() < 2e-3
+    with pytest.raises(InputError, match="around='forecast'"):
+        xdiffda.ThreeDVar(around="forecast")

@@ -233,7 +233,11 @@ def three_d_var(
 
 
 def posterior_mean(
-    prior: Conditioned, likelihood: Likelihood, *, guidance: Guidance = Guidance()
+    prior: Conditioned,
+    likelihood: Likelihood,
+    *,
+    guidance: Guidance = Guidance(),
+    watch: Watch = lambda residual: None,
 ) -> Float[Array, "node 1 channel"]:
     """The Kalman update of the denoiser's conditional mean: what a warm start begins from.
 
@@ -243,7 +247,9 @@ def posterior_mean(
     shape = jnp.zeros((b.basis.n_node, 1, b.variance.shape[-1]))
     mean = _prior_mean(prior, shape, jnp.asarray(guidance.sigma_max))
     v, zero = _mean_covariance(prior, guidance), nothing(likelihood, mean)
-    return updated(likelihood, v, mean, zero, zero, None, guidance.solver)[0]
+    z, residual, _ = updated(likelihood, v, mean, zero, zero, None, guidance.solver)
+    watch(residual)
+    return z
 
 
 def _prior_mean(prior: Conditioned, noise: Array, sigma_max: Array) -> Array:
