@@ -224,3 +224,57 @@ def test_no_store_makes_python_load_a_pickle(tmp_path: Path) -> None:
     )
     with pytest.raises(StorageError, match="asks for a pickle"):
         read_obs(store)
+
+
+HEAD = "variable,lat,lon,level,time,value,error_std\n"
+ROW = "temperature,50,10,500,2015-01-20T00:00,250.1,1\n"
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        "temperature,51,10,500,2015-01-2",  # a date cut short: the second of January
+        "temperature,51,10,500,2015-01-20T00:00,25",  # a value cut short: 251.4
+        "temperature,51,10,500,2015-01-20T00:00,251.4,1",  # whole, for all that one can know
+        "temperature,51",
+    ],
+)
+def test_a_last_row_without_a_line_end_is_left_out_and_counted(tmp_path: Path, last: str) -> None:
+    (tmp_path / "cut.csv").write_text(HEAD + ROW + last)
+    with pytest.warns(UserWarning, match="last row does not end with a line end"):
+        found = xdiffda.read_obs(tmp_path / "cut.csv")
+    assert found["value"].values.tolist() == [250.1]
+    dropped = json.loads(found.attrs["xdiffda_observations_dropped"])
+    assert dropped == {"last row without a line end": 1}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (HEAD + "temperature,51\n" + ROW, "1 rows with more or fewer cells than columns.* line 2"),
+        (HEAD + ROW.replace("250.1", "250,1"), "1 rows with more or fewer cells.* line 2"),
+        (HEAD + ROW.replace("2015-01-20T00:00", "2015-01-2"), "such as 2015-01-2; needed dates"),
+        (HEAD + ROW.replace("2015-01-20T00:00", "03/04/2015"), "not known which is the month"),
+        (HEAD + ROW.replace("250.1", "2_5_0"), "`value` such as 2_5_0.*without underscores"),
+        (HEAD.replace("lat,lon", "lat,lon,lon") + ROW.replace("10,", "10,11,"), "columns lon, lon"),
+        (
+            HEAD.replace("lat,lon", "lat,lon,longitude") + ROW.replace("10,", "10,11,"),
+            "the columns lon, longitude; needed one column that is lon",
+        ),
+        (
+            "lat,lon,time,t2m,2m_temperature\n50,10,2015-01-20,280,290\n",
+            "the columns t2m, 2m_temperature; needed one column that is 2m_temperature",
+        ),
+    ],
+)
+def test_what_can_be_read_in_two_ways_is_refused(tmp_path: Path, table: str, message: str) -> None:
+    (tmp_path / "two.csv").write_text(table)
+    with pytest.raises(InputError, match=message):
+        xdiffda.read_obs(tmp_path / "two.csv")
+
+
+def test_dates_that_mean_one_thing_are_read(tmp_path: Path) -> None:
+    for text in ("2015-01-20", "2015/01/20 00:00", "2015-01-20T02:00+02:00", "20150120"):
+        (tmp_path / "one.csv").write_text(HEAD + ROW.replace("2015-01-20T00:00", text))
+        time = xdiffda.read_obs(tmp_path / "one.csv")["time"].values
+        assert time.astype("datetime64[h]").tolist() == [np.datetime64("2015-01-20T00", "h").item()]

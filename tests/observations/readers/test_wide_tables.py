@@ -29,7 +29,7 @@ SOUNDING = """station;lat;lon;time;level [Pa];t (degC);td (degC);z;ff;dd;remark
 
 def test_a_row_for_each_level(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    path.write_bytes(gzip.compress("\n".join(SOUNDING.splitlines()[:-1]).encode()))
+    path.write_bytes(gzip.compress("".join(SOUNDING.splitlines(keepends=True)[:-1]).encode()))
     assert form_of(path) == "csv"
     obs = read_obs(path)
     assert of(obs, "temperature", "level") == [850.0, 500.0]

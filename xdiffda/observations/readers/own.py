@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 _SEPARATORS = ",;\t|"
 _TEXTS = ("variable", "station", "kind", "units", "time")
 _UNITS_BEHIND = re.compile(r"\s*(.*?)\s*(?:[\[(]\s*([^\])]*?)\s*[\])])?\s*$")
+_DATE = r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(?:[T ].*)?"
+_ISO = r"\d{4}([-/])\d{2}\1\d{2}(?:[T ].*)?"
+TORN = "last row without a line end"
 _MISSING = ("", "NaN", "nan", "NA", "N/A", "NaT", "null", "NULL", "None", "-nan", "<NA>")
 
 
@@ -107,7 +111,9 @@ def read_csv(
         )
     except ValueError as error:  # pandas' own errors are ValueErrors
         raise unreadable(path, error) from error
+    _refuse_twice(path, [word.strip() for word in columns_of(first)], columns or {})
     frame = frame.rename(columns=lambda word: word.strip())
+    frame, torn = _without_torn_row(path, text, frame)
     said = dict(units or {})
     absent = [word for word in {**(columns or {}), **said} if word not in frame]
     if absent:
@@ -122,15 +128,91 @@ def read_csv(
             frame = frame.drop(columns=word)
     columns = dict(columns or {})
     _refuse_indirect(path, frame.rename(columns=columns))
+    _refuse_ambiguous(path, frame.rename(columns=columns))
     if not is_tidy([columns.get(word, word) for word in map(str, frame.columns)]):
         table, known = _tidy(path, frame, columns, said)
         try:
-            return _finish(_with_numbers(table), str(path))
+            found = _finish(_with_numbers(table), str(path))
         except InputError as error:
             raise _in_columns(path, error, columns, said, known) from error
-    return _finish(
-        _with_numbers(frame.rename(columns=columns)), f"obs = pandas.read_csv({str(path)!r})"
+    else:
+        found = _finish(
+            _with_numbers(frame.rename(columns=columns)), f"obs = pandas.read_csv({str(path)!r})"
+        )
+    if torn:
+        dropped = Counter(json.loads(found.attrs.get(DROPPED, "{}"))) + Counter({TORN: torn})
+        found.attrs[DROPPED] = as_text(dropped)
+    return found
+
+
+def _refuse_twice(path: Path, words: list[str], columns: Mapping[str, str]) -> None:
+    """Raise where two columns have one name, or are the same place, time or variable."""
+    meant: dict[str, list[str]] = {}
+    for word in filter(None, words):
+        name = columns.get(word, word)
+        match = (
+            None
+            if _role(name)
+            else match_observed(_name_and_unit(name)[0], "", on_levels=None, own={})
+        )
+        meant.setdefault(_role(name) or (match.name if match else name.lower()), []).append(word)
+    twice = {name: found for name, found in meant.items() if len(found) > 1}
+    raise_if(
+        [
+            Problem(f"the columns {', '.join(found)}", f"one column that is {name}", "")
+            for name, found in twice.items()
+        ],
+        what=str(path),
     )
+
+
+def _without_torn_row(path: Path, text: str, frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """A table without a last row that may be cut short, and the number of rows left out."""
+    separator = _separator(text.split("\n", 1)[0])
+    rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if row][1:]
+    # pandas fills a row with fewer cells in silence, and takes one cell more for an index
+    short = [n for n, row in enumerate(rows) if len(row) != frame.shape[1]]
+    if short and (short[0] < len(frame) - 1 or len(rows[-1]) > frame.shape[1]):
+        problem = Problem(
+            f"{len(short)} rows with more or fewer cells than columns, the first in line "
+            f"{short[0] + 2}",
+            f"{frame.shape[1]} cells in each row",
+            "",
+        )
+        raise InputError([problem], what=str(path))
+    if len(frame) < 2 or (text.endswith(("\n", "\r")) and not short):
+        return frame, 0
+    warnings.warn(
+        f"{path}: the last row does not end with a line end, as in a file that was cut: it is left "
+        "out; end the file with a line end if it is whole",
+        stacklevel=3,
+    )
+    return frame.iloc[:-1], 1
+
+
+def _refuse_ambiguous(path: Path, frame: pd.DataFrame) -> None:
+    """Raise at dates and numbers that two readers would read in two ways."""
+    problems, read = [], f"obs = pandas.read_csv({str(path)!r}, dtype=str)"
+    for word in map(str, frame.columns):
+        cells = frame[word].astype(str).str.strip()
+        if _role(word) == "time":
+            wrong = cells[cells.str.fullmatch(_DATE) & ~cells.str.fullmatch(_ISO)]
+            if len(wrong):
+                problems.append(
+                    Problem(
+                        f"`{word}` such as {wrong.iloc[0]}",
+                        "dates as 2015-01-02, year first, month and day of two digits: of "
+                        "03/04/2015 it is not known which is the month",
+                        f'obs["{word}"] = pandas.to_datetime(obs["{word}"], format="%d/%m/%Y")',
+                    )
+                )
+        elif _role(word) not in _TEXTS:
+            wrong = cells[cells.str.fullmatch(r"[-+]?\d[\d_]*_[\d_.eE+-]*")]
+            if len(wrong):
+                problems.append(
+                    Problem(f"`{word}` such as {wrong.iloc[0]}", "numbers without underscores", "")
+                )
+    raise_if(problems, what=read)
 
 
 def _with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
