@@ -278,3 +278,34 @@ def test_a_flipped_bit_is_found_by_the_checksum(tmp_path, suffix):
     flipped(path, values[20].tobytes())
     with pytest.raises(StorageError, match="checksum does not agree.*repair"):
         storage.compute(open_dataset(path))
+
+
+def _lose(store: Path, name: str, number: int = 0) -> None:
+    chunks = sorted(p for p in (store / name / "c").rglob("*") if p.is_file())
+    chunks[number].unlink()
+
+
+@pytest.mark.parametrize("name", ["time", "t2m", "mask"])
+def test_a_store_that_lost_a_chunk_is_refused(tmp_path: Path, name: str) -> None:
+    """Zarr reads the fill value in its place: all times the first, a field of zeros."""
+    times = np.datetime64("2020-01-01", "ns") + np.arange(4) * np.timedelta64(6, "h")
+    ds = xr.Dataset(
+        {"t2m": (("time", "x"), np.ones((4, 3))), "mask": ("x", np.zeros(3, int))},
+        {"time": times},
+    )
+    path = write_dataset(ds, tmp_path / "a.zarr")
+    xr.testing.assert_identical(open_dataset(path).load(), ds)  # zeros are whole
+    _lose(path, name)
+    with pytest.raises(StorageError, match=rf"chunks are lost of {name} \(1 of 1\).*write it aga"):
+        open_dataset(path)
+
+
+def test_stores_of_others_may_leave_out_what_is_empty_but_no_times(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.zarr"
+    times = np.datetime64("2020-01-01", "ns") + np.arange(4) * np.timedelta64(6, "h")
+    ds = xr.Dataset({"rain": (("time",), np.zeros(4, int))}, {"time": times})
+    ds.to_zarr(path, zarr_format=3, consolidated=False)
+    np.testing.assert_array_equal(open_dataset(path)["rain"], 0)
+    _lose(path, "time")
+    with pytest.raises(StorageError, match="chunks are lost of time"):
+        open_dataset(path)

@@ -29,6 +29,7 @@ _NETCDF = {".nc", ".nc4", ".netcdf", ".cdf"}
 _CLASSIC = (b"CDF\x01", b"CDF\x02")  # netCDF-3
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs")
 _HEAD = 256
+WHOLE = "xdiffda_all_chunks_written"  # attribute of a Zarr store
 _CLOCK = {"time", "step", "valid_time"}
 
 
@@ -142,7 +143,8 @@ def open_dataset(path: str | os.PathLike) -> xr.Dataset:
                 return _with_clock_read(_open_remote(text))
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Failed to open Zarr store with consol")
-                return _with_clock_read(_decoded(text, engine="zarr"))
+                need_chunks(Path(text))
+                return _with_clock_read(without_mark(_decoded(text, engine="zarr")))
         if kind == "netcdf":
             return _with_clock_read(_decoded(text, engine="netcdf4"))
         if kind == "grib":
@@ -214,6 +216,42 @@ def need_whole(path: Path) -> None:
             f"{path}: {size} bytes, fewer than the header of this netCDF file needs "
             f"({_first_line(error)}): it was cut short; repair: fetch or write it again"
         ) from error
+
+
+def need_chunks(path: Path) -> None:
+    """Raise where a local Zarr store has lost chunks.
+
+    Zarr reads the fill value in place of a chunk that is not there, without a word: all reports of
+    a station table had the first time.  Stores that `write_dataset` made have every chunk.  Others
+    may leave out chunks that hold the fill value alone; of a coordinate that tells places or times
+    apart, which cannot be one value over, a chunk that is not there is a lost one all the same.
+
+    Raises
+    ------
+    StorageError
+        Naming the variables and how many of their chunks are lost.
+    """
+    import zarr
+
+    group = zarr.open_group(path, mode="r")
+    lost = []
+    for name, array in group.arrays():
+        labels = array.metadata.dimension_names if array.metadata.zarr_format == 3 else None
+        labels = labels or array.attrs.get("_ARRAY_DIMENSIONS")
+        index = array.ndim == 1 and list(labels or []) == [name] and max(array.chunks) > 1
+        if (group.attrs.get(WHOLE) or index) and array.nchunks_initialized < array.nchunks:
+            lost.append(f"{name} ({array.nchunks - array.nchunks_initialized} of {array.nchunks})")
+    if lost:
+        raise StorageError(
+            f"{path}: chunks are lost of {', '.join(lost)}, which would be read as the fill "
+            "value; repair: fetch or write it again"
+        )
+
+
+def without_mark(ds: xr.Dataset) -> xr.Dataset:
+    """A Dataset as it was written, without the mark of a store that has all its chunks."""
+    ds.attrs.pop(WHOLE, None)
+    return ds
 
 
 def _with_clock_read(ds: xr.Dataset) -> xr.Dataset:
@@ -361,11 +399,15 @@ def compute(ds: xr.Dataset) -> xr.Dataset:
 
 def _write(ds: xr.Dataset, partial: Path) -> None:
     if partial.suffix.lower() == ".zarr":
-        with warnings.catch_warnings():
+        import zarr
+
+        # by default chunks of the fill value alone are not written, and look as if lost
+        with warnings.catch_warnings(), zarr.config.set({"array.write_empty_chunks": True}):
             # Consolidated metadata is no part of the Zarr 3 standard yet, and zarr warns about
             # it; without, xarray warns whenever the store is opened.
             warnings.filterwarnings("ignore", message="Consolidated metadata")
             encoding = {name: codecs() for name in ds.variables}
+            ds = ds.assign_attrs({WHOLE: 1})
             ds.to_zarr(partial, mode="w-", consolidated=True, zarr_format=3, encoding=encoding)
     else:
         # the library computes checksums of chunks of numbers alone

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -278,3 +279,16 @@ def test_dates_that_mean_one_thing_are_read(tmp_path: Path) -> None:
         (tmp_path / "one.csv").write_text(HEAD + ROW.replace("2015-01-20T00:00", text))
         time = xdiffda.read_obs(tmp_path / "one.csv")["time"].values
         assert time.astype("datetime64[h]").tolist() == [np.datetime64("2015-01-20T00", "h").item()]
+
+
+def test_observations_in_a_store_that_lost_its_times_are_refused(
+    tidy: xr.Dataset, tmp_path: Path
+) -> None:
+    path = write_dataset(tidy, tmp_path / "obs.zarr")
+    assert read_obs(path).sizes == tidy.sizes
+    for name in ("time", "lat", "value"):
+        copy = tmp_path / f"without-{name}.zarr"
+        shutil.copytree(path, copy)
+        (copy / name / "c" / "0").unlink()
+        with pytest.raises(StorageError, match=f"chunks are lost of {name}"):
+            read_obs(copy)

@@ -26,6 +26,7 @@ from xdiffda.observations.readers.netcdf import opened_netcdf
 from xdiffda.observations.readers.reports import AT_SURFACE, UNUSED, as_text, components
 from xdiffda.observations.table import readable, tidy_of
 from xdiffda.state.units import conversion
+from xdiffda.storage.files import need_chunks, without_mark
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -390,7 +391,13 @@ def read_zarr(path: Path) -> xr.Dataset:
                 "needed numbers and fixed or variable text; repair: write it again from where it "
                 "was made with `xdiffda.write_dataset(obs, 'obs.zarr')`"
             )
-    return _open(path, path, engine="zarr")
+    try:
+        need_chunks(path)
+    except StorageError:
+        raise
+    except Exception as error:  # metadata that is damaged has errors of many kinds
+        raise damaged(path, error) from error
+    return without_mark(_open(path, path, engine="zarr"))
 
 
 def _asks_for_pickle(file: Path) -> bool:
