@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -307,3 +308,86 @@ def test_levels_in_another_order_are_refused(mirror: Path, tmp_path: Path) -> No
         pytest.raises(ModelError, match=r"levels \(850, 500\).*ascending"),
     ):
         xdiffda.load_model(TINY.name)
+
+
+@pytest.mark.parametrize("code", [201, 202, 203, 204, 226])
+def test_only_a_whole_or_a_part_is_an_answer(tmp_path: Path, code: int) -> None:
+    with serve(lambda to: send(to, code, WHOLE, **TOLD)) as (url, _):
+        with pytest.raises(StorageError, match=f"the server answers {code}"):
+            download(url, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_redirects_stay_on_the_host(tmp_path: Path) -> None:
+    def elsewhere(to: http.server.BaseHTTPRequestHandler) -> None:
+        send(to, 302, b"", Location="http://localhost:9/w")
+
+    def further(to: http.server.BaseHTTPRequestHandler) -> None:
+        if to.path == "/w":
+            send(to, 302, b"", Location="/there")
+        else:
+            send(to, 200, WHOLE, **TOLD)
+
+    with serve(elsewhere) as (url, _):
+        with pytest.raises(StorageError, match="leads to another host, localhost; nothing was"):
+            download(url, tmp_path / "w")
+    with serve(further) as (url, _):
+        download(url, tmp_path / "w")
+    assert (tmp_path / "w").read_bytes() == WHOLE
+
+
+def test_a_file_without_an_end_is_bounded(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(_download, "LARGEST", 100_000)
+
+    def endless(to: http.server.BaseHTTPRequestHandler) -> None:
+        to.send_response(200)
+        to.send_header("Transfer-Encoding", "chunked")
+        to.end_headers()
+        with contextlib.suppress(ConnectionError):
+            while True:
+                to.wfile.write(b"1000\r\n" + bytes(0x1000) + b"\r\n")
+
+    with serve(endless) as (url, _):
+        with pytest.raises(StorageError, match="more than the 100000 bytes"):
+            download(url, tmp_path / "w")
+    assert (tmp_path / "w.part").stat().st_size <= 100_000
+
+
+def test_a_server_that_drips_is_given_up(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(_download, "PATIENCE", 0.2)
+    monkeypatch.setattr(_download, "SLOWEST", 10**9)
+    with serve(lambda to: _dripping(to)) as (url, _):
+        with pytest.raises(StorageError, match=r"less than 1000000000 bytes a second"):
+            download(url, tmp_path / "w")
+
+
+def _dripping(to: http.server.BaseHTTPRequestHandler) -> None:
+    to.send_response(200)
+    for name, value in {**TOLD, "Content-Length": str(len(WHOLE))}.items():
+        to.send_header(name, value)
+    to.end_headers()
+    with contextlib.suppress(ConnectionError):
+        for first in range(0, len(WHOLE), 10_000):
+            to.wfile.write(WHOLE[first : first + 10_000])
+            time.sleep(0.1)
+
+
+def test_the_first_file_of_a_server_without_digests_is_the_one_to_expect(tmp_path: Path) -> None:
+    """No digest is published: that of the first download is kept, and compared."""
+    sent = [WHOLE, WHOLE[::-1]]
+    with serve(lambda to: send(to, 200, sent[0])) as (url, _):
+        download(url, tmp_path / "w")
+        (tmp_path / "w").unlink()  # cleared away, its record is not
+        sent.pop(0)
+        with pytest.raises(StorageError, match=r"another file than the one fetched first"):
+            download(url, tmp_path / "w")
+        record_of(tmp_path / "w").unlink()
+        download(url, tmp_path / "w")
+    assert (tmp_path / "w").read_bytes() == WHOLE[::-1]
+
+
+def test_a_length_of_thousands_of_digits_is_none(tmp_path: Path) -> None:
+    length = {"Content-Range": f"bytes 0-9/{'9' * 5000}"}
+    with serve(lambda to: send(to, 206, WHOLE, **TOLD, **length)) as (url, _):
+        download(url, tmp_path / "w")
+    assert (tmp_path / "w").read_bytes() == WHOLE

@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
 
 from xdiffda.errors import StorageError
 
@@ -123,6 +124,9 @@ def identity_of(record: Any) -> Identity:
 ATTEMPTS = 5  # in a row without a new byte
 BACKOFF = 1.0  # seconds, doubled at each of them
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
+LARGEST = 2**37  # bytes of a file whose size is not known; the largest weights have a hundredth
+SLOWEST, PATIENCE = 1000, 60.0  # bytes a second, on the mean of so many seconds
+KNOWN_HOSTS = ("storage.googleapis.com", "googleusercontent.com")  # where buckets lead to
 _PIECE = 1 << 13  # a broken connection loses less than one
 _ELSEWHERE = (
     'repair: name a source that has it, xdiffda.set_options(mirror="FOLDER or https://...")'
@@ -167,6 +171,13 @@ def download(url: str, path: Path, *, progress: bool = False) -> Identity:
             identity = _transfer(session, url, path, progress)
             if not identity.hashed:  # later damage of this copy is noticed all the same
                 part = _part(path)
+                if present and present.hashed and (other := present.mismatch(part, both=True)):
+                    _forget(path)
+                    raise StorageError(
+                        f"{url} has another file than the one fetched first ({other}), and no "
+                        "digest of it; nothing was kept; repair: "
+                        f"`rm {record_of(path)}` if that is meant, and call again"
+                    )
                 identity = dataclasses.replace(identity, size=_size(part), **digests(part))
             identity.write(record_of(path))
             os.replace(_part(path), path)
@@ -249,7 +260,7 @@ def _attempt(session: requests.Session, url: str, path: Path, progress: bool) ->
 def _check(answer: requests.Response, url: str, found: Identity, first: int, start: int) -> None:
     """Raise StorageError where the answer is no file, or nobody could tell whether all of it."""
     headers, wrong = answer.headers, ""
-    if not answer.ok:
+    if answer.status_code not in (200, 206):  # others bring no file, or a part of no one
         wrong = f"the server answers {answer.status_code} {answer.reason}"
     elif first not in (0, start):
         wrong = "found a part of the file that was not asked for"
@@ -281,9 +292,23 @@ def _append(
         ) as bar,
     ):
         file.seek(start)
+        most, arrived = (LARGEST if found.size is None else found.size), start
+        since, then = time.monotonic(), start
         for piece in answer.iter_content(_PIECE):
+            arrived += len(piece)
+            if arrived > most:
+                raise StorageError(
+                    f"{answer.url}: more than the {most} bytes that it should have; {_ELSEWHERE}"
+                )
             file.write(piece)
             bar.update(len(piece))
+            if (now := time.monotonic()) - since > PATIENCE:
+                if arrived - then < SLOWEST * (now - since):
+                    raise Unreachable(
+                        f"{answer.url}: less than {SLOWEST} bytes a second for {PATIENCE:g} s; what "
+                        "has arrived is kept for the next call"
+                    )
+                since, then = now, arrived
 
 
 def _identity(session: requests.Session, answer: requests.Response, url: str) -> Identity:
@@ -291,7 +316,7 @@ def _identity(session: requests.Session, answer: requests.Response, url: str) ->
     headers = answer.headers
     hashes = dict(re.findall(r"(crc32c|md5)=([A-Za-z0-9+/]+=*)", headers.get("x-goog-hash", "")))
     length = headers.get("Content-Range", "").rpartition("/")[2] or headers.get("Content-Length")
-    size = int(length) if length and length.isdigit() else None
+    size = int(length) if length and re.fullmatch(r"[0-9]{1,18}", length) else None
     validator = headers.get("ETag") or headers.get("Last-Modified")
     if not hashes and "googleapis" not in url:
         record = session.get(url + ".json", timeout=TIMEOUT)
@@ -319,7 +344,7 @@ def _first(answer: requests.Response) -> int:
     """Return where in the file an answer begins; -1 if it should say so and does not."""
     if answer.status_code != 206:
         return 0
-    match = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+    match = re.match(r"bytes ([0-9]{1,18})-", answer.headers.get("Content-Range", ""))
     return int(match[1]) if match else -1
 
 
@@ -341,7 +366,23 @@ def _session() -> requests.Session:
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
 
-    session = requests.Session()
+    class OneHost(requests.Session):
+        """Follows redirects on the host that was asked, or to a known one."""
+
+        def get_redirect_target(self, resp: requests.Response) -> str | None:
+            target = super().get_redirect_target(resp)
+            if target:
+                asked = urlsplit(resp.url).hostname or ""
+                there = urlsplit(urljoin(resp.url, target)).hostname or ""
+                if there != asked and not there.endswith(KNOWN_HOSTS):
+                    raise StorageError(
+                        f"{resp.url} leads to another host, {there}; nothing was fetched from "
+                        f'there; repair: xdiffda.set_options(mirror="https://{there}") if you '
+                        "trust it"
+                    )
+            return target
+
+    session = OneHost()
     busy = Retry(
         total=3,
         connect=1,
