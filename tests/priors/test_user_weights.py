@@ -312,9 +312,11 @@ def test_levels_in_another_order_are_refused(mirror: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("code", [201, 202, 203, 204, 226])
 def test_only_a_whole_or_a_part_is_an_answer(tmp_path: Path, code: int) -> None:
-    with serve(lambda to: send(to, code, WHOLE, **TOLD)) as (url, _):
-        with pytest.raises(StorageError, match=f"the server answers {code}"):
-            download(url, tmp_path / "w")
+    with (
+        serve(lambda to: send(to, code, WHOLE, **TOLD)) as (url, _),
+        pytest.raises(StorageError, match=f"the server answers {code}"),
+    ):
+        download(url, tmp_path / "w")
     assert not (tmp_path / "w").exists()
 
 
@@ -328,9 +330,11 @@ def test_redirects_stay_on_the_host(tmp_path: Path) -> None:
         else:
             send(to, 200, WHOLE, **TOLD)
 
-    with serve(elsewhere) as (url, _):
-        with pytest.raises(StorageError, match="leads to another host, localhost; nothing was"):
-            download(url, tmp_path / "w")
+    with (
+        serve(elsewhere) as (url, _),
+        pytest.raises(StorageError, match="leads to another host, localhost; nothing was"),
+    ):
+        download(url, tmp_path / "w")
     with serve(further) as (url, _):
         download(url, tmp_path / "w")
     assert (tmp_path / "w").read_bytes() == WHOLE
@@ -347,18 +351,22 @@ def test_a_file_without_an_end_is_bounded(tmp_path: Path, monkeypatch) -> None:
             while True:
                 to.wfile.write(b"1000\r\n" + bytes(0x1000) + b"\r\n")
 
-    with serve(endless) as (url, _):
-        with pytest.raises(StorageError, match="more than the 100000 bytes"):
-            download(url, tmp_path / "w")
+    with (
+        serve(endless) as (url, _),
+        pytest.raises(StorageError, match="more than the 100000 bytes"),
+    ):
+        download(url, tmp_path / "w")
     assert (tmp_path / "w.part").stat().st_size <= 100_000
 
 
 def test_a_server_that_drips_is_given_up(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(_download, "PATIENCE", 0.2)
     monkeypatch.setattr(_download, "SLOWEST", 10**9)
-    with serve(lambda to: _dripping(to)) as (url, _):
-        with pytest.raises(StorageError, match=r"less than 1000000000 bytes a second"):
-            download(url, tmp_path / "w")
+    with (
+        serve(lambda to: _dripping(to)) as (url, _),
+        pytest.raises(StorageError, match=r"less than 1000000000 bytes a second"),
+    ):
+        download(url, tmp_path / "w")
 
 
 def _dripping(to: http.server.BaseHTTPRequestHandler) -> None:

@@ -305,8 +305,8 @@ def _append(
             if (now := time.monotonic()) - since > PATIENCE:
                 if arrived - then < SLOWEST * (now - since):
                     raise Unreachable(
-                        f"{answer.url}: less than {SLOWEST} bytes a second for {PATIENCE:g} s; what "
-                        "has arrived is kept for the next call"
+                        f"{answer.url}: less than {SLOWEST} bytes a second for {PATIENCE:g} s; "
+                        "what has arrived is kept for the next call"
                     )
                 since, then = now, arrived
 
