@@ -309,3 +309,35 @@ def test_stores_of_others_may_leave_out_what_is_empty_but_no_times(tmp_path: Pat
     _lose(path, "time")
     with pytest.raises(StorageError, match="chunks are lost of time"):
         open_dataset(path)
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_files_are_on_the_disk_before_they_have_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """Of a power cut: whatever has the name has its content."""
+    steps, plain, replace = [], os.fsync, os.replace
+    rename = os.rename
+
+    def noted(handle: int) -> None:
+        steps.append(os.readlink(f"/proc/self/fd/{handle}"))
+        plain(handle)
+
+    def moved(step):
+        def call(one, other):
+            steps.append(f"{one} -> {other}")
+            return step(one, other)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "replace", moved(replace))
+    monkeypatch.setattr(os, "rename", moved(rename))
+    path = tmp_path / f"a{suffix}"
+    write_dataset(xr.Dataset({"a": ("x", [1.0, 2.0])}), path)
+    named = next(i for i, step in enumerate(steps) if step.endswith(f"-> {path}"))
+    partial = steps[named].partition(" -> ")[0]
+    before, after = steps[:named], steps[named + 1 :]
+    assert partial in before and str(tmp_path) in after
+    if suffix == ".zarr":
+        assert any(step.startswith(partial) and step.endswith("c/0") for step in before)

@@ -21,7 +21,7 @@ import xarray as xr
 
 from xdiffda.cycling.config import repair_of_setting
 from xdiffda.errors import InputError, Problem, StorageError, raise_if
-from xdiffda.storage.files import codecs
+from xdiffda.storage.files import codecs, sync, sync_folder
 from xdiffda.storage.flags import codes_for, encode_variables, with_flags, with_labels
 
 # Whether a run of cycles may go on in the store that it finds.
@@ -299,7 +299,8 @@ def _write_clock(path: Path, n: int, cycle_length: str) -> None:
 
 
 def _commit(path: Path, n: int) -> None:
-    """Make ``n`` cycles visible, in one step."""
+    """Make ``n`` cycles visible, in one step, once what belongs to them is on the disk."""
+    sync(*path.glob(f"*/c/{n - 1}"))
     arrays = sorted(folder.parent.name for folder in path.glob("*/zarr.json"))
     metadata = {name: json.loads((path / name / "zarr.json").read_text()) for name in arrays}
     for entry in metadata.values():
@@ -359,4 +360,6 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
         return
     temporary = path.with_name(f"{path.name}.partial")
     temporary.write_text(text)
+    sync(temporary)
     os.replace(temporary, path)
+    sync_folder(path.parent)

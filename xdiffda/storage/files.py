@@ -421,7 +421,43 @@ def _write(ds: xr.Dataset, partial: Path) -> None:
         )
 
 
+def sync(*paths: Path) -> None:
+    """Have files, and all files within folders, written to the disk before this returns.
+
+    What the system keeps in memory is lost in a power cut: a file that was renamed before its
+    content was on the disk would then be there, and empty.
+    """
+    for path in paths:
+        below = path.rglob("*") if path.is_dir() else ()
+        for each in (*below, path):
+            try:
+                handle = os.open(each, os.O_RDONLY)
+            except OSError:  # a writer's partial file that has gone, or a system without folders
+                continue
+            try:
+                with contextlib.suppress(OSError):  # some file systems know no such thing
+                    os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
 def _put_in_place(partial: Path, path: Path) -> None:
+    sync(partial)
+    _renamed(partial, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """The names in a folder, not what is in the files."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _renamed(partial: Path, path: Path) -> None:
     if not path.is_dir():
         os.replace(partial, path)
         return

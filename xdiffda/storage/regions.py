@@ -93,6 +93,7 @@ def flush(folder: Path, array: Any, axis: int, i: int) -> None:
 
 _CALL = "assimilate_store"
 _ATTEMPTS = 5  # to write a time
+_PLAIN = ("window", "background_error")  # settings that are values, not objects
 
 
 class Store(abc.ABC):
@@ -204,7 +205,7 @@ class Store(abc.ABC):
                 repair = f'pip install "xdiffda=={stored.get(key)}"'
             elif key in ("n_members", "seed"):
                 repair = f"{_CALL}(..., {key}={stored.get(key)!r})"
-            elif key.startswith("settings."):
+            elif key.removeprefix("settings.") in _PLAIN:
                 name = key.removeprefix("settings.")
                 repair = f"{_CALL}(..., settings={{{name!r}: {stored.get(key)!r}}})"
             problems.append(
