@@ -11,6 +11,7 @@ import pytest
 from gaussian_world import LAT, LAYOUT, LON, MEAN, SCALE
 
 from xdiffda.assimilation.assimilate import assimilate
+from xdiffda.assimilation.methods import METHODS, Guided
 from xdiffda.covariance.draws import make_draws
 from xdiffda.covariance.harmonics import sphere_basis
 from xdiffda.covariance.spectral import SpectralCovariance
@@ -119,13 +120,15 @@ def test_members_are_as_far_from_each_other_as_from_the_truth_at_the_sites() -> 
             "model": prior,
             "n_members": 8,
             "background_error": 1.0,
-            "antithetic": False,
             "seed": seed,
             "progress": False,
         }
-        analysis = assimilate(label(base), obs, **ask)
+        drawn = Guided(antithetic=False)
+        analysis = assimilate(label(base), obs, method=drawn, **ask)
         members = (to_state(analysis, LAYOUT)[0].reshape(8, N_NODE, -1) - base) / prior.scale
-        resolved = assimilate(label(base), obs, **ask | {"small_scales": False})
+        resolved = assimilate(
+            label(base), obs, method=dataclasses.replace(drawn, small_scales=False), **ask
+        )
         coarse = (to_state(resolved, LAYOUT)[0].reshape(8, N_NODE, -1) - base) / prior.scale
         at = _sites(obs)
         spread.append(members[:, at].var(0, ddof=1).mean() * 9 / 8)
@@ -155,8 +158,7 @@ def test_best_estimates_take_what_observations_tell(method: str) -> None:
             label(base),
             obs,
             model=prior,
-            method=method,
-            small_scales=small,
+            method=METHODS[method](small_scales=small),
             background_error=1.0,
             progress=False,
         )

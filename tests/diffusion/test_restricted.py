@@ -119,8 +119,8 @@ WARMTH = Operator(
 )
 WAYS: dict[str, dict] = {
     "linear": {},
-    "robust": {"robust": "huber"},
-    "3dvar": {"method": "3dvar"},
+    "robust": {"quality": xdiffda.Quality(robust="huber")},
+    "3dvar": {"method": xdiffda.ThreeDVar(solver=TIGHT)},
     "local function": {"operators": {"warmth": WARMTH}},
 }
 
@@ -148,8 +148,7 @@ def test_analyses_are_those_on_the_whole_grid(way: str, monkeypatch: pytest.Monk
             n_members=2,
             background_error=1.0,
             progress=False,
-            method=xdiffda.Guided(solver=TIGHT),
-            **WAYS[way],
+            **({"method": xdiffda.Guided(solver=TIGHT)} | WAYS[way]),
         )
 
     found, expected = analyse(points_of), analyse(lambda *args, **sizes: None)
