@@ -141,7 +141,7 @@ def test_oi_beyond_the_radius_is_the_background(covariance: SpectralCovariance) 
 
 
 def test_oi_does_not_count_observations_that_see_nothing(covariance: SpectralCovariance) -> None:
-    """A batch is filled up with rows of weight zero: they take no place among the nearest."""
+    """A batch is padded with rows of weight zero: they take no place among the nearest."""
     given = _likelihood(20, 1, seed=5)
     more = Likelihood(
         jnp.pad(given.value, (0, 12)),

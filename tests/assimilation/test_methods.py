@@ -240,7 +240,7 @@ def test_an_ensemble_that_is_certain_changes_little(world, ensemble):
         change = _array(analysis.mean("member")) - _array(members.mean("member"))
         return float(np.abs(change / prior.scale)[LAYOUT.grid.node_lat > 10].mean())
 
-    # drawn around the mean, with the variance of the day in V
+    # drawn around the mean, with the flow-dependent variance in V
     around = {
         "n_members": 2,
         "method": xdiffda.Guided(antithetic=True, small_scales=False, hybrid=Hybrid(around="mean")),

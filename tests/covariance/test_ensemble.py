@@ -311,7 +311,7 @@ def _expected_error(p: np.ndarray, truth: np.ndarray, h: np.ndarray) -> float:
 
 
 def _of_the_day(static: SpectralCovariance, factor: np.ndarray) -> np.ndarray:
-    """The true covariance of the day, D B D."""
+    """The true flow-dependent covariance, D B D."""
     d = factor.reshape(-1)
     return d[:, None] * _matrix(static) * d
 
@@ -335,7 +335,7 @@ def test_the_hybrid_beats_climatology_where_errors_depend_on_the_flow(
     assert np.mean(gains) > 0.3  # of what knowing the day exactly would give
 
 
-def test_variance_of_the_day_is_found(basis: Basis) -> None:
+def test_flow_dependent_variance_is_found(basis: Basis) -> None:
     """From 20 members: smoothed it is nearer to the true ratio than raw, and than 1."""
     climate, area = _climate(basis, 4.0), GRID.area_weights()
     day = np.repeat(0.4 + 2 * np.exp((_near_the_storm()[:, None] - 1) / 0.4), N_CHANNEL, axis=1)

@@ -14,7 +14,7 @@ from xdiffda.assimilation.calibration import J_O, simulation_based_calibration
 from xdiffda.covariance.harmonics import ScalarBasis, sphere_basis
 from xdiffda.covariance.small_scales import SmallScaleFilter, fit_filter, unresolved_part
 from xdiffda.covariance.spectral import SpectralCovariance
-from xdiffda.diffusion.complement import Complement
+from xdiffda.diffusion.unresolved_scales import UnresolvedScales
 from xdiffda.observations import emulate_obs
 from xdiffda.priors.prior import GaussianPrior
 from xdiffda.state.convention import default_convention
@@ -33,7 +33,7 @@ def basis() -> ScalarBasis:
 def _noise(basis: ScalarBasis, n: int, seed: int, size: float = 1.0) -> np.ndarray:
     keys = jax.random.split(jax.random.key(seed), n)
     std = jnp.full((LAYOUT.grid.n_node, N_CHANNEL), size)
-    return np.moveaxis(np.asarray(Complement.of(basis, std).draw(keys)), 1, 0)
+    return np.moveaxis(np.asarray(UnresolvedScales.of(basis, std).draw(keys)), 1, 0)
 
 
 def _world(basis: ScalarBasis, noise: float, n: int = 400) -> tuple[np.ndarray, ...]:

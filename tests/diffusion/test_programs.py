@@ -11,7 +11,7 @@ import xdiffda
 from xdiffda.assimilation.assimilate import assimilate
 from xdiffda.diffusion.kalman import Solver
 from xdiffda.observations import emulate_obs
-from xdiffda.observations.filling import filling
+from xdiffda.observations.padding import padding
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -32,7 +32,7 @@ def compiled():
 
 
 def test_lengths_are_few_and_waste_little() -> None:
-    lengths = [n + filling(n) for n in range(1, 200_000)]
+    lengths = [n + padding(n) for n in range(1, 200_000)]
     assert len(set(lengths)) < 75
     assert all(length - n < max(128, n / 8) for n, length in enumerate(lengths, 1))
 

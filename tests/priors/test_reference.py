@@ -56,10 +56,10 @@ def drawn(prior: ReferencePrior) -> tuple[np.ndarray, np.ndarray]:
     """Resolved part and all of draws, physical units (node, draw, channel)."""
     keys = jax.random.split(jax.random.key(0), 2 * N_DRAW)
     z = np.asarray(prior.covariance.sample(keys[:N_DRAW]), np.float64)
-    complement = prior.complement()
-    assert complement is not None
+    unresolved = prior.unresolved_scales()
+    assert unresolved is not None
     scale = prior.scale[:, None].astype(np.float64)
-    return z * scale, (z + np.asarray(complement.draw(keys[N_DRAW:]))) * scale
+    return z * scale, (z + np.asarray(unresolved.draw(keys[N_DRAW:]))) * scale
 
 
 def _column(prior: ReferencePrior, x: np.ndarray, name: str, level: int | None) -> np.ndarray:

@@ -56,7 +56,7 @@ def draws(prior: Any) -> plt.Figure:
     """One draw of errors of a 24 h forecast."""
     layout = prior.layout
     keys = jax.random.split(jax.random.key(1), 2)
-    z = np.asarray(prior.covariance.sample(keys[:1]) + prior.complement().draw(keys[1:]))
+    z = np.asarray(prior.covariance.sample(keys[:1]) + prior.unresolved_scales().draw(keys[1:]))
     x = z[:, 0] * prior.scale
     figure, axes = plt.subplots(2, 2, figsize=(10, 5.4), layout="constrained")
     for ax, (name, level, unit, title) in zip(axes.flat, DRAWN, strict=True):

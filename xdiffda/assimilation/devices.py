@@ -35,7 +35,7 @@ class Schedule:
     def groups(self, n_members: int) -> Iterator[Int[np.ndarray, " member"]]:
         """Numbers of the members of each group.
 
-        A last group that its devices do not divide is filled up with members that nobody
+        A last group that its devices do not divide is padded with members that nobody
         asked for: the devices would be idle otherwise, and no member depends on another.
         """
         size = self.per_device * max(len(self.devices), 1)

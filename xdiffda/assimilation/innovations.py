@@ -27,8 +27,8 @@ from xdiffda.observations.fgat import (
     state_guess,
     time_stencil,
 )
-from xdiffda.observations.filling import filling
 from xdiffda.observations.operators import none_left, none_usable
+from xdiffda.observations.padding import padding
 from xdiffda.observations.quality import (
     CONDEMNED,
     NO_CHECKS,
@@ -46,7 +46,7 @@ from xdiffda.state.convention import Convention
 #
 # A part holds the observations of one kind of H: the linear ones, one local function, one function
 # of the whole state.  Each is sorted in an order of its own (the analysis does not depend on that
-# of the user's file) and filled up, so that analysis times share compiled code.
+# of the user's file) and padded, so that analysis times share compiled code.
 
 # draws of the prior by which the spread of a function of the whole state is judged
 N_DRAWS = 16
@@ -93,7 +93,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Table:
-    """All rows, filled up part by part; filling rows have position -1 and see nothing.
+    """All rows, padded part by part; padding rows have position -1 and see nothing.
 
     Errors hold what the basis cannot represent, and spreads are those of B, for a background
     error of scale ``r``.
@@ -161,7 +161,7 @@ def assemble(
 ) -> Table:
     """One table of all parts for a scale r: B, and errors of representativeness, are those of r.
 
-    ``day`` is the ratio of the variance of the day to B's, of a background ensemble.
+    ``day`` is the ratio of the flow-dependent variance to B's, of a background ensemble.
     """
     std = np.sqrt(np.asarray(prior.covariance_at(r).variance, np.float64))
     std = np.broadcast_to(std if day is None else std * np.sqrt(day), prior.scale.shape)
@@ -194,7 +194,7 @@ def _columns(
     # how one unit of z in each of the elements shows in an observation, per error
     sensitivity = np.where(finite[:, None], part.weight * scale, 0.0) / error[:, None]
     spread = np.abs(sensitivity * std.reshape(-1)[part.index]).sum(1) + part.spread / error
-    more, wider = filling(part.value.size), width - part.index.shape[1]
+    more, wider = padding(part.value.size), width - part.index.shape[1]
 
     def pad(a, fill=0.0):
         return np.pad(a, (0, more), constant_values=fill)
@@ -354,7 +354,7 @@ def _order(*columns: np.ndarray) -> Int[np.ndarray, " obs"]:
 def _stand_ins(good: Flags) -> tuple[Int[np.ndarray, " row"], Flags]:
     """Rows to take for a filled-up part, and which count: others copy one that is good."""
     take = np.where(good, np.arange(good.size), np.flatnonzero(good)[0])
-    more = filling(good.size)
+    more = padding(good.size)
     return np.pad(take, (0, more), mode="edge"), np.pad(good, (0, more))
 
 
@@ -408,7 +408,7 @@ def observe(
     error_correlation : float, VerticalCorrelation or mapping, optional
         Correlation of errors within a station's column, see `observations.correlation`.
     day : array (node, channel), optional
-        Ratio of the variance of the day to B's, mean 1: where a background ensemble says that
+        Ratio of the flow-dependent variance to B's, mean 1: where a background ensemble says that
         the error is small, small innovations do not say that r is.
 
     Returns

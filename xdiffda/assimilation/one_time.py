@@ -66,7 +66,7 @@ def analyse_time(
         error = r_of_spread(states, prior)
     day = None
     if len(states) > 1 and settings.method.uses_members:
-        day = variance_of_the_day(states, prior, settings.method.alpha)
+        day = flow_dependent_variance(states, prior, settings.method.alpha)
     likelihood, r, record = innovations.observe(
         tidy,
         prior,
@@ -105,7 +105,7 @@ def analyse_time(
     return prior.within_bounds(members), record
 
 
-def variance_of_the_day(
+def flow_dependent_variance(
     states: Float[np.ndarray, "member node channel"], prior: Prior, alpha: float
 ) -> Float[np.ndarray, "node channel"]:
     """Where background members differ more or less than B says, mean 1."""

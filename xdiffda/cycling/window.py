@@ -18,8 +18,8 @@ from xdiffda.diffusion.likelihood import Likelihood, StateError
 from xdiffda.errors import InputError, Problem
 from xdiffda.jax_settings import with_own_jax
 from xdiffda.observations import observation_operator
-from xdiffda.observations.filling import filling
 from xdiffda.observations.operators import none_usable
+from xdiffda.observations.padding import padding
 from xdiffda.observations.quality import NO_CHECKS, Quality, Structure, check_table
 from xdiffda.priors.prior import Prior, year_phase
 from xdiffda.state.grid import Layout
@@ -372,7 +372,7 @@ def _spread(rows: TrajectoryRows, still: Float[Array, "obs term"] | None, covari
 
 def _filled(table: _Table) -> tuple[_Table, Bool[np.ndarray, " obs"]]:
     """Rows that see nothing at the end, so that windows share compiled code."""
-    n, more = table.value.size, filling(table.value.size)
+    n, more = table.value.size, padding(table.value.size)
     wide = [np.pad(a, ((0, more), *((0, 0),) * (a.ndim - 1))) for a in table]
     real = np.arange(n + more) < n
     filled = _Table(*wide)

@@ -99,7 +99,7 @@ class StateRows(eqx.Module):
     ----------
     call : StateCall
     start, n_obs : int
-        First of their rows in the likelihood, and their number (filling rows excluded).
+        First of their rows in the likelihood, and their number (padding rows excluded).
     background, scale : arrays (node, channel)
         x = background + scale z.
     fields : dict of arrays (obs,)
@@ -259,7 +259,7 @@ class Likelihood(eqx.Module):
 
     @property
     def n_obs(self) -> int:
-        """Number of observations, filling ones included."""
+        """Number of observations, padding rows included."""
         return self.index.shape[0]
 
     @property

@@ -165,7 +165,7 @@ def correlated_blocks(
     tidy
         The observations.
     position
-        Row of ``tidy`` behind each row of the observation vector, -1 for filling rows.
+        Row of ``tidy`` behind each row of the observation vector, -1 for padding rows.
     good
         Rows that are used; the others stay out of all blocks.
     share

@@ -28,8 +28,8 @@ from xdiffda.covariance.small_scales import (
     unresolved_part,
 )
 from xdiffda.covariance.spectral import SpectralCovariance, estimate_blocks
-from xdiffda.diffusion.complement import Complement
 from xdiffda.diffusion.denoiser import Conditioned
+from xdiffda.diffusion.unresolved_scales import UnresolvedScales
 from xdiffda.errors import InputError, Problem
 from xdiffda.formatting import model_card
 from xdiffda.jax_settings import with_own_jax
@@ -241,15 +241,15 @@ class Prior(abc.ABC):
 
         White in the complement of the basis; channels are independent.
         """
-        complement = self.complement(r)
-        if complement is None:
+        scales = self.unresolved_scales(r)
+        if scales is None:
             return jnp.zeros((*self.scale.shape[:1], len(keys), self.scale.shape[1]))
-        return complement.draw(keys)
+        return scales.draw(keys)
 
-    def complement(self, r: float = 1.0) -> Complement | None:
+    def unresolved_scales(self, r: float = 1.0) -> UnresolvedScales | None:
         """Covariance of what the basis cannot represent of z; None if that is nothing."""
         std = self.unresolved_at(r)
-        return Complement.of(self.covariance.basis, jnp.asarray(std)) if std.any() else None
+        return UnresolvedScales.of(self.covariance.basis, jnp.asarray(std)) if std.any() else None
 
 
 class Wiener(eqx.Module):

@@ -394,7 +394,7 @@ class ReferencePrior(GaussianPrior):
     ) -> Conditioned:
         return Conditioned(None, self.covariance, None)
 
-    def complement(self, r: float = 1.0) -> Unresolved | None:
+    def unresolved_scales(self, r: float = 1.0) -> Unresolved | None:
         """Scales beyond the truncation: without correlation between grid points or channels."""
         std = self.unresolved_at(r)
         return Unresolved(jnp.asarray(std)[:, None]) if std.any() else None

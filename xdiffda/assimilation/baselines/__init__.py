@@ -38,7 +38,7 @@ from xdiffda.covariance.localisation import (
 from xdiffda.covariance.spectral import SpectralRoot
 from xdiffda.errors import Problem, raise_if
 from xdiffda.jax_settings import with_own_jax
-from xdiffda.observations.filling import filling
+from xdiffda.observations.padding import padding
 from xdiffda.state.grid import Layout
 
 __all__ = [
@@ -155,7 +155,7 @@ def letkf(
     if seen is None:
         there &= np.any(np.asarray(obs.weight) != 0, axis=1)
     # in double precision: a geopotential of 5e5 less its ensemble mean
-    more = filling(len(value))  # analysis times share compiled code
+    more = padding(len(value))  # analysis times share compiled code
     centred = np.pad(np.where(there, as_seen - value, 0.0), ((0, 0), (0, more)))
     whole = np.pad(error_std, (0, more), constant_values=np.inf)
     departure = departures(*(jnp.asarray(a, "f4") for a in (centred, np.zeros(len(whole)), whole)))

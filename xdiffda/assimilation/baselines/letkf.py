@@ -229,7 +229,7 @@ def local_analysis(
     near : int array (patch, neighbour)
         Which observations a patch takes.
     taper : array (patch, neighbour)
-        Their R-localisation, 0 where the list is filled up.
+        Their R-localisation, 0 where the list is padded.
     factor : array (patch,)
         Multiplicative inflation.
     inflation : Inflation

@@ -151,7 +151,7 @@ def oi(
     weight, index = np.asarray(likelihood.weight), np.asarray(likelihood.index)
     value = likelihood.value[:, None] if likelihood.value.ndim == 1 else likelihood.value
     nodes = unit_vectors(grid.node_lat, grid.node_lon)
-    # those of weight zero (filled up, rejected) must not take the places of others
+    # those of weight zero (padded, rejected) must not take the places of others
     real = np.flatnonzero(np.any(weight != 0, axis=1))
     places = centres(index[real], weight[real], nodes, n_channel)
     n_term, n_member = index.shape[1], value.shape[1]

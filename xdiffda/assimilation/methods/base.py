@@ -22,11 +22,11 @@ from xdiffda.assimilation.devices import Schedule
 from xdiffda.assimilation.methods.around_members import hybrid_covariance
 from xdiffda.covariance.draws import Draws, make_draws
 from xdiffda.covariance.ensemble import Hybrid, HybridCovariance, centre, variance_ratio
-from xdiffda.diffusion.complement import explain, observed
 from xdiffda.diffusion.denoiser import Conditioned
 from xdiffda.diffusion.devices import place_members, replicate
 from xdiffda.diffusion.kalman import Solver
 from xdiffda.diffusion.likelihood import Likelihood
+from xdiffda.diffusion.unresolved_scales import explain, observed
 from xdiffda.errors import Problem
 from xdiffda.priors.prior import Prior
 
@@ -103,7 +103,7 @@ class AnalysisTime(NamedTuple):
         """The prior, conditioned on the background."""
         return self.prior.condition(self.given, self.time, self.r)
 
-    def variance_of_the_day(self) -> Float[np.ndarray, "node channel"]:
+    def flow_dependent_variance(self) -> Float[np.ndarray, "node channel"]:
         """Where background members differ more or less than B says; r says how much in all."""
         layout, covariance = self.prior.layout, self.prior.covariance
         _, perturbations = centre(self.ensemble, self.prior.scale, r=self.r)
@@ -280,15 +280,15 @@ def with_small_scales(
 
     Given the observations, where a ``likelihood`` depends on these scales.
     """
-    complement = at.prior.complement(at.r)
-    if complement is None:
+    unresolved = at.prior.unresolved_scales(at.r)
+    if unresolved is None:
         return z
     keys, error_keys = (_folded(draws.keys, n) for n in (SMALL_SCALES, SMALL_ERRORS))
-    drawn = draws.signs[:, None] * complement.draw(keys)
+    drawn = draws.signs[:, None] * unresolved.draw(keys)
     if likelihood is None or not observed(likelihood):
         return z + drawn
     found = explain(
-        complement,
+        unresolved,
         likelihood,
         z,
         drawn,
@@ -303,10 +303,10 @@ def with_mean_small_scales(
     at: AnalysisTime, z: Array, solver: Solver, watch: Watch = lambda residual: None
 ) -> Array:
     """The same for a best estimate: the mean of the unresolved scales."""
-    complement = at.prior.complement(at.r)
-    if complement is None or not observed(at.likelihood):
+    unresolved = at.prior.unresolved_scales(at.r)
+    if unresolved is None or not observed(at.likelihood):
         return z
-    found = explain(complement, at.likelihood, z, jnp.zeros_like(z), solver=solver)
+    found = explain(unresolved, at.likelihood, z, jnp.zeros_like(z), solver=solver)
     watch(found.residual)
     return found.z
 

@@ -201,7 +201,7 @@ class Guided(Method):
         if at.ensemble is not None and covariance in ("calibrated", "climatological"):
             own = prior.calibrated if covariance == "calibrated" else prior.climatology.posterior
             variance = prior.climatology.variance
-            flow = FlowDependent(own, jnp.asarray(at.variance_of_the_day()), variance)
+            flow = FlowDependent(own, jnp.asarray(at.flow_dependent_variance()), variance)
             prior, covariance = prior._replace(calibrated=flow), "calibrated"
         prior, likelihood = at.on_devices((prior, at.likelihood))
 

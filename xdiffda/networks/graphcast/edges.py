@@ -268,7 +268,7 @@ def take(values: Array, rows: Int[Array, "..."]) -> Array:
 def _cut(n: int, limit: int) -> tuple[int, int]:
     """Number of chunks and rows of each.
 
-    Equal chunks, where possible, need no filling, and so no copy of what is large.
+    Equal chunks, where possible, need no padding, and so no copy of what is large.
     """
     least = -(-n // limit)
     count = next((c for c in range(least, min(2 * least, n) + 1) if n % c == 0), least)

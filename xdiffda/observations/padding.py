@@ -6,7 +6,7 @@ SMALLEST = 128
 STEPS = 8  # lengths between a power of two and the next
 
 
-def filling(n: int) -> int:
+def padding(n: int) -> int:
     """Return how many rows of padding to add to ``n`` observations.
 
     Every new length of a table means a new compilation. Padded lengths are multiples of 128, and
@@ -15,7 +15,7 @@ def filling(n: int) -> int:
 
     Examples
     --------
-    >>> [n + filling(n) for n in (0, 1, 1000, 1100, 15_300, 15_392)]
+    >>> [n + padding(n) for n in (0, 1, 1000, 1100, 15_300, 15_392)]
     [0, 128, 1024, 1152, 15360, 16384]
     """
     below = 1 << (n - 1).bit_length() >> 1 if n > 1 else 1

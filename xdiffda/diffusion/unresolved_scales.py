@@ -28,14 +28,14 @@ from xdiffda.diffusion.likelihood import Likelihood, State
 from xdiffda.diffusion.programs import draw_errors, nothing
 
 __all__ = [
-    "Complement",
     "Explained",
+    "UnresolvedScales",
     "explain",
     "observed",
 ]
 
 
-class Complement(eqx.Module):
+class UnresolvedScales(eqx.Module):
     """Covariance U of the unresolved scales: ``S Q Q^T S``, with Q the projection off the basis.
 
     Attributes
@@ -49,7 +49,7 @@ class Complement(eqx.Module):
     scale: Float[Array, "node 1 channel"]
 
     @classmethod
-    def of(cls, basis: Basis, std: Float[Array, "node channel"]) -> Complement:
+    def of(cls, basis: Basis, std: Float[Array, "node channel"]) -> UnresolvedScales:
         """Return the covariance with the standard deviation ``std`` at each node and channel."""
         return cls(basis, _scale(basis, std))
 
@@ -89,7 +89,7 @@ class Explained(NamedTuple):
 
 
 def explain(
-    complement: Complement,
+    unresolved: UnresolvedScales,
     likelihood: Likelihood,
     z: State,
     drawn: State,
@@ -101,7 +101,7 @@ def explain(
 
     Parameters
     ----------
-    complement : Complement
+    unresolved : UnresolvedScales
     likelihood : Likelihood
         As z was found with it; `observed`.
     z, drawn : arrays (node, member, channel)
@@ -113,7 +113,7 @@ def explain(
     noise = nothing(likelihood, z)
     if draws is not None:
         noise = draws.signs * draw_errors(likelihood, draws.keys, mesh)
-    return Explained(*_explain(complement, likelihood, z + drawn, noise, solver, mesh))
+    return Explained(*_explain(unresolved, likelihood, z + drawn, noise, solver, mesh))
 
 
 @eqx.filter_jit
@@ -125,18 +125,18 @@ def _scale(basis: Basis, std: Array) -> Array:
 
 
 @eqx.filter_jit
-def _draw(complement: Complement, keys: Array, mesh: Mesh | None) -> Array:
-    def own(complement: Complement, keys: Array) -> Array:
-        node, _, channel = complement.scale.shape
+def _draw(unresolved: UnresolvedScales, keys: Array, mesh: Mesh | None) -> Array:
+    def own(unresolved: UnresolvedScales, keys: Array) -> Array:
+        node, _, channel = unresolved.scale.shape
         noise = jax.vmap(lambda k: jax.random.normal(k, (node, channel)), out_axes=1)(keys)
-        return complement.beyond(noise) * complement.scale
+        return unresolved.beyond(noise) * unresolved.scale
 
-    return over_members(own, mesh, complement, keys, axes=(0,))
+    return over_members(own, mesh, unresolved, keys, axes=(0,))
 
 
 @eqx.filter_jit
 def _explain(
-    complement: Complement,
+    unresolved: UnresolvedScales,
     likelihood: Likelihood,
     start: State,
     noise: Array,
@@ -144,14 +144,14 @@ def _explain(
     mesh: Mesh | None,
 ) -> tuple[Array, Array]:
     def own(shared: tuple, start: State, noise: Array) -> tuple[Array, Array]:
-        complement, likelihood = shared
+        unresolved, likelihood = shared
         share = likelihood.instrument
         assert share is not None
         # rows are in units of the whole error: count them by the instrument's alone
         factor = jnp.where(share > 0, 1 / jnp.where(share > 0, share, 1.0), 0.0)
         scale = jnp.broadcast_to(factor[:, None], noise.shape)
-        found = update(likelihood, complement, start, solver=solver, noise=noise, scale=scale)
+        found = update(likelihood, unresolved, start, solver=solver, noise=noise, scale=scale)
         return start + found.increment, found.residual
 
-    shared = (complement, likelihood)
+    shared = (unresolved, likelihood)
     return over_members(own, mesh, shared, start, noise, axes=(1, 1), out_axes=(1, 0))

@@ -15,9 +15,9 @@ from xdiffda.assimilation.methods import METHODS, Guided
 from xdiffda.covariance.draws import make_draws
 from xdiffda.covariance.harmonics import sphere_basis
 from xdiffda.covariance.spectral import SpectralCovariance
-from xdiffda.diffusion.complement import Complement, explain, observed
 from xdiffda.diffusion.kalman import Solver
 from xdiffda.diffusion.likelihood import Likelihood
+from xdiffda.diffusion.unresolved_scales import UnresolvedScales, explain, observed
 from xdiffda.observations import emulate_obs
 from xdiffda.priors.prior import GaussianPrior
 from xdiffda.state.convention import default_convention
@@ -29,16 +29,16 @@ TIME = np.datetime64("2020-01-15T12", "ns")
 
 
 @pytest.fixture(scope="module")
-def complement() -> Complement:
+def unresolved() -> UnresolvedScales:
     basis = sphere_basis(LAT, LON, 5)  # of 11 that the grid resolves
     std = np.random.default_rng(0).uniform(0.3, 0.6, (N_NODE, N_CHANNEL)).astype(np.float32)
-    return Complement.of(basis, jnp.asarray(std))
+    return UnresolvedScales.of(basis, jnp.asarray(std))
 
 
-def _dense(complement: Complement) -> np.ndarray:
+def _dense(unresolved: UnresolvedScales) -> np.ndarray:
     """U of one channel after the other, (channel, node, node)."""
     eye = jnp.eye(N_NODE)[:, :, None] * jnp.ones(N_CHANNEL)
-    return np.moveaxis(np.asarray(complement(eye), np.float64), 2, 0)
+    return np.moveaxis(np.asarray(unresolved(eye), np.float64), 2, 0)
 
 
 def _likelihood(share: float = 0.8) -> tuple[Likelihood, np.ndarray]:
@@ -53,9 +53,9 @@ def _likelihood(share: float = 0.8) -> tuple[Likelihood, np.ndarray]:
     ), nodes
 
 
-def test_the_covariance_is_that_of_the_draws(complement: Complement) -> None:
-    drawn = np.asarray(complement.draw(jax.random.split(jax.random.key(1), 4000)), np.float64)
-    U = _dense(complement)
+def test_the_covariance_is_that_of_the_draws(unresolved: UnresolvedScales) -> None:
+    drawn = np.asarray(unresolved.draw(jax.random.split(jax.random.key(1), 4000)), np.float64)
+    U = _dense(unresolved)
     np.testing.assert_allclose(U, U.swapaxes(1, 2), atol=1e-5)
     assert np.linalg.eigvalsh(U[0]).min() > -1e-5
     for c in range(2):
@@ -63,24 +63,26 @@ def test_the_covariance_is_that_of_the_draws(complement: Complement) -> None:
         assert np.abs(sample - U[c]).max() < 6 * U[c].max() / np.sqrt(4000)
 
 
-def test_the_mean_given_the_resolved_part_is_the_kalman_analysis(complement: Complement) -> None:
+def test_the_mean_given_the_resolved_part_is_the_kalman_analysis(
+    unresolved: UnresolvedScales,
+) -> None:
     likelihood, nodes = _likelihood()
     z = 0.2 * jax.random.normal(jax.random.key(2), (N_NODE, 1, N_CHANNEL))
-    found = explain(complement, likelihood, z, jnp.zeros_like(z), solver=EXACT).z - z
-    U, error = _dense(complement)[0], 0.5 * 0.8
+    found = explain(unresolved, likelihood, z, jnp.zeros_like(z), solver=EXACT).z - z
+    U, error = _dense(unresolved)[0], 0.5 * 0.8
     d = np.asarray(likelihood.value) * 0.5 - np.asarray(z)[nodes, 0, 0]
     gain = U[:, nodes] @ np.linalg.inv(U[np.ix_(nodes, nodes)] + error**2 * np.eye(5))
     np.testing.assert_allclose(found[:, 0, 0], gain @ d, atol=2e-4)
     assert np.abs(found[:, 0, 1:]).max() < 1e-6  # channels are independent
 
 
-def test_draws_given_the_resolved_part_have_the_posterior_covariance(complement: Complement):
+def test_draws_given_the_resolved_part_have_the_posterior_covariance(unresolved: UnresolvedScales):
     likelihood, nodes = _likelihood()
     draws = make_draws(jax.random.key(3), jnp.arange(3000))
     z = jnp.zeros((N_NODE, 3000, N_CHANNEL))
-    drawn = complement.draw(jax.random.split(jax.random.key(4), 3000))
-    w = np.asarray(explain(complement, likelihood, z, drawn, draws).z, np.float64)[:, :, 0]
-    U, error = _dense(complement)[0], 0.5 * 0.8
+    drawn = unresolved.draw(jax.random.split(jax.random.key(4), 3000))
+    w = np.asarray(explain(unresolved, likelihood, z, drawn, draws).z, np.float64)[:, :, 0]
+    U, error = _dense(unresolved)[0], 0.5 * 0.8
     inverse = np.linalg.inv(U[np.ix_(nodes, nodes)] + error**2 * np.eye(5))
     posterior = U - U[:, nodes] @ inverse @ U[nodes]
     around = w - w.mean(1, keepdims=True)
@@ -93,7 +95,7 @@ def test_draws_given_the_resolved_part_have_the_posterior_covariance(complement:
     assert np.abs(w.mean(1) - mean).max() < 5 * np.sqrt(U.max() / 3000)
 
 
-def test_errors_that_are_not_told_apart_leave_the_draws(complement: Complement) -> None:
+def test_errors_that_are_not_told_apart_leave_the_draws(unresolved: UnresolvedScales) -> None:
     likelihood, _ = _likelihood()
     assert observed(likelihood)
     assert not observed(dataclasses.replace(likelihood, instrument=None))
