@@ -125,6 +125,31 @@ def test_assimilate_reads_files_and_writes_a_better_state(
     assert float(lines["analysis"][0]) < float(lines["background"][0])
 
 
+@pytest.mark.long
+def test_a_file_on_another_grid_takes_the_reference_prior(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path(xdiffda.__file__).parent / "sample_data" / "real"
+    out = tmp_path / "a.nc"
+    given = (real / "forecast.nc", real / "reports.csv", "-o", out, "--members", 2)
+    assert _run(monkeypatch, "assimilate", *given) == 0
+    analysis = open_dataset(out)
+    assert analysis.attrs["xdiffda_model"].startswith("reference")
+    assert analysis.sizes["member"] == 2
+    # of several times into a store, by the same rule
+    one = open_dataset(real / "forecast.nc").load()
+    steps = np.array([0, 24]) * np.timedelta64(1, "h")
+    valid = one.drop_vars(["time", "step", "valid_time"])
+    two = xr.concat([valid.assign_coords(time=one.valid_time.values + s) for s in steps], "time")
+    two.to_netcdf(tmp_path / "two.nc")
+    reports = xdiffda.read_obs(real / "reports.csv")
+    later = reports.assign_coords(time=reports.time + np.timedelta64(24, "h"))
+    xdiffda.write_dataset(xr.concat([reports, later], "obs"), tmp_path / "obs.nc")
+    given = (tmp_path / "two.nc", tmp_path / "obs.nc", "-o", tmp_path / "a.zarr", "--members", 2)
+    assert _run(monkeypatch, "assimilate", *given) == 0
+    assert xdiffda.open_analyses(tmp_path / "a.zarr").sizes["time"] == 2
+
+
 def test_csv_and_netcdf_observations_mean_the_same(files: Path) -> None:
     a, b = to_tidy(cli._open_obs(files / "obs.csv")), to_tidy(cli._open_obs(files / "obs.nc"))
     assert a.sizes == b.sizes

@@ -233,7 +233,13 @@ def assimilate(
     obs: Annotated[Path, typer.Argument(help="netCDF, zarr or csv")],
     out: Annotated[Path, typer.Option("-o", "--out", help="zarr or netCDF")],
     members: Annotated[int, typer.Option(help="members drawn")] = 8,
-    model: Annotated[str, typer.Option(help="name, see xdiffda models, or folder")] = "speedy",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="name, see xdiffda models, or folder; by default the bundled network on its own "
+            "grid, else reference"
+        ),
+    ] = None,
     method: Annotated[
         str, typer.Option(help="guided, repaint, 3dvar, oi, letkf or interpolation")
     ] = "guided",
@@ -539,13 +545,15 @@ def _method(name: str, steps: int | None, given: list[str]) -> Any:
     return method
 
 
-def _model(name: str, previous: Path | None):
+def _model(name: str | None, previous: Path | None) -> Any:
     """The model by its name, after earlier states if there are any."""
     if previous is None:
         return name
     import xdiffda
     from xdiffda.errors import ModelError
+    from xdiffda.options import get_options
 
+    name = name or get_options().default_model
     model = xdiffda.load_model(name)
     if not hasattr(model, "given"):
         raise ModelError(

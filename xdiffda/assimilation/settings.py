@@ -12,7 +12,7 @@ import numpy as np
 
 from xdiffda.assimilation.methods import METHODS, Method, as_method
 from xdiffda.errors import InputError, Problem, raise_if
-from xdiffda.observations.quality import NO_CHECKS, QUALITY, Quality
+from xdiffda.observations.quality import NO_CHECKS, QUALITY, Quality, as_quality
 from xdiffda.priors.prior import Prior
 from xdiffda.state.times import width_of
 
@@ -45,6 +45,8 @@ class Settings:
             object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         if self.quality is None or isinstance(self.quality, bool):
             object.__setattr__(self, "quality", QUALITY if self.quality else NO_CHECKS)
+        elif self.quality in ("default", "none"):  # as `xdiffda.quality.screen` takes it
+            object.__setattr__(self, "quality", as_quality(self.quality))
         problems = self._problems()
         if isinstance(self.method, Method) or self.method in METHODS:
             object.__setattr__(self, "method", as_method(self.method))

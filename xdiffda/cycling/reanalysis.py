@@ -330,7 +330,9 @@ def assimilate_store(
     store.check_config(config)
     same_input(store, backgrounds, source, prior)
     missing = store.missing_times()
-    name = model if isinstance(model, str) else model or get_options().default_model
+    # a name where there is one: every worker then loads the model by itself
+    default = get_options().default_model
+    name = model or (default if prior.name == default else prior)
     job = Job(store, dim, name, config["version"], asked)
     wanted = get_options().progress if progress is None else progress
     run_tasks(
