@@ -252,7 +252,7 @@ def run(
             error_std=errors_of,
             variables=list(config.variables) or None,
         )
-        ensemble = own.method.method == "letkf"
+        ensemble = own.method.method.needs_members
         cycle(
             _ensemble(background, prior, own.method.n_members, config.seed)
             if ensemble
